@@ -1,0 +1,245 @@
+"""What a definitions file means, as plain values.
+
+The classes that a user writes (``entity``, ``event``, ``view``, ``model`` beside this file) compile to these; every other
+room reads only these. They are immutable, compare by value, and travel as JSON through the registry.
+
+Time is int64 microseconds. A feature's full reference is ``view:feature``, its name ``aggregation_window``
+(``delay_1h``, ``delay_tumbling_1d``, ``delay_lifetime``) or just ``aggregation`` where no window was written (``last_n``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import Literal as L
+
+import msgspec
+
+FieldType = L["str", "int", "float", "bool", "datetime"]
+WindowKind = L["sliding", "tumbling", "lifetime"]
+
+
+class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
+    pass
+
+
+# -- expressions -------------------------------------------------------------------------------------------------------
+
+class Column(msgspec.Struct, frozen=True, tag="column"):
+    """A named column: an event's field, a feature's reference ``view:feature``, or a request input ``request:field``."""
+
+    name: str
+
+
+class Literal(msgspec.Struct, frozen=True, tag="literal"):
+    value: bool | int | float | str
+
+
+class Call(msgspec.Struct, frozen=True, tag="call"):
+    """An operator over expressions. ``op`` is a key of ``kernel.expression.OPERATORS``:
+
+    add sub mul div neg abs log1p minimum maximum · eq ne lt le gt ge · and or not · is_null
+    """
+
+    op: str
+    args: tuple[Column | Literal | Call, ...]
+
+
+Expr = Column | Literal | Call
+
+
+def columns_of(expr: Expr | None) -> tuple[str, ...]:
+    """Names of the columns that an expression reads, in order of first appearance."""
+    match expr:
+        case None | Literal():
+            return ()
+        case Column(name):
+            return (name,)
+        case Call(_, args):
+            return tuple(dict.fromkeys(name for arg in args for name in columns_of(arg)))
+
+
+# -- what happens ------------------------------------------------------------------------------------------------------
+
+class Entity(_Value):
+    name: str                              # "carrier"
+    type: L["str", "int"]
+
+
+class Field(_Value):
+    name: str
+    type: FieldType
+    nullable: bool = False
+    entity: str | None = None              # the entity whose id this field holds
+    max_bytes: int = 1024                  # strings only; longer is a dead letter
+
+
+class Source(_Value):
+    """A typed stream of events on one topic."""
+
+    name: str                              # "departure"
+    topic: str
+    time_field: str                        # a non-null datetime field: the event time
+    disorder_us: int                       # how late an event may be
+    future_us: int                         # tolerance beyond the broker's timestamp (see kernel.accept)
+    fields: tuple[Field, ...]
+    keyed_by: str | None = None            # the field that is the record's key, if the producer promises one
+
+    @cached_property
+    def by_name(self) -> dict[str, Field]:
+        return {field.name: field for field in self.fields}
+
+
+# -- what is computed from it ------------------------------------------------------------------------------------------
+
+class Window(_Value):
+    kind: WindowKind
+    length_us: int                         # 0 for lifetime
+    text: str                              # as written: "1h"; "lifetime"
+
+    @property
+    def suffix(self) -> str:
+        """What a feature's name ends in: ``1h``, ``tumbling_1h``, ``lifetime``."""
+        return f"tumbling_{self.text}" if self.kind == "tumbling" else self.text
+
+
+class Aggregation(_Value):
+    """One aggregation of one source over some windows: one feature per window."""
+
+    name: str                              # "delay"
+    op: str                                # count sum mean min max stddev last last_n
+    source: str
+    value: Expr | None                     # over the source's fields; None for count
+    where: Expr | None                     # an event counts iff this is true (null is not true)
+    windows: tuple[Window, ...]
+    bare: bool = False                     # no window was written (last_n): the feature is named by the aggregation alone
+    size: int = 1                          # values per feature: n of last_n
+    default: float | None = None           # value when no event counts; None is undefined (NaN)
+
+    def feature_name(self, window: Window) -> str:
+        return self.name if self.bare else f"{self.name}_{window.suffix}"
+
+
+class Feature(_Value):
+    """One column (or ``size`` columns, newest first, for ``last_n``) of a view's answer."""
+
+    name: str
+    view: str
+    aggregation: Aggregation
+    window: Window
+
+    @property
+    def reference(self) -> str:
+        return f"{self.view}:{self.name}"
+
+    @property
+    def size(self) -> int:
+        return self.aggregation.size
+
+
+class View(_Value):
+    """Aggregations of one entity, from one or several sources."""
+
+    name: str                              # "carrier_now"
+    entity: str
+    join_key: str                          # how a request names the id: the role's field name, else the entity's name
+    keys: dict[str, str]                   # source name -> the event field that holds this view's entity id
+    aggregations: tuple[Aggregation, ...]
+    ttl_us: int | None = None              # lifetime windows and last_n: event time after which a value is expired; None: never
+    version: str = ""                      # hash of the meaning; set by ``with_version``
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}@{self.version}"
+
+    @cached_property
+    def features(self) -> tuple[Feature, ...]:
+        return tuple(
+            Feature(name=a.feature_name(w), view=self.name, aggregation=a, window=w) for a in self.aggregations for w in a.windows
+        )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(self.keys)
+
+
+class Request(_Value):
+    """What a caller sends beside entity ids."""
+
+    name: str                              # "ask"
+    fields: tuple[Field, ...]
+
+
+class Input(_Value):
+    """One named input of a model; ``size`` columns."""
+
+    name: str                              # "trend", "origin_now:worst_3h", "hour"
+    expr: Expr                             # Column names are feature references or ``request:field``
+    size: int = 1
+    default: float | None = None           # used where the expression is undefined; None: left to the model's impute transform
+
+
+class Model(_Value):
+    name: str
+    inputs: tuple[Input, ...]
+    deadline_us: int
+    drift: float                           # largest |score - FP32 score| a variant may show
+    when_missing: L["default", "refuse"] = "default"   # state lost or unreachable: answer with defaults (and say so), or 503
+
+
+class Project(_Value):
+    """Everything one definitions file says."""
+
+    entities: tuple[Entity, ...] = ()
+    sources: tuple[Source, ...] = ()
+    views: tuple[View, ...] = ()
+    requests: tuple[Request, ...] = ()
+    models: tuple[Model, ...] = ()
+
+    def source(self, name: str) -> Source:
+        return next(s for s in self.sources if s.name == name)
+
+    def view(self, name: str) -> View:
+        return next(v for v in self.views if v.name == name)
+
+    def model(self, name: str) -> Model:
+        return next(m for m in self.models if m.name == name)
+
+    def views_of(self, source: str) -> tuple[View, ...]:
+        return tuple(v for v in self.views if source in v.keys)
+
+
+def is_keyed(view: View, source: Source) -> bool:
+    """Whether each entity of the view lives in one partition of the source, so that one state key holds all of it."""
+    return source.keyed_by is not None and view.keys[source.name] == source.keyed_by
+
+
+def with_version(view: View, sources: dict[str, Source]) -> View:
+    """The view with ``version`` set: the first 10 hex digits of the SHA-256 of everything that decides its values.
+
+    Defaults and names of aggregations are presentation and leave the version (and so the state) as it is... so they are
+    excluded; event time, disorder, tolerance and the types of the fields that it reads are included.
+    """
+    meaning = {
+        "entity": view.entity,
+        "keys": view.keys,
+        "ttl_us": view.ttl_us,
+        "aggregations": [
+            (a.op, a.source, msgspec.to_builtins(a.value), msgspec.to_builtins(a.where), msgspec.to_builtins(a.windows), a.size)
+            for a in view.aggregations
+        ],
+        "sources": {
+            name: (
+                s.topic, s.time_field, s.disorder_us, s.future_us, is_keyed(view, s),
+                sorted(
+                    (f, s.by_name[f].type)
+                    for f in {view.keys[name]}.union(*(
+                        {*columns_of(a.value), *columns_of(a.where)} for a in view.aggregations if a.source == name
+                    ))
+                ),
+            )
+            for name, s in ((name, sources[name]) for name in view.keys)
+        },
+    }
+    digest = hashlib.sha256(msgspec.json.encode(meaning, order="deterministic")).hexdigest()[:10]
+    return msgspec.structs.replace(view, version=digest)

@@ -1,0 +1,97 @@
+"""Every error that FeatureFlow raises on purpose.
+
+    FeatureFlowError
+    ├── DefinitionError          a definitions file says something that cannot be computed
+    ├── SettingsError            featureflow.toml or the environment
+    ├── UnavailableError         a server does not answer; names the setting that points to it
+    │   └── UnknownOutcomeError  a write was sent, its reply was lost
+    ├── StateError               the online state is not what the definitions say
+    │   ├── OffsetMissingError   a partition's offset record is absent, dirty or of another topic
+    │   └── FencedError          another worker holds the partition now
+    ├── LogError                 the event log cannot be read from where it must be
+    │   └── OffsetOutOfRangeError
+    ├── HistoryError
+    │   └── OffsetConflictError  another history writer moved the offset
+    ├── ModelError               a model cannot be loaded, is corrupted, or gave a bad answer
+    │   └── DriftError           a quantized variant is too far from FP32
+    └── RequestError             the caller's request; becomes problem+json
+
+Each message names the thing, the place, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class FeatureFlowError(Exception):
+    """Base of all errors raised by FeatureFlow on purpose."""
+
+
+class DefinitionError(FeatureFlowError):
+    """A definition cannot be computed.
+
+    The text reads ``FILE:LINE: WHAT IS WRONG. Write: WHAT TO WRITE``.
+    """
+
+    def __init__(self, problem: str, *, write: str, file: str = "", line: int = 0) -> None:
+        self.problem, self.write, self.file, self.line = problem, write, file, line
+        place = f"{file}:{line}: " if file else ""
+        super().__init__(f"{place}{problem}\n  Write: {write}")
+
+
+class SettingsError(FeatureFlowError):
+    """A setting is absent or malformed."""
+
+
+class UnavailableError(FeatureFlowError):
+    """A server does not answer. The message names the setting that points to it."""
+
+
+class UnknownOutcomeError(UnavailableError):
+    """A write was sent and its reply was lost: it may or may not have been applied."""
+
+
+class StateError(FeatureFlowError):
+    """The online state is not what the applied definitions describe."""
+
+
+class OffsetMissingError(StateError):
+    """An offset record is absent, dirty, or belongs to another topic: state was lost."""
+
+
+class FencedError(StateError):
+    """Another worker has claimed this partition; what this one holds must be dropped."""
+
+
+class LogError(FeatureFlowError):
+    """The event log cannot be read or written as asked."""
+
+
+class OffsetOutOfRangeError(LogError):
+    """The stored offset is no longer in the log: events were deleted before they were folded."""
+
+
+class HistoryError(FeatureFlowError):
+    """The history store refused a read or a write."""
+
+
+class OffsetConflictError(HistoryError):
+    """Another history writer has moved this partition's offset; nothing was written."""
+
+
+class ModelError(FeatureFlowError):
+    """A model cannot be loaded or gave an answer that must not be served."""
+
+
+class DriftError(ModelError):
+    """A quantized variant differs from FP32 by more than the declared tolerance."""
+
+
+class RequestError(FeatureFlowError):
+    """The caller's request cannot be answered as it stands.
+
+    ``status`` is the HTTP status (4xx), ``title`` a short constant phrase, ``detail`` what to change.
+    """
+
+    def __init__(self, title: str, detail: str, *, status: int = 400) -> None:
+        self.title, self.detail, self.status = title, detail, status
+        super().__init__(f"{title}: {detail}")

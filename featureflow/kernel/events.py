@@ -1,0 +1,40 @@
+"""A batch of decoded events as columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Events:
+    """n events of one partition of one source, in offset order.
+
+    ``columns``: strings (and ids of entities of type str) are object arrays with None for null; every other type (int, float, bool,
+    datetime) is float64 with NaN for null: an int beyond 2^53 was refused at decode, a datetime is microseconds since 1970 UTC.
+    No column holds an infinity, a real NaN, or -0.0.
+    """
+
+    partition: int
+    offsets: NDArray[np.int64]             # (n,)
+    times_us: NDArray[np.int64]            # (n,) event time
+    timestamps_us: NDArray[np.int64]       # (n,) the log's timestamp
+    columns: dict[str, NDArray[Any]]       # field -> (n,)
+    append_time: bool = True               # timestamps_us were set by the broker (LogAppendTime)
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def take(self, index: NDArray[np.intp]) -> Events:
+        """The events at these places, in the order given."""
+        return Events(
+            self.partition,
+            self.offsets[index],
+            self.times_us[index],
+            self.timestamps_us[index],
+            {name: column[index] for name, column in self.columns.items()},
+            self.append_time,
+        )

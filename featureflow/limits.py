@@ -1,0 +1,29 @@
+"""A bound on everything. Bytes, counts and microseconds; units last in the names."""
+
+from __future__ import annotations
+
+# one event
+RECORD_BYTES = 64 * 1024          # a larger record is a dead letter
+KEY_BYTES = 256                   # an entity id, UTF-8
+STRING_BYTES = 1024               # any other string field, UTF-8
+NUMBER_ABS = 2.0**63              # |value| at or above it cannot be summed exactly: a dead letter
+INTEGER_ABS = 2**53               # an integer beyond it has no exact float64
+
+# one definitions file
+WINDOW_US = 400 * 86_400_000_000
+LAST_N = 64
+FEATURES_PER_VIEW = 512
+
+# ingest
+POLL_RECORDS = 10_000
+POLL_BYTES = 16 * 1024 * 1024
+COMMIT_ROWS = 500                 # rows in one Lua call: keeps a reader's wait near 1 ms
+SLAB_BYTES = 512 * 1024 * 1024
+PATCHES_PER_KEY = 4_000
+DEAD_LETTER_VALUE_BYTES = 4 * 1024
+
+# serving
+REQUEST_BYTES = 1024 * 1024
+ROWS_PER_REQUEST = 1_000
+TURN_ROWS = 1_000
+PREDICTION_LOG_QUEUE = 100_000

@@ -1,0 +1,62 @@
+"""The history store: every decodable event as a typed row, each (partition, offset) once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from featureflow.define.spec import Source
+from featureflow.kernel.events import Events
+
+
+@dataclass(frozen=True)
+class HistoryPage:
+    """Rows of one partition in offset order; ``next`` is where the following page starts."""
+
+    partition: int
+    next: int
+    events: Events
+
+
+class HistoryStore(Protocol):
+    def migrate(self) -> None:
+        """Bring the fixed tables (offsets, registry, ...) to the newest revision."""
+        ...
+
+    def ensure_source(self, source: Source) -> None:
+        """Create the source's event table, or add columns that are new."""
+        ...
+
+    def offsets(self, source: str) -> dict[int, int]:
+        """Partition -> next offset. A partition never written is absent."""
+        ...
+
+    def append(self, source: Source, partition: int, events: Events, from_offset: int, to_offset: int) -> None:
+        """Rows and offset in one transaction.
+
+        Raises OffsetConflictError when the stored offset is not ``from_offset`` (0 or absent for the first), UnavailableError,
+        UnknownOutcomeError when the connection broke during COMMIT.
+        """
+        ...
+
+    def scan(
+        self,
+        source: Source,
+        *,
+        partition: int,
+        columns: Sequence[str],
+        from_offset: int = 0,
+        to_offset: int | None = None,
+        page_rows: int = 50_000,
+    ) -> Iterator[HistoryPage]:
+        """Rows with from_offset <= offset < to_offset, in offset order, a page at a time."""
+        ...
+
+    def query(self, name: str, parameters: Mapping[str, object]) -> list[dict[str, object]]:
+        """Run a named query of ``store/history/queries/``."""
+        ...
+
+    def ping(self) -> str: ...
+
+    def close(self) -> None: ...

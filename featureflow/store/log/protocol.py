@@ -1,0 +1,128 @@
+"""The event log: partitioned, ordered, re-readable. Kafka in production, Redis Streams embedded, a list in unit tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Partition:
+    source: str
+    partition: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive records of one partition, in offset order. Offsets may have gaps (compaction, transactions)."""
+
+    source: str
+    partition: int
+    first: int                             # the offset this poll started from
+    next: int                              # the offset the next poll starts from; > every offset here
+    offsets: NDArray[np.int64]             # (n,)
+    timestamps_us: NDArray[np.int64]       # (n,) the broker's or the producer's, see ``timestamp_kind``
+    values: list[bytes | None]             # None: a tombstone
+    keys: list[bytes | None]
+    timestamp_kind: Literal["append", "create"] = "append"
+    trace_parents: dict[int, str] = field(default_factory=dict)   # offset -> W3C traceparent header, where present
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a poll says about ownership. ``lost`` partitions may already belong to another worker."""
+
+    assigned: tuple[Partition, ...] = ()
+    revoked: tuple[Partition, ...] = ()
+    lost: tuple[Partition, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.assigned or self.revoked or self.lost)
+
+
+@dataclass(frozen=True)
+class Polled:
+    """Handle ``assignment`` before ``batches``: assigned partitions are paused until the caller seeks them."""
+
+    assignment: Assignment
+    batches: tuple[Batch, ...]
+
+
+@dataclass(frozen=True)
+class TopicState:
+    """What is compared with the stored offset, so that a recreated or truncated topic is noticed."""
+
+    topic_id: str                          # changes when the topic is recreated
+    partitions: int
+    beginning: dict[int, int]
+    end: dict[int, int]                    # next offset to be written
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record to append. ``partition`` None: chosen by the key's hash, round robin without a key."""
+
+    value: bytes
+    key: bytes | None = None
+    partition: int | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class Consumer(Protocol):
+    """One member of a consumer group. Used from one thread."""
+
+    def poll(self, *, timeout_s: float, max_records: int, max_bytes: int) -> Polled:
+        """Whatever is there, up to the bounds; waits up to ``timeout_s`` for the first record.
+
+        Raises UnavailableError, LogError, OffsetOutOfRangeError (never resets by itself).
+        """
+        ...
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Read on from ``offset``. Also starts an assigned partition, which is paused until its first seek."""
+        ...
+
+    def pause(self, partition: Partition) -> None: ...
+
+    def resume(self, partition: Partition) -> None: ...
+
+    def commit_advisory(self, offsets: dict[Partition, int]) -> None:
+        """Tell the log how far this group is, for lag tools (and trimming). Never read back to resume. Never raises."""
+        ...
+
+    def close(self) -> None:
+        """Leave the group at once, so that another member takes over without waiting for a time-out."""
+        ...
+
+
+class Log(Protocol):
+    """Administers and appends; hands out consumers."""
+
+    def consumer(self, group: str, sources: dict[str, str], *, member: str | None = None) -> Consumer:
+        """A group member for ``{source name: topic}``. ``member`` names it durably (static membership)."""
+        ...
+
+    def ensure_topic(self, topic: str, partitions: int) -> bool:
+        """Create the topic if it is absent. True if it was created."""
+        ...
+
+    def topic(self, topic: str) -> TopicState:
+        """Raises LogError for an unknown topic, UnavailableError."""
+        ...
+
+    def append(self, topic: str, records: Sequence[Record]) -> list[tuple[int, int]]:
+        """Append durably; (partition, offset) of each record, in order. Raises UnavailableError, LogError."""
+        ...
+
+    def ping(self) -> str:
+        """The server's name and version, or UnavailableError."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,142 @@
+"""The online store: an entity's state and the offset it was folded to, moved in one atom.
+
+A state key holds one entity's rows for one view version and one source (and, where the source is not keyed by the entity,
+one partition). An offset record stands beside them, one per (view version, source, partition): **state and offset are
+changed by the same call or not at all**, and only by the holder of the record's token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+NO_TIME = -(2**63)
+
+
+@dataclass(frozen=True)
+class OffsetRecord:
+    """How far one view version has folded one partition. ``encode``/``decode`` stand in ``store.online.record``."""
+
+    token: bytes                           # 16 random bytes of the last claim; zeros before the first
+    offset: int                            # the next offset to fold
+    dirty: int                             # -1, or the offset a commit was moving to when it broke
+    max_time_us: int                       # running maximum of accepted event times; NO_TIME before the first
+    committed_ms: int                      # the store's own clock at the last commit
+    topic_id: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to commit one partition, until somebody else claims it."""
+
+    source: str
+    partition: int
+    token: bytes
+    records: dict[str, OffsetRecord]       # view id -> record, as it stood when the claim was made
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Bytes to put at a position of a state value; at its end they extend it."""
+
+    position: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class StateWrite:
+    """The change of one state key. Exactly one of ``patches`` and ``whole`` is set."""
+
+    key: bytes
+    expected_bytes: int                    # the length it must have now; 0: must be absent
+    header: bytes                          # the header it must have now, where expected_bytes > 0
+    ttl_ms: int                            # renewed by this write; 0: never expires
+    patches: tuple[Patch, ...] = ()
+    whole: bytes | None = None             # None with patches; b"" deletes the key
+
+
+@dataclass(frozen=True)
+class Advance:
+    """One view version's offset moving on."""
+
+    view_id: str
+    from_offset: int
+    to_offset: int
+
+
+@dataclass(frozen=True)
+class Commit:
+    source: str
+    partition: int
+    token: bytes
+    advances: tuple[Advance, ...]
+    max_time_us: int
+    writes: tuple[StateWrite, ...]
+
+
+@dataclass(frozen=True)
+class Committed:
+    committed_ms: int                      # the store's own clock
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Nothing was written.
+
+    ``fenced``: the token is not the stored one. ``offset``: an offset is not ``from_offset``, absent or dirty.
+    ``mismatch``: a state key's length or header differs. ``expired``: keys at ``keys`` are absent where rows were expected
+    (their TTL passed): the same commit may be sent again with those written whole.
+    """
+
+    reason: str
+    detail: str
+    keys: tuple[int, ...] = field(default=())   # indices into Commit.writes
+
+
+class OnlineStore(Protocol):
+    """Used by the worker and the command line, from one thread. Every method may raise UnavailableError."""
+
+    def create_offsets(self, view_id: str, source: str, topic_id: str, offsets: dict[int, int]) -> list[int]:
+        """Make offset records that do not exist yet (``apply`` and ``rebuild`` only). The partitions created."""
+        ...
+
+    def drop_view(self, view_id: str) -> int:
+        """Delete a retired view version's state and offset records. How many keys went."""
+        ...
+
+    def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str) -> Claim:
+        """Take the partition with a fresh random token.
+
+        Raises OffsetMissingError where a record is absent, dirty, or of another topic: a claim never creates.
+        """
+        ...
+
+    def commit(self, commit: Commit) -> Committed | Refused:
+        """(1) check everything, (2) mark dirty, (3) write state, (4) move offsets and clear the mark. One atom.
+
+        Raises UnknownOutcomeError when the reply is lost; never retries by itself.
+        """
+        ...
+
+    def offsets(self, source: str, partition: int, view_ids: Sequence[str]) -> dict[str, OffsetRecord | None]: ...
+
+    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Values of state keys and offset records alike, in one atomic read."""
+        ...
+
+    def put_meta(self, name: str, value: bytes) -> None:
+        """Mirror a registry document (definitions, releases, partition counts)."""
+        ...
+
+    def get_meta(self, name: str) -> bytes | None: ...
+
+    def check(self) -> list[str]:
+        """What is wrong with the server's settings, each with its fix (eviction policy, persistence). Empty: all well."""
+        ...
+
+    def ping(self) -> str:
+        """The server's name and version, or UnavailableError."""
+        ...
+
+    def close(self) -> None: ...
