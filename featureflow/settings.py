@@ -1,0 +1,170 @@
+"""``featureflow.toml`` and the environment, read once by the entry points into frozen values.
+
+Every value has a default that works on a laptop with no server: the word ``embedded`` stands for a server child that
+FeatureFlow starts itself (log and online store) and for a SQLite file (history). ``FEATUREFLOW_<SECTION>_<KEY>`` in the environment
+(``FEATUREFLOW_LOG_URL``) overrides ``key`` in ``[section]``.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+
+from featureflow.errors import SettingsError
+
+FILE = "featureflow.toml"
+EMBEDDED = "embedded"
+_DURATION_US = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{f}={mask(v) if isinstance(v := getattr(self, f), str) else v!r}" for f in self.__struct_fields__)
+        return f"{type(self).__name__}({shown})"
+
+
+class ProjectSettings(_Section):
+    definitions: str = "features.py"       # the file that says what features are
+    data: str = ".featureflow"             # embedded servers and SQLite keep their files here
+
+
+class LogSettings(_Section):
+    url: str = EMBEDDED                    # or kafka://host:9092,host:9092
+    partitions: int = 4                    # of topics that ``apply`` creates
+    replication: int = 1
+
+
+class OnlineSettings(_Section):
+    url: str = EMBEDDED                    # or redis://[user:password@]host:6379/0, rediss://, unix:///path
+    stale_after: str = "30s"               # an offset record older than this marks the features read with it ``stale``
+
+
+class HistorySettings(_Section):
+    url: str = EMBEDDED                    # or mysql+pymysql://user:password@host:3306/database, sqlite:///file
+
+
+class ModelSettings(_Section):
+    path: str = "models"
+
+
+class ServeSettings(_Section):
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1
+    log_predictions: bool = True
+
+
+class WorkerSettings(_Section):
+    """Of ``ingest`` and ``history`` alike."""
+
+    group: str = ""                        # consumer group; empty: featureflow-ingest, featureflow-history
+    member: str = ""                       # durable name of this member (static membership); empty: none
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 0                  # 0: no metrics endpoint
+
+
+class ClockSettings(_Section):
+    shift_us: int = 0                      # added to the system's clock: a replayed past that counts as now
+
+
+class Settings(_Section):
+    project: ProjectSettings = ProjectSettings()
+    log: LogSettings = LogSettings()
+    online: OnlineSettings = OnlineSettings()
+    history: HistorySettings = HistorySettings()
+    models: ModelSettings = ModelSettings()
+    serve: ServeSettings = ServeSettings()
+    ingest: WorkerSettings = WorkerSettings()
+    history_writer: WorkerSettings = WorkerSettings()
+    clock: ClockSettings = ClockSettings()
+    folder: str = "."                      # where the file stood; relative paths start here
+
+    def path(self, relative: str) -> Path:
+        """A path of the settings, relative to the project's folder."""
+        return Path(self.folder, relative).resolve()
+
+
+def load(folder: Path, environment: Mapping[str, str]) -> Settings:
+    """Read ``folder/featureflow.toml`` (if there is one) and the environment.
+
+    Raises SettingsError naming the file or variable, the key, and what may stand there.
+    """
+    file = folder / FILE
+    raw: dict[str, Any] = {}
+    if file.is_file():
+        try:
+            raw = tomllib.loads(file.read_text("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{file}: not valid TOML: {error}") from error
+    raw.pop("folder", None)
+    for variable, text in environment.items():
+        if (key := _key_of(variable)) is not None:
+            section, name = key
+            raw.setdefault(section, {})[name] = text
+    _refuse_unknown(raw, file)
+    try:
+        settings = msgspec.convert({**raw, "folder": str(folder)}, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{file}: {error}. Correct that value, or remove it to use the default") from error
+    duration_us(settings.online.stale_after, "online.stale_after")
+    return settings
+
+
+def duration_us(text: str, key: str) -> int:
+    """``"30s"`` -> 30,000,000. Raises SettingsError naming ``key``."""
+    if (match := re.fullmatch(r"(\d+)(ms|s|m|h|d)", text)) is None:
+        raise SettingsError(f"{key} = {text!r} is no duration; write a whole number and ms, s, m, h or d, as in \"30s\"")
+    return int(match[1]) * _DURATION_US[match[2]]
+
+
+def mask(text: str) -> str:
+    """The text with a URL's password replaced, for messages and logs."""
+    if "://" not in text or "@" not in text:
+        return text
+    parts = urlsplit(text)
+    if parts.password is None:
+        return text
+    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")))
+
+
+def _key_of(variable: str) -> tuple[str, str] | None:
+    if not variable.startswith("FEATUREFLOW_"):
+        return None
+    rest = variable.removeprefix("FEATUREFLOW_").lower()
+    for section, name in _keys():
+        if rest == f"{section}_{name}":
+            return section, name
+    return None                            # FEATUREFLOW_ names that are not settings belong to scripts
+
+
+def _keys() -> list[tuple[str, str]]:
+    sections = [f for f in Settings.__struct_fields__ if f != "folder"]
+    return [(s, name) for s in sections for name in getattr(Settings(), s).__struct_fields__]
+
+
+def _refuse_unknown(raw: dict[str, Any], file: Path) -> None:
+    known: dict[str, set[str]] = {}
+    for section, name in _keys():
+        known.setdefault(section, set()).add(name)
+    for section, values in raw.items():
+        if section not in known:
+            raise SettingsError(f"{file}: [{section}] is no section{_near(section, known)}. Sections: {', '.join(sorted(known))}")
+        if not isinstance(values, dict):
+            raise SettingsError(f"{file}: {section} must be a section: write [{section}] on its own line")
+        for name in values:
+            if name not in known[section]:
+                raise SettingsError(
+                    f"{file}: {name!r} is no key of [{section}]{_near(name, known[section])}. Keys: {', '.join(sorted(known[section]))}"
+                )
+
+
+def _near(word: str, known: set[str] | dict[str, set[str]]) -> str:
+    near = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
