@@ -1,0 +1,546 @@
+#!/usr/bin/env python3
+"""Start, stop and show the three servers that FeatureFlow works with: Apache Kafka, Redis and MySQL.
+
+    python3 scripts/services.py start | stop [--wipe] | status [--json]
+
+With a working Docker (``docker info`` and ``docker compose version`` both succeed) they are the containers of
+docker-compose.yml. Without one they run natively on Linux: Kafka from its published jars, Redis and MySQL from a Debian
+tree that is unpacked into a cache once and never installed into this machine. Everything listens on 127.0.0.1 only.
+
+Two runs stand side by side with different folders; port 0 takes a free one:
+
+    --dir        FEATUREFLOW_SERVICES_DIR     data, logs, and which processes were started here   (.services)
+    --cache      FEATUREFLOW_SERVICES_CACHE   downloads, shared by all runs                       (~/.cache/featureflow)
+    --kafka-port FEATUREFLOW_KAFKA_PORT       (19092; Kafka's controller takes the next port)
+    --redis-port FEATUREFLOW_REDIS_PORT       (16379)
+    --mysql-port FEATUREFLOW_MYSQL_PORT       (13306)
+
+The MySQL account is featureflow / featureflow and may create databases: these are servers for trying and testing.
+Python's standard library only, because it runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+COMPOSE_FILE = HERE.parent / "docker-compose.yml"
+KAFKA_VERSION = "4.1.0"
+PORTS = {"kafka": 19092, "redis": 16379, "mysql": 13306}
+ATTEMPTS = 3
+READY_S = 120.0
+STOP_S = 30.0
+
+
+class ServicesError(Exception):
+    """Printed without a traceback: it says what to do."""
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# --- commands and downloads -------------------------------------------------------------------------------------------
+
+
+def succeeds(*command: str) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, timeout=30).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def run(command: Sequence[str], log: Path, *, attempts: int = 1, cwd: Path | None = None) -> bool:
+    """Run with the output in ``log``; try again after 2, 4, ... seconds. False when every attempt failed."""
+    for attempt in range(1, attempts + 1):
+        with log.open("ab") as out:
+            out.write(f"$ {' '.join(command)}\n".encode())
+            out.flush()
+            environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=cwd, env=environment)
+        if done.returncode == 0:
+            return True
+        if attempt < attempts:
+            say(f"  {command[0]} failed ({done.returncode}), trying again; its output is in {log}")
+            time.sleep(2**attempt)
+    return False
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    text = path.read_text(errors="replace") if path.exists() else ""
+    return "\n".join("    " + line for line in text.splitlines()[-lines:])
+
+
+def need(programs: dict[str, str], log: Path) -> None:
+    """Have each program on PATH, installing its Debian package where we are root on Debian or Ubuntu."""
+    missing = {program: package for program, package in programs.items() if not shutil.which(program)}
+    if not missing:
+        return
+    packages = sorted(set(" ".join(missing.values()).split()))
+    wanted = f"{', '.join(missing)} (Debian packages: {' '.join(packages)})"
+    if not shutil.which("apt-get"):
+        raise ServicesError(
+            f"without Docker this needs {wanted}, and this is not a Debian system.\n"
+            "Install Docker with its compose plugin, or point FeatureFlow at servers that you run yourself."
+        )
+    if os.geteuid() != 0:
+        raise ServicesError(
+            f"without Docker this needs {wanted}, and only root may install them.\n"
+            f"Run: sudo apt-get install {' '.join(packages)}   (or install Docker with its compose plugin)"
+        )
+    say(f"installing {' '.join(packages)}")
+    if not run(["apt-get", "update", "-q"], log, attempts=ATTEMPTS) or not run(
+        ["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages], log, attempts=ATTEMPTS
+    ):
+        raise ServicesError(f"apt-get could not install {' '.join(packages)}:\n{tail(log)}")
+
+
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, so that two runs do not fill one cache (or start one set of servers) at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>featureflow</groupId><artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging>
+  <dependencies>
+    <dependency>
+      <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA_VERSION}</version>
+    </dependency>
+    <dependency>
+      <groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId><version>2.24.3</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
+
+
+def kafka_jars(cache: Path) -> Path:
+    """The folder of Kafka's jars; 43 MB the first time."""
+    done, log = cache / f"kafka-{KAFKA_VERSION}", cache / "download.log"
+    need({"java": "default-jre-headless"}, log)
+    if not done.exists():
+        need({"mvn": "maven"}, log)
+        say(f"downloading Kafka {KAFKA_VERSION} (43 MB, once)")
+        work = cache / "kafka.part"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        (work / "pom.xml").write_text(POM)
+        command = ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=libs"]
+        if not run(command, log, attempts=ATTEMPTS, cwd=work):
+            raise ServicesError(f"Maven could not download Kafka {KAFKA_VERSION}:\n{tail(log)}")
+        work.rename(done)
+    return done / "libs"
+
+
+class DebianTree:
+    """An unpacked Debian with mysqld and redis-server in it; its programs run through its own loader, not this machine's."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def command(self, program: str) -> list[str]:
+        loaders = [*self.root.glob("usr/lib*/ld-linux-*.so.*"), *self.root.glob("usr/lib/*-linux-gnu*/ld-linux-*.so.*")]
+        libraries = ":".join(map(str, self.root.glob("usr/lib/*-linux-gnu*")))
+        if not loaders:
+            raise ServicesError(f"{self.root} is incomplete: remove it and start again")
+        return [str(loaders[0]), "--library-path", libraries, str(self.root / program)]
+
+    def version(self, program: str) -> str:
+        """The program's own version line, or '' when it does not run."""
+        try:
+            done = subprocess.run([*self.command(program), "--version"], capture_output=True, text=True, timeout=60)
+        except (ServicesError, OSError, subprocess.TimeoutExpired):
+            return ""
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    def complete(self) -> bool:
+        return bool(self.version("usr/sbin/mysqld") and self.version("usr/bin/redis-server"))
+
+
+def debian_tree(cache: Path) -> DebianTree:
+    """Redis 8 and MySQL 9 from Debian's development branch; 1 GB on disk and about a minute the first time."""
+    done, work, log = cache / "debian-sid", cache / "debian-sid.part", cache / "download.log"
+    if not done.exists():
+        if os.geteuid() != 0:
+            raise ServicesError(
+                "without Docker, Redis and MySQL are unpacked by debootstrap, which only root may run (once).\n"
+                f"Run: sudo {sys.executable} scripts/services.py start --cache {cache}   "
+                "(or install Docker with its compose plugin)"
+            )
+        need({"debootstrap": "debootstrap debian-archive-keyring"}, log)
+        say("downloading Redis and MySQL (a Debian tree of 1 GB, about a minute, once)")
+        command = ["debootstrap", "--variant=minbase", "--include=mysql-server,redis-server", "sid", str(work)]
+        for _ in range(ATTEMPTS):
+            shutil.rmtree(work, ignore_errors=True)
+            # the packages' own start scripts may fail in a bare tree: what counts is that the programs run
+            run(command, log)
+            if DebianTree(work).complete():
+                break
+        else:
+            raise ServicesError(f"debootstrap could not unpack mysql-server and redis-server:\n{tail(log)}")
+        shutil.rmtree(work / "var/cache/apt/archives", ignore_errors=True)
+        work.rename(done)
+    return DebianTree(done)
+
+
+# --- processes that were started here ---------------------------------------------------------------------------------
+
+
+def started_at(pid: int) -> str | None:
+    """The kernel's start time of a live process: with it a pid names one process for good. None when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+class Servers:
+    """One run's folder: what was started, on which ports, as which processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "services.json"
+        self.state: dict[str, dict[str, str | int | None]] = {}
+        if self.file.exists():
+            self.state = json.loads(self.file.read_text())
+
+    def save(self) -> None:
+        part = self.file.with_suffix(".part")
+        part.write_text(json.dumps(self.state, indent=1) + "\n")
+        part.rename(self.file)
+
+    def port(self, name: str) -> int:
+        return int(self.state[name]["port"] or 0)
+
+    def alive(self, name: str) -> bool:
+        entry = self.state.get(name, {})
+        return bool(entry.get("pid")) and started_at(int(entry["pid"] or 0)) == entry["started"]
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def spawn(self, name: str, version: str, port: int, command: Sequence[str]) -> None:
+        with self.log(name).open("ab") as out:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=self.folder, start_new_session=True
+            )
+        started = started_at(process.pid)
+        self.state[name] = {"version": version, "port": port, "pid": process.pid, "started": started}
+        self.save()
+
+    def stop(self, name: str) -> None:
+        if not self.alive(name):
+            return
+        pid = int(self.state[name]["pid"] or 0)
+        os.kill(pid, signal.SIGTERM)
+        until = time.monotonic() + STOP_S
+        while self.alive(name) and time.monotonic() < until:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+            time.sleep(0.05)
+        if self.alive(name):
+            say(f"{name} did not stop within {STOP_S:.0f} s: killing it")
+            os.kill(pid, signal.SIGKILL)
+
+
+# --- is it up? --------------------------------------------------------------------------------------------------------
+
+
+def receive(link: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        part = link.recv(count - len(data))
+        if not part:
+            raise OSError("closed")
+        data += part
+    return data
+
+
+def kafka_answers(port: int) -> str | None:
+    """Ask for the API versions (request 18); any error-free reply will do, Kafka does not tell its own version."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as link:
+        link.sendall(struct.pack(">ihhih", 10, 18, 0, 1, -1))
+        size = struct.unpack(">i", receive(link, 4))[0]
+        _, error, _ = struct.unpack(">ihi", receive(link, size)[:10])
+    return "" if error == 0 else None
+
+
+def redis_answers(port: int) -> str | None:
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as link:
+        link.sendall(b"INFO server\r\n")
+        reply = b""
+        while b"\r\n" not in reply:
+            reply += link.recv(4096)
+        if not reply.startswith(b"$"):  # still loading its data
+            return None
+        head, _, body = reply.partition(b"\r\n")
+        body += receive(link, int(head[1:]) + 2 - len(body))
+    return next(line.split(":")[1] for line in body.decode().splitlines() if line.startswith("redis_version:"))
+
+
+def mysql_answers(port: int) -> str | None:
+    """The greeting carries the version: header of 4 bytes, protocol 10, then a zero-terminated string."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as link:
+        size = int.from_bytes(receive(link, 4)[:3], "little")
+        greeting = receive(link, size)
+    return greeting[1:].split(b"\0")[0].decode() if greeting[0] == 10 else None
+
+
+ANSWERS: dict[str, Callable[[int], str | None]] = {
+    "kafka": kafka_answers,
+    "redis": redis_answers,
+    "mysql": mysql_answers,
+}
+
+
+def version(name: str, port: int) -> str | None:
+    """What the server says of itself ('' where it does not tell), or None while it does not answer."""
+    try:
+        return ANSWERS[name](port)
+    except (OSError, StopIteration, struct.error, ValueError):
+        return None
+
+
+def wait_ready(servers: Servers, name: str) -> None:
+    until = time.monotonic() + READY_S
+    while version(name, servers.port(name)) is None:
+        if not servers.alive(name) or time.monotonic() > until:
+            raise ServicesError(f"{name} did not come up; the end of {servers.log(name)}:\n{tail(servers.log(name))}")
+        time.sleep(0.1)
+
+
+# --- native -----------------------------------------------------------------------------------------------------------
+
+
+def start_kafka(servers: Servers, cache: Path, port: int) -> None:
+    java = ["java", "-Xmx512m", "-Dlog4j2.level=WARN", "-cp", f"{kafka_jars(cache)}/*"]
+    config, data = servers.folder / "kafka.properties", servers.folder / "kafka"
+    config.write_text(
+        f"""process.roles=broker,controller
+node.id=1
+controller.quorum.bootstrap.servers=127.0.0.1:{port + 1}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{port + 1}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+log.dirs={data}
+num.partitions=1
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=8
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=8
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+"""
+    )
+    if not (data / "meta.properties").exists():
+        identity = subprocess.run([*java, "kafka.tools.StorageTool", "random-uuid"], capture_output=True, text=True)
+        command = ["kafka.tools.StorageTool", "format", "--standalone", "-t", identity.stdout.strip(), "-c", str(config)]
+        if not run([*java, *command], servers.log("kafka")):
+            raise ServicesError(f"Kafka could not format {data}:\n{tail(servers.log('kafka'))}")
+    servers.spawn("kafka", KAFKA_VERSION, port, [*java, "kafka.Kafka", str(config)])
+
+
+def start_redis(servers: Servers, cache: Path, port: int) -> None:
+    data = servers.folder / "redis"
+    data.mkdir(exist_ok=True)
+    options = {
+        "bind": "127.0.0.1", "port": str(port), "dir": str(data), "databases": "1024", "maxmemory-policy": "noeviction",
+        "appendonly": "yes", "appendfsync": "everysec", "save": "", "enable-debug-command": "local",
+    }  # fmt: skip
+    command = debian_tree(cache).command("usr/bin/redis-server")
+    for name, value in options.items():
+        command += [f"--{name}", value]
+    servers.spawn("redis", "", port, command)
+
+
+def start_mysql(servers: Servers, cache: Path, port: int) -> None:
+    tree, data = debian_tree(cache), servers.folder / "mysql"
+    command = [
+        *tree.command("usr/sbin/mysqld"), "--no-defaults", f"--basedir={tree.root}/usr", f"--datadir={data}",
+        f"--lc-messages-dir={tree.root}/usr/share/mysql",
+    ]  # fmt: skip
+    if os.geteuid() == 0:
+        command.append("--user=root")
+    if not (data / "mysql.ibd").exists():
+        shutil.rmtree(data, ignore_errors=True)
+        if not run([*command, "--initialize-insecure"], servers.log("mysql")):
+            raise ServicesError(f"MySQL could not initialize {data}:\n{tail(servers.log('mysql'))}")
+    accounts = servers.folder / "accounts.sql"
+    accounts.write_text(
+        "CREATE USER IF NOT EXISTS 'featureflow'@'%' IDENTIFIED BY 'featureflow';\n"
+        "GRANT ALL ON *.* TO 'featureflow'@'%' WITH GRANT OPTION;\n"
+    )
+    # the socket's name is relative to the data folder, because a socket's path may have 107 bytes only
+    command += [
+        "--bind-address=127.0.0.1", f"--port={port}", "--socket=mysql.sock", "--mysqlx=OFF", "--local-infile=ON",
+        "--secure-file-priv=NULL", "--pid-file=mysqld.pid", "--innodb-buffer-pool-size=256M", f"--init-file={accounts}",
+        "--max-connections=400",
+    ]  # fmt: skip
+    servers.spawn("mysql", "", port, command)
+
+
+START = {"kafka": start_kafka, "redis": start_redis, "mysql": start_mysql}
+
+
+def start_native(servers: Servers, cache: Path, ports: dict[str, int]) -> None:
+    if not sys.platform.startswith("linux"):
+        raise ServicesError("this is not Linux: install Docker with its compose plugin, and start again")
+    with only_one(cache):
+        kafka_jars(cache)
+        debian_tree(cache)
+    for name in START:
+        if servers.alive(name):
+            continue
+        port = ports[name] or free_port(2 if name == "kafka" else 1)
+        for taken in (port, port + 1) if name == "kafka" else (port,):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", taken)) == 0:
+                    raise ServicesError(
+                        f"port {taken} is in use by something that was not started here.\n"
+                        f"Set FEATUREFLOW_{name.upper()}_PORT (or --{name}-port) to another one; 0 takes a free one."
+                    )
+        START[name](servers, cache, port)
+    for name in START:
+        wait_ready(servers, name)
+
+
+def free_port(count: int) -> int:
+    """A port, the first of ``count`` in a row, below the range that the system hands out by itself."""
+    for port in range(20_000 + os.getpid() % 5_000, 32_000, 7):
+        with contextlib.ExitStack() as stack:
+            try:
+                for number in range(port, port + count):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", number))
+            except OSError:
+                continue
+            return port
+    raise ServicesError("no free port between 20000 and 32000")
+
+
+# --- docker compose ---------------------------------------------------------------------------------------------------
+
+
+def compose(servers: Servers, ports: dict[str, int], *arguments: str) -> bool:
+    project = "featureflow-" + "".join(c if c.isalnum() else "-" for c in str(servers.folder)).strip("-").lower()[-40:]
+    numbers = {f"FEATUREFLOW_{name.upper()}_PORT": str(port) for name, port in ports.items()}
+    command = ["env", *(f"{name}={value}" for name, value in numbers.items()), "docker", "compose"]
+    return run([*command, "-p", project, "-f", str(COMPOSE_FILE), *arguments], servers.log("compose"))
+
+
+def start_compose(servers: Servers, ports: dict[str, int]) -> None:
+    ports = {name: port or free_port(1) for name, port in ports.items()}
+    servers.state = {name: {"version": "", "port": ports[name], "pid": None, "started": None} for name in ports}
+    servers.state["kafka"]["version"] = KAFKA_VERSION
+    servers.save()
+    say("starting the containers of docker-compose.yml (the first time downloads their images)")
+    if not compose(servers, ports, "up", "-d", "--wait", *PORTS):
+        raise ServicesError(f"docker compose could not start the servers:\n{tail(servers.log('compose'))}")
+
+
+# --- the three verbs --------------------------------------------------------------------------------------------------
+
+
+def in_containers(servers: Servers) -> bool:
+    """Whether what runs (or else: what would be started) is containers."""
+    if servers.state:
+        return servers.state["redis"]["pid"] is None if "redis" in servers.state else False
+    return succeeds("docker", "compose", "version") and succeeds("docker", "info")
+
+
+def start(servers: Servers, cache: Path, ports: dict[str, int], *, as_json: bool) -> int:
+    with only_one(servers.folder):
+        servers = Servers(servers.folder)
+        if in_containers(servers):
+            start_compose(servers, {name: servers.port(name) if servers.state else ports[name] for name in PORTS})
+        else:
+            start_native(servers, cache, ports)
+    return status(servers, as_json=as_json)
+
+
+def stop(servers: Servers, *, wipe: bool) -> int:
+    with only_one(servers.folder):
+        servers = Servers(servers.folder)
+        if servers.state and in_containers(servers):
+            ports = {name: servers.port(name) for name in servers.state}
+            compose(servers, ports, "down", *(["--volumes"] if wipe else []))
+        else:
+            for name in servers.state:
+                servers.stop(name)
+        servers.file.unlink(missing_ok=True)
+        if wipe:
+            shutil.rmtree(servers.folder)
+    return 0
+
+
+def status(servers: Servers, *, as_json: bool) -> int:
+    """One line a server; 0 when all three answer."""
+    rows = []
+    for name in PORTS:
+        entry = servers.state.get(name)
+        said = version(name, servers.port(name)) if entry else None
+        up = said is not None
+        rows.append(
+            {
+                "name": name, "up": up, "version": (said or (entry or {}).get("version") or "") if up else "",
+                "host": "127.0.0.1", "port": entry["port"] if entry else None, "pid": entry["pid"] if entry else None,
+            }  # fmt: skip
+        )
+    if as_json:
+        print(json.dumps({"dir": str(servers.folder), "services": rows}))
+    else:
+        for row in rows:
+            place = f"{row['version']:<12} 127.0.0.1:{row['port']}" if row["up"] else "down (run: make services)"
+            print(f"{row['name']:<6} {place}")
+    return 0 if all(row["up"] for row in rows) else 1
+
+
+def main() -> int:
+    environment = os.environ.get
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=("start", "stop", "status"))
+    parser.add_argument("--dir", default=environment("FEATUREFLOW_SERVICES_DIR", str(HERE.parent / ".services")))
+    cache_home = environment("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    parser.add_argument("--cache", default=environment("FEATUREFLOW_SERVICES_CACHE", f"{cache_home}/featureflow"))
+    for name, port in PORTS.items():
+        value = environment(f"FEATUREFLOW_{name.upper()}_PORT", str(port))
+        parser.add_argument(f"--{name}-port", type=int, default=value)
+    parser.add_argument("--json", action="store_true", help="print one JSON line (start and status)")
+    parser.add_argument("--wipe", action="store_true", help="stop: remove the data too")
+    chosen = parser.parse_args()
+    servers = Servers(Path(chosen.dir).resolve())
+    ports = {name: int(getattr(chosen, f"{name}_port")) for name in PORTS}
+    try:
+        if chosen.verb == "start":
+            return start(servers, Path(chosen.cache).resolve(), ports, as_json=chosen.json)
+        if chosen.verb == "stop":
+            return stop(servers, wipe=chosen.wipe)
+        return status(servers, as_json=chosen.json)
+    except ServicesError as problem:
+        say(f"services: {problem}")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
