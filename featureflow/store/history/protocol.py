@@ -19,17 +19,44 @@ class HistoryPage:
     events: Events
 
 
+@dataclass(frozen=True)
+class Extent:
+    """The offsets that history holds of one partition: ``first <= offset < next``."""
+
+    first: int
+    next: int
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A named statement of ``store/history/queries/`` with its parameters."""
+
+    name: str
+    parameters: Mapping[str, object]
+
+
 class HistoryStore(Protocol):
     def migrate(self) -> None:
         """Bring the fixed tables (offsets, registry, ...) to the newest revision."""
         ...
 
     def ensure_source(self, source: Source) -> None:
-        """Create the source's event table, or add columns that are new."""
+        """Create the source's event table, or add columns that are new.
+
+        Raises HistoryError where a field's type is not the type of the column that already holds it.
+        """
+        ...
+
+    def create_offsets(self, source: str, offsets: Mapping[int, int]) -> list[int]:
+        """Start partitions that have no offset yet at these offsets. The partitions started."""
         ...
 
     def offsets(self, source: str) -> dict[int, int]:
         """Partition -> next offset. A partition never written is absent."""
+        ...
+
+    def extents(self, source: str) -> dict[int, Extent]:
+        """Partition -> the offsets that history holds of it."""
         ...
 
     def append(self, source: Source, partition: int, events: Events, from_offset: int, to_offset: int) -> None:
@@ -50,11 +77,19 @@ class HistoryStore(Protocol):
         to_offset: int | None = None,
         page_rows: int = 50_000,
     ) -> Iterator[HistoryPage]:
-        """Rows with from_offset <= offset < to_offset, in offset order, a page at a time."""
+        """Rows with from_offset <= offset < to_offset, in offset order, a page at a time.
+
+        A row that lacks a value for one of ``columns`` that is not nullable was stored before that field existed: it is no event
+        of this source as it is defined now, and is left out.
+        """
         ...
 
     def query(self, name: str, parameters: Mapping[str, object]) -> list[dict[str, object]]:
         """Run a named query of ``store/history/queries/``."""
+        ...
+
+    def execute(self, statements: Sequence[Statement]) -> None:
+        """Run named statements that write, all in one transaction."""
         ...
 
     def ping(self) -> str: ...

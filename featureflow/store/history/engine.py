@@ -1,0 +1,75 @@
+"""A SQLAlchemy engine for MySQL or SQLite, with every setting that correctness needs made explicit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+
+from featureflow.errors import SettingsError
+
+LOCK_WAIT_S = 10
+IMMEDIATE = "featureflow_immediate"        # execution option: take SQLite's write lock at BEGIN
+
+
+def engine_of(url: str, *, setting: str) -> Engine:
+    """``mysql://`` (PyMySQL) or ``sqlite:///``. ``setting`` is the setting's name, for error messages."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise SettingsError(f"{setting} is not a database URL; write mysql://user:password@host:3306/database or sqlite:///path") from error
+    match parsed.get_backend_name():
+        case "mysql" | "mariadb":
+            return _mysql(parsed)
+        case "sqlite":
+            return _sqlite(parsed, setting)
+        case other:
+            raise SettingsError(f"{setting} names the database {other!r}; FeatureFlow keeps history in mysql or sqlite")
+
+
+def _mysql(url: URL) -> Engine:
+    return create_engine(
+        url.set(drivername=f"{url.get_backend_name()}+pymysql"),
+        isolation_level="READ COMMITTED",      # REPEATABLE READ loses compare-and-set updates on MariaDB
+        pool_pre_ping=True,
+        pool_recycle=3600,
+        connect_args={
+            "charset": "utf8mb4",
+            "connect_timeout": 5,
+            "read_timeout": 60,
+            "write_timeout": 60,
+            # strict: a value that does not fit is an error, never cut short
+            "init_command": f"SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', innodb_lock_wait_timeout={LOCK_WAIT_S}",
+        },
+    )
+
+
+def _sqlite(url: URL, setting: str) -> Engine:
+    if not url.database or url.database == ":memory:":
+        raise SettingsError(f"{setting} must name a file: history in memory is lost with the process; write sqlite:///path/history.db")
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url.set(drivername="sqlite+pysqlite"), connect_args={"timeout": LOCK_WAIT_S, "isolation_level": None})
+
+    def on_connect(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.close()
+
+    def on_begin(connection: Connection) -> None:
+        # sqlite3 itself begins a transaction late, and a transaction that starts by reading cannot always be upgraded to write
+        immediate = connection.get_execution_options().get(IMMEDIATE, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    event.listen(engine, "connect", on_connect)
+    event.listen(engine, "begin", on_begin)
+    return engine
+
+
+def collation_of(connection: Connection) -> str | None:
+    """The collation that compares strings by byte, trailing spaces included; None where that is the server's way anyhow."""
+    if connection.dialect.name == "sqlite":
+        return None
+    return "utf8mb4_nopad_bin" if getattr(connection.dialect, "is_mariadb", False) else "utf8mb4_0900_bin"

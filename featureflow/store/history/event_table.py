@@ -1,0 +1,140 @@
+"""The table of one source's events: which columns it has, and how events become rows and rows events.
+
+Every column but the three of the record is nullable in the table, whatever the definition says: a field may be dropped from
+the definition, or join it late. Names of the record's own columns start with ``_``, which no field's name does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import BigInteger, Column, Double, Integer, MetaData, SmallInteger, String, Table, Text
+from sqlalchemy.dialects.mysql import LONGTEXT, MEDIUMTEXT
+from sqlalchemy.types import TypeEngine
+
+from featureflow import limits
+from featureflow.define.spec import Field, Source
+from featureflow.errors import HistoryError
+from featureflow.kernel.events import Events
+
+PARTITION, OFFSET, TIMESTAMP, APPEND_TIME = "_partition", "_offset", "_timestamp_us", "_append_time"
+IDENTIFIER_CHARACTERS = 64                 # MySQL's limit for the name of a table or column
+SHORT_BYTES, TEXT_BYTES, MEDIUM_BYTES = 255, 2**16 - 1, 2**24 - 1
+
+
+def table_name(source: str) -> str:
+    return f"ev_{source}"
+
+
+def check_names(source: Source) -> None:
+    """Raise HistoryError for names that cannot stand in a table beside each other."""
+    name = table_name(source.name)
+    if len(name) > IDENTIFIER_CHARACTERS:
+        raise HistoryError(f"the table name {name!r} of event {source.name!r} is longer than {IDENTIFIER_CHARACTERS} characters; shorten the event's name")
+    seen: dict[str, str] = {}
+    for field in source.fields:
+        if field.name.startswith("_"):
+            raise HistoryError(f"field {source.name}.{field.name}: a name that starts with '_' is kept for the record's own columns; rename it")
+        if len(field.name) > IDENTIFIER_CHARACTERS:
+            raise HistoryError(f"field {source.name}.{field.name}: longer than {IDENTIFIER_CHARACTERS} characters; shorten it")
+        other = seen.setdefault(field.name.casefold(), field.name)
+        if other != field.name:
+            raise HistoryError(f"fields {source.name}.{other} and {source.name}.{field.name} differ only in case, and SQL does not tell them apart; rename one")
+
+
+def column_type(field: Field, collation: str | None) -> TypeEngine[Any]:
+    """The type of a field's column.
+
+    A string that may be long is a TEXT: MySQL counts the longest possible VARCHARs against 65,535 bytes a row.
+    """
+    match field.type:
+        case "float":
+            return Double()
+        case "int" | "datetime":
+            return BigInteger()
+        case "bool":
+            return SmallInteger()
+        case "str":
+            if field.entity is not None:
+                return String(limits.KEY_BYTES, collation=collation)
+            if field.max_bytes <= SHORT_BYTES:
+                return String(SHORT_BYTES, collation=collation)
+            if field.max_bytes <= TEXT_BYTES:
+                return Text(collation=collation)
+            if collation is None:
+                return Text()
+            return MEDIUMTEXT(collation=collation) if field.max_bytes <= MEDIUM_BYTES else LONGTEXT(collation=collation)
+
+
+def event_table(source: Source, *, collation: str | None) -> Table:
+    """``collation``: of string columns; None where the server compares by byte anyhow (SQLite)."""
+    check_names(source)
+    return Table(
+        table_name(source.name),
+        MetaData(),
+        Column(PARTITION, Integer, primary_key=True, autoincrement=False),
+        Column(OFFSET, BigInteger, primary_key=True, autoincrement=False),
+        Column(TIMESTAMP, BigInteger, nullable=False),
+        Column(APPEND_TIME, SmallInteger, nullable=False),
+        *(Column(field.name, column_type(field, collation), nullable=True) for field in source.fields),
+        mysql_engine="InnoDB",
+        mysql_charset="utf8mb4",
+        sqlite_with_rowid=False,
+    )
+
+
+def rows_of(source: Source, events: Events) -> list[tuple[Any, ...]]:
+    """One tuple per event, in the order of the table's columns."""
+    n = len(events)
+    columns = [[events.partition] * n, events.offsets.tolist(), events.timestamps_us.tolist(), [int(events.append_time)] * n]
+    for field in source.fields:
+        if field.name == source.time_field:
+            columns.append(events.times_us.tolist())
+        elif field.name in events.columns:
+            columns.append(_plain(field, events.columns[field.name]))
+        else:
+            columns.append([None] * n)
+    return list(zip(*columns, strict=True))
+
+
+def _plain(field: Field, column: NDArray[Any]) -> list[Any]:
+    if field.type == "str" or column.dtype == object:
+        return list(column)
+    null = np.isnan(column)
+    if field.type == "float":
+        values: list[Any] = column.tolist()
+    else:
+        values = np.where(null, 0, column).astype(np.int64).tolist()
+    if null.any():
+        for index in np.flatnonzero(null):
+            values[index] = None
+    return values
+
+
+def events_of(source: Source, partition: int, names: Sequence[str], rows: Sequence[Sequence[Any]], append_time: bool) -> Events:
+    """Events of rows ``(offset, timestamp, time, *names)``; rows that lack a value that is not nullable are left out."""
+    if not rows:
+        raw: list[Sequence[Any]] = [()] * (3 + len(names))
+    else:
+        raw = list(zip(*rows, strict=True))
+    n = len(rows)
+    columns: dict[str, NDArray[Any]] = {}
+    whole = np.array([time is not None for time in raw[2]], dtype=bool) if None in raw[2] else np.ones(n, dtype=bool)
+    for name, values in zip(names, raw[3:], strict=True):
+        field = source.by_name[name]
+        if field.type == "str":
+            column = np.empty(n, dtype=object)
+            column[:] = values
+            if not field.nullable and None in values:
+                whole &= np.array([value is not None for value in values], dtype=bool)
+        else:
+            column = np.array(values, dtype=np.float64)       # None becomes NaN
+            if not field.nullable:
+                whole &= ~np.isnan(column)
+        columns[name] = column
+    times = np.array([0 if time is None else time for time in raw[2]] if not whole.all() else raw[2], dtype=np.int64)
+    events = Events(partition, np.array(raw[0], dtype=np.int64), times, np.array(raw[1], dtype=np.int64), columns, append_time)
+    return events if whole.all() else events.take(np.flatnonzero(whole))

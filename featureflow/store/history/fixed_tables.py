@@ -1,0 +1,57 @@
+"""The tables whose columns do not depend on the definitions. Their changes are alembic revisions in ``migrations/``."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table, Text
+from sqlalchemy.dialects.mysql import MEDIUMTEXT
+
+FIXED = MetaData()
+
+NAME = String(190)
+DOCUMENT = Text().with_variant(MEDIUMTEXT(), "mysql", "mariadb")
+
+history_offsets = Table(
+    "history_offsets",
+    FIXED,
+    Column("source", NAME, primary_key=True),
+    Column("partition_id", Integer, primary_key=True, autoincrement=False),
+    Column("first_offset", BigInteger, nullable=False),       # history is complete from here
+    Column("next_offset", BigInteger, nullable=False),        # moved by compare-and-set, with the rows, in one transaction
+)
+
+topics = Table(
+    "topics",
+    FIXED,
+    Column("source", NAME, primary_key=True),
+    Column("topic", NAME, nullable=False),
+    Column("topic_id", NAME, nullable=False),                 # changes when a topic is recreated
+    Column("partitions", Integer, nullable=False),
+)
+
+definitions = Table(
+    "definitions",
+    FIXED,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("applied_at_us", BigInteger, nullable=False),
+    Column("project", DOCUMENT, nullable=False),              # JSON of define.spec.Project
+)
+
+view_versions = Table(
+    "view_versions",
+    FIXED,
+    Column("view_id", NAME, primary_key=True),                # name@version
+    Column("state", String(16), nullable=False),              # live | retired | dropped
+    Column("changed_at_us", BigInteger, nullable=False),
+    Column("definition", DOCUMENT, nullable=False),           # JSON of define.spec.View
+)
+
+positions = Table(
+    "positions",
+    FIXED,
+    Column("view_id", NAME, primary_key=True),
+    Column("source", NAME, primary_key=True),
+    Column("partition_id", Integer, primary_key=True, autoincrement=False),
+    Column("topic_id", NAME, nullable=False),
+    Column("beginning", BigInteger, nullable=False),          # the first offset that this view version folds
+    Column("state", String(16), nullable=False),              # planned | created: whether its offset record has been made
+)

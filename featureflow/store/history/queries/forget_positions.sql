@@ -1,0 +1,1 @@
+DELETE FROM positions WHERE view_id = :view_id

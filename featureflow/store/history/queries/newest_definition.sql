@@ -1,0 +1,1 @@
+SELECT id, applied_at_us, project FROM definitions ORDER BY id DESC LIMIT 1

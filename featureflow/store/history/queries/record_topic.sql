@@ -1,0 +1,1 @@
+INSERT INTO topics (source, topic, topic_id, partitions) VALUES (:source, :topic, :topic_id, :partitions)

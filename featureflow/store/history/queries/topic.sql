@@ -1,0 +1,1 @@
+SELECT source, topic, topic_id, partitions FROM topics WHERE source = :source

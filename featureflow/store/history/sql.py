@@ -1,0 +1,262 @@
+"""History in MySQL 8/9 or SQLite, through SQLAlchemy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import groupby
+from typing import TypeVar
+
+from sqlalchemy import Connection, Table, inspect, select
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from featureflow.define.spec import Source
+from featureflow.errors import HistoryError, OffsetConflictError, UnavailableError, UnknownOutcomeError
+from featureflow.kernel.events import Events
+from featureflow.store.history.engine import IMMEDIATE, collation_of, engine_of
+from featureflow.store.history.event_table import APPEND_TIME, OFFSET, PARTITION, TIMESTAMP, event_table, events_of, rows_of
+from featureflow.store.history.failure import Failure, failure_of
+from featureflow.store.history.migrate import upgrade
+from featureflow.store.history.protocol import Extent, HistoryPage, Statement
+from featureflow.store.history.queries import named
+from featureflow.store.history.schema import change_columns
+
+T = TypeVar("T")
+
+ATTEMPTS = 8                               # of one transaction, when the server says that it lost a deadlock
+
+
+class _TryAgainError(UnavailableError):
+    """The transaction was rolled back whole and may be sent again."""
+
+
+class SqlHistory:
+    """``HistoryStore`` over one database. Safe to use from several threads; connections are pooled.
+
+    ``setting`` names the setting that ``url`` came from, so that errors can point at it.
+    """
+
+    def __init__(self, url: str, *, setting: str = "history.url") -> None:
+        self._setting = setting
+        self._engine = engine_of(url, setting=setting)
+        self._place = self._engine.url.render_as_string(hide_password=True)
+        self._tables: dict[Source, Table] = {}
+
+    def __repr__(self) -> str:
+        return f"SqlHistory({self._place!r})"
+
+    # -- tables --------------------------------------------------------------------------------------------------------
+
+    def migrate(self) -> None:
+        self._transact(upgrade)
+
+    def ensure_source(self, source: Source) -> None:
+        def work(connection: Connection) -> None:
+            table = event_table(source, collation=collation_of(connection))
+            if inspect(connection).has_table(table.name):
+                change_columns(connection, source, table)
+            else:
+                table.create(connection, checkfirst=True)
+
+        self._transact(work)
+
+    # -- offsets -------------------------------------------------------------------------------------------------------
+
+    def create_offsets(self, source: str, offsets: Mapping[int, int]) -> list[int]:
+        def work(connection: Connection) -> list[int]:
+            present = {row.partition_id for row in connection.execute(named("history_offsets"), {"source": source})}
+            absent = [partition for partition in sorted(offsets) if partition not in present]
+            for partition in absent:
+                self._start(connection, source, partition, offsets[partition], offsets[partition])
+            return absent
+
+        return self._transact(work)
+
+    def extents(self, source: str) -> dict[int, Extent]:
+        with self._reading() as connection:
+            rows = connection.execute(named("history_offsets"), {"source": source}).all()
+        return {row.partition_id: Extent(row.first_offset, row.next_offset) for row in rows}
+
+    def offsets(self, source: str) -> dict[int, int]:
+        return {partition: extent.next for partition, extent in self.extents(source).items()}
+
+    # -- rows ----------------------------------------------------------------------------------------------------------
+
+    def append(self, source: Source, partition: int, events: Events, from_offset: int, to_offset: int) -> None:
+        """One transaction: (1) compare and set the offset, (2) insert the rows, (3) commit.
+
+        The offset comes first: its row lock makes a second writer of the partition wait, and then find it moved.
+        """
+        rows = rows_of(source, events)
+
+        def work(connection: Connection) -> None:
+            # (1)
+            moved = connection.execute(
+                named("advance_history_offset"),
+                {"source": source.name, "partition_id": partition, "from_offset": from_offset, "to_offset": to_offset},
+            ).rowcount
+            if moved != 1:
+                present = connection.execute(named("history_offsets"), {"source": source.name}).all()
+                stored = {row.partition_id: row.next_offset for row in present}
+                if from_offset != 0 or partition in stored:
+                    raise OffsetConflictError(
+                        f"history of {source.name}/{partition} stands at {stored.get(partition, 'no offset')}, not at {from_offset}: another "
+                        "history writer has moved it; nothing was written. Read the offset again and go on from there"
+                    )
+                self._start(connection, source.name, partition, 0, to_offset)
+            # (2)
+            if rows:
+                connection.exec_driver_sql(self._insert(connection, source), rows)
+
+        # (3)
+        self._transact(work, what=f"{source.name}/{partition} offsets {from_offset}..{to_offset}")
+
+    def scan(
+        self,
+        source: Source,
+        *,
+        partition: int,
+        columns: Sequence[str],
+        from_offset: int = 0,
+        to_offset: int | None = None,
+        page_rows: int = 50_000,
+    ) -> Iterator[HistoryPage]:
+        while True:
+            with self._reading() as connection:
+                table = self._table(connection, source)
+                of = table.c
+                wanted = (
+                    select(of[OFFSET], of[APPEND_TIME], of[TIMESTAMP], of[source.time_field], *(of[name] for name in columns))
+                    .where(of[PARTITION] == partition, of[OFFSET] >= from_offset)
+                    .order_by(of[OFFSET])
+                    .limit(page_rows)
+                )
+                if to_offset is not None:
+                    wanted = wanted.where(of[OFFSET] < to_offset)
+                rows = [tuple(row) for row in connection.execute(wanted)]
+            for append_time, group in groupby(rows, key=lambda row: row[1]):     # nearly always one group
+                run = list(group)
+                events = events_of(source, partition, columns, [(row[0], *row[2:]) for row in run], bool(append_time))
+                yield HistoryPage(partition, run[-1][0] + 1, events)
+            if len(rows) < page_rows:
+                return
+            from_offset = rows[-1][0] + 1
+
+    # -- named statements ----------------------------------------------------------------------------------------------
+
+    def query(self, name: str, parameters: Mapping[str, object]) -> list[dict[str, object]]:
+        with self._reading() as connection:
+            return [dict(row) for row in connection.execute(named(name), dict(parameters)).mappings()]
+
+    def execute(self, statements: Sequence[Statement]) -> None:
+        def work(connection: Connection) -> None:
+            for statement in statements:
+                connection.execute(named(statement.name), dict(statement.parameters))
+
+        self._transact(work)
+
+    def ping(self) -> str:
+        with self._reading() as connection:
+            if connection.dialect.name == "sqlite":
+                return f"SQLite {connection.exec_driver_sql('SELECT sqlite_version()').scalar_one()}"
+            version = str(connection.exec_driver_sql("SELECT VERSION()").scalar_one())
+            return f"{'MariaDB' if 'maria' in version.lower() else 'MySQL'} {version}"
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _start(self, connection: Connection, source: str, partition: int, first: int, following: int) -> None:
+        try:
+            connection.execute(
+                named("create_history_offset"),
+                {"source": source, "partition_id": partition, "first_offset": first, "next_offset": following},
+            )
+        except DBAPIError as error:
+            if failure_of(error) is not Failure.DUPLICATE:
+                raise
+            raise OffsetConflictError(
+                f"history of {source}/{partition} was started by another history writer just now; nothing was written. "
+                "Read the offset again and go on from there"
+            ) from error
+
+    def _table(self, connection: Connection, source: Source) -> Table:
+        table = self._tables.get(source)
+        if table is None:
+            table = self._tables[source] = event_table(source, collation=collation_of(connection))
+        return table
+
+    def _insert(self, connection: Connection, source: Source) -> str:
+        """The driver's own INSERT: PyMySQL turns many rows of it into multi-row statements."""
+        table = self._table(connection, source)
+        return str(table.insert().compile(dialect=connection.dialect, column_keys=[column.name for column in table.columns]))
+
+    def _transact(self, work: Callable[[Connection], T], *, what: str = "this change") -> T:
+        """Run ``work`` in one transaction; again, from its start, as long as the server says that it lost a deadlock.
+
+        Raises UnknownOutcomeError where the connection broke during COMMIT: the caller looks what is stored.
+        """
+        attempts = Retrying(
+            retry=retry_if_exception_type(_TryAgainError),
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=wait_random_exponential(multiplier=0.02, max=1),
+            reraise=True,
+        )
+        try:
+            for attempt in attempts:
+                with attempt:
+                    return self._transact_once(work, what)
+        except _TryAgainError as error:
+            raise UnavailableError(
+                f"{what}: the database at {self._place} ({self._setting}) rolled the transaction back {ATTEMPTS} times "
+                f"(deadlock or lock wait): {error.__cause__}"
+            ) from error
+        raise AssertionError("tenacity gave up without an error")
+
+    def _transact_once(self, work: Callable[[Connection], T], what: str) -> T:
+        with self._reporting(what), self._engine.connect().execution_options(**{IMMEDIATE: True}) as connection:
+            transaction = connection.begin()
+            try:
+                result = work(connection)
+            except BaseException:
+                with suppress(DBAPIError):     # the connection may be what broke
+                    transaction.rollback()
+                raise
+            try:
+                transaction.commit()
+            except DBAPIError as error:
+                if failure_of(error) is Failure.TRY_AGAIN:
+                    raise
+                raise UnknownOutcomeError(
+                    f"{what}: the connection to {self._place} ({self._setting}) broke during COMMIT, which may have been done or not: {error.orig}"
+                ) from error
+            return result
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with self._reporting("a read"), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _reporting(self, what: str) -> Iterator[None]:
+        """Turn the driver's errors into ours."""
+        try:
+            yield
+        except DBAPIError as error:
+            match failure_of(error):
+                case Failure.TRY_AGAIN:
+                    raise _TryAgainError(str(error.orig)) from error
+                case Failure.UNAVAILABLE:
+                    raise UnavailableError(
+                        f"the history database at {self._place} does not take {what}: {error.orig}. Start it, or correct {self._setting}"
+                    ) from error
+                case Failure.DUPLICATE:
+                    raise HistoryError(f"{what}: {self._place} holds such a row already: {error.orig}") from error
+                case Failure.REFUSED:
+                    raise HistoryError(
+                        f"{what} was refused by {self._place} ({self._setting}): {error.orig}. If a table is missing, run: featureflow apply"
+                    ) from error
+        except SQLAlchemyError as error:
+            raise HistoryError(f"{what} on {self._place} ({self._setting}): {error}") from error
