@@ -18,6 +18,7 @@ FEATURES_PER_VIEW = 512
 POLL_RECORDS = 10_000
 POLL_BYTES = 16 * 1024 * 1024
 COMMIT_ROWS = 500                 # rows in one Lua call: keeps a reader's wait near 1 ms
+VISIBILITY_ENTRIES = 10_000       # commits that a visibility stream remembers
 SLAB_BYTES = 512 * 1024 * 1024
 PATCHES_PER_KEY = 4_000
 DEAD_LETTER_VALUE_BYTES = 4 * 1024

@@ -2,6 +2,7 @@
 
     feat:{bucket}:<entity>:<id>:<view@version>:<source>[:<partition>]     one entity's rows
     offset:{bucket}:<view@version>:<source>:<partition>                  how far they were folded
+    seen:{bucket}:<view@version>:<source>:<partition>                    when each offset became visible
     meta:{bucket}:<name>                                                 mirrored registry documents
 
 A standalone Redis has the one bucket ``0``.
@@ -31,3 +32,8 @@ def offset_key(view_id: str, source: str, partition: int) -> bytes:
 
 def meta_key(name: str) -> bytes:
     return f"meta:{BUCKET}:{name}".encode()
+
+
+def visibility_key(view_id: str, source: str, partition: int) -> bytes:
+    """A stream: at each commit the store's own time and the offset that became visible."""
+    return f"seen:{BUCKET}:{view_id}:{source}:{partition}".encode()
