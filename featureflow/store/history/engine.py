@@ -35,6 +35,7 @@ def _mysql(url: URL) -> Engine:
         isolation_level="READ COMMITTED",      # REPEATABLE READ loses compare-and-set updates on MariaDB
         pool_pre_ping=True,
         pool_recycle=3600,
+        hide_parameters=True,                  # rows of events have no place in an error message
         connect_args={
             "charset": "utf8mb4",
             "connect_timeout": 5,
@@ -50,7 +51,7 @@ def _sqlite(url: URL, setting: str) -> Engine:
     if not url.database or url.database == ":memory:":
         raise SettingsError(f"{setting} must name a file: history in memory is lost with the process; write sqlite:///path/history.db")
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url.set(drivername="sqlite+pysqlite"), connect_args={"timeout": LOCK_WAIT_S, "isolation_level": None})
+    engine = create_engine(url.set(drivername="sqlite+pysqlite"), connect_args={"timeout": LOCK_WAIT_S, "isolation_level": None}, hide_parameters=True)
 
     def on_connect(connection: Any, _record: object) -> None:
         cursor = connection.cursor()

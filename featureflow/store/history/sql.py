@@ -191,7 +191,10 @@ class SqlHistory:
     def _insert(self, connection: Connection, source: Source) -> str:
         """The driver's own INSERT: PyMySQL turns many rows of it into multi-row statements."""
         table = self._table(connection, source)
-        return str(table.insert().compile(dialect=connection.dialect, column_keys=[column.name for column in table.columns]))
+        quote = connection.dialect.identifier_preparer
+        columns = ", ".join(quote.format_column(column) for column in table.columns)
+        mark = "?" if connection.dialect.name == "sqlite" else "%s"
+        return f"INSERT INTO {quote.format_table(table)} ({columns}) VALUES ({', '.join([mark] * len(table.columns))})"
 
     def _transact(self, work: Callable[[Connection], T], *, what: str = "this change") -> T:
         """Run ``work`` in one transaction; again, from its start, as long as the server says that it lost a deadlock.

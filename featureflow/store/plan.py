@@ -1,0 +1,114 @@
+"""What applying a project would change, said before it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from featureflow.define import spec
+
+Action = Literal["add", "change", "remove"]
+Kind = Literal["entity", "event", "view", "request", "model"]
+SIGNS: dict[str, str] = {"add": "+", "change": "~", "remove": "-"}
+
+
+@dataclass(frozen=True)
+class Change:
+    action: Action
+    kind: Kind
+    name: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{SIGNS[self.action]} {self.kind} {self.name}" + (f": {self.detail}" if self.detail else "")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """False where nothing changes."""
+
+    changes: tuple[Change, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.changes)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.changes)) if self.changes else "nothing changes"
+
+
+def plan(old: spec.Project | None, new: spec.Project) -> Plan:
+    before = old if old is not None else spec.Project()
+    return Plan(
+        (
+            *_changes("entity", before.entities, new.entities, lambda a, b: f"its id is now {b.type}, was {a.type}"),
+            *_changes("event", before.sources, new.sources, _source_detail, removed="its topic and its history stay"),
+            *_changes("view", before.views, new.views, _view_detail, added=_view_added, removed="its state stays until retired views are dropped"),
+            *_changes("request", before.requests, new.requests, lambda a, b: _names(_named(a.fields), _named(b.fields), "field")),
+            *_changes("model", before.models, new.models, _model_detail),
+        )
+    )
+
+
+N = TypeVar("N", spec.Entity, spec.Source, spec.View, spec.Request, spec.Model)
+
+
+def _changes(
+    kind: Kind,
+    before: Iterable[N],
+    after: Iterable[N],
+    detail: Callable[[N, N], str],
+    *,
+    added: Callable[[N], str] = lambda value: "",
+    removed: str = "",
+) -> list[Change]:
+    olds: dict[str, N] = {value.name: value for value in before}
+    news: dict[str, N] = {value.name: value for value in after}
+    return [
+        *(Change("add", kind, name, added(value)) for name, value in news.items() if name not in olds),
+        *(Change("change", kind, name, detail(olds[name], value)) for name, value in news.items() if name in olds and olds[name] != value),
+        *(Change("remove", kind, name, removed) for name in olds if name not in news),
+    ]
+
+
+def _source_detail(old: spec.Source, new: spec.Source) -> str:
+    parts = [_names(old.by_name, new.by_name, "field")]
+    for name in ("topic", "time_field", "disorder_us", "future_us", "keyed_by"):
+        a, b = getattr(old, name), getattr(new, name)
+        if a != b:
+            parts.append(f"{name} {a} -> {b}")
+    return "; ".join(part for part in parts if part)
+
+
+def _view_added(view: spec.View) -> str:
+    return f"version {view.version}, {len(view.features)} features of {view.entity} from {', '.join(view.sources)}"
+
+
+def _view_detail(old: spec.View, new: spec.View) -> str:
+    if old.version == new.version:
+        return f"names or defaults only, version {new.version} stays"
+    names = _names({f.name: f for f in old.features}, {f.name: f for f in new.features}, "feature")
+    return f"version {old.version} -> {new.version}, folded again from the log's beginning" + (f"; {names}" if names else "")
+
+
+def _model_detail(old: spec.Model, new: spec.Model) -> str:
+    parts = [_names({i.name: i for i in old.inputs}, {i.name: i for i in new.inputs}, "input")]
+    if [i.name for i in old.inputs] != [i.name for i in new.inputs] and {i.name for i in old.inputs} == {i.name for i in new.inputs}:
+        parts.append("inputs in another order")
+    for name in ("deadline_us", "drift", "when_missing"):
+        a, b = getattr(old, name), getattr(new, name)
+        if a != b:
+            parts.append(f"{name} {a} -> {b}")
+    return "; ".join(part for part in parts if part)
+
+
+def _named(fields: Iterable[spec.Field]) -> dict[str, spec.Field]:
+    return {field.name: field for field in fields}
+
+
+def _names(old: Mapping[str, object], new: Mapping[str, object], noun: str) -> str:
+    """``fields +a +b ~c -d``, or nothing."""
+    parts = [f"+{name}" for name in new if name not in old]
+    parts += [f"~{name}" for name in new if name in old and old[name] != new[name]]
+    parts += [f"-{name}" for name in old if name not in new]
+    return f"{noun}s {' '.join(parts)}" if parts else ""

@@ -1,0 +1,205 @@
+"""Which definitions are applied: recorded in SQL, mirrored in the online store, so that workers and scorers read them there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from featureflow.clock import Clock, SystemClock
+from featureflow.define import spec
+from featureflow.define.system import SYSTEM_SOURCES
+from featureflow.errors import LogError, OffsetMissingError, UnavailableError
+from featureflow.store.history.protocol import HistoryStore, Statement
+from featureflow.store.log.protocol import Log, TopicState
+from featureflow.store.online.protocol import OnlineStore
+from featureflow.store.plan import Plan, plan
+
+PROJECT_DOCUMENT = "project"               # JSON of define.spec.Project
+
+
+def partitions_document(source: str) -> str:
+    """Name of the meta document that holds a source's partition count, as decimal digits."""
+    return f"partitions:{source}"
+
+
+def mirrored(online: OnlineStore) -> spec.Project | None:
+    """The applied project as the online store mirrors it; None before the first apply."""
+    document = online.get_meta(PROJECT_DOCUMENT)
+    return None if document is None else msgspec.json.decode(document, type=spec.Project)
+
+
+class Registry:
+    """``apply`` may be run again at any time, also after it was cut short: every step does only what is missing."""
+
+    def __init__(self, history: HistoryStore, online: OnlineStore, log: Log, clock: Clock | None = None) -> None:
+        self._history, self._online, self._log = history, online, log
+        self._clock: Clock = clock if clock is not None else SystemClock()
+
+    def current(self) -> spec.Project | None:
+        """What is applied now, from the mirror; from SQL where the mirror is empty or does not answer."""
+        try:
+            project = mirrored(self._online)
+        except UnavailableError:
+            project = None
+        if project is not None:
+            return project
+        rows = self._history.query("newest_definition", {})
+        return msgspec.json.decode(str(rows[0]["project"]), type=spec.Project) if rows else None
+
+    def plan(self, project: spec.Project) -> Plan:
+        """What ``apply`` would change. Brings the fixed tables of the history database up to date, and nothing else."""
+        self._history.migrate()
+        return plan(self.current(), project)
+
+    def apply(self, project: spec.Project, *, partitions: int | Mapping[str, int] = 1) -> Plan:
+        """Make ``project`` the one that workers fold and scorers serve.
+
+        1. history tables, a column for each new field
+        2. topics, the system's own two included; ``partitions`` (one number, or by source name; else 1) for those that do not exist yet
+        3. record in SQL: definition, topics, view versions, and where each view version begins to fold
+        4. history's offsets, at the log's beginning
+        5. offset records of new view versions, at the log's beginning, so that they are folded from the start
+        6. partition counts, then the project itself, into the mirror: from here on it is served
+
+        Raises LogError where a topic was recreated, OffsetMissingError where an offset record that was made once is gone.
+        """
+        changes = self.plan(project)
+        sources = (*project.sources, *SYSTEM_SOURCES)
+        # 1
+        for source in sources:
+            self._history.ensure_source(source)
+        # 2
+        topics = {source.name: self._topic(source, partitions) for source in sources}
+        # 3
+        self._record(project, topics)
+        # 4
+        for name, topic in topics.items():
+            self._history.create_offsets(name, topic.beginning)
+        # 5
+        for view in project.views:
+            self._create_offsets(view)
+        # 6
+        for name, topic in topics.items():
+            self._online.put_meta(partitions_document(name), str(topic.partitions).encode())
+        self._online.put_meta(PROJECT_DOCUMENT, msgspec.json.encode(project))
+        return changes
+
+    def retired(self) -> list[str]:
+        """View versions that no project uses any more and whose state is still in the online store."""
+        rows = self._history.query("view_versions", {})
+        return [str(row["view_id"]) for row in rows if row["state"] in ("retired", "dropping")]
+
+    def drop_retired(self) -> dict[str, int]:
+        """Delete the state of retired view versions: view id -> how many keys went.
+
+        Only once no scorer serves them any more. Marked before and after, so that one cut short is finished by the next.
+        """
+        return {view_id: self._drop(view_id) for view_id in self.retired()}
+
+    def lost(self, project: spec.Project) -> dict[str, str]:
+        """View id -> what is wrong, for views whose offset records were made and are now absent or dirty."""
+        found: dict[str, str] = {}
+        for view in project.views:
+            for row in self._history.query("positions", {"view_id": view.id}):
+                if row["state"] == "created" and (problem := self._problem(view.id, str(row["source"]), _int(row["partition_id"]))):
+                    found.setdefault(view.id, problem)
+        return found
+
+    def rebuild(self, project: spec.Project) -> list[str]:
+        """Drop what is left of lost views and start them again at the log's beginning. The views started.
+
+        A worker that still holds one of them is refused at its next commit. Events that the log has deleted are not folded again.
+        """
+        lost = sorted(self.lost(project))
+        for view_id in lost:
+            self._drop(view_id)
+        if lost:
+            self.apply(project)
+        return lost
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _topic(self, source: spec.Source, partitions: int | Mapping[str, int]) -> TopicState:
+        wanted = partitions if isinstance(partitions, int) else partitions.get(source.name, 1)
+        self._log.ensure_topic(source.topic, wanted)
+        topic = self._log.topic(source.topic)
+        for row in self._history.query("topic", {"source": source.name}):
+            if row["topic"] == source.topic and row["topic_id"] != topic.topic_id:
+                raise LogError(
+                    f"topic {source.topic!r} of event {source.name!r} was deleted and created again (id {topic.topic_id}, was {row['topic_id']}): its "
+                    "offsets name other events now than those in history. Give the event a topic with a new name"
+                )
+        return topic
+
+    def _record(self, project: spec.Project, topics: Mapping[str, TopicState]) -> None:
+        now = self._clock.now_us()
+        states = {str(row["view_id"]): str(row["state"]) for row in self._history.query("view_versions", {})}
+        definitions = {str(row["view_id"]): str(row["definition"]) for row in self._history.query("view_versions", {})}
+        for view_id, state in states.items():
+            if state == "dropping":
+                self._drop(view_id)
+        statements: list[Statement] = []
+        document = msgspec.json.encode(project).decode()
+        newest = self._history.query("newest_definition", {})
+        if not newest or newest[0]["project"] != document:
+            statements.append(Statement("record_definition", {"applied_at_us": now, "project": document}))
+        for source in (*project.sources, *SYSTEM_SOURCES):
+            topic = topics[source.name]
+            row: dict[str, object] = {"source": source.name, "topic": source.topic, "topic_id": topic.topic_id, "partitions": topic.partitions}
+            if self._history.query("topic", {"source": source.name}) != [row]:
+                statements += [Statement("forget_topic", {"source": source.name}), Statement("record_topic", row)]
+        live = {view.id for view in project.views}
+        for view in project.views:
+            version: dict[str, object] = {
+                "view_id": view.id, "state": "live", "changed_at_us": now, "definition": msgspec.json.encode(view).decode(),
+            }
+            if view.id not in states:
+                statements.append(Statement("record_view_version", version))
+            elif states[view.id] != "live" or definitions[view.id] != version["definition"]:
+                statements.append(Statement("change_view_version", version))
+            planned = {(row["source"], row["partition_id"]) for row in self._history.query("positions", {"view_id": view.id})}
+            for name in view.sources:
+                for partition, beginning in sorted(topics[name].beginning.items()):
+                    if (name, partition) not in planned:
+                        position = {"view_id": view.id, "source": name, "partition_id": partition}
+                        statements.append(Statement("plan_position", {**position, "topic_id": topics[name].topic_id, "beginning": beginning}))
+        for view_id, state in states.items():
+            if state == "live" and view_id not in live:
+                retired = {"view_id": view_id, "state": "retired", "changed_at_us": now, "definition": definitions[view_id]}
+                statements.append(Statement("change_view_version", retired))
+        self._history.execute(statements)
+
+    def _create_offsets(self, view: spec.View) -> None:
+        """A position is ``planned`` before its offset record is made and ``created`` after: one that is created and absent was lost."""
+        for row in self._history.query("positions", {"view_id": view.id}):
+            source, partition = str(row["source"]), _int(row["partition_id"])
+            if row["state"] == "planned":
+                self._online.create_offsets(view.id, source, str(row["topic_id"]), {partition: _int(row["beginning"])})
+                self._history.execute([Statement("position_created", {"view_id": view.id, "source": source, "partition_id": partition})])
+            elif problem := self._problem(view.id, source, partition):
+                raise OffsetMissingError(f"{problem}. To fold {view.id} again from the log's beginning, run: featureflow apply --rebuild")
+
+    def _problem(self, view_id: str, source: str, partition: int) -> str:
+        record = self._online.offsets(source, partition, [view_id])[view_id]
+        if record is None:
+            return f"the offset record of view {view_id} for {source}/{partition} was made and is gone: the online store has lost state"
+        if record.dirty != -1:
+            return f"a commit of view {view_id} for {source}/{partition} broke half way to offset {record.dirty}"
+        return ""
+
+    def _drop(self, view_id: str) -> int:
+        row = next(row for row in self._history.query("view_versions", {}) if row["view_id"] == view_id)
+        change = {"view_id": view_id, "changed_at_us": self._clock.now_us(), "definition": row["definition"]}
+        self._history.execute([Statement("change_view_version", {**change, "state": "dropping"})])
+        dropped = self._online.drop_view(view_id)
+        self._history.execute(
+            [Statement("forget_positions", {"view_id": view_id}), Statement("change_view_version", {**change, "state": "dropped"})]
+        )
+        return dropped
+
+
+def _int(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"an integer column came back as {value!r}")
+    return value
