@@ -1,0 +1,70 @@
+"""Records that are not folded, kept with their reason and position on a topic of their own.
+
+They are appended before the commit that passes them by, so none is lost; a commit that is sent again may append one twice,
+under the same ``position``.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from featureflow import limits
+from featureflow.clock import Clock
+from featureflow.define.system import DEAD_LETTERS
+from featureflow.kernel.decode import encode
+from featureflow.store.log.protocol import Batch, Log, Record
+
+DETAIL_BYTES = 4_096
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One refused record. ``view`` is the id of the one view that refused it (late), None where every view does.
+
+    ``reason`` is a ``kernel.decode.Reason``, ``future`` or ``late``.
+    """
+
+    source: str
+    partition: int
+    offset: int
+    reason: str
+    detail: str
+    value: bytes | None
+    view: str | None = None
+
+    @property
+    def position(self) -> str:
+        """``source/partition/offset[/view]``: what the letter is known by, however often it is written."""
+        place = f"{self.source}/{self.partition}/{self.offset}"
+        return place if self.view is None else f"{place}/{self.view}"
+
+    def record(self, noticed_at_us: int) -> Record:
+        """The letter as a record of the ``DEAD_LETTERS`` source; of its value only the first bytes are kept."""
+        values = {
+            "noticed_at": noticed_at_us,
+            "position": self.position,
+            "source": self.source,
+            "partition": self.partition,
+            "offset": self.offset,
+            "view": self.view,
+            "reason": self.reason,
+            "detail": self.detail.encode(errors="replace")[:DETAIL_BYTES].decode(errors="ignore"),
+            "value": b64encode((self.value or b"")[: limits.DEAD_LETTER_VALUE_BYTES]).decode(),
+        }
+        return Record(value=encode(DEAD_LETTERS, values), key=self.position.encode())
+
+
+def letters(batch: Batch, places: Iterable[int], reason: str, detail: str, view: str | None = None) -> list[DeadLetter]:
+    """One letter for each of these places of the batch, refused by a verdict for one reason."""
+    return [
+        DeadLetter(batch.source, batch.partition, int(batch.offsets[i]), reason, detail, batch.values[i], view) for i in places
+    ]
+
+
+def append(log: Log, dead: Sequence[DeadLetter], clock: Clock) -> None:
+    """Append the letters durably. Raises what ``Log.append`` raises: then nothing may be committed past them."""
+    if dead:
+        now_us = clock.now_us()
+        log.append(DEAD_LETTERS.topic, [letter.record(now_us) for letter in dead])

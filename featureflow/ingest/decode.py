@@ -1,0 +1,47 @@
+"""A polled batch to events and dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featureflow.define.spec import Source
+from featureflow.ingest.dead_letter import DeadLetter
+from featureflow.kernel import decode
+from featureflow.kernel.events import Events
+from featureflow.store.log.protocol import Batch
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """``events`` in offset order; ``places`` (n,) are their places in the batch; ``dead`` are all its other records."""
+
+    events: Events
+    dead: list[DeadLetter]
+    places: NDArray[np.intp]
+
+
+class Decoder:
+    """Decodes one source's batches. ``columns``: the fields that somebody reads; all are checked whichever are named."""
+
+    def __init__(self, source: Source, columns: Sequence[str] | None = None) -> None:
+        self._decoder = decode.Decoder(source, columns)
+
+    def decode(self, batch: Batch) -> Decoded:
+        """Never raises for a record's sake: what is not an event becomes a dead letter with its reason and position."""
+        decoded = self._decoder.decode(
+            batch.values,
+            batch.keys,
+            partition=batch.partition,
+            offsets=batch.offsets,
+            timestamps_us=batch.timestamps_us,
+            append_time=batch.timestamp_kind == "append",
+        )
+        dead = [
+            DeadLetter(batch.source, batch.partition, int(batch.offsets[r.index]), r.reason, r.detail, batch.values[r.index])
+            for r in decoded.refused
+        ]
+        return Decoded(decoded.events, dead, decoded.kept)
