@@ -61,12 +61,12 @@ def columns_of(expr: Expr | None) -> tuple[str, ...]:
 
 # -- what happens ------------------------------------------------------------------------------------------------------
 
-class Entity(_Value):
+class Entity(_Value, frozen=True):
     name: str                              # "carrier"
     type: L["str", "int"]
 
 
-class Field(_Value):
+class Field(_Value, frozen=True):
     name: str
     type: FieldType
     nullable: bool = False
@@ -74,7 +74,7 @@ class Field(_Value):
     max_bytes: int = 1024                  # strings only; longer is a dead letter
 
 
-class Source(_Value):
+class Source(_Value, frozen=True):
     """A typed stream of events on one topic."""
 
     name: str                              # "departure"
@@ -92,7 +92,7 @@ class Source(_Value):
 
 # -- what is computed from it ------------------------------------------------------------------------------------------
 
-class Window(_Value):
+class Window(_Value, frozen=True):
     kind: WindowKind
     length_us: int                         # 0 for lifetime
     text: str                              # as written: "1h"; "lifetime"
@@ -103,7 +103,7 @@ class Window(_Value):
         return f"tumbling_{self.text}" if self.kind == "tumbling" else self.text
 
 
-class Aggregation(_Value):
+class Aggregation(_Value, frozen=True):
     """One aggregation of one source over some windows: one feature per window."""
 
     name: str                              # "delay"
@@ -120,7 +120,7 @@ class Aggregation(_Value):
         return self.name if self.bare else f"{self.name}_{window.suffix}"
 
 
-class Feature(_Value):
+class Feature(_Value, frozen=True):
     """One column (or ``size`` columns, newest first, for ``last_n``) of a view's answer."""
 
     name: str
@@ -137,7 +137,7 @@ class Feature(_Value):
         return self.aggregation.size
 
 
-class View(_Value):
+class View(_Value, frozen=True):
     """Aggregations of one entity, from one or several sources."""
 
     name: str                              # "carrier_now"
@@ -163,14 +163,14 @@ class View(_Value):
         return tuple(self.keys)
 
 
-class Request(_Value):
+class Request(_Value, frozen=True):
     """What a caller sends beside entity ids."""
 
     name: str                              # "ask"
     fields: tuple[Field, ...]
 
 
-class Input(_Value):
+class Input(_Value, frozen=True):
     """One named input of a model; ``size`` columns."""
 
     name: str                              # "trend", "origin_now:worst_3h", "hour"
@@ -179,7 +179,7 @@ class Input(_Value):
     default: float | None = None           # used where the expression is undefined; None: left to the model's impute transform
 
 
-class Model(_Value):
+class Model(_Value, frozen=True):
     name: str
     inputs: tuple[Input, ...]
     deadline_us: int
@@ -187,7 +187,7 @@ class Model(_Value):
     when_missing: L["default", "refuse"] = "default"   # state lost or unreachable: answer with defaults (and say so), or 503
 
 
-class Project(_Value):
+class Project(_Value, frozen=True):
     """Everything one definitions file says."""
 
     entities: tuple[Entity, ...] = ()

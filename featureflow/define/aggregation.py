@@ -1,0 +1,198 @@
+"""Aggregations: ``count sum mean min max stddev last last_n``, as they stand in a View's body."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NoReturn
+
+from featureflow import limits
+from featureflow.define import spec
+from featureflow.define.event import Event
+from featureflow.define.expression import Expr, Number, Owner, Truth, Windowless
+from featureflow.define.name import listed, nearest, snake
+from featureflow.define.place import here, wrong
+from featureflow.define.window import Window, lifetime, windows, written
+
+
+class Aggregation(Windowless):
+    """One aggregation of one event; its name is the attribute that it is assigned to."""
+
+    def __init__(
+        self, op: str, event: type[Event], value: spec.Expr | None, where: spec.Expr | None,
+        over: tuple[Window, ...], default: float | None, size: int = 1,
+    ) -> None:  # fmt: skip
+        self.op, self.event, self.value, self.where = op, event, value, where
+        self.windows, self.default, self.size = over, default, size
+        self.names: list[str] = []
+        self.view: type | None = None
+        self.place = here()
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.names.append(name)
+        self.view = owner
+
+    @property
+    def text(self) -> str:
+        """How it is reached: ``CarrierNow.delay``."""
+        return f"{self.view.__name__}.{self.names[0]}" if self.view else f"{self.op}(...)"
+
+    def definition(self) -> spec.Aggregation:
+        return spec.Aggregation(
+            name=self.names[0], op=self.op, source=self.event._definition.name, value=self.value, where=self.where,
+            windows=self.windows, bare=isinstance(self, LastN), size=self.size, default=self.default,
+        )  # fmt: skip
+
+    def column(self, window: Window, text: str) -> Expr[float]:
+        """The feature of that window, as a column."""
+        if self.view is None:
+            raise wrong(
+                f"{text} is used in the body of its own View",
+                write=f"a derived feature, in the body of the Model: View.name[{written(window)}]",
+            )
+        name = f"{snake(self.view.__name__)}:{self.definition().feature_name(window)}"
+        return Expr(spec.Column(name), "float", frozenset({Owner(self.view, "feature")}), text)
+
+
+class Windowed(Aggregation):
+    """An aggregation with windows: ``CarrierNow.delay["1h"]`` is one feature."""
+
+    def __getitem__(self, window: str | Window) -> Expr[float]:
+        """The feature of one of the windows. Raises DefinitionError for a window that ``over=`` does not name."""
+        for known in self.windows:
+            if window == known or (known.kind == "sliding" and window == known.text):
+                return self.column(known, f"{self.text}[{written(known)}]")
+        asked = written(window) if isinstance(window, Window) else repr(window).replace("'", '"')
+        raise wrong(
+            f"{self.text} has no window {asked}; it has {listed(written(known) for known in self.windows)}",
+            write=f"{self.text}[{written(self._meant(window))}], or add {asked} to its over=",
+        )
+
+    def _meant(self, window: object) -> Window:
+        by_name = {name: known for known in self.windows for name in (written(known), known.text)}
+        close = nearest(window, by_name) if isinstance(window, str) else None
+        return by_name[close] if close else self.windows[0]
+
+    def refuse(self) -> NoReturn:
+        raise wrong(
+            f"{self.text} has the windows {listed(written(known) for known in self.windows)}: which one is meant?",
+            write=f"{self.text}[{written(self.windows[0])}]",
+        )
+
+
+class LastN(Aggregation):
+    """The newest n values, newest first: one model input of n columns."""
+
+    def refuse(self) -> NoReturn:
+        raise wrong(
+            f"{self.text} is a sequence of {self.size} values: it can be a model input, not calculated with",
+            write=f"{self.text} by itself in inputs, or calculate with last(...) or mean(...)",
+        )
+
+
+def count(source: type[Event], *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = 0.0) -> Windowed:
+    """How many events."""
+    if not (isinstance(source, type) and issubclass(source, Event) and source is not Event):
+        if isinstance(source, Expr) and len(source.owners) == 1:
+            (owner,) = source.owners
+            raise wrong(
+                f"count({source.text}) counts a field; events are counted",
+                write=f"count({owner.cls.__name__}, where=~is_null({source.text}), over=...)",
+            )
+        raise wrong(f"count({source!r}) names no event class", write='count(Departure, over=("1h",))')
+    return Windowed("count", source, None, _where("count", source, where), windows(over, "count"), _default(default))
+
+
+def sum(value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = 0.0) -> Windowed:
+    """The sum, exact and rounded once."""
+    return _windowed("sum", value, over, where, default)
+
+
+def mean(value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None) -> Windowed:
+    """The arithmetic mean; undefined where no event counts, unless ``default`` says otherwise."""
+    return _windowed("mean", value, over, where, default)
+
+
+def min(value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None) -> Windowed:
+    """The smallest value."""
+    return _windowed("min", value, over, where, default)
+
+
+def max(value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None) -> Windowed:
+    """The largest value."""
+    return _windowed("max", value, over, where, default)
+
+
+def stddev(value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None) -> Windowed:
+    """The standard deviation of the population (divided by n)."""
+    return _windowed("stddev", value, over, where, default)
+
+
+def last(value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None) -> Windowed:
+    """The value of the newest event by event time."""
+    return _windowed("last", value, over, where, default)
+
+
+def last_n(value: Number, n: int, *, where: Truth | None = None, default: float | None = None) -> LastN:
+    """The values of the n newest events by event time, newest first. The View says with ``ttl=`` how long they count."""
+    event, node = _value("last_n", value)
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= limits.LAST_N:
+        raise wrong(f"last_n({value.text}, {n!r}): n is a whole number from 1 to {limits.LAST_N}", write=f"last_n({value.text}, 8)")
+    return LastN("last_n", event, node, _where("last_n", event, where), (lifetime,), _default(default), n)
+
+
+def _windowed(op: str, value: Number, over: object, where: Truth | None, default: float | None) -> Windowed:
+    event, node = _value(op, value)
+    return Windowed(op, event, node, _where(op, event, where), windows(over, op), _default(default))
+
+
+def _value(op: str, value: object) -> tuple[type[Event], spec.Expr]:
+    if isinstance(value, type) and issubclass(value, Event):
+        raise wrong(f"{op}({value.__name__}) names an event, not one of its fields", write=f"{op}({value.__name__}.{_a_number(value)}, ...)")
+    if not isinstance(value, Expr):
+        found = value.text if isinstance(value, Aggregation) else repr(value)
+        raise wrong(f"{op}({found}) does not aggregate a field of an event", write=f"{op}(Departure.delay_min, ...)")
+    event = _event(value, f"{op}({value.text})")
+    if value.type not in ("int", "float"):
+        raise wrong(
+            f"{op}({value.text}): {value.text} is a {value.type}, and {op} is of numbers",
+            write=f"count({event.__name__}, where={value.text}, over=...)" if value.type == "bool" else f"{op}({event.__name__}.{_a_number(event)}, ...)",
+        )
+    return event, value.node
+
+
+def _where(op: str, event: type[Event], where: object) -> spec.Expr | None:
+    if where is None:
+        return None
+    if not isinstance(where, Expr) or where.type != "bool":
+        found = f"{where.text}, a {where.type}" if isinstance(where, Expr) else repr(where)
+        name = where.text if isinstance(where, Expr) else f"{event.__name__}.{_a_number(event)}"
+        raise wrong(f"where= of {op}() is {found}, not a condition", write=f'where={name} == "..."' if isinstance(where, Expr) and where.type == "str" else f"where={name} > 0")
+    if _event(where, f"where={where.text}") is not event:
+        (owner,) = where.owners
+        raise wrong(
+            f"{op}() aggregates {event.__name__}, but its where= looks at {owner.cls.__name__}: {where.text}",
+            write=f"where= on fields of {event.__name__}",
+        )
+    return where.node
+
+
+def _event(expr: Expr[Any], text: str) -> type[Event]:
+    if not expr.owners:
+        raise wrong(f"{text} reads no field", write="an expression over a field: Departure.delay_min")
+    owner = next(iter(expr.owners))
+    if owner.kind != "event" or not issubclass(owner.cls, Event):
+        kind = "features" if owner.kind == "feature" else "a request's fields"
+        raise wrong(f"{text} aggregates {kind}; only events are aggregated", write="a field of an event; calculate with features in the Model")
+    return owner.cls
+
+
+def _a_number(event: type[Event]) -> str:
+    return next((field.name for field in event._definition.fields if field.type in ("int", "float")), "a_number")
+
+
+def _default(default: object) -> float | None:
+    if default is None:
+        return None
+    if isinstance(default, bool) or not isinstance(default, int | float) or not math.isfinite(default):
+        raise wrong(f"default={default!r} is no number", write="default=0.0, or no default= for undefined (the model imputes it)")
+    return float(default)

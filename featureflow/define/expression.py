@@ -1,0 +1,299 @@
+"""Expressions over an event's fields, or over features and request fields. Written with operators, kept as ``spec.Expr``.
+
+Null follows the kernel: arithmetic with null is null, a comparison with null is false, x / 0 is null.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeAlias, TypeVar, overload
+
+from featureflow.clock import to_us
+from featureflow.define import spec
+from featureflow.define.name import listed
+from featureflow.define.place import Place, here, wrong
+
+T_co = TypeVar("T_co", covariant=True)
+
+SYMBOLS = {
+    "add": "+", "sub": "-", "mul": "*", "div": "/", "neg": "-", "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
+    "and": "&", "or": "|", "not": "~",
+}
+_NUMERIC = ("int", "float")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The class whose columns an expression reads."""
+
+    cls: type
+    kind: Literal["event", "feature", "request"]
+
+
+class Expr(Generic[T_co]):
+    """A column, or a calculation on columns, of type ``T_co``."""
+
+    __slots__ = ("node", "owners", "place", "text", "type")
+
+    def __init__(self, node: spec.Expr, type: spec.FieldType, owners: frozenset[Owner], text: str) -> None:
+        self.node = node
+        self.type = type
+        self.owners = owners
+        self.text = text
+        self.place: Place = here()
+
+    def __repr__(self) -> str:
+        return self.text
+
+    # -- arithmetic
+
+    def __add__(self: Number, other: Number | float) -> Expr[float]:
+        return _arithmetic("add", self, other)
+
+    def __radd__(self: Number, other: float) -> Expr[float]:
+        return _arithmetic("add", other, self)
+
+    def __sub__(self: Number, other: Number | float) -> Expr[float]:
+        return _arithmetic("sub", self, other)
+
+    def __rsub__(self: Number, other: float) -> Expr[float]:
+        return _arithmetic("sub", other, self)
+
+    def __mul__(self: Number, other: Number | float) -> Expr[float]:
+        return _arithmetic("mul", self, other)
+
+    def __rmul__(self: Number, other: float) -> Expr[float]:
+        return _arithmetic("mul", other, self)
+
+    def __truediv__(self: Number, other: Number | float) -> Expr[float]:
+        return _arithmetic("div", self, other)
+
+    def __rtruediv__(self: Number, other: float) -> Expr[float]:
+        return _arithmetic("div", other, self)
+
+    def __neg__(self: Number) -> Expr[float]:
+        return _arithmetic("neg", self)
+
+    def __abs__(self: Number) -> Expr[float]:
+        return _arithmetic("abs", self)
+
+    # -- comparison
+
+    def __eq__(self, other: object) -> Expr[bool]:  # type: ignore[override]  # a column's == is an expression, not an answer
+        return _comparison("eq", self, other)
+
+    def __ne__(self, other: object) -> Expr[bool]:  # type: ignore[override]  # as ==
+        return _comparison("ne", self, other)
+
+    @overload
+    def __lt__(self: Number, other: Number | float) -> Expr[bool]: ...
+    @overload
+    def __lt__(self: Instant, other: Instant | datetime) -> Expr[bool]: ...
+    def __lt__(self, other: object) -> Expr[bool]:
+        return _comparison("lt", self, other)
+
+    @overload
+    def __le__(self: Number, other: Number | float) -> Expr[bool]: ...
+    @overload
+    def __le__(self: Instant, other: Instant | datetime) -> Expr[bool]: ...
+    def __le__(self, other: object) -> Expr[bool]:
+        return _comparison("le", self, other)
+
+    @overload
+    def __gt__(self: Number, other: Number | float) -> Expr[bool]: ...
+    @overload
+    def __gt__(self: Instant, other: Instant | datetime) -> Expr[bool]: ...
+    def __gt__(self, other: object) -> Expr[bool]:
+        return _comparison("gt", self, other)
+
+    @overload
+    def __ge__(self: Number, other: Number | float) -> Expr[bool]: ...
+    @overload
+    def __ge__(self: Instant, other: Instant | datetime) -> Expr[bool]: ...
+    def __ge__(self, other: object) -> Expr[bool]:
+        return _comparison("ge", self, other)
+
+    # -- logic
+
+    def __and__(self: Truth, other: Truth) -> Expr[bool]:
+        return _logic("and", self, other)
+
+    def __or__(self: Truth, other: Truth) -> Expr[bool]:
+        return _logic("or", self, other)
+
+    def __invert__(self: Truth) -> Expr[bool]:
+        return _logic("not", self)
+
+    if not TYPE_CHECKING:  # reached only by `15 & column`: the sign of forgotten parentheses
+
+        def __rand__(self, other: object) -> Expr[bool]:
+            return _logic("and", other, self)
+
+        def __ror__(self, other: object) -> Expr[bool]:
+            return _logic("or", other, self)
+
+    def __bool__(self) -> NoReturn:
+        raise wrong(
+            f"{self.text} is a column, neither true nor false here: and, or, not, in, if and chained comparisons do not work on columns",
+            write="(a > 1) & (b < 2), (a > 1) | (b < 2), ~(a > 1), with the parentheses",
+        )
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+Number: TypeAlias = "Expr[float | None]"
+Instant: TypeAlias = "Expr[datetime | None]"
+Truth: TypeAlias = "Expr[bool | None]"
+
+
+# -- functions -----------------------------------------------------------------------------------------------------------
+
+
+def abs(x: Number) -> Expr[float]:
+    """|x|."""
+    return _arithmetic("abs", x)
+
+
+def log1p(x: Number) -> Expr[float]:
+    """The natural logarithm of 1 + x; undefined for x <= -1."""
+    return _arithmetic("log1p", x)
+
+
+@overload
+def minimum(a: Number, b: Number | float) -> Expr[float]: ...
+@overload
+def minimum(a: float, b: Number) -> Expr[float]: ...
+def minimum(a: Number | float, b: Number | float) -> Expr[float]:
+    """The smaller of the two; undefined where either is."""
+    return _arithmetic("minimum", a, b)
+
+
+@overload
+def maximum(a: Number, b: Number | float) -> Expr[float]: ...
+@overload
+def maximum(a: float, b: Number) -> Expr[float]: ...
+def maximum(a: Number | float, b: Number | float) -> Expr[float]:
+    """The larger of the two; undefined where either is."""
+    return _arithmetic("maximum", a, b)
+
+
+def is_null(x: Expr[Any]) -> Expr[bool]:
+    """Whether x is null or undefined."""
+    column = operand(x)
+    if column.type == "bool" and isinstance(column.node, spec.Call):
+        raise wrong(f"{column.text} is never null: a comparison with null is false", write="is_null(column), on the column itself")
+    return _call("is_null", "bool", column)
+
+
+# -- checks --------------------------------------------------------------------------------------------------------------
+
+
+class Windowless:
+    """Something that stands for several columns and so has no arithmetic: operators on it say what to write instead."""
+
+    __hash__ = object.__hash__
+
+    def refuse(self) -> NoReturn:
+        """Raise the DefinitionError that says how to write one column."""
+        raise NotImplementedError
+
+    if not TYPE_CHECKING:  # to a type checker these operators do not exist
+
+        def _operator(self, *_: object) -> NoReturn:
+            self.refuse()
+
+        __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __neg__ = __abs__ = _operator
+        __lt__ = __le__ = __gt__ = __ge__ = __and__ = __rand__ = __or__ = __ror__ = __invert__ = _operator
+
+        def __bool__(self) -> NoReturn:
+            self.refuse()
+
+
+def operand(value: object) -> Expr[Any]:
+    """The value as an expression: itself, or a literal. Raises DefinitionError for anything else."""
+    if isinstance(value, Expr):
+        return value
+    if isinstance(value, Windowless):
+        value.refuse()
+    if isinstance(value, bool):
+        return Expr(spec.Literal(value), "bool", frozenset(), repr(value))
+    if isinstance(value, int | float):
+        if not math.isfinite(value):
+            raise wrong(f"{value} is not a number that can be compared or calculated with", write="is_null(column), or a finite number")
+        return Expr(spec.Literal(value), "int" if isinstance(value, int) else "float", frozenset(), repr(value))
+    if isinstance(value, str):
+        return Expr(spec.Literal(value), "str", frozenset(), repr(value))
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise wrong(f"{value!r} has no time zone, so it names no instant", write="datetime(..., tzinfo=UTC)")
+        return Expr(spec.Literal(to_us(value)), "datetime", frozenset(), repr(value))
+    if value is None:
+        raise wrong("None is not a value to compare or calculate with", write="is_null(column)")
+    raise wrong(f"{value!r} is neither a column nor a plain number, string, bool or datetime", write="a field, a feature or a literal")
+
+
+def _call(op: str, type: spec.FieldType, *args: Expr[Any]) -> Expr[Any]:
+    owners: frozenset[Owner] = frozenset().union(*(arg.owners for arg in args))
+    text = _text(op, args)
+    events = [owner.cls.__name__ for owner in owners if owner.kind == "event"]
+    if events and len(owners) > 1:
+        names = sorted(owner.cls.__name__ for owner in owners)
+        if len(events) == len(owners):
+            raise wrong(
+                f"{text} mixes the fields of {listed(names)}: an event is looked at alone",
+                write="fields of one event; combine two sources as features of a View",
+            )
+        raise wrong(
+            f"{text} mixes an event's fields ({listed(sorted(events))}) with features or request fields",
+            write='features only: aggregate the field in a View first, then use View.name["1h"]',
+        )
+    return Expr(spec.Call(op, tuple(arg.node for arg in args)), type, owners, text)
+
+
+def _text(op: str, args: tuple[Expr[Any], ...]) -> str:
+    parts = [f"({arg.text})" if isinstance(arg.node, spec.Call) and arg.node.op in SYMBOLS else arg.text for arg in args]
+    if op not in SYMBOLS:
+        return f"{op}({', '.join(arg.text for arg in args)})"
+    return f"{SYMBOLS[op]}{parts[0]}" if len(parts) == 1 else f"{parts[0]} {SYMBOLS[op]} {parts[1]}"
+
+
+def _arithmetic(op: str, *values: object) -> Expr[float]:
+    args = tuple(operand(value) for value in values)
+    for arg in args:
+        if arg.type not in _NUMERIC:
+            raise wrong(
+                f"{_text(op, args)} calculates with {arg.text}, which is a {arg.type}, not a number",
+                write={
+                    "bool": "count(Event, where=..., over=...), or the boolean as a model input of its own",
+                    "str": f'{arg.text} == "..."; a string can be compared, not calculated with',
+                    "datetime": f"{arg.text} < another instant; a datetime can be compared, not calculated with",
+                }[arg.type],
+            )
+    return _call(op, "float", *args)
+
+
+def _comparison(op: str, left: object, right: object) -> Expr[bool]:
+    args = (operand(left), operand(right))
+    kinds = {"number" if arg.type in _NUMERIC else arg.type for arg in args}
+    if len(kinds) > 1:
+        raise wrong(
+            f"{_text(op, args)} compares a {args[0].type} with a {args[1].type}",
+            write=f"a {args[0].type} on both sides",
+        )
+    if op not in ("eq", "ne") and kinds & {"str", "bool"}:
+        raise wrong(f"{_text(op, args)}: a {args[0].type} has no order here", write="== or !=")
+    return _call(op, "bool", *args)
+
+
+def _logic(op: str, *values: object) -> Expr[bool]:
+    args = tuple(operand(value) for value in values)
+    for arg in args:
+        if arg.type != "bool":
+            raise wrong(
+                f"{_text(op, args)}: {arg.text} is not a boolean ({SYMBOLS[op]} binds tighter than a comparison)",
+                write=f"(a > 1) {SYMBOLS[op]} (b < 2), with the parentheses" if op != "not" else "~(a > 1), with the parentheses",
+            )
+    return _call(op, "bool", *args)

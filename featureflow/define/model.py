@@ -1,0 +1,173 @@
+"""A model: which features and request fields go in, how fast, how exact. Derived features stand in its body."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from featureflow.define import spec
+from featureflow.define.aggregation import LastN
+from featureflow.define.expression import Expr, Number, Windowless
+from featureflow.define.name import check_attribute_name, check_class_name
+from featureflow.define.place import Place, here, wrong
+from featureflow.define.window import duration, lifetime
+
+DRIFT = 0.1                              # the largest drift that a definition may allow
+DEADLINE_US = 60_000_000
+
+InputExpr: TypeAlias = "Number | LastN"
+
+
+class Model:
+    """Base of models.
+
+        class Late(Model, deadline="20ms", drift=0.03):
+            trend = CarrierNow.delay["1h"] - CarrierNow.delay["6h"]
+            inputs = (trend, OriginNow.worst["3h"], Ask.hour)
+            defaults = {trend: 0.0}
+
+    - ``inputs``: derived features of this body, features and request fields, in the order in which the model takes them.
+    - ``defaults``: what to put where an input is undefined; one without default is left to the model's impute transform.
+    - ``deadline``: how long an answer may take.
+    - ``drift``: how far a quantized variant's score may be from FP32, at most 0.1.
+    - ``when_missing``: state lost or unreachable: answer with defaults and say so, or refuse (503).
+    """
+
+    _definition: ClassVar[spec.Model]
+    _place: ClassVar[Place]
+    inputs: ClassVar[tuple[InputExpr, ...]]
+    defaults: ClassVar[Mapping[InputExpr, float]]
+
+    def __init_subclass__(cls, *, deadline: str, drift: float, when_missing: Literal["default", "refuse"] = "default") -> None:
+        super().__init_subclass__()
+        at = cls._place = here()
+        name = check_class_name(cls, "model", at)
+        if cls.__bases__ != (Model,):
+            raise wrong(f"the model {cls.__name__} is built on another class", write=f"class {cls.__name__}(Model, deadline=...)", at=at)
+        deadline_us = duration(deadline, f"deadline= of {cls.__name__}", at)
+        if not 0 < deadline_us <= DEADLINE_US:
+            raise wrong(f"deadline={deadline!r} of {cls.__name__} is not between 1ms and 60s", write='deadline="20ms"', at=at)
+        if isinstance(drift, bool) or not isinstance(drift, int | float) or not 0 <= drift <= DRIFT:
+            raise wrong(f"drift={drift!r} of {cls.__name__} is not between 0 and {DRIFT}", write="drift=0.03", at=at)
+        if when_missing not in ("default", "refuse"):
+            raise wrong(f"when_missing={when_missing!r} is unknown", write='when_missing="default" or when_missing="refuse"', at=at)
+        cls._definition = spec.Model(
+            name=name, inputs=_inputs(cls, at), deadline_us=deadline_us, drift=float(drift), when_missing=when_missing
+        )
+
+
+def _inputs(cls: type[Model], at: Place) -> tuple[spec.Input, ...]:
+    derived = _derived(cls, at)
+    written = vars(cls).get("inputs")
+    if not isinstance(written, tuple) or not written:
+        found = "has no inputs" if written is None else f"has inputs = {written!r}, not a tuple of them"
+        raise wrong(f"{cls.__name__} {found}", write='inputs = (CarrierNow.delay["1h"], Ask.hour)', at=at.within("inputs"))
+    inputs: dict[str, spec.Input] = {}
+    for value in written:
+        one = _input(cls, value, derived, at)
+        place = value.place if isinstance(value, Expr) and id(value) not in derived else at.within("inputs")
+        if one.name in inputs:
+            same = inputs[one.name].expr == one.expr
+            raise wrong(
+                f"{cls.__name__} has two inputs named {one.name}" + (": the same one twice" if same else ""),
+                write="it once" if same else f"other_{one.name.rpartition(':')[2]} = ... in the body, and that name in inputs",
+                at=place,
+            )
+        inputs[one.name] = one
+    return tuple(_with_defaults(cls, inputs, at).values())
+
+
+def _derived(cls: type[Model], at: Place) -> dict[int, str]:
+    """id of a derived feature's expression -> its name."""
+    names: dict[int, str] = {}
+    for name, value in vars(cls).items():
+        if name.startswith("__") or name in ("_place", "inputs", "defaults"):
+            continue
+        if isinstance(value, Windowless) and not isinstance(value, LastN):
+            value.refuse()
+        if not isinstance(value, Expr):
+            raise wrong(
+                f"{cls.__name__}.{name} is {value!r}; a Model's body holds derived features, inputs and defaults",
+                write=f'{name} = CarrierNow.delay["1h"] - CarrierNow.delay["6h"]',
+                at=at.within(name),
+            )
+        check_attribute_name(name, f"a derived feature of {cls.__name__}", at)
+        _check_scope(value, f"{cls.__name__}.{name}", at.within(name))
+        names.setdefault(id(value), name)
+    return names
+
+
+def _input(cls: type[Model], value: object, derived: dict[int, str], at: Place) -> spec.Input:
+    if isinstance(value, LastN):
+        feature = value.column(lifetime, value.text)
+        assert isinstance(feature.node, spec.Column)
+        return spec.Input(name=feature.node.name, expr=feature.node, size=value.size)
+    if isinstance(value, Windowless):
+        value.refuse()
+    if not isinstance(value, Expr):
+        raise wrong(
+            f"{cls.__name__} has the input {value!r}, which is no feature, request field or derived feature",
+            write='CarrierNow.delay["1h"], without quotes round it' if isinstance(value, str) else 'CarrierNow.delay["1h"]',
+            at=at.within("inputs"),
+        )
+    if value.type in ("str", "datetime"):
+        raise wrong(
+            f"the input {value.text} of {cls.__name__} is a {value.type}; a model takes numbers",
+            write=f'is_it = {value.text} == "..."   (a derived feature), or send a number' if value.type == "str" else "a number",
+            at=value.place,
+        )
+    _check_scope(value, f"the input {value.text} of {cls.__name__}", value.place)
+    if id(value) in derived:
+        return spec.Input(name=derived[id(value)], expr=value.node)
+    if not isinstance(value.node, spec.Column):
+        raise wrong(
+            f"the input {value.text} of {cls.__name__} has no name",
+            write=f"a_name = {value.text}   (in the body), and a_name in inputs",
+            at=value.place,
+        )
+    owner = next(iter(value.owners))
+    name = value.node.name.partition(":")[2] if owner.kind == "request" else value.node.name
+    return spec.Input(name=name, expr=value.node)
+
+
+def _check_scope(value: Expr[Any], what: str, at: Place) -> None:
+    for owner in value.owners:
+        if owner.kind == "event":
+            raise wrong(
+                f"{what} reads a field of the event {owner.cls.__name__}, and a score has no one event to read it from",
+                write=f"a feature: last({value.text}, over=...) in a View, then View.name[...]",
+                at=at,
+            )
+    if not value.owners:
+        raise wrong(f"{what} reads no feature and no request field", write='CarrierNow.delay["1h"]', at=at)
+
+
+def _with_defaults(cls: type[Model], inputs: dict[str, spec.Input], at: Place) -> dict[str, spec.Input]:
+    defaults = vars(cls).get("defaults", {})
+    at = at.within("defaults")
+    if not isinstance(defaults, dict):
+        raise wrong(f"defaults of {cls.__name__} is {defaults!r}, not a dict", write='defaults = {CarrierNow.delay["1h"]: 0.0}', at=at)
+    found = dict(inputs)
+    for key, default in defaults.items():
+        if isinstance(key, LastN):
+            node: spec.Expr | None = key.column(lifetime, key.text).node
+        elif isinstance(key, Windowless):
+            key.refuse()
+        else:
+            node = key.node if isinstance(key, Expr) else None
+        text = getattr(key, "text", repr(key))
+        name = next((one.name for one in inputs.values() if one.expr == node), None)
+        place = key.place if isinstance(key, Expr) and isinstance(key.node, spec.Column) else at
+        if name is None:
+            raise wrong(f"defaults of {cls.__name__} names {text}, which is not one of its inputs", write="an input, as in inputs", at=place)
+        if isinstance(default, bool) or not isinstance(default, int | float) or not math.isfinite(default):
+            raise wrong(
+                f"the default of {text} is {default!r}, not a number",
+                write=f"{text}: 0.0, or leave it out: the model's impute transform fills what is undefined",
+                at=place,
+            )
+        if found[name].default is not None:
+            raise wrong(f"defaults of {cls.__name__} names {text} twice", write="it once", at=place)
+        found[name] = spec.Input(name=name, expr=found[name].expr, size=found[name].size, default=float(default))
+    return found

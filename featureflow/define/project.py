@@ -1,0 +1,149 @@
+"""Loading one definitions file: import it, collect what it defines in order, check what only the whole can show."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import linecache
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from featureflow.define import spec
+from featureflow.define.entity import Entity
+from featureflow.define.event import Event
+from featureflow.define.explain import explain
+from featureflow.define.model import Model
+from featureflow.define.name import snake
+from featureflow.define.place import Place, assigned, wrong
+from featureflow.define.request import Request
+from featureflow.define.view import View
+from featureflow.errors import DefinitionError
+
+_BASES: tuple[type[Any], ...] = (Entity, Event, View, Request, Model)
+
+
+def load(path: str | Path) -> spec.Project:
+    """What the definitions file at ``path`` says, with the version of each view.
+
+    1. parse the file, and refuse a name that is given twice;
+    2. import it under a private module name (each class checks itself as it is made);
+    3. collect its classes, in the order in which they stand there;
+    4. check names, topics and references across classes;
+    5. give each view its version.
+
+    Raises DefinitionError with file and line for everything that is wrong with it.
+    """
+    file = str(path)
+    tree = _parse(file)                                                                 # 1
+    module = _import(file, tree)                                                        # 2
+    classes = _classes(module)                                                          # 3
+    _check(classes, file)                                                               # 4
+    sources = [c._definition for c in classes if issubclass(c, Event)]
+    by_name = {source.name: source for source in sources}
+    return spec.Project(
+        entities=tuple(c._definition for c in classes if issubclass(c, Entity)),
+        sources=tuple(sources),
+        views=tuple(spec.with_version(c._definition, by_name) for c in classes if issubclass(c, View)),  # 5
+        requests=tuple(c._definition for c in classes if issubclass(c, Request)),
+        models=tuple(c._definition for c in classes if issubclass(c, Model)),
+    )
+
+
+def _parse(file: str) -> ast.Module:
+    try:
+        tree = ast.parse(Path(file).read_bytes(), file)
+    except OSError as error:
+        raise DefinitionError(
+            f"the definitions file cannot be read: {error.strerror or error}", write="featureflow init, or the path of your file", file=file, line=1
+        ) from None
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None) or 1
+        raise DefinitionError(f"Python cannot read it: {getattr(error, 'msg', error)}", write="valid Python", file=file, line=line) from None
+    _refuse_repeated(tree.body, file, "the file")
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            _refuse_repeated(node.body, file, f"class {node.name}")
+    return tree
+
+
+def _refuse_repeated(body: Iterable[ast.stmt], file: str, where: str) -> None:
+    """Python would keep the last of two and say nothing."""
+    first: dict[str, int] = {}
+    for statement in body:
+        for name in assigned(statement):
+            if name in first and (where != "the file" or isinstance(statement, ast.ClassDef)):
+                raise DefinitionError(
+                    f"{name} is defined twice in {where}, first on line {first[name]}",
+                    write="another name for one of them",
+                    file=file,
+                    line=statement.lineno,
+                )
+            first[name] = statement.lineno
+
+
+def _import(file: str, tree: ast.Module) -> ModuleType:
+    name = f"_featureflow_definitions_{hashlib.sha256(file.encode()).hexdigest()[:12]}"
+    module = ModuleType(name)
+    module.__file__ = file
+    linecache.checkcache(file)
+    sys.modules[name] = module           # typing resolves annotations through it
+    try:
+        exec(compile(tree, file, "exec", dont_inherit=True), vars(module))  # noqa: S102  # the user's own file, as import would
+    except DefinitionError:
+        raise
+    except Exception as error:
+        raise explain(error, file, module, tree) from error
+    finally:
+        del sys.modules[name]
+    return module
+
+
+def _classes(module: ModuleType) -> list[Any]:
+    found: dict[int, Any] = {}           # by identity: an alias is not a second class
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, _BASES) and value not in _BASES:
+            found.setdefault(id(value), value)
+    return list(found.values())
+
+
+def _check(classes: list[Any], file: str) -> None:
+    if not any(issubclass(c, View) for c in classes):
+        raise DefinitionError(
+            "the file defines no feature view", write="class CarrierNow(View, of=Carrier): ...", file=file, line=1
+        )
+    for kinds in ((Entity,), (Event,), (View, Request), (Model,)):   # a column is view:feature or request:field
+        _refuse_same(((c._definition.name, c) for c in classes if issubclass(c, kinds)), "are both called {} in references")
+    _refuse_same(((c._definition.topic, c) for c in classes if issubclass(c, Event)), "both read the topic {}")
+    join_keys: dict[str, Any] = {}
+    for view in (c for c in classes if issubclass(c, View)):
+        other = join_keys.setdefault(view._definition.join_key, view)
+        if other._of is not view._of:
+            raise wrong(
+                f"a request would name the ids of {view.__name__} ({view._of.__name__}) and of {other.__name__} ({other._of.__name__}) "
+                f"both {view._definition.join_key!r}",
+                write="another name for the key field of one of them",
+                at=view._place,
+            )
+        for used in (view._of, *(aggregation.event for aggregation in view._aggregations.values())):
+            if used not in classes:
+                raise wrong(
+                    f"{view.__name__} uses {used.__name__}, which is not a name of this file",
+                    write=f"class {used.__name__} in this file, or from ... import {used.__name__}",
+                    at=view._place,
+                )
+
+
+def _refuse_same(named: Iterable[tuple[str, Any]], how: str) -> None:
+    first: dict[str, Any] = {}
+    for name, cls in named:
+        other = first.setdefault(name, cls)
+        if other is not cls:
+            topic = "topic" in how
+            raise wrong(
+                f"{other.__name__} and {cls.__name__} {how.format(repr(name))}",
+                write=f'topic="{snake(cls.__name__)}s", or one event for both' if topic else "another name for one of them",
+                at=Place(cls._place.file, cls._place.line),
+            )

@@ -1,0 +1,179 @@
+"""A feature view: aggregations of one entity."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, ClassVar, Final
+
+from featureflow import limits
+from featureflow.define import spec
+from featureflow.define.aggregation import Aggregation, Windowed
+from featureflow.define.entity import Entity
+from featureflow.define.event import Event
+from featureflow.define.expression import Expr
+from featureflow.define.name import check_attribute_name, check_class_name, listed
+from featureflow.define.place import Place, here, wrong
+from featureflow.define.window import duration
+
+
+class Unset(Enum):
+    """Tells ``ttl=None`` (never) from no ``ttl=`` at all."""
+
+    UNSET = "unset"
+
+
+UNSET: Final = Unset.UNSET
+
+
+class View:
+    """Base of feature views.
+
+        class OriginNow(View, of=Airport, role=Departure.origin):
+            worst = max(Departure.delay_min, over=("3h",))
+
+    - ``of``: the entity.
+    - ``role``: which field holds its id, where an event has several of that entity; a tuple, one field per event.
+    - ``ttl``: how long after its event a lifetime or last_n value counts; required for them, None is for ever.
+    """
+
+    _definition: ClassVar[spec.View]
+    _place: ClassVar[Place]
+    _aggregations: ClassVar[dict[str, Aggregation]]
+    _of: ClassVar[type[Entity[Any]]]
+
+    def __init_subclass__(
+        cls,
+        *,
+        of: type[Entity[Any]],
+        role: Expr[str | int | None] | tuple[Expr[str | int | None], ...] | None = None,
+        ttl: str | None | Unset = UNSET,
+    ) -> None:
+        super().__init_subclass__()
+        at = cls._place = here()
+        name = check_class_name(cls, "view", at)
+        if cls.__bases__ != (View,):
+            raise wrong(f"the view {cls.__name__} is built on another class", write=f"class {cls.__name__}(View, of=...)", at=at)
+        if not (isinstance(of, type) and issubclass(of, Entity) and hasattr(of, "_definition")):
+            raise wrong(f"of={of!r} of {cls.__name__} is no entity", write=f"class {cls.__name__}(View, of=Carrier)", at=at)
+        cls._of = of
+        cls._aggregations = _aggregations(cls, at)
+        roles = _roles(cls, of, role, at)
+        keys: dict[str, str] = {}
+        for aggregation in cls._aggregations.values():
+            event = aggregation.event
+            keys.setdefault(event._definition.name, _key(cls, of, event, roles, aggregation.place))
+        for event in roles:
+            if event._definition.name not in keys:
+                raise wrong(f"role= names {event.__name__}, which {cls.__name__} does not aggregate", write="role= without it", at=at)
+        cls._definition = spec.View(
+            name=name,
+            entity=of._definition.name,
+            join_key=next(iter(roles.values()), of._definition.name),
+            keys=keys,
+            aggregations=tuple(aggregation.definition() for aggregation in cls._aggregations.values()),
+            ttl_us=_ttl(cls, ttl, at),
+        )
+        _check_features(cls, at)
+
+
+def _aggregations(cls: type[View], at: Place) -> dict[str, Aggregation]:
+    found: dict[str, Aggregation] = {}
+    for name, value in vars(cls).items():
+        if name.startswith("__") or (name.startswith("_") and name in ("_place", "_of")):
+            continue
+        if not isinstance(value, Aggregation):
+            expression = isinstance(value, Expr)
+            raise wrong(
+                f"{cls.__name__}.{name} is {value.text if expression else repr(value)}; a View's body holds aggregations only",
+                write="the derived feature in the Model's body" if expression else f'{name} = mean(Departure.delay_min, over=("1h",))',
+                at=at.within(name),
+            )
+        check_attribute_name(name, f"an aggregation of {cls.__name__}", at)
+        if len(value.names) > 1:
+            raise wrong(
+                f"one aggregation has the names {listed(value.names)}", write=f"one of them; for two, write {value.op}(...) twice", at=value.place
+            )
+        found[name] = value
+    if not found:
+        raise wrong(f"{cls.__name__} has no aggregations", write='flights = count(Departure, over=("1h",))   (in its body)', at=at)
+    return found
+
+
+def _roles(cls: type[View], of: type[Entity[Any]], role: object, at: Place) -> dict[type[Event], str]:
+    """Event class -> the field that holds this view's id there, as far as ``role=`` says."""
+    roles: dict[type[Event], str] = {}
+    for one in () if role is None else role if isinstance(role, tuple) else (role,):
+        owner = next(iter(one.owners), None) if isinstance(one, Expr) and isinstance(one.node, spec.Column) else None
+        if owner is None or not issubclass(owner.cls, Event) or not isinstance(one.node, spec.Column):
+            raise wrong(f"role={one!r} of {cls.__name__} is no field of an event", write="role=Departure.origin", at=at)
+        field = owner.cls._definition.by_name[one.node.name]
+        if field.entity != of._definition.name:
+            able = [f"{owner.cls.__name__}.{f.name}" for f in owner.cls._definition.fields if f.entity == of._definition.name]
+            raise wrong(
+                f"role={one.text} of {cls.__name__} is not a key of {of.__name__}",
+                write=f"role={able[0]}" if able else f"{field.name}: Field[{of._definition.type}] = key({of.__name__})   (in {owner.cls.__name__})",
+                at=at,
+            )
+        if owner.cls in roles:
+            raise wrong(f"role= of {cls.__name__} names two fields of {owner.cls.__name__}", write="one field per event", at=at)
+        roles[owner.cls] = field.name
+    return roles
+
+
+def _key(cls: type[View], of: type[Entity[Any]], event: type[Event], roles: dict[type[Event], str], at: Place) -> str:
+    if event in roles:
+        return roles[event]
+    able = [field.name for field in event._definition.fields if field.entity == of._definition.name]
+    if not able:
+        raise wrong(
+            f"{cls.__name__} is of {of.__name__}, but {event.__name__} has no key of {of.__name__}",
+            write=f"{of._definition.name}: Field[{of._definition.type}] = key({of.__name__})   (in {event.__name__})",
+            at=at,
+        )
+    if len(able) > 1:
+        raise wrong(
+            f"{event.__name__} has {len(able)} keys of {of.__name__} ({listed(able)}): which one is {cls.__name__} about?",
+            write=f"class {cls.__name__}(View, of={of.__name__}, role={event.__name__}.{able[0]})",
+            at=cls._place,
+        )
+    return able[0]
+
+
+def _ttl(cls: type[View], ttl: object, at: Place) -> int | None:
+    lasting = [a for a in cls._aggregations.values() if any(window.kind == "lifetime" for window in a.windows)]
+    if not lasting:
+        if ttl is not UNSET:
+            raise wrong(
+                f"ttl= of {cls.__name__} has no effect: it is for lifetime windows and last_n, and there are none",
+                write=f"class {cls.__name__}(View, of={cls._of.__name__}) without ttl=",
+                at=at,
+            )
+        return None
+    if ttl is UNSET:
+        what = "has a lifetime window" if isinstance(lasting[0], Windowed) else "is a last_n"
+        raise wrong(
+            f"{lasting[0].text} {what}, so {cls.__name__} must say how long after its event a value counts",
+            write=f'class {cls.__name__}(View, of={cls._of.__name__}, ttl="30d"); ttl=None is for ever',
+            at=at,
+        )
+    if ttl is None:
+        return None
+    us = duration(ttl, f"ttl= of {cls.__name__}", at)
+    if us < 1_000_000:
+        raise wrong(f"ttl={ttl!r} of {cls.__name__} is shorter than a second", write='ttl="30d"', at=at)
+    return us
+
+
+def _check_features(cls: type[View], at: Place) -> None:
+    names: dict[str, Aggregation] = {}
+    for feature in cls._definition.features:
+        aggregation = cls._aggregations[feature.aggregation.name]
+        if feature.name in names:
+            raise wrong(
+                f"{aggregation.text} and {names[feature.name].text} both make the feature {feature.reference}",
+                write="another name for one of them",
+                at=aggregation.place,
+            )
+        names[feature.name] = aggregation
+    if len(names) > limits.FEATURES_PER_VIEW:
+        raise wrong(f"{cls.__name__} has {len(names)} features; the limit is {limits.FEATURES_PER_VIEW}", write="two views", at=at)
