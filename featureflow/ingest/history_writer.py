@@ -1,0 +1,247 @@
+"""Events -> history: a consumer of its own, so that a slow or absent database never delays the online features.
+
+Where to read on from is what the history database says, never what the log's group says: a transaction holds the rows and
+the offset after them, so each (partition, offset) is there once, whatever dies when.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import structlog
+
+from featureflow import limits
+from featureflow.clock import Clock
+from featureflow.define.spec import Project, Source
+from featureflow.define.system import SYSTEM_SOURCES
+from featureflow.errors import LogError, OffsetConflictError, OffsetOutOfRangeError, UnavailableError
+from featureflow.ingest.history_metrics import HistoryMetrics
+from featureflow.kernel.decode import Decoder
+from featureflow.store.history.protocol import HistoryStore
+from featureflow.store.log.protocol import Assignment, Batch, Consumer, Log, Partition
+
+GROUP = "featureflow-history"
+POLL_S = 0.5
+BACKOFF_S = (0.1, 10.0)                    # first and longest wait after an error; doubled in between
+LAG_EVERY_US = 5_000_000
+
+
+@dataclass(frozen=True)
+class HistoryStatus:
+    """``ready``: every owned partition is being written. ``error``: what is in the way otherwise."""
+
+    ready: bool
+    offsets: dict[Partition, int]
+    rows: int
+    skipped: int
+    error: str
+
+
+class HistoryWriter:
+    """Writes the project's sources, and the system's own two, until told to stop. One thread."""
+
+    def __init__(
+        self,
+        log: Log,
+        history: HistoryStore,
+        project: Project,
+        clock: Clock,
+        metrics: HistoryMetrics,
+        *,
+        group: str = GROUP,
+        member: str | None = None,
+    ) -> None:
+        self._log, self._history, self._clock, self._metrics = log, history, clock, metrics
+        self._group, self._member = group, member
+        self._sources: dict[str, Source] = {source.name: source for source in (*project.sources, *SYSTEM_SOURCES)}
+        self._decoders = {name: Decoder(source) for name, source in self._sources.items()}
+        self._consumer: Consumer | None = None
+        self._next: dict[Partition, int] = {}      # owned, and read on from here
+        self._adrift: set[Partition] = set()       # owned, paused, and to be placed where history stands
+        self._rows = self._skipped = 0
+        self._error = "not started"
+        self._lag_due_us = 0
+        self._logger = structlog.get_logger("featureflow.history")
+
+    def status(self) -> HistoryStatus:
+        return HistoryStatus(not self._error and not self._adrift, dict(self._next), self._rows, self._skipped, self._error)
+
+    def run(self, stop: threading.Event) -> None:
+        """Step until ``stop`` is set; then leave the group. What a step has in hand is always finished.
+
+        An unavailable log or database is waited for, however long. Raises LogError, HistoryError and others that waiting does
+        not cure, and UnavailableError where the log cannot be reached at the very start.
+        """
+        self.open()
+        wait_s, longest_s = BACKOFF_S
+        try:
+            while not stop.is_set():
+                try:
+                    self.step()
+                    wait_s = BACKOFF_S[0]
+                except UnavailableError as error:
+                    self._logger.warning("history_waits", error=str(error), retry_s=wait_s)
+                    stop.wait(wait_s)
+                    wait_s = min(2 * wait_s, longest_s)
+        finally:
+            self.close()
+
+    def open(self) -> None:
+        """Join the group."""
+        if self._consumer is None:
+            topics = {name: source.topic for name, source in self._sources.items()}
+            self._consumer = self._log.consumer(self._group, topics, member=self._member)
+            self._error = ""
+
+    def close(self) -> None:
+        """Leave the group."""
+        if self._consumer is not None:
+            self._consumer.close()
+        self._consumer, self._error = None, "stopped"
+        self._next.clear()
+        self._adrift.clear()
+
+    def step(self, *, timeout_s: float = POLL_S) -> int:
+        """Rows written by one round.
+
+        1. place partitions that are adrift where history stands
+        2. poll
+        3. decode and append, batch by batch
+        4. tell the log how far we are (advisory)
+
+        After an error what was in hand is dropped and its partitions are adrift: they are read again from where history stands,
+        which also settles a COMMIT of unknown outcome. Raises UnavailableError when the log or the database is.
+        """
+        assert self._consumer is not None, "open() first"
+        try:
+            written = self._step(self._consumer, timeout_s)
+        except UnavailableError as error:
+            self._metrics.up.set(0)
+            self._metrics.failures.labels(type(error).__name__).inc()
+            self._error = str(error)
+            raise
+        self._metrics.up.set(1)
+        self._error = ""
+        return written
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _step(self, consumer: Consumer, timeout_s: float) -> int:
+        # 1
+        away: UnavailableError | None = None
+        try:
+            self._place(consumer)
+        except UnavailableError as error:
+            away, timeout_s = error, 0.0           # poll all the same: a member that does not is thrown out of the group
+        # 2
+        polled = consumer.poll(timeout_s=timeout_s, max_records=limits.POLL_RECORDS, max_bytes=limits.POLL_BYTES)
+        self._assign(polled.assignment)
+        # 3
+        written = 0
+        batches = [batch for batch in polled.batches if Partition(batch.source, batch.partition) in self._next]
+        for index, batch in enumerate(batches):
+            try:
+                written += self._append(batch)
+            except OffsetConflictError as error:
+                self._metrics.conflicts.labels(batch.source).inc()
+                self._logger.warning("history_offset_moved", source=batch.source, partition=batch.partition, error=str(error))
+                self._set_adrift(consumer, [batch])
+            except UnavailableError:
+                self._set_adrift(consumer, batches[index:])
+                raise
+        # 4
+        if written:
+            consumer.commit_advisory(dict(self._next))
+        self._measure_lag()
+        if away is not None:
+            raise away
+        return written
+
+    def _place(self, consumer: Consumer) -> None:
+        """Read on from where history stands; from the log's beginning where history has never seen the partition."""
+        for name in sorted({partition.source for partition in self._adrift}):
+            source = self._sources[name]
+            topic = self._log.topic(source.topic)
+            for row in self._history.query("topic", {"source": name}):
+                if row["topic"] == source.topic and row["topic_id"] != topic.topic_id:
+                    raise LogError(
+                        f"topic {source.topic!r} was deleted and created again (id {topic.topic_id}, was {row['topic_id']}): its offsets name "
+                        f"other events now than those in history. Give event {name!r} a topic with a new name"
+                    )
+            offsets = self._history.offsets(name)
+            for partition in sorted((p for p in self._adrift if p.source == name), key=lambda p: p.partition):
+                beginning, end = topic.beginning[partition.partition], topic.end[partition.partition]
+                offset = offsets.get(partition.partition)
+                if offset is None:
+                    self._history.create_offsets(name, {partition.partition: beginning})
+                    offset = self._history.offsets(name)[partition.partition]
+                if offset < beginning:
+                    raise OffsetOutOfRangeError(
+                        f"history of {name}/{partition.partition} stands at {offset}, but the log begins at {beginning}: "
+                        f"{beginning - offset} events were deleted before history had them. Lengthen the retention of {source.topic!r}"
+                    )
+                if offset > end:
+                    raise LogError(
+                        f"history of {name}/{partition.partition} stands at {offset}, but the log ends at {end}: topic {source.topic!r} was truncated"
+                    )
+                consumer.seek(partition, offset)
+                consumer.resume(partition)
+                self._adrift.discard(partition)
+                self._moved(partition, offset)
+
+    def _assign(self, assignment: Assignment) -> None:
+        for partition in (*assignment.revoked, *assignment.lost):
+            self._next.pop(partition, None)
+            self._adrift.discard(partition)
+        for partition in assignment.assigned:
+            self._next.pop(partition, None)
+            self._adrift.add(partition)            # the log keeps it paused until its first seek
+
+    def _set_adrift(self, consumer: Consumer, batches: Iterable[Batch]) -> None:
+        for partition in {Partition(batch.source, batch.partition) for batch in batches}:
+            if self._next.pop(partition, None) is not None:
+                consumer.pause(partition)
+                self._adrift.add(partition)
+
+    def _append(self, batch: Batch) -> int:
+        partition = Partition(batch.source, batch.partition)
+        offset = self._next.get(partition)
+        if offset is None or batch.next <= offset:
+            return 0
+        if batch.first != offset:
+            raise OffsetConflictError(f"{batch.source}/{batch.partition} was read from {batch.first} while history stands at {offset}")
+        events = self._decoders[batch.source].decode(
+            batch.values,
+            batch.keys,
+            partition=batch.partition,
+            offsets=batch.offsets,
+            timestamps_us=batch.timestamps_us,
+            append_time=batch.timestamp_kind == "append",
+        ).events
+        began_us = self._clock.now_us()
+        self._history.append(self._sources[batch.source], batch.partition, events, offset, batch.next)
+        self._metrics.append_seconds.observe((self._clock.now_us() - began_us) / 1e6)
+        skipped = len(batch) - len(events)
+        self._rows += len(events)
+        self._skipped += skipped
+        self._metrics.rows.labels(batch.source).inc(len(events))
+        self._metrics.skipped.labels(batch.source).inc(skipped)
+        self._moved(partition, batch.next)
+        return len(events)
+
+    def _moved(self, partition: Partition, offset: int) -> None:
+        self._next[partition] = offset
+        self._metrics.next_offset.labels(partition.source, str(partition.partition)).set(offset)
+
+    def _measure_lag(self) -> None:
+        now_us = self._clock.now_us()
+        if now_us < self._lag_due_us:
+            return
+        self._lag_due_us = now_us + LAG_EVERY_US
+        for name in {partition.source for partition in self._next}:
+            end = self._log.topic(self._sources[name].topic).end
+            for partition, offset in self._next.items():
+                if partition.source == name:
+                    self._metrics.lag.labels(name, str(partition.partition)).set(max(0, end.get(partition.partition, offset) - offset))
