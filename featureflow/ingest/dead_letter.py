@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from featureflow import limits
 from featureflow.clock import Clock
 from featureflow.define.system import DEAD_LETTERS
-from featureflow.kernel.decode import encode
+from featureflow.kernel.decode import Encoder
 from featureflow.store.log.protocol import Batch, Log, Record
 
 DETAIL_BYTES = 4_096
@@ -40,9 +40,9 @@ class DeadLetter:
         place = f"{self.source}/{self.partition}/{self.offset}"
         return place if self.view is None else f"{place}/{self.view}"
 
-    def record(self, noticed_at_us: int) -> Record:
-        """The letter as a record of the ``DEAD_LETTERS`` source; of its value only the first bytes are kept."""
-        values = {
+    def values(self, noticed_at_us: int) -> dict[str, object]:
+        """The letter as an event of the ``DEAD_LETTERS`` source; of its value only the first bytes are kept."""
+        return {
             "noticed_at": noticed_at_us,
             "position": self.position,
             "source": self.source,
@@ -53,7 +53,6 @@ class DeadLetter:
             "detail": self.detail.encode(errors="replace")[:DETAIL_BYTES].decode(errors="ignore"),
             "value": b64encode((self.value or b"")[: limits.DEAD_LETTER_VALUE_BYTES]).decode(),
         }
-        return Record(value=encode(DEAD_LETTERS, values), key=self.position.encode())
 
 
 def letters(batch: Batch, places: Iterable[int], reason: str, detail: str, view: str | None = None) -> list[DeadLetter]:
@@ -67,4 +66,8 @@ def append(log: Log, dead: Sequence[DeadLetter], clock: Clock) -> None:
     """Append the letters durably. Raises what ``Log.append`` raises: then nothing may be committed past them."""
     if dead:
         now_us = clock.now_us()
-        log.append(DEAD_LETTERS.topic, [letter.record(now_us) for letter in dead])
+        encode = Encoder(DEAD_LETTERS).encode
+        log.append(
+            DEAD_LETTERS.topic,
+            [Record(value=encode(letter.values(now_us)), key=letter.position.encode()) for letter in dead],
+        )

@@ -12,6 +12,7 @@ field, for a precise reason.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from numpy.typing import NDArray
 
 from featureflow import limits
-from featureflow.clock import from_us, to_us
+from featureflow.clock import to_us
 from featureflow.define.spec import Field, Source
 from featureflow.kernel.events import Events
 
@@ -219,33 +220,35 @@ class Decoder:
         return found
 
 
-def encode(source: Source, values: Mapping[str, Any]) -> bytes:
-    """One event as a record's value: JSON, datetimes in RFC 3339 UTC. Absent nullable fields are left out.
+class Encoder:
+    """Writes the records of one source, and refuses what its ``Decoder`` would refuse."""
 
-    Raises ValueError for what ``Decoder`` would refuse, with the refusal's text, and for a field that the source does not have.
-    """
-    unknown = [name for name in values if name not in source.by_name]
-    if unknown:
-        raise ValueError(f"event {source.name!r} has no field {unknown[0]!r}; its fields are {', '.join(source.by_name)}")
-    out: dict[str, Any] = {}
-    for name, value in values.items():
-        field = source.by_name[name]
-        if isinstance(value, datetime):
-            out[name] = _rfc3339(field, to_us(value)) if value.tzinfo is not None else value.isoformat()
-        elif value is not None:
-            out[name] = value.item() if isinstance(value, np.generic) else value
-            if isinstance(out[name], float) and not np.isfinite(out[name]):
-                raise ValueError(f"event {source.name!r}: field {name!r} is {value}; NaN and infinities cannot be aggregated, use None")
-        elif not field.nullable:
-            out[name] = None
-    try:
-        data = msgspec.json.encode(out)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"event {source.name!r}: {error}") from None
-    refused = Decoder(source).decode([data]).refused
-    if refused:
-        raise ValueError(f"event {source.name!r} would be refused as {refused[0].reason}: {refused[0].detail}")
-    return data
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._decoder = Decoder(source, columns=())
+
+    def encode(self, values: Mapping[str, Any]) -> bytes:
+        """One event as a record's value: JSON, datetimes in RFC 3339 UTC (integers are taken for microseconds).
+
+        Raises ValueError with the refusal's text, and for a field that the source does not have.
+        """
+        name = self.source.name
+        unknown = [field for field in values if field not in self.source.by_name]
+        if unknown:
+            raise ValueError(f"event {name!r} has no field {unknown[0]!r}; its fields are {', '.join(self.source.by_name)}")
+        plain = {field: _plain_value(self.source.by_name[field], value) for field, value in values.items()}
+        try:
+            data = msgspec.json.encode(plain)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"event {name!r} is not JSON: {error}") from None
+        for refusal in self._decoder.decode([data]).refused:
+            raise ValueError(f"event {name!r} would be refused as {refusal.reason}: {refusal.detail}")
+        return data
+
+
+def encode(source: Source, values: Mapping[str, Any]) -> bytes:
+    """``Encoder(source).encode(values)``, for one event; keep an ``Encoder`` for many."""
+    return Encoder(source).encode(values)
 
 
 def key_of(source: Source, values: Mapping[str, Any]) -> bytes | None:
@@ -354,7 +357,9 @@ def _column(field: Field, values: list[Any]) -> NDArray[Any]:
         strings[:] = values
         return strings
     numbers: NDArray[np.float64] = np.array(values, dtype=np.float64)     # None becomes NaN
-    return numbers + 0.0 if field.type == "float" else numbers            # -0.0 + 0.0 is 0.0
+    if field.type == "float":
+        numbers += 0.0                                                    # -0.0 + 0.0 is 0.0
+    return numbers
 
 
 def _instants(values: list[Any]) -> NDArray[Any]:
@@ -368,17 +373,23 @@ def _instants(values: list[Any]) -> NDArray[Any]:
     if kinds == {datetime}:
         parts = np.array([value.microsecond for value in values], dtype=np.int64)
         seconds = np.array([value.timestamp() for value in values])
-        return np.rint(seconds - parts * 1e-6).astype(np.int64) * 1_000_000 + parts
+        whole: NDArray[np.int64] = np.rint(seconds - parts * 1e-6).astype(np.int64)
+        return whole * 1_000_000 + parts
     mixed = [to_us(value) if isinstance(value, datetime) else value for value in values]
     return np.array(mixed, dtype=np.float64 if None in mixed else np.int64)
 
 
 # -- text --------------------------------------------------------------------------------------------------------------
 
-def _rfc3339(field: Field, us: int) -> str:
-    if abs(us) > limits.INTEGER_ABS:
-        raise ValueError(f"field {field.name!r}: an instant beyond 2^53 microseconds from 1970 has no exact float64")
-    return from_us(us).astimezone(UTC).isoformat().replace("+00:00", "Z")
+def _plain_value(field: Field, value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"field {field.name!r} is {value}; NaN and infinities cannot be aggregated, use None")
+    if isinstance(value, datetime):                 # a naive one is written without a zone, for the decoder to refuse
+        aware = value.astimezone(UTC) if value.tzinfo is not None else value
+        return aware.isoformat().replace("+00:00", "Z")
+    return value
 
 
 def _too_long(field: Field, text: str) -> str:
