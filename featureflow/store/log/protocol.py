@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+TRACE_PARENT = "traceparent"               # the W3C header that a record may carry
+
 
 @dataclass(frozen=True)
 class Partition:
@@ -37,7 +39,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a poll says about ownership. ``lost`` partitions may already belong to another worker."""
+    """What a poll says about ownership. ``lost`` partitions may already belong to another worker.
+
+    Handle ``revoked`` and ``lost`` before ``assigned``: a partition that was lost and came back stands in both.
+    """
 
     assigned: tuple[Partition, ...] = ()
     revoked: tuple[Partition, ...] = ()
@@ -86,7 +91,10 @@ class Consumer(Protocol):
         ...
 
     def seek(self, partition: Partition, offset: int) -> None:
-        """Read on from ``offset``. Also starts an assigned partition, which is paused until its first seek."""
+        """Read on from ``offset``. Also starts an assigned partition, which is paused until its first seek.
+
+        Does nothing for a partition that is no longer owned: the next poll says so.
+        """
         ...
 
     def pause(self, partition: Partition) -> None: ...

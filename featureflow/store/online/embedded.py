@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import IO
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from featureflow.errors import UnavailableError
 from featureflow.store.online import keeper
@@ -144,7 +146,7 @@ class EmbeddedServer:
                 return False
 
     def _client(self) -> redis.Redis:
-        return redis.Redis(unix_socket_path=str(self.socket), retry=None)
+        return redis.Redis(unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0))
 
 
 def _socket_path(folder: Path) -> Path:

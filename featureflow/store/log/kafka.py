@@ -1,0 +1,348 @@
+"""The log as Apache Kafka, through kafka-python's public calls.
+
+What Kafka does by itself and must not do here: choose where to read on from, and give out records of a partition before its
+stored offset has been looked up. So a newly assigned partition is put at offset 0 and paused in the very callback that reports
+it, and nothing of it is handed on until the caller has sought; there is no automatic reset and no automatic commit.
+The callbacks run on the client's I/O thread, where waiting would stop heartbeats: they only note what happened.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import kafka.errors
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import OffsetSpec
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.structs import OffsetAndMetadata
+
+from featureflow import limits
+from featureflow.errors import LogError, OffsetOutOfRangeError, UnavailableError, UnknownOutcomeError
+from featureflow.store.log.kafka_batch import batch_of, cut
+from featureflow.store.log.protocol import Assignment, Batch, Partition, Polled, Record, TopicState
+
+SLICE_MS = 50                              # how long a poll goes on before it looks whether the assignment changed
+REQUEST_MS = 15_000
+BOOTSTRAP_MS = 10_000
+DELIVERY_MS = 30_000
+SESSION_MS = 10_000                        # a dead dynamic member costs this long; see also static membership
+RECORD_OVERHEAD_BYTES = 4 * 1024           # headers and key beside the value of the largest record
+
+T = TypeVar("T")
+
+
+class KafkaLog:
+    """``servers`` is ``host:port[,host:port]``; ``options`` are kafka-python's, for TLS and SASL."""
+
+    def __init__(self, servers: str, *, session_ms: int = SESSION_MS, **options: Any) -> None:
+        self._servers = servers
+        self._options = {"bootstrap_servers": servers.split(","), "bootstrap_timeout_ms": BOOTSTRAP_MS, **options}
+        self._session_ms = session_ms
+        self._lock = threading.Lock()
+        self._admin: KafkaAdminClient | None = None
+        self._producer: KafkaProducer | None = None
+        self._turn = itertools.count()
+
+    def consumer(self, group: str, sources: dict[str, str], *, member: str | None = None) -> KafkaGroupConsumer:
+        for topic in sources.values():
+            self.topic(topic)
+        return self._call(
+            "join a group",
+            lambda: KafkaGroupConsumer(group, sources, member, {**self._options, "session_timeout_ms": self._session_ms}),
+        )
+
+    def ensure_topic(self, topic: str, partitions: int, *, replication: int = -1) -> bool:
+        """Created with LogAppendTime, so that the future is judged by the broker's clock and not by a producer's."""
+        wanted = {
+            "num_partitions": partitions,
+            "replication_factor": replication,
+            "configs": {"message.timestamp.type": "LogAppendTime"},
+        }
+        try:
+            self._call(
+                f"create topic {topic!r}",
+                lambda: self._administrator().create_topics({topic: wanted}, wait_for_metadata=True),
+                passing=kafka.errors.TopicAlreadyExistsError,
+            )
+        except kafka.errors.TopicAlreadyExistsError:
+            return False
+        return True
+
+    def topic(self, topic: str) -> TopicState:
+        """``topic_id`` is Kafka's own (KIP-516)."""
+
+        def ask() -> TopicState:
+            admin = self._administrator()
+            [described] = admin.describe_topics([topic])
+            if described["error_code"]:
+                raise kafka.errors.for_code(described["error_code"])(topic)
+            numbers = sorted(row["partition_index"] for row in described["partitions"])
+            beginning = admin.list_partition_offsets({TopicPartition(topic, n): OffsetSpec.EARLIEST for n in numbers})
+            end = admin.list_partition_offsets({TopicPartition(topic, n): OffsetSpec.LATEST for n in numbers})
+            return TopicState(
+                topic_id=str(described["topic_id"]),
+                partitions=len(numbers),
+                beginning={place.partition: at.offset for place, at in beginning.items()},
+                end={place.partition: at.offset for place, at in end.items()},
+            )
+
+        return self._call(f"describe topic {topic!r}", ask)
+
+    def append(self, topic: str, records: Sequence[Record]) -> list[tuple[int, int]]:
+        """Idempotent, acknowledged by all in-sync replicas. A key's partition is Kafka's own choice (murmur2), so that
+        producers in other languages agree with this one."""
+        producer = self._call("produce", self._appender)
+
+        def partition(record: Record) -> int | None:
+            if record.partition is not None or record.key is not None:
+                return record.partition
+            return next(self._turn) % len(producer.partitions_for(topic))
+
+        def send() -> list[tuple[int, int]]:
+            futures = [
+                producer.send(topic, value=r.value, key=r.key, headers=list(r.headers), partition=partition(r))
+                for r in records
+            ]
+            producer.flush()
+            stored = [future.get(timeout=DELIVERY_MS / 1000) for future in futures]
+            return [(place.partition, place.offset) for place in stored]
+
+        return self._call(f"append to topic {topic!r}", send, writing=True)
+
+    def ping(self) -> str:
+        def ask() -> str:
+            admin = self._administrator()
+            admin.describe_cluster()
+            return "Apache Kafka " + ".".join(map(str, admin.config["api_version"]))
+
+        return self._call("answer", ask)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._producer is not None:
+                self._producer.close(timeout=DELIVERY_MS / 1000)
+            if self._admin is not None:
+                self._admin.close()
+            self._producer = self._admin = None
+
+    def _administrator(self) -> KafkaAdminClient:
+        with self._lock:
+            if self._admin is None:
+                self._admin = KafkaAdminClient(request_timeout_ms=REQUEST_MS, **self._options)
+            return self._admin
+
+    def _appender(self) -> KafkaProducer:
+        with self._lock:
+            if self._producer is None:
+                self._producer = KafkaProducer(
+                    acks="all",
+                    enable_idempotence=True,
+                    compression_type="lz4",
+                    linger_ms=2,
+                    batch_size=256 * 1024,
+                    delivery_timeout_ms=DELIVERY_MS,
+                    request_timeout_ms=REQUEST_MS,
+                    max_block_ms=DELIVERY_MS,
+                    allow_auto_create_topics=False,
+                    **self._options,
+                )
+            return self._producer
+
+    def _call(
+        self, what: str, do: Callable[[], T], *, writing: bool = False, passing: type[Exception] | tuple[()] = ()
+    ) -> T:
+        try:
+            return do()
+        except passing:
+            raise
+        except (kafka.errors.KafkaError, AssertionError, ValueError) as error:
+            raise translated(error, f"{self._servers} cannot {what}", writing=writing) from error
+
+
+class KafkaGroupConsumer:
+    """One member of a Kafka consumer group; made by ``KafkaLog.consumer``.
+
+    A member with a durable name (``member``) keeps its partitions over a restart shorter than the session time-out, so its
+    ``close`` does not leave the group; one without leaves at once.
+    """
+
+    def __init__(self, group: str, sources: dict[str, str], member: str | None, options: dict[str, Any]) -> None:
+        self._group = group
+        self._topics = dict(sources)
+        self._sources = {topic: source for source, topic in sources.items()}
+        self._noted: deque[tuple[str, tuple[TopicPartition, ...]]] = deque()
+        self._next: dict[TopicPartition, int] = {}             # where the caller sought or we read to; absent: not started
+        self._held: dict[TopicPartition, list[Any]] = {}       # fetched, beyond the last poll's bounds
+        self._paused: set[TopicPartition] = set()
+        self._consumer = KafkaConsumer(
+            group_id=group,
+            group_instance_id=member,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            allow_auto_create_topics=False,
+            isolation_level="read_committed",
+            partition_assignment_strategy=[CooperativeStickyAssignor],
+            heartbeat_interval_ms=min(3_000, options["session_timeout_ms"] // 3),
+            fetch_max_bytes=limits.POLL_BYTES,
+            max_partition_fetch_bytes=max(4 * 1024 * 1024, limits.RECORD_BYTES + RECORD_OVERHEAD_BYTES),
+            metrics_enabled=False,
+            **options,
+        )
+        self._consumer.subscribe(list(self._sources), listener=_Notes(self._consumer, self._noted))
+
+    def poll(self, *, timeout_s: float, max_records: int, max_bytes: int) -> Polled:
+        until = time.monotonic() + timeout_s
+        while True:
+            if self._noted:
+                return Polled(self._assignment(), ())
+            if batches := self._batches({}, max_bytes):
+                return Polled(Assignment(), batches)
+            left_ms = max(0, int((until - time.monotonic()) * 1000))
+            records = self._fetch(min(left_ms, SLICE_MS), max_records)
+            if self._noted:
+                self._keep(records)
+            elif batches := self._batches(records, max_bytes):
+                return Polled(Assignment(), batches)
+            elif left_ms == 0:
+                return Polled(Assignment(), ())
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        place = self._place(partition)
+        self._held.pop(place, None)
+        try:
+            self._consumer.seek(place, offset)
+            if place not in self._paused:
+                self._consumer.resume(place)
+        except (ValueError, KeyError):     # taken away meanwhile: the next poll says so
+            return
+        self._next[place] = offset
+
+    def pause(self, partition: Partition) -> None:
+        if (place := self._place(partition)) in self._next:
+            self._paused.add(place)
+            self._while_assigned(self._consumer.pause, place)
+
+    def resume(self, partition: Partition) -> None:
+        if (place := self._place(partition)) in self._paused:
+            self._paused.discard(place)
+            self._while_assigned(self._consumer.resume, place)
+
+    def commit_advisory(self, offsets: dict[Partition, int]) -> None:
+        try:
+            self._consumer.commit_async(
+                {self._place(partition): OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
+            )
+        except Exception:                  # for lag tools only: losing one costs nothing, and the next one follows
+            return
+
+    def close(self) -> None:
+        self._consumer.close(autocommit=False, timeout_ms=REQUEST_MS)
+
+    def _fetch(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
+        try:
+            fetched: dict[TopicPartition, list[Any]] = self._consumer.poll(timeout_ms=timeout_ms, max_records=max_records)
+        except kafka.errors.NoOffsetForPartitionError:
+            return {}                      # assigned a moment ago; its callback is about to place it
+        except kafka.errors.OffsetOutOfRangeError as error:
+            raise self._out_of_range(error.args[0]) from error
+        except kafka.errors.KafkaError as error:
+            if error.retriable:
+                return {}                  # the client reconnects by itself
+            raise translated(error, f"the log cannot be read by group {self._group!r}") from error
+        return fetched
+
+    def _keep(self, records: dict[TopicPartition, list[Any]]) -> None:
+        for place, found in records.items():
+            if place in self._next:
+                self._held.setdefault(place, []).extend(found)
+
+    def _assignment(self) -> Assignment:
+        """What was noted since the last poll, as the caller's change: told apart by what it knew and what is so now."""
+        told: dict[str, list[TopicPartition]] = {"assigned": [], "revoked": [], "lost": []}
+        while self._noted:
+            kind, places = self._noted.popleft()
+            for place in places:
+                self._held.pop(place, None)
+                self._next.pop(place, None)
+                self._paused.discard(place)
+                if kind != "assigned" and place in told["assigned"]:
+                    told["assigned"].remove(place)
+                if place not in told[kind]:
+                    told[kind].append(place)
+        return Assignment(**{kind: self._partitions(places) for kind, places in told.items()})
+
+    def _batches(self, records: dict[TopicPartition, list[Any]], max_bytes: int) -> tuple[Batch, ...]:
+        self._keep(records)
+        batches: list[Batch] = []
+        for place in [place for place in self._held if place not in self._paused]:
+            found = self._held.pop(place)
+            taken, rest, max_bytes = cut(found, max_bytes, at_least=0 if batches else 1)
+            if rest:
+                self._held[place] = rest
+            if taken:
+                batch = batch_of(self._sources[place.topic], place.partition, self._next[place], taken)
+                self._next[place] = batch.next
+                batches.append(batch)
+        return tuple(batches)
+
+    def _out_of_range(self, places: Any) -> OffsetOutOfRangeError:
+        text = ", ".join(f"{p.topic}/{p.partition} at offset {o}" for p, o in dict(places).items())
+        sources = " ".join(sorted({self._sources.get(p.topic, p.topic) for p in dict(places)}))
+        return OffsetOutOfRangeError(
+            f"the log no longer (or not yet) has {text}: events were deleted before they were folded, or the topic was recreated; "
+            f"run 'featureflow rebuild {sources}'"
+        )
+
+    def _place(self, partition: Partition) -> TopicPartition:
+        return TopicPartition(self._topics[partition.source], partition.partition)
+
+    def _partitions(self, places: Iterable[TopicPartition]) -> tuple[Partition, ...]:
+        return tuple(Partition(self._sources[place.topic], place.partition) for place in sorted(places))
+
+    def _while_assigned(self, do: Callable[[TopicPartition], None], place: TopicPartition) -> None:
+        try:
+            do(place)
+        except KeyError:
+            return
+
+
+class _Notes(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no type information
+    """Runs on the I/O thread: places and pauses what is new, and notes everything for the next poll."""
+
+    def __init__(self, consumer: KafkaConsumer, noted: deque[tuple[str, tuple[TopicPartition, ...]]]) -> None:
+        self._consumer = consumer
+        self._noted = noted
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        places = tuple(assigned)
+        for place in places:
+            self._consumer.pause(place)
+            self._consumer.seek(place, 0)
+        if places:
+            self._noted.append(("assigned", places))
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        if places := tuple(revoked):
+            self._noted.append(("revoked", places))
+
+    def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
+        if places := tuple(lost):
+            self._noted.append(("lost", places))
+
+
+def translated(error: Exception, what: str, *, writing: bool = False) -> Exception:
+    """kafka-python's error as ours: is the server away, or does it refuse?"""
+    detail = f"{type(error).__name__}: {error}"
+    if isinstance(error, kafka.errors.UnknownTopicOrPartitionError):
+        return LogError(f"{what}: no such topic; create it, or let 'featureflow apply' do so ({detail})")
+    if isinstance(error, kafka.errors.KafkaTimeoutError) and writing:
+        return UnknownOutcomeError(f"{what}: no acknowledgement in time, it may or may not be there ({detail}); log.url points to it")
+    if isinstance(error, kafka.errors.KafkaError) and (error.retriable or isinstance(error, kafka.errors.NoBrokersAvailable)):
+        return UnavailableError(f"{what} ({detail}); log.url points to it")
+    return LogError(f"{what} ({detail})")

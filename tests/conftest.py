@@ -1,0 +1,136 @@
+"""The servers and names that tests share.
+
+``services`` are real Kafka, Redis and MySQL (``make services``); nothing here skips when they are absent, it fails and says so.
+Each test gets its own topic names and its own database; a Redis URL is an empty database when the test starts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+import sqlalchemy
+
+from featureflow.store.log.kafka import KafkaLog
+from featureflow.store.online.embedded import EmbeddedServer
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Services:
+    """Where the real servers listen, as the settings write it."""
+
+    kafka: str                             # host:port
+    redis: str                             # redis://host:port, without a database
+    mysql: str                             # mysql+pymysql://user:password@host:port, without a database
+    versions: dict[str, str]
+    pids: dict[str, int | None]            # None in a container
+
+
+@pytest.fixture(scope="session")
+def services() -> Services:
+    """The running servers of this machine (FEATUREFLOW_SERVICES_DIR names another set)."""
+    command = [sys.executable, str(REPOSITORY / "scripts" / "services.py"), "status", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.fail(f"the real servers are not up: run 'make services'\n{done.stdout}{done.stderr}", pytrace=False)
+    rows = {row["name"]: row for row in json.loads(done.stdout)["services"]}
+    place = {name: f"{row['host']}:{row['port']}" for name, row in rows.items()}
+    return Services(
+        kafka=place["kafka"],
+        redis=f"redis://{place['redis']}",
+        mysql=f"mysql+pymysql://featureflow:featureflow@{place['mysql']}",
+        versions={name: row["version"] for name, row in rows.items()},
+        pids={name: row["pid"] for name, row in rows.items()},
+    )
+
+
+@pytest.fixture
+def topic_name() -> Callable[[str], str]:
+    """Makes topic names that no other test has: ``topic_name("orders")``."""
+    return lambda stem: f"{stem}-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def kafka_log(services: Services) -> Iterator[KafkaLog]:
+    log = KafkaLog(services.kafka)
+    yield log
+    log.close()
+
+
+@pytest.fixture(scope="session")
+def embedded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(tmp_path_factory.mktemp("embedded")) as server:
+        yield server
+
+
+@pytest.fixture
+def embedded_redis_url(embedded_server: EmbeddedServer) -> str:
+    """An empty embedded server."""
+    with redis.Redis.from_url(embedded_server.url) as client:
+        client.flushall()
+    return embedded_server.url
+
+
+@pytest.fixture(scope="session")
+def _own_database(services: Services) -> Iterator[str]:
+    """A database of the real Redis that no other test session has; database 0 keeps the list of them."""
+    with redis.Redis.from_url(services.redis) as client:
+        count = int(client.config_get("databases")["databases"])
+        taken = (n for n in range(1, count) if client.set(f"taken:{n}", os.getpid(), nx=True, ex=7200))
+        number = next(taken, None)
+        if number is None:
+            pytest.fail(f"all {count} databases of {services.redis} are taken by test sessions")
+        yield f"{services.redis}/{number}"
+        with redis.Redis.from_url(f"{services.redis}/{number}") as own:
+            own.flushdb()
+        client.delete(f"taken:{number}")
+
+
+@pytest.fixture
+def production_redis_url(_own_database: str) -> str:
+    """An empty database of the real Redis."""
+    with redis.Redis.from_url(_own_database) as client:
+        client.flushdb()
+    return _own_database
+
+
+@pytest.fixture(params=["embedded", "production"])
+def redis_url(request: pytest.FixtureRequest) -> str:
+    """An empty online store; the test runs once on each kind."""
+    url: str = request.getfixturevalue(f"{request.param}_redis_url")
+    return url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'history.db'}"
+
+
+@pytest.fixture
+def mysql_url(services: Services) -> Iterator[str]:
+    """A fresh MySQL database, dropped afterwards."""
+    name = f"test_{uuid.uuid4().hex[:16]}"
+    engine = sqlalchemy.create_engine(services.mysql, isolation_level="AUTOCOMMIT")
+    with engine.connect() as link:
+        link.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+    yield f"{services.mysql}/{name}"
+    with engine.connect() as link:
+        link.execute(sqlalchemy.text(f"DROP DATABASE {name}"))
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "mysql"])
+def history_url(request: pytest.FixtureRequest) -> str:
+    """A fresh history database; the test runs once on each kind."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
