@@ -1,0 +1,220 @@
+"""The layout of one view's state from one source: which columns a row has, and where.
+
+A row is a run of little-endian int64:
+
+    start  level | counts ... | limb 0 of every sum ... | limb 1 ... | ... | t_max  maxima ... | newest entries ...
+
+so that rows are a two-dimensional int64 table without a copy, and each way to merge is a single call over one block of columns. ``start``
+is the tile's start, ``level`` an index into ``Layout.levels``, ``t_max`` the newest event time folded into the row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featureflow.define.spec import Expr, Source, View, Window, columns_of, is_keyed
+from featureflow.kernel.aggregation import aggregation
+from featureflow.kernel.partial import LOWEST, Merge, Partial
+from featureflow.kernel.tile import LIFETIME_US, tile_for
+
+FORMAT = 1
+HEADER = np.dtype([("format", "<u2"), ("levels", "u1"), ("reserved", "u1"), ("owner", "<i4"), ("layout", "<u8"), ("horizon", "<i8")])
+START, LEVEL, FIRST = 0, 1, 2
+
+Rows = NDArray[np.void]                    # (k,) of ``Layout.dtype``
+Table = NDArray[np.int64]                  # (k, Layout.width)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Made by ``Layout.of``. Two equal views give equal layouts; ``id`` is written into every state value."""
+
+    view_id: str
+    entity: str
+    source: str
+    key_field: str                         # the event field that holds the entity's id
+    keyed: bool                            # an entity's events are all in one partition: one state key for all of them
+    disorder_us: int
+    future_us: int
+    ttl_us: int | None
+    windows: tuple[Window, ...]            # distinct; finalize's second axis
+    levels: tuple[int, ...]                # tile sizes, finest first; LIFETIME_US last if there is one
+    partials: tuple[Partial, ...]          # in column order
+
+    @staticmethod
+    def of(view: View, source: Source) -> Layout:
+        """The layout of ``view``'s aggregations over ``source``. Raises DefinitionError for a window that has no tile."""
+        declared = [a for a in view.aggregations if a.source == source.name]
+        windows = tuple(dict.fromkeys(window for a in declared for window in a.windows))
+        partials = dict.fromkeys(p for a in declared for p in aggregation(a.op).partials(a))
+        rank = list(Merge)
+        return Layout(
+            view_id=view.id,
+            entity=view.entity,
+            source=source.name,
+            key_field=view.keys[source.name],
+            keyed=is_keyed(view, source),
+            disorder_us=source.disorder_us,
+            future_us=source.future_us,
+            ttl_us=view.ttl_us,
+            windows=windows,
+            levels=tuple(sorted({tile_for(window) for window in windows})),
+            partials=tuple(sorted(partials, key=lambda p: (rank.index(p.merge), len(p.columns)))),
+        )
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def finest(self) -> int:
+        return self.levels[0]
+
+    @cached_property
+    def retention_us(self) -> int:
+        """The longest window; a lifetime window counts its ttl. ``LIFETIME_US`` where there is none."""
+        lifetime = LIFETIME_US if self.ttl_us is None else self.ttl_us
+        return max(lifetime if window.kind == "lifetime" else window.length_us for window in self.windows)
+
+    @cached_property
+    def ttl_ms(self) -> int:
+        """How long after its last write a state value may be needed; 0: for ever.
+
+        Longest (window + its tile) + disorder + future tolerance + one tile; a lifetime window's is its declared ttl.
+        """
+        if self.retention_us == LIFETIME_US:
+            return 0
+        tiles = [0 if level == LIFETIME_US else level for level in self.levels]
+        return -(-(self.retention_us + 2 * max(tiles) + self.disorder_us + self.future_us) // 1_000)
+
+    # -- what it reads -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def value_fields(self) -> tuple[str, ...]:
+        """Event fields that values and conditions read."""
+        return tuple(dict.fromkeys(name for p in self.partials for expr in (p.value, p.where) for name in columns_of(expr)))
+
+    @cached_property
+    def fields(self) -> tuple[str, ...]:
+        """Event fields needed at all: the key and ``value_fields``."""
+        return tuple(dict.fromkeys((self.key_field, *self.value_fields)))
+
+    @cached_property
+    def inputs(self) -> tuple[tuple[tuple[Expr | None, Expr | None], tuple[Partial, ...]], ...]:
+        """Distinct (value, where) with the partials that share them."""
+        grouped: dict[tuple[Expr | None, Expr | None], list[Partial]] = {}
+        for p in self.partials:
+            grouped.setdefault((p.value, p.where), []).append(p)
+        return tuple((key, tuple(members)) for key, members in grouped.items())
+
+    # -- where its columns are -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def positions(self) -> dict[Partial, tuple[int, ...]]:
+        """Partial -> the table positions of its columns."""
+        at, positions = FIRST, {}
+        for p in self._of(Merge.ADD):
+            positions[p], at = (at,), at + 1
+        limbs: dict[Partial, list[int]] = {p: [] for p in self._of(Merge.LIMBS)}
+        for i in range(max((len(p.columns) for p in limbs), default=0)):
+            for p, places in limbs.items():
+                if i < len(p.columns):
+                    places.append(at)
+                    at += 1
+        positions |= {p: tuple(places) for p, places in limbs.items()}
+        at += 1  # t_max
+        for p in (*self._of(Merge.MAX), *self._of(Merge.NEWEST)):
+            positions[p], at = tuple(range(at, at + len(p.columns))), at + len(p.columns)
+        return positions
+
+    @cached_property
+    def t_max(self) -> int:
+        """The table position of ``t_max``: the end of what is added, the begin of what is maximised."""
+        return FIRST + sum(len(p.columns) for p in self.partials if p.merge in (Merge.ADD, Merge.LIMBS))
+
+    @cached_property
+    def max_end(self) -> int:
+        """The end of the block of maxima, which begins at ``t_max``."""
+        return self.t_max + 1 + len(self._of(Merge.MAX))
+
+    @cached_property
+    def newest(self) -> tuple[Partial, ...]:
+        return self._of(Merge.NEWEST)
+
+    @cached_property
+    def carries(self) -> tuple[tuple[slice, slice], ...]:
+        """(from, to) blocks of table positions, in order: each limb of ``from`` carries into its place in ``to``."""
+        places = [self.positions[p] for p in self._of(Merge.LIMBS)]
+        steps = []
+        for i in range(max(map(len, places), default=1) - 1):
+            moving = [p for p in places if len(p) > i + 1]  # the longest come last, so both are contiguous
+            steps.append((slice(moving[0][i], moving[-1][i] + 1), slice(moving[0][i + 1], moving[-1][i + 1] + 1)))
+        return tuple(steps)
+
+    def _of(self, merge: Merge) -> tuple[Partial, ...]:
+        return tuple(p for p in self.partials if p.merge is merge)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Column names in table order."""
+        names = {START: "start", LEVEL: "level", self.t_max: "t_max"}
+        for number, p in enumerate(self.partials):
+            names |= {at: f"p{number}_{name}" for at, name in zip(self.positions[p], p.columns, strict=True)}
+        return tuple(names[at] for at in range(len(names)))
+
+    @cached_property
+    def width(self) -> int:
+        """Columns of a row."""
+        return len(self.names)
+
+    @cached_property
+    def dtype(self) -> np.dtype[np.void]:
+        """A packed row of int64 columns; ``row_bytes`` is 8 * ``width``."""
+        return np.dtype([(name, "<i8") for name in self.names])
+
+    @property
+    def row_bytes(self) -> int:
+        return 8 * self.width
+
+    @property
+    def header_bytes(self) -> int:
+        return HEADER.itemsize + 8 * (len(self.levels) - 1)
+
+    @cached_property
+    def identity(self) -> Table:
+        """(width,) the row that changes nothing in a merge; start and level 0."""
+        row = np.zeros(self.width, np.int64)
+        row[self.t_max] = LOWEST
+        for p in self.partials:
+            row[list(self.positions[p])] = p.identity
+        return row
+
+    @cached_property
+    def id(self) -> int:
+        """The first 8 bytes of a SHA-256 over everything that decides what a row's bytes mean, as an unsigned integer."""
+        meaning = (FORMAT, self.view_id, self.source, self.levels, self.names, [repr(p) for p in self.partials])
+        return int.from_bytes(hashlib.sha256(repr(meaning).encode()).digest()[:8], "little")
+
+    # -- rows and tables -----------------------------------------------------------------------------------------------
+
+    def table(self, rows: Rows) -> Table:
+        """The rows as (k, width) int64, sharing memory where they are contiguous."""
+        return np.ascontiguousarray(rows).view("<i8").reshape(len(rows), self.width)
+
+    def rows(self, table: Table) -> Rows:
+        """The inverse of ``table``."""
+        return np.ascontiguousarray(table).view(self.dtype).reshape(len(table))
+
+    def empty(self) -> Rows:
+        return np.zeros(0, self.dtype)
+
+    @staticmethod
+    def of_all(view: View, sources: Iterable[Source]) -> dict[str, Layout]:
+        """Source name -> layout, for every source of the view."""
+        by_name: dict[str, Any] = {source.name: source for source in sources}
+        return {name: Layout.of(view, by_name[name]) for name in view.sources}

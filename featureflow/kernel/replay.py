@@ -1,0 +1,125 @@
+"""Feature values from raw events: what the stream would have given, computed at once.
+
+Used by training, auditing and tests. The verdicts on records are taken again, so the events must be those of whole partitions
+from their first offset on (or from where ``max_time_us`` says).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featureflow.define.spec import Source
+from featureflow.kernel.accept import NO_TIME_US, judge, late
+from featureflow.kernel.columns import START, Layout, Rows
+from featureflow.kernel.events import Events
+from featureflow.kernel.finalize import Values, ViewKernel
+from featureflow.kernel.fold import lift
+from featureflow.kernel.state import States
+from featureflow.kernel.tile import window_start
+
+CHUNK_ROWS = 200_000  # lifted rows gathered at a time
+
+Int = NDArray[np.int64]
+
+
+def counting(layout: Layout, events: Events, source: Source, max_time_us: int = NO_TIME_US) -> Events:
+    """The events of one partition that count for a view: accepted, not late, with an entity id."""
+    verdict = judge(events, max_time_us, source)
+    keys = events.columns[layout.key_field]
+    known = np.not_equal(keys, None).astype(np.bool_) if keys.dtype == object else ~np.isnan(keys)
+    return events.take(np.flatnonzero(verdict.accepted & ~late(layout, events, verdict) & known))
+
+
+def recompute(
+    kernel: ViewKernel,
+    sources: Mapping[str, Source],
+    events: Mapping[str, Sequence[Events]],
+    ids: Sequence[str | int],
+    q_us: Int,
+    applied: Mapping[str, Mapping[int, Int | int]],
+) -> Values:
+    """F for n rows: entity ``ids[i]`` at ``q_us[i]``, from the events below ``applied[source][partition]`` ((n,) or one offset for all).
+
+    ``events[source]`` holds one ``Events`` per partition, in offset order. A partition absent from ``applied`` was not folded at all.
+    """
+    prepared = {
+        name: [
+            _Lifted.of(layout, counting(layout, part, sources[name]), applied.get(name, {}).get(part.partition, 0), len(q_us))
+            for part in events.get(name, ())
+        ]
+        for name, layout in kernel.layouts.items()
+    }
+    parts = [
+        kernel.finalize(
+            {name: _gather(kernel.layouts[name], lifted, ids[chunk], q_us[chunk], chunk) for name, lifted in prepared.items()},
+            q_us[chunk],
+        )
+        for chunk in _chunks(prepared, ids)
+    ]
+    return Values(
+        np.concatenate([p.values for p in parts]) if parts else np.zeros((0, kernel.width)),
+        np.concatenate([p.statuses for p in parts]) if parts else np.zeros((0, len(kernel.view.features)), np.int8),
+        np.concatenate([p.event_times_us for p in parts]) if parts else np.zeros((0, len(kernel.view.features)), np.int64),
+    )
+
+
+@dataclass(frozen=True)
+class _Lifted:
+    """One partition's counting events as rows, by entity and offset."""
+
+    rows: Rows
+    starts: Int
+    offsets: Int
+    runs: dict[Any, tuple[int, int]]       # entity id -> its run of rows
+    applied: Int                           # (n,)
+
+    @staticmethod
+    def of(layout: Layout, events: Events, applied: Int | int, n: int) -> _Lifted:
+        keys = events.columns[layout.key_field].tolist()
+        codes: dict[Any, int] = {}
+        code = np.array([codes.setdefault(key, len(codes)) for key in keys], np.int64)
+        order = np.argsort(code, kind="stable")
+        ends = np.cumsum(np.bincount(code, minlength=len(codes))) if len(codes) else np.zeros(0, np.int64)
+        runs = {key: (int(ends[i - 1]) if i else 0, int(ends[i])) for key, i in codes.items()}
+        rows = lift(layout, events.take(order))
+        return _Lifted(rows, layout.table(rows)[:, START], events.offsets[order], runs, np.broadcast_to(np.asarray(applied, np.int64), (n,)))
+
+
+def _chunks(prepared: Mapping[str, list[_Lifted]], ids: Sequence[Any]) -> Iterator[slice]:
+    begin = gathered = 0
+    for i, key in enumerate(ids):
+        size = sum(run[1] - run[0] for parts in prepared.values() for part in parts if (run := part.runs.get(key)))
+        if gathered and gathered + size > CHUNK_ROWS:
+            yield slice(begin, i)
+            begin, gathered = i, 0
+        gathered += size
+    if begin < len(ids):
+        yield slice(begin, len(ids))
+
+
+def _gather(layout: Layout, parts: list[_Lifted], ids: Sequence[Any], q_us: Int, chunk: slice) -> States:
+    oldest = np.min([window_start(window, q_us) for window in layout.windows], axis=0)
+    rows: list[Rows] = []
+    entities: list[Int] = []
+    for part in parts:
+        for i, (key, q, applied) in enumerate(zip(ids, q_us.tolist(), part.applied[chunk].tolist(), strict=True)):
+            if key not in part.runs:
+                continue
+            begin, end = part.runs[key]
+            end = begin + int(np.searchsorted(part.offsets[begin:end], applied))
+            starts = part.starts[begin:end]
+            keep = np.flatnonzero((starts >= oldest[i]) & (starts <= q)) + begin
+            rows.append(part.rows[keep])
+            entities.append(np.full(len(keep), i, np.int64))
+    if not rows:
+        return States.of_rows(layout, layout.empty(), np.zeros(0, np.int64), len(q_us))
+    entity = np.concatenate(entities)
+    order = np.argsort(entity, kind="stable")
+    return States.of_rows(layout, np.concatenate(rows)[order], entity[order], len(q_us))
+
+

@@ -1,0 +1,78 @@
+"""Rolling rows up into larger tiles, and dropping dead ones, without changing any answer that can still be asked for.
+
+A row may move into a larger tile T only when no window made of smaller tiles can begin inside it any more. So each level above the
+finest has a *frontier*, a multiple of its tile, kept in the header; everything before it is in rows of that level or above::
+
+    x   = watermark - future tolerance - disorder - skew
+    F_T = min over windows with a smaller tile of floor(window_start(window, x), T)
+
+and the *horizon* is where the earliest window begins: rows that end at or before it are dropped. The lifetime tile is aligned to the level
+below it, since it ends wherever its frontier is. An answer at q is exact iff q >= every F, every window begins at or after
+the frontier of every larger level, and at or after the horizon; ``kernel.finalize`` checks that and refuses otherwise.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featureflow.kernel.columns import LEVEL, START, Layout, Rows
+from featureflow.kernel.fold import merge
+from featureflow.kernel.state import NO_FRONTIER_US
+from featureflow.kernel.tile import LIFETIME_START_US, LIFETIME_US, SECOND_US, floor, tile_for, window_start
+
+SKEW_US = 60 * SECOND_US  # how far behind the watermark - disorder - tolerance a question may still be asked
+
+Int = NDArray[np.int64]
+
+
+def frontiers(layout: Layout, watermark_us: int) -> tuple[int, Int]:
+    """(horizon, (levels - 1,) frontiers) for this watermark: the partition's running maximum of accepted event times.
+
+    A smaller watermark gives smaller ones; the caller keeps the maximum with those in the header.
+    """
+    above = np.full(len(layout.levels) - 1, NO_FRONTIER_US, np.int64)
+    if watermark_us == NO_FRONTIER_US:
+        return NO_FRONTIER_US, above
+    x = watermark_us - layout.future_us - layout.disorder_us - SKEW_US
+    starts = {window: window_start(window, x) for window in layout.windows}
+    for i, tile in enumerate(layout.levels[1:]):
+        alignment = layout.levels[i] if tile == LIFETIME_US else tile
+        above[i] = min(floor(start, alignment) for window, start in starts.items() if tile_for(window) < tile)
+    earliest = min(starts.values())
+    return (NO_FRONTIER_US if earliest == LIFETIME_START_US else earliest), above
+
+
+def level_of(layout: Layout, times_us: Int, frontiers_us: Int) -> tuple[Int, Int]:
+    """(level, start) of the row that an event at each time belongs to: the largest level whose frontier is above it."""
+    level = np.zeros(len(times_us), np.int64)
+    start = floor(times_us, layout.finest)
+    for i, frontier in enumerate(frontiers_us.tolist(), 1):
+        before = times_us < frontier
+        if before.any():
+            level[before] = i
+            start[before] = floor(times_us[before], layout.levels[i])
+    return level, start
+
+
+def roll_up(layout: Layout, rows: Rows, horizon: int, frontiers_us: Int) -> Rows:
+    """One state value's rows, with dead ones dropped and those before a frontier merged into its tiles, by start.
+
+    The rows given may be rolled up to earlier frontiers already.
+    """
+    table = layout.table(rows)
+    level, start = table[:, LEVEL], table[:, START]
+    tiles = np.array(layout.levels, np.int64)[level]
+    alive = np.ones(len(table), np.bool_) if horizon == NO_FRONTIER_US else start + tiles > horizon
+    table = table[alive]
+    if len(table) == 0:
+        return layout.empty()
+    for i, frontier in enumerate(frontiers_us.tolist(), 1):
+        moving = (table[:, START] < frontier) & (table[:, LEVEL] < i)
+        if moving.any():
+            table[moving, START] = floor(table[moving, START], layout.levels[i])
+            table[moving, LEVEL] = i
+    order = np.lexsort((table[:, LEVEL], table[:, START]))
+    keys = table[order, :LEVEL + 1]
+    starts = np.flatnonzero(np.concatenate(([True], (keys[1:] != keys[:-1]).any(axis=1))))
+    return merge(layout, layout.rows(table), order, starts)

@@ -1,0 +1,110 @@
+"""Rows to bytes and back.
+
+One state value is a header and then rows in order of arrival, little-endian:
+
+    format u16 | levels u8 | 0 u8 | owner i32 | layout id u64 | horizon i64 | frontier i64 per level above the finest | rows
+
+``owner`` is the partition that the rows were folded from. Rows that ended at or before ``horizon`` may have been dropped; events
+before a level's frontier are in rows of that level or above (``kernel.rollup``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featureflow.errors import StateError
+from featureflow.kernel.columns import FORMAT, HEADER, Layout, Rows
+
+NO_FRONTIER_US = -(2**63)  # before anything was rolled up or dropped
+
+Int = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class States:
+    """The rows of n entities from one source, and for each state value (b of them) what its header says.
+
+    Rows of one entity stand together, in entity order; those of different partitions are not merged.
+    """
+
+    rows: Rows                             # (k,)
+    entity: Int                            # (k,) which entity each row belongs to, nondecreasing
+    count: int                             # n
+    blob_entity: Int                       # (b,)
+    owners: Int                            # (b,) the partition each value was folded from
+    horizons: Int                          # (b,)
+    frontiers: Int                         # (b, levels - 1)
+
+    @staticmethod
+    def of_rows(layout: Layout, rows: Rows, entity: Int, n: int) -> States:
+        """Rows that were never rolled up: training, replay."""
+        none = np.zeros(0, np.int64)
+        return States(rows, entity, n, none, none, none, np.zeros((0, len(layout.levels) - 1), np.int64))
+
+
+def encode(layout: Layout, owner: int, horizon: int, frontiers: Int, rows: Rows) -> bytes:
+    """The bytes of one state value. ``frontiers`` (levels - 1,), finest first."""
+    return header(layout, owner, horizon, frontiers) + layout.table(rows).tobytes()
+
+
+def header(layout: Layout, owner: int, horizon: int, frontiers: Int) -> bytes:
+    """The first ``layout.header_bytes`` bytes of a state value."""
+    fixed = np.array((FORMAT, len(layout.levels), 0, owner, layout.id, horizon), HEADER)
+    return fixed.tobytes() + np.asarray(frontiers, "<i8").tobytes()
+
+
+def parse(layout: Layout, blobs: Sequence[Sequence[bytes | None]]) -> States:
+    """Read state values: the outer sequence is entities, the inner one partitions (one, where keyed).
+
+    Raises StateError naming the entity's and the partition's place in ``blobs`` and what is wrong.
+    """
+    size, row_bytes = layout.header_bytes, layout.row_bytes
+    heads: list[memoryview] = []
+    bodies: list[memoryview] = []
+    owners: list[int] = []
+    for i, parts in enumerate(blobs):
+        for j, blob in enumerate(parts):
+            if not blob:
+                continue
+            if len(blob) < size or (len(blob) - size) % row_bytes:
+                raise StateError(
+                    f"the state of {layout.view_id} from {layout.source}, entity {i}, part {j} has {len(blob)} bytes: not a header of {size} and "
+                    f"rows of {row_bytes}. {_REBUILD}"
+                )
+            view = memoryview(blob)
+            heads.append(view[:size])
+            bodies.append(view[size:])
+            owners.append(i)
+    rows = np.frombuffer(b"".join(bodies), layout.dtype)
+    blob_entity = np.array(owners, np.int64)
+    lengths = np.array([len(body) for body in bodies], np.int64) // row_bytes
+    extended = np.dtype([("fixed", HEADER), ("frontiers", "<i8", (len(layout.levels) - 1,))])
+    headers = np.frombuffer(b"".join(heads), extended)
+    fixed = headers["fixed"]
+    _check(layout, fixed, owners)
+    return States(
+        rows,
+        np.repeat(blob_entity, lengths),
+        len(blobs),
+        blob_entity,
+        fixed["owner"].astype(np.int64),
+        fixed["horizon"],
+        headers["frontiers"],
+    )
+
+
+_REBUILD = "The value was damaged or written by something else: run `featureflow rebuild` for this view"
+
+
+def _check(layout: Layout, fixed: NDArray[np.void], entities: list[int]) -> None:
+    wrong = (fixed["format"] != FORMAT) | (fixed["layout"] != layout.id) | (fixed["levels"] != len(layout.levels))
+    if wrong.any():
+        i = int(np.flatnonzero(wrong)[0])
+        raise StateError(
+            f"the state of {layout.view_id} from {layout.source}, entity {entities[i]} has format {fixed['format'][i]} and layout "
+            f"{fixed['layout'][i]:016x}; expected {FORMAT} and {layout.id:016x}. {_REBUILD}"
+        )

@@ -1,0 +1,67 @@
+"""Tiles: the intervals that events are folded into, and where a window begins.
+
+All times are int64 microseconds since 1970 UTC. Boundaries are multiples of the tile counted from 1970, so every tile of
+the ladder divides the next and tiles nest. The lifetime tile covers all of time and starts at ``LIFETIME_START_US``.
+"""
+
+from __future__ import annotations
+
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featureflow.define.spec import Window
+from featureflow.errors import DefinitionError
+
+SECOND_US = 1_000_000
+LADDER_US = tuple(seconds * SECOND_US for seconds in (1, 10, 60, 300, 900, 3_600, 21_600, 86_400))
+LIFETIME_US = 2**62
+LIFETIME_START_US = -(2**62)
+TILES_PER_WINDOW = 12  # a sliding window's tail moves in steps of at most a twelfth of it
+
+
+def tile_for(window: Window) -> int:
+    """The tile size, in microseconds, that a window is made of.
+
+    Sliding: the largest tile of which the window holds at least twelve, but at least 1 s. Tumbling: the largest tile that
+    divides the window. Lifetime: ``LIFETIME_US``. Raises DefinitionError for a tumbling window that no tile divides.
+    """
+    if window.kind == "lifetime":
+        return LIFETIME_US
+    if window.kind == "sliding":
+        return max((tile for tile in LADDER_US if window.length_us >= TILES_PER_WINDOW * tile), default=LADDER_US[0])
+    dividing = [tile for tile in LADDER_US if window.length_us > 0 and window.length_us % tile == 0]
+    if not dividing:
+        raise DefinitionError(
+            f"tumbling window {window.text!r} is not a whole number of seconds",
+            write="a window of whole seconds, such as tumbling('10s')",
+        )
+    return dividing[-1]
+
+
+@overload
+def floor(t: int, tile: int) -> int: ...
+@overload
+def floor(t: NDArray[np.int64], tile: int) -> NDArray[np.int64]: ...
+def floor(t: int | NDArray[np.int64], tile: int) -> int | NDArray[np.int64]:
+    """The start of the tile that holds ``t``."""
+    if tile == LIFETIME_US:
+        return np.full_like(t, LIFETIME_START_US) if isinstance(t, np.ndarray) else LIFETIME_START_US
+    return t // tile * tile
+
+
+@overload
+def window_start(window: Window, q: int) -> int: ...
+@overload
+def window_start(window: Window, q: NDArray[np.int64]) -> NDArray[np.int64]: ...
+def window_start(window: Window, q: int | NDArray[np.int64]) -> int | NDArray[np.int64]:
+    """Where the window begins when it is asked for at ``q``: a multiple of its tile.
+
+    Sliding: ``floor(q - w, tile)``. Tumbling: ``floor(q, w)``, the bucket that is not complete yet. Lifetime: the beginning.
+    """
+    if window.kind == "lifetime":
+        return floor(q, LIFETIME_US)
+    if window.kind == "tumbling":
+        return q // window.length_us * window.length_us
+    return floor(q - window.length_us, tile_for(window))
