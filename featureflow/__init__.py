@@ -1,6 +1,6 @@
 """The names that a definitions file imports.
 
-    from featureflow import Entity, Event, Field, Model, Request, View, count, key, mean
+from featureflow import Entity, Event, Field, Model, Request, View, count, key, mean
 """
 
 from featureflow.define.aggregation import count, last, last_n, max, mean, min, stddev, sum

@@ -9,7 +9,7 @@ from featureflow import limits
 from featureflow.define import spec
 from featureflow.define.event import Event
 from featureflow.define.expression import Expr, Number, Owner, Truth, Windowless
-from featureflow.define.name import listed, nearest, snake
+from featureflow.define.name import a, listed, nearest, snake
 from featureflow.define.place import here, wrong
 from featureflow.define.window import Window, lifetime, windows, written
 
@@ -74,7 +74,7 @@ class Windowed(Aggregation):
 
     def refuse(self) -> NoReturn:
         raise wrong(
-            f"{self.text} has the windows {listed(written(known) for known in self.windows)}: which one is meant?",
+            f"{self.text} stands for all its windows ({listed(written(known) for known in self.windows)}), not for one feature",
             write=f"{self.text}[{written(self.windows[0])}]",
         )
 
@@ -89,45 +89,52 @@ class LastN(Aggregation):
         )
 
 
-def count(source: type[Event], *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = 0.0) -> Windowed:
+def count(
+    source: type[Event], *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = 0.0
+) -> Windowed:
     """How many events."""
-    if not (isinstance(source, type) and issubclass(source, Event) and source is not Event):
-        if isinstance(source, Expr) and len(source.owners) == 1:
-            (owner,) = source.owners
-            raise wrong(
-                f"count({source.text}) counts a field; events are counted",
-                write=f"count({owner.cls.__name__}, where=~is_null({source.text}), over=...)",
-            )
-        raise wrong(f"count({source!r}) names no event class", write='count(Departure, over=("1h",))')
+    _check_countable(source)
     return Windowed("count", source, None, _where("count", source, where), windows(over, "count"), _default(default))
 
 
-def sum(value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = 0.0) -> Windowed:
+def sum(
+    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = 0.0
+) -> Windowed:
     """The sum, exact and rounded once."""
     return _windowed("sum", value, over, where, default)
 
 
-def mean(value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None) -> Windowed:
+def mean(
+    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None
+) -> Windowed:
     """The arithmetic mean; undefined where no event counts, unless ``default`` says otherwise."""
     return _windowed("mean", value, over, where, default)
 
 
-def min(value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None) -> Windowed:
+def min(
+    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None
+) -> Windowed:
     """The smallest value."""
     return _windowed("min", value, over, where, default)
 
 
-def max(value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None) -> Windowed:
+def max(
+    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None
+) -> Windowed:
     """The largest value."""
     return _windowed("max", value, over, where, default)
 
 
-def stddev(value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None) -> Windowed:
+def stddev(
+    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None
+) -> Windowed:
     """The standard deviation of the population (divided by n)."""
     return _windowed("stddev", value, over, where, default)
 
 
-def last(value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None) -> Windowed:
+def last(
+    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None
+) -> Windowed:
     """The value of the newest event by event time."""
     return _windowed("last", value, over, where, default)
 
@@ -135,9 +142,25 @@ def last(value: Number, *, over: tuple[str | Window, ...], where: Truth | None =
 def last_n(value: Number, n: int, *, where: Truth | None = None, default: float | None = None) -> LastN:
     """The values of the n newest events by event time, newest first. The View says with ``ttl=`` how long they count."""
     event, node = _value("last_n", value)
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= limits.LAST_N:
-        raise wrong(f"last_n({value.text}, {n!r}): n is a whole number from 1 to {limits.LAST_N}", write=f"last_n({value.text}, 8)")
+    _check_size(n, value.text)
     return LastN("last_n", event, node, _where("last_n", event, where), (lifetime,), _default(default), n)
+
+
+def _check_countable(source: object) -> None:
+    if isinstance(source, type) and issubclass(source, Event) and source is not Event:
+        return
+    if isinstance(source, Expr) and len(source.owners) == 1:
+        (owner,) = source.owners
+        raise wrong(
+            f"count({source.text}) counts a field; events are counted",
+            write=f"count({owner.cls.__name__}, where=~is_null({source.text}), over=...)",
+        )
+    raise wrong(f"count({source!r}) names no event class", write='count(Departure, over=("1h",))')
+
+
+def _check_size(n: object, text: str) -> None:
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= limits.LAST_N:
+        raise wrong(f"last_n({text}, {n!r}): n is a whole number from 1 to {limits.LAST_N}", write=f"last_n({text}, 8)")
 
 
 def _windowed(op: str, value: Number, over: object, where: Truth | None, default: float | None) -> Windowed:
@@ -147,15 +170,20 @@ def _windowed(op: str, value: Number, over: object, where: Truth | None, default
 
 def _value(op: str, value: object) -> tuple[type[Event], spec.Expr]:
     if isinstance(value, type) and issubclass(value, Event):
-        raise wrong(f"{op}({value.__name__}) names an event, not one of its fields", write=f"{op}({value.__name__}.{_a_number(value)}, ...)")
+        raise wrong(
+            f"{op}({value.__name__}) names an event, not one of its fields",
+            write=f"{op}({value.__name__}.{_a_number(value)}, ...)",
+        )
     if not isinstance(value, Expr):
         found = value.text if isinstance(value, Aggregation) else repr(value)
         raise wrong(f"{op}({found}) does not aggregate a field of an event", write=f"{op}(Departure.delay_min, ...)")
     event = _event(value, f"{op}({value.text})")
     if value.type not in ("int", "float"):
         raise wrong(
-            f"{op}({value.text}): {value.text} is a {value.type}, and {op} is of numbers",
-            write=f"count({event.__name__}, where={value.text}, over=...)" if value.type == "bool" else f"{op}({event.__name__}.{_a_number(event)}, ...)",
+            f"{op}({value.text}): {value.text} is {a(value.type)}, and {op} is of numbers",
+            write=f"count({event.__name__}, where={value.text}, over=...)"
+            if value.type == "bool"
+            else f"{op}({event.__name__}.{_a_number(event)}, ...)",
         )
     return event, value.node
 
@@ -164,9 +192,12 @@ def _where(op: str, event: type[Event], where: object) -> spec.Expr | None:
     if where is None:
         return None
     if not isinstance(where, Expr) or where.type != "bool":
-        found = f"{where.text}, a {where.type}" if isinstance(where, Expr) else repr(where)
+        found = f"{where.text}, {a(where.type)}" if isinstance(where, Expr) else repr(where)
         name = where.text if isinstance(where, Expr) else f"{event.__name__}.{_a_number(event)}"
-        raise wrong(f"where= of {op}() is {found}, not a condition", write=f'where={name} == "..."' if isinstance(where, Expr) and where.type == "str" else f"where={name} > 0")
+        raise wrong(
+            f"where= of {op}() is {found}, not a condition",
+            write=f'where={name} == "..."' if isinstance(where, Expr) and where.type == "str" else f"where={name} > 0",
+        )
     if _event(where, f"where={where.text}") is not event:
         (owner,) = where.owners
         raise wrong(
@@ -182,7 +213,10 @@ def _event(expr: Expr[Any], text: str) -> type[Event]:
     owner = next(iter(expr.owners))
     if owner.kind != "event" or not issubclass(owner.cls, Event):
         kind = "features" if owner.kind == "feature" else "a request's fields"
-        raise wrong(f"{text} aggregates {kind}; only events are aggregated", write="a field of an event; calculate with features in the Model")
+        raise wrong(
+            f"{text} aggregates {kind}; only events are aggregated",
+            write="a field of an event; calculate with features in the Model",
+        )
     return owner.cls
 
 
@@ -194,5 +228,8 @@ def _default(default: object) -> float | None:
     if default is None:
         return None
     if isinstance(default, bool) or not isinstance(default, int | float) or not math.isfinite(default):
-        raise wrong(f"default={default!r} is no number", write="default=0.0, or no default= for undefined (the model imputes it)")
+        raise wrong(
+            f"default={default!r} is no number",
+            write="default=0.0, or no default= for undefined (the model imputes it)",
+        )
     return float(default)

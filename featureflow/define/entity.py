@@ -11,6 +11,11 @@ from featureflow.define.place import Place, here, wrong
 K_co = TypeVar("K_co", bound="str | int | None", covariant=True)
 
 
+def is_entity(value: object) -> bool:
+    """Whether it is an entity that a user defined."""
+    return isinstance(value, type) and issubclass(value, Entity) and value is not Entity
+
+
 class Entity(Generic[K_co]):
     """Base of entities: ``class Carrier(Entity[str]): ...``. The parameter is the type of its id, ``str`` or ``int``."""
 
@@ -20,12 +25,18 @@ class Entity(Generic[K_co]):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls._place = here()
-        ids: list[Any] = [get_args(base)[0] for base in getattr(cls, "__orig_bases__", ()) if get_origin(base) is Entity]
+        ids: list[Any] = [
+            get_args(base)[0] for base in getattr(cls, "__orig_bases__", ()) if get_origin(base) is Entity
+        ]
         if cls.__bases__[0] is not Entity or len(ids) != 1 or ids[0] not in (str, int):
-            found = f"has an id of type {getattr(ids[0], '__name__', ids[0])}" if ids else "does not say the type of its id"
+            found = (
+                f"has an id of type {getattr(ids[0], '__name__', ids[0])}" if ids else "does not say the type of its id"
+            )
             raise wrong(
                 f"the entity {cls.__name__} {found}",
                 write=f"class {cls.__name__}(Entity[str]): ...   (or Entity[int])",
                 at=cls._place,
             )
-        cls._definition = spec.Entity(name=check_class_name(cls, "entity", cls._place), type="str" if ids[0] is str else "int")
+        cls._definition = spec.Entity(
+            name=check_class_name(cls, "entity", cls._place), type="str" if ids[0] is str else "int"
+        )

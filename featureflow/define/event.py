@@ -10,7 +10,7 @@ import msgspec
 
 from featureflow.define import spec
 from featureflow.define.field import Field, bind, key
-from featureflow.define.name import check_class_name, listed, nearest
+from featureflow.define.name import a, check_class_name, listed, nearest
 from featureflow.define.place import Place, here, wrong
 from featureflow.define.window import duration
 
@@ -39,13 +39,19 @@ class Event:
     _place: ClassVar[Place]
     _fields: ClassVar[dict[str, Field[Any]]]
 
-    def __init_subclass__(cls, *, topic: str, time: str, disorder: str, future: str = "5m", keyed_by: str | None = None) -> None:
+    def __init_subclass__(
+        cls, *, topic: str, time: str, disorder: str, future: str = "5m", keyed_by: str | None = None
+    ) -> None:
         super().__init_subclass__()
         at = cls._place = here()
         name = check_class_name(cls, "event", at)
         if cls.__bases__ != (Event,):
-            raise wrong(f"the event {cls.__name__} is built on another class", write=f"class {cls.__name__}(Event, topic=...)", at=at)
-        if not isinstance(topic, str) or not _TOPIC.fullmatch(topic) or topic.startswith("featureflow.") or topic in (".", ".."):
+            raise wrong(
+                f"the event {cls.__name__} is built on another class",
+                write=f"class {cls.__name__}(Event, topic=...)",
+                at=at,
+            )
+        if not _is_topic(topic):
             raise wrong(
                 f"topic={topic!r} of {cls.__name__} is no topic of yours: 1 to 249 of a-z A-Z 0-9 . _ -, not starting with featureflow.",
                 write=f'topic="{name}s"',
@@ -58,13 +64,21 @@ class Event:
         _check_time(cls, time, fields, at)
         _check_keyed_by(cls, keyed_by, fields, at)
         cls._definition = spec.Source(
-            name=name, topic=topic, time_field=time, disorder_us=disorder_us, future_us=future_us, fields=fields, keyed_by=keyed_by
+            name=name,
+            topic=topic,
+            time_field=time,
+            disorder_us=disorder_us,
+            future_us=future_us,
+            fields=fields,
+            keyed_by=keyed_by,
         )
 
     def __init__(self, **values: Any) -> None:
         unknown, absent = values.keys() - self._fields.keys(), self._fields.keys() - values.keys()
         if unknown or absent:
-            said = [f"has no field {listed(sorted(unknown))}"] * bool(unknown) + [f"needs {listed(sorted(absent))}"] * bool(absent)
+            said = [f"has no field {listed(sorted(unknown))}"] * bool(unknown) + [
+                f"needs {listed(sorted(absent))}"
+            ] * bool(absent)
             raise TypeError(f"{type(self).__name__} {' and '.join(said)}")
         for name, value in values.items():
             setattr(self, name, value)
@@ -83,16 +97,33 @@ class Event:
     __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable; assigning None is Python's way to say so
 
 
+def _is_topic(topic: object) -> bool:
+    return (
+        isinstance(topic, str)
+        and _TOPIC.fullmatch(topic) is not None
+        and topic not in (".", "..")
+        and not topic.startswith("featureflow.")
+    )
+
+
 def _check_time(cls: type[Event], time: object, fields: tuple[spec.Field, ...], at: Place) -> None:
     found = next((field for field in fields if field.name == time), None)
     instants = [field.name for field in fields if field.type == "datetime" and not field.nullable]
     meant = nearest(str(time), instants) or next(iter(instants), None)
-    write = f'time="{meant}"' if meant else f"{time if isinstance(time, str) else 'happened_at'}: Field[datetime]   (in {cls.__name__})"
+    write = (
+        f'time="{meant}"'
+        if meant
+        else f"{time if isinstance(time, str) else 'happened_at'}: Field[datetime]   (in {cls.__name__})"
+    )
     if found is None:
         raise wrong(f"time={time!r}, but {cls.__name__} has no field of that name", write=write, at=at)
     if found.type != "datetime" or found.nullable:
         kind = f"{found.type} | None" if found.nullable else found.type
-        raise wrong(f"time={time!r} of {cls.__name__} is a {kind}; the event time is a datetime that is never null", write=write, at=at)
+        raise wrong(
+            f"time={time!r} of {cls.__name__} is {a(kind)}; the event time is a datetime that is never null",
+            write=write,
+            at=at,
+        )
 
 
 def _check_keyed_by(cls: type[Event], keyed_by: object, fields: tuple[spec.Field, ...], at: Place) -> None:
@@ -101,7 +132,9 @@ def _check_keyed_by(cls: type[Event], keyed_by: object, fields: tuple[spec.Field
     able = [field.name for field in fields if field.type in ("str", "int") and not field.nullable]
     if keyed_by in able:
         return
-    meant = nearest(str(keyed_by), able) or next((field.name for field in fields if field.entity and field.name in able), None)
+    meant = nearest(str(keyed_by), able) or next(
+        (field.name for field in fields if field.entity and field.name in able), None
+    )
     problem = (
         "can be null or is neither a str nor an int"
         if keyed_by in [field.name for field in fields]

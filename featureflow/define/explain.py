@@ -6,8 +6,10 @@ import ast
 import inspect
 import re
 import traceback
+from collections.abc import Callable
 from types import ModuleType
 
+from featureflow.define.aggregation import Aggregation
 from featureflow.define.name import listed, nearest
 from featureflow.define.place import Place
 from featureflow.errors import DefinitionError
@@ -20,8 +22,18 @@ _NEEDED = {
     "deadline": 'deadline="20ms"',
     "drift": "drift=0.03",
 }
-_MISSING = re.compile(r"(\w+)\.__init_subclass__\(\) missing \d+ required keyword-only arguments?: (.+)")
-_UNEXPECTED = re.compile(r"(?:(\w+)\.)?(\w+)\(\) got an unexpected keyword argument '(\w+)'")
+_ALSO_CALLED = {
+    "avg": "mean",
+    "average": "mean",
+    "std": "stddev",
+    "stdev": "stddev",
+    "total": "sum",
+    "latest": "last",
+    "isnull": "is_null",
+}
+_MISSING = re.compile(r"\w+\.__init_subclass__\(\) missing \d+ required keyword-only arguments?: (.+)")
+_UNEXPECTED = re.compile(r"(?:\w+\.)?(\w+)\(\) got an unexpected keyword argument '(\w+)'")
+_BUILTIN = re.compile(r"'(\w+)' is an invalid keyword argument for (\w+)\(\)")
 _CALL = re.compile(r"(\w+)\(\) ")
 
 
@@ -39,50 +51,95 @@ def _said(error: Exception, module: ModuleType, tree: ast.Module, at: Place) -> 
         case NameError(name=str(name)):
             later = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), None)
             if later is not None:
-                below = "its own body" if later.lineno <= at.line <= (later.end_lineno or 0) else f"line {later.lineno}, below"
-                return f"{name} is used before it is defined, in {below}", f"class {name} above the line that uses it"
-            public = _public_names()
-            if name in public:
-                return f"{name} is not defined", f"from featureflow import {name}"
-            meant = nearest(name, [*known, *public])
-            return f"{name} is not defined", meant or f"from ... import {name}, or define it above"
+                if later.lineno <= at.line <= (later.end_lineno or 0):
+                    return f"{name} is used in its own body, before it is defined", f"it in a class below {name}"
+                return (
+                    f"{name} is used before it is defined, on line {later.lineno}",
+                    f"class {name} above the line that uses it",
+                )
+            here = nearest(name, [one for one in known if not one.startswith("__")])
+            public = None if here else _public(name)
+            write = here or (
+                f"from featureflow import {public}" if public else f"from ... import {name}, or define it above"
+            )
+            return f"{name} is not defined", write
         case AttributeError(name=str(name), obj=obj) if isinstance(obj, type):
             names = [one for one in vars(obj) if not one.startswith("_")]
             meant = nearest(name, names)
-            return f"{obj.__name__} has no {name}; it has {listed(names)}", f"{obj.__name__}.{meant or (names or ['name'])[0]}"
+            return (
+                f"{obj.__name__} has no {name}; it has {listed(names)}",
+                f"{obj.__name__}.{meant or (names or ['name'])[0]}",
+            )
+        case AttributeError(name=str(name), obj=Aggregation() as aggregation):
+            return f"{aggregation.text} has no {name}", f'{aggregation.text}["1h"] for one of its windows'
         case ImportError(name="featureflow"):
             wanted = re.search(r"cannot import name '(\w+)'", str(error))
-            meant = nearest(wanted[1], _public_names()) if wanted else None
-            return f"{error.msg.partition(' (')[0]}", f"from featureflow import {meant or listed(_public_names())}"
+            meant = _public(wanted[1]) if wanted else None
+            return (
+                f"featureflow has no {wanted[1]}" if wanted else str(error),
+                f"from featureflow import {meant}" if meant else f"one of {', '.join(_public_names())}",
+            )
         case TypeError():
-            return _type_error(str(error), known)
+            return _type_error(str(error), known, tree, at)
     return f"{type(error).__name__}: {error}", "a definitions file that Python can import"
 
 
-def _type_error(text: str, known: dict[str, object]) -> tuple[str, str]:
+def _type_error(text: str, known: dict[str, object], tree: ast.Module, at: Place) -> tuple[str, str]:
+    cls = next((node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.lineno == at.line), "")
     if match := _MISSING.fullmatch(text):
-        names = re.findall(r"'(\w+)'", match[2])
-        return f"class {match[1]} does not say {listed(names)}", "; ".join(_NEEDED.get(name, f"{name}=...") for name in names)
+        names = re.findall(r"'(\w+)'", match[1])
+        return f"class {cls} does not say {listed(names)}", "; ".join(
+            _NEEDED.get(name, f"{name}=...") for name in names
+        )
     if match := _UNEXPECTED.match(text):
-        owner, function, given = match.groups()
-        options = _NEEDED.keys() | {"future", "keyed_by", "role", "ttl", "when_missing"}
-        if function != "__init_subclass__":
-            options = set(_parameters(known.get(function)))
-        meant = nearest(given, options)
-        what = f"class {owner}" if function == "__init_subclass__" else f"{function}()"
-        return f"{what} takes no {given}=", f"{meant}=" if meant else f"no {given}="
+        function, given = match.groups()
+        if function in _public_names() and function not in known:
+            return _builtin(function)
+        if function == "__init_subclass__":
+            meant = nearest(given, _NEEDED.keys() | {"future", "keyed_by", "role", "ttl", "when_missing"})
+        else:
+            meant = nearest(given, _parameters(known.get(function)))
+        what = f"class {cls}" if function == "__init_subclass__" else f"{function}()"
+        return f"{what} takes no {given}=", f"{meant}={_given(tree, given, at)}" if meant else f"no {given}="
+    if (match := _BUILTIN.match(text)) and match[2] in _public_names():
+        return _builtin(match[2])
     match = _CALL.match(text)
     called = known.get(match[1]) if match else None
     if match and callable(called) and getattr(called, "__module__", "").startswith("featureflow."):
-        return text, f"{match[1]}({', '.join(_parameters(called))})"
+        return text, f"{match[1]}({_shape(called)})"
     return text, "+ - * / on numbers, == != < <= > >= to compare, & | ~ on booleans, abs log1p minimum maximum is_null"
 
 
 def _parameters(called: object) -> list[str]:
     if not callable(called):
         return []
-    parameters = inspect.signature(called).parameters.values()
-    return [p.name if p.kind is not p.KEYWORD_ONLY or p.default is p.empty else p.name for p in parameters]
+    return list(inspect.signature(called).parameters)
+
+
+def _shape(called: Callable[..., object]) -> str:
+    """How it is called: ``value, over=..., where=..., default=...``."""
+    return ", ".join(
+        f"{p.name}=..." if p.kind is p.KEYWORD_ONLY else p.name for p in inspect.signature(called).parameters.values()
+    )
+
+
+def _builtin(function: str) -> tuple[str, str]:
+    return f"{function}() is Python's own here, not FeatureFlow's", f"from featureflow import {function}"
+
+
+def _given(tree: ast.Module, name: str, at: Place) -> str:
+    """What the user gave as ``name=`` on that line, as it stands there."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.Call) and node.lineno <= at.line <= (node.end_lineno or node.lineno):
+            for keyword in node.keywords:
+                if keyword.arg == name:
+                    return ast.unparse(keyword.value).replace("'", '"')
+    return "..."
+
+
+def _public(name: str) -> str | None:
+    """The public name that was meant by ``name``."""
+    return _ALSO_CALLED.get(name.lower()) or nearest(name, _public_names())
 
 
 def _public_names() -> list[str]:

@@ -10,16 +10,30 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeAlias, TypeVar, overload
 
+from featureflow import limits
 from featureflow.clock import to_us
 from featureflow.define import spec
-from featureflow.define.name import listed
+from featureflow.define.name import a, listed
 from featureflow.define.place import Place, here, wrong
+from featureflow.define.truth import instead
 
 T_co = TypeVar("T_co", covariant=True)
 
 SYMBOLS = {
-    "add": "+", "sub": "-", "mul": "*", "div": "/", "neg": "-", "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
-    "and": "&", "or": "|", "not": "~",
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "div": "/",
+    "neg": "-",
+    "eq": "==",
+    "ne": "!=",
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
+    "and": "&",
+    "or": "|",
+    "not": "~",
 }
 _NUMERIC = ("int", "float")
 
@@ -137,7 +151,7 @@ class Expr(Generic[T_co]):
     def __bool__(self) -> NoReturn:
         raise wrong(
             f"{self.text} is a column, neither true nor false here: and, or, not, in, if and chained comparisons do not work on columns",
-            write="(a > 1) & (b < 2), (a > 1) | (b < 2), ~(a > 1), with the parentheses",
+            write=instead(here()),
         )
 
     def __hash__(self) -> int:
@@ -184,7 +198,10 @@ def is_null(x: Expr[Any]) -> Expr[bool]:
     """Whether x is null or undefined."""
     column = operand(x)
     if column.type == "bool" and isinstance(column.node, spec.Call):
-        raise wrong(f"{column.text} is never null: a comparison with null is false", write="is_null(column), on the column itself")
+        raise wrong(
+            f"{column.text} is never null: a comparison with null is false",
+            write="is_null(column), on the column itself",
+        )
     return _call("is_null", "bool", column)
 
 
@@ -205,11 +222,11 @@ class Windowless:
         def _operator(self, *_: object) -> NoReturn:
             self.refuse()
 
-        __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __neg__ = __abs__ = _operator
-        __lt__ = __le__ = __gt__ = __ge__ = __and__ = __rand__ = __or__ = __ror__ = __invert__ = _operator
-
-        def __bool__(self) -> NoReturn:
-            self.refuse()
+        __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __neg__ = (
+            __abs__
+        ) = _operator
+        __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _operator
+        __and__ = __rand__ = __or__ = __ror__ = __invert__ = __bool__ = _operator
 
 
 def operand(value: object) -> Expr[Any]:
@@ -221,8 +238,15 @@ def operand(value: object) -> Expr[Any]:
     if isinstance(value, bool):
         return Expr(spec.Literal(value), "bool", frozenset(), repr(value))
     if isinstance(value, int | float):
+        if isinstance(value, int) and not -limits.INTEGER_ABS <= value <= limits.INTEGER_ABS:
+            raise wrong(
+                "a whole number beyond 2^53 has no exact float64", write=f"{float(limits.INTEGER_ABS)!r} or smaller"
+            )
         if not math.isfinite(value):
-            raise wrong(f"{value} is not a number that can be compared or calculated with", write="is_null(column), or a finite number")
+            raise wrong(
+                f"{value} is not a number that can be compared or calculated with",
+                write="is_null(column), or a finite number",
+            )
         return Expr(spec.Literal(value), "int" if isinstance(value, int) else "float", frozenset(), repr(value))
     if isinstance(value, str):
         return Expr(spec.Literal(value), "str", frozenset(), repr(value))
@@ -232,7 +256,10 @@ def operand(value: object) -> Expr[Any]:
         return Expr(spec.Literal(to_us(value)), "datetime", frozenset(), repr(value))
     if value is None:
         raise wrong("None is not a value to compare or calculate with", write="is_null(column)")
-    raise wrong(f"{value!r} is neither a column nor a plain number, string, bool or datetime", write="a field, a feature or a literal")
+    raise wrong(
+        f"{value!r} is neither a column nor a plain number, string, bool or datetime",
+        write="a field, a feature or a literal",
+    )
 
 
 def _call(op: str, type: spec.FieldType, *args: Expr[Any]) -> Expr[Any]:
@@ -254,7 +281,9 @@ def _call(op: str, type: spec.FieldType, *args: Expr[Any]) -> Expr[Any]:
 
 
 def _text(op: str, args: tuple[Expr[Any], ...]) -> str:
-    parts = [f"({arg.text})" if isinstance(arg.node, spec.Call) and arg.node.op in SYMBOLS else arg.text for arg in args]
+    parts = [
+        f"({arg.text})" if isinstance(arg.node, spec.Call) and arg.node.op in SYMBOLS else arg.text for arg in args
+    ]
     if op not in SYMBOLS:
         return f"{op}({', '.join(arg.text for arg in args)})"
     return f"{SYMBOLS[op]}{parts[0]}" if len(parts) == 1 else f"{parts[0]} {SYMBOLS[op]} {parts[1]}"
@@ -265,7 +294,7 @@ def _arithmetic(op: str, *values: object) -> Expr[float]:
     for arg in args:
         if arg.type not in _NUMERIC:
             raise wrong(
-                f"{_text(op, args)} calculates with {arg.text}, which is a {arg.type}, not a number",
+                f"{_text(op, args)} calculates with {arg.text}, which is {a(arg.type)}, not a number",
                 write={
                     "bool": "count(Event, where=..., over=...), or the boolean as a model input of its own",
                     "str": f'{arg.text} == "..."; a string can be compared, not calculated with',
@@ -280,11 +309,11 @@ def _comparison(op: str, left: object, right: object) -> Expr[bool]:
     kinds = {"number" if arg.type in _NUMERIC else arg.type for arg in args}
     if len(kinds) > 1:
         raise wrong(
-            f"{_text(op, args)} compares a {args[0].type} with a {args[1].type}",
-            write=f"a {args[0].type} on both sides",
+            f"{_text(op, args)} compares {a(args[0].type)} with {a(args[1].type)}",
+            write=f"{a(args[0].type)} on both sides",
         )
     if op not in ("eq", "ne") and kinds & {"str", "bool"}:
-        raise wrong(f"{_text(op, args)}: a {args[0].type} has no order here", write="== or !=")
+        raise wrong(f"{_text(op, args)}: {a(args[0].type)} has no order here", write="== or !=")
     return _call(op, "bool", *args)
 
 
@@ -294,6 +323,8 @@ def _logic(op: str, *values: object) -> Expr[bool]:
         if arg.type != "bool":
             raise wrong(
                 f"{_text(op, args)}: {arg.text} is not a boolean ({SYMBOLS[op]} binds tighter than a comparison)",
-                write=f"(a > 1) {SYMBOLS[op]} (b < 2), with the parentheses" if op != "not" else "~(a > 1), with the parentheses",
+                write=f"(a > 1) {SYMBOLS[op]} (b < 2), with the parentheses"
+                if op != "not"
+                else "~(a > 1), with the parentheses",
             )
     return _call(op, "bool", *args)

@@ -10,9 +10,9 @@ from typing import Any, Generic, Literal, NoReturn, TypeVar, Union, get_args, ge
 from featureflow import limits
 from featureflow.clock import to_us
 from featureflow.define import spec
-from featureflow.define.entity import Entity
+from featureflow.define.entity import Entity, is_entity
 from featureflow.define.expression import Expr, Owner
-from featureflow.define.name import check_attribute_name, nearest
+from featureflow.define.name import a, check_attribute_name, nearest
 from featureflow.define.place import Place, wrong
 
 T = TypeVar("T")
@@ -51,8 +51,10 @@ class Field(Generic[T]):
 
 def key(entity: type[Entity[K]]) -> Field[K]:
     """A field that holds the id of ``entity``: ``carrier: Field[str] = key(Carrier)``."""
-    if not (isinstance(entity, type) and issubclass(entity, Entity) and hasattr(entity, "_definition")):
-        raise wrong(f"key({_shown(entity)}) names no entity", write="key(Carrier), after class Carrier(Entity[str]): ...")
+    if not is_entity(entity):
+        raise wrong(
+            f"key({_shown(entity)}) names no entity", write="key(Carrier), after class Carrier(Entity[str]): ..."
+        )
     return Field(entity)
 
 
@@ -64,7 +66,9 @@ def bind(cls: type, kind: Literal["event", "request"], at: Place) -> tuple[spec.
     names = inspect.get_annotations(cls)
     for name, value in vars(cls).items():
         if isinstance(value, Field) and name not in names:
-            raise wrong(f"{cls.__name__}.{name} has no type", write=f"{name}: Field[str] = key(...)", at=at.within(name))
+            raise wrong(
+                f"{cls.__name__}.{name} has no type", write=f"{name}: Field[str] = key(...)", at=at.within(name)
+            )
     try:
         hints = get_type_hints(cls)
     except NameError as error:
@@ -73,7 +77,11 @@ def bind(cls: type, kind: Literal["event", "request"], at: Place) -> tuple[spec.
     for name in names:
         check_attribute_name(name, f"a field of {cls.__name__}", at)
         if hasattr(cls.__mro__[1], name):
-            raise wrong(f"{cls.__name__}.{name} hides a name of {cls.__mro__[1].__name__}", write="another name", at=at.within(name))
+            raise wrong(
+                f"{cls.__name__}.{name} hides a name of {cls.__mro__[1].__name__}",
+                write="another name",
+                at=at.within(name),
+            )
         default = vars(cls).get(name)
         if default is not None and not isinstance(default, Field):
             raise wrong(
@@ -115,7 +123,7 @@ def _definition(cls: type, name: str, hint: Any, entity: type[Entity[Any]] | Non
     if entity is not None and type_ != entity._definition.type:
         null = " | None" if nullable else ""
         raise wrong(
-            f"{full} is a {type_}, but the id of {entity.__name__} is a {entity._definition.type}",
+            f"{full} is {a(type_)}, but the id of {entity.__name__} is {a(entity._definition.type)}",
             write=f"{name}: Field[{entity._definition.type}{null}] = key({entity.__name__})",
             at=at.within(name),
         )
@@ -149,7 +157,7 @@ def checked(value: Any, field: spec.Field, owner: str) -> Any:
     if value is None:
         if field.nullable:
             return None
-        raise TypeError(f"{full} is None; it takes a {field.type}, and its type is not '| None'")
+        raise TypeError(f"{full} is None; it takes {a(field.type)}, and its type is not '| None'")
     match field.type, value:
         case "str", str():
             size = len(value.encode("utf-8", "surrogatepass"))
@@ -175,4 +183,4 @@ def checked(value: Any, field: spec.Field, owner: str) -> Any:
             except ValueError as error:
                 raise ValueError(f"{full}: {error}") from None
             return value
-    raise TypeError(f"{full} is {value!r}, a {type(value).__name__}; it takes a {field.type}")
+    raise TypeError(f"{full} is {value!r}, {a(type(value).__name__)}; it takes {a(field.type)}")

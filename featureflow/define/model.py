@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal, TypeAlias
 from featureflow.define import spec
 from featureflow.define.aggregation import LastN
 from featureflow.define.expression import Expr, Number, Windowless
-from featureflow.define.name import check_attribute_name, check_class_name
+from featureflow.define.name import a, check_attribute_name, check_class_name
 from featureflow.define.place import Place, here, wrong
 from featureflow.define.window import duration, lifetime
 
-DRIFT = 0.1                              # the largest drift that a definition may allow
+DRIFT = 0.1  # the largest drift that a definition may allow
 DEADLINE_US = 60_000_000
 
 InputExpr: TypeAlias = "Number | LastN"
@@ -39,22 +39,38 @@ class Model:
     inputs: ClassVar[tuple[InputExpr, ...]]
     defaults: ClassVar[Mapping[InputExpr, float]]
 
-    def __init_subclass__(cls, *, deadline: str, drift: float, when_missing: Literal["default", "refuse"] = "default") -> None:
+    def __init_subclass__(
+        cls, *, deadline: str, drift: float, when_missing: Literal["default", "refuse"] = "default"
+    ) -> None:
         super().__init_subclass__()
         at = cls._place = here()
         name = check_class_name(cls, "model", at)
         if cls.__bases__ != (Model,):
-            raise wrong(f"the model {cls.__name__} is built on another class", write=f"class {cls.__name__}(Model, deadline=...)", at=at)
+            raise wrong(
+                f"the model {cls.__name__} is built on another class",
+                write=f"class {cls.__name__}(Model, deadline=...)",
+                at=at,
+            )
         deadline_us = duration(deadline, f"deadline= of {cls.__name__}", at)
         if not 0 < deadline_us <= DEADLINE_US:
-            raise wrong(f"deadline={deadline!r} of {cls.__name__} is not between 1ms and 60s", write='deadline="20ms"', at=at)
-        if isinstance(drift, bool) or not isinstance(drift, int | float) or not 0 <= drift <= DRIFT:
+            raise wrong(
+                f"deadline={deadline!r} of {cls.__name__} is not between 1ms and 60s", write='deadline="20ms"', at=at
+            )
+        if not _is_drift(drift):
             raise wrong(f"drift={drift!r} of {cls.__name__} is not between 0 and {DRIFT}", write="drift=0.03", at=at)
         if when_missing not in ("default", "refuse"):
-            raise wrong(f"when_missing={when_missing!r} is unknown", write='when_missing="default" or when_missing="refuse"', at=at)
+            raise wrong(
+                f"when_missing={when_missing!r} is unknown",
+                write='when_missing="default" or when_missing="refuse"',
+                at=at,
+            )
         cls._definition = spec.Model(
             name=name, inputs=_inputs(cls, at), deadline_us=deadline_us, drift=float(drift), when_missing=when_missing
         )
+
+
+def _is_drift(drift: object) -> bool:
+    return isinstance(drift, int | float) and not isinstance(drift, bool) and 0 <= drift <= DRIFT
 
 
 def _inputs(cls: type[Model], at: Place) -> tuple[spec.Input, ...]:
@@ -62,7 +78,9 @@ def _inputs(cls: type[Model], at: Place) -> tuple[spec.Input, ...]:
     written = vars(cls).get("inputs")
     if not isinstance(written, tuple) or not written:
         found = "has no inputs" if written is None else f"has inputs = {written!r}, not a tuple of them"
-        raise wrong(f"{cls.__name__} {found}", write='inputs = (CarrierNow.delay["1h"], Ask.hour)', at=at.within("inputs"))
+        raise wrong(
+            f"{cls.__name__} {found}", write='inputs = (CarrierNow.delay["1h"], Ask.hour)', at=at.within("inputs")
+        )
     inputs: dict[str, spec.Input] = {}
     for value in written:
         one = _input(cls, value, derived, at)
@@ -71,7 +89,9 @@ def _inputs(cls: type[Model], at: Place) -> tuple[spec.Input, ...]:
             same = inputs[one.name].expr == one.expr
             raise wrong(
                 f"{cls.__name__} has two inputs named {one.name}" + (": the same one twice" if same else ""),
-                write="it once" if same else f"other_{one.name.rpartition(':')[2]} = ... in the body, and that name in inputs",
+                write="it once"
+                if same
+                else f"other_{one.name.rpartition(':')[2]} = ... in the body, and that name in inputs",
                 at=place,
             )
         inputs[one.name] = one
@@ -108,13 +128,17 @@ def _input(cls: type[Model], value: object, derived: dict[int, str], at: Place) 
     if not isinstance(value, Expr):
         raise wrong(
             f"{cls.__name__} has the input {value!r}, which is no feature, request field or derived feature",
-            write='CarrierNow.delay["1h"], without quotes round it' if isinstance(value, str) else 'CarrierNow.delay["1h"]',
+            write='CarrierNow.delay["1h"], without quotes round it'
+            if isinstance(value, str)
+            else 'CarrierNow.delay["1h"]',
             at=at.within("inputs"),
         )
     if value.type in ("str", "datetime"):
         raise wrong(
-            f"the input {value.text} of {cls.__name__} is a {value.type}; a model takes numbers",
-            write=f'is_it = {value.text} == "..."   (a derived feature), or send a number' if value.type == "str" else "a number",
+            f"the input {value.text} of {cls.__name__} is {a(value.type)}; a model takes numbers",
+            write=f'is_it = {value.text} == "..."   (a derived feature), or send a number'
+            if value.type == "str"
+            else "a number",
             at=value.place,
         )
     _check_scope(value, f"the input {value.text} of {cls.__name__}", value.place)
@@ -147,7 +171,11 @@ def _with_defaults(cls: type[Model], inputs: dict[str, spec.Input], at: Place) -
     defaults = vars(cls).get("defaults", {})
     at = at.within("defaults")
     if not isinstance(defaults, dict):
-        raise wrong(f"defaults of {cls.__name__} is {defaults!r}, not a dict", write='defaults = {CarrierNow.delay["1h"]: 0.0}', at=at)
+        raise wrong(
+            f"defaults of {cls.__name__} is {defaults!r}, not a dict",
+            write='defaults = {CarrierNow.delay["1h"]: 0.0}',
+            at=at,
+        )
     found = dict(inputs)
     for key, default in defaults.items():
         if isinstance(key, LastN):
@@ -160,7 +188,11 @@ def _with_defaults(cls: type[Model], inputs: dict[str, spec.Input], at: Place) -
         name = next((one.name for one in inputs.values() if one.expr == node), None)
         place = key.place if isinstance(key, Expr) and isinstance(key.node, spec.Column) else at
         if name is None:
-            raise wrong(f"defaults of {cls.__name__} names {text}, which is not one of its inputs", write="an input, as in inputs", at=place)
+            raise wrong(
+                f"defaults of {cls.__name__} names {text}, which is not one of its inputs",
+                write="an input, as in inputs",
+                at=place,
+            )
         if isinstance(default, bool) or not isinstance(default, int | float) or not math.isfinite(default):
             raise wrong(
                 f"the default of {text} is {default!r}, not a number",

@@ -30,6 +30,11 @@ def listed(names: Iterable[str]) -> str:
     return f"{', '.join(front)} and {last}" if front else last
 
 
+def a(noun: str) -> str:
+    """The noun with its article."""
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
 def check_class_name(cls: type, kind: str, at: Place) -> str:
     """The class's name in references. Raises DefinitionError where it cannot be one."""
     name = snake(cls.__name__)

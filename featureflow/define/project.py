@@ -37,10 +37,10 @@ def load(path: str | Path) -> spec.Project:
     Raises DefinitionError with file and line for everything that is wrong with it.
     """
     file = str(path)
-    tree = _parse(file)                                                                 # 1
-    module = _import(file, tree)                                                        # 2
-    classes = _classes(module)                                                          # 3
-    _check(classes, file)                                                               # 4
+    tree = _parse(file)  # 1
+    module = _import(file, tree)  # 2
+    classes = _classes(module)  # 3
+    _check(classes, file)  # 4
     sources = [c._definition for c in classes if issubclass(c, Event)]
     by_name = {source.name: source for source in sources}
     return spec.Project(
@@ -57,11 +57,19 @@ def _parse(file: str) -> ast.Module:
         tree = ast.parse(Path(file).read_bytes(), file)
     except OSError as error:
         raise DefinitionError(
-            f"the definitions file cannot be read: {error.strerror or error}", write="featureflow init, or the path of your file", file=file, line=1
+            f"the definitions file cannot be read: {error.strerror or error}",
+            write="featureflow init, or the path of your file",
+            file=file,
+            line=1,
         ) from None
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None) or 1
-        raise DefinitionError(f"Python cannot read it: {getattr(error, 'msg', error)}", write="valid Python", file=file, line=line) from None
+        raise DefinitionError(
+            f"Python cannot read it: {getattr(error, 'msg', error)}",
+            write=f"what Python expects there; python -m py_compile {file} shows the column",
+            file=file,
+            line=line,
+        ) from None
     _refuse_repeated(tree.body, file, "the file")
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
@@ -89,9 +97,9 @@ def _import(file: str, tree: ast.Module) -> ModuleType:
     module = ModuleType(name)
     module.__file__ = file
     linecache.checkcache(file)
-    sys.modules[name] = module           # typing resolves annotations through it
+    sys.modules[name] = module  # typing resolves annotations through it
     try:
-        exec(compile(tree, file, "exec", dont_inherit=True), vars(module))  # noqa: S102  # the user's own file, as import would
+        exec(compile(tree, file, "exec", dont_inherit=True), vars(module))
     except DefinitionError:
         raise
     except Exception as error:
@@ -102,7 +110,7 @@ def _import(file: str, tree: ast.Module) -> ModuleType:
 
 
 def _classes(module: ModuleType) -> list[Any]:
-    found: dict[int, Any] = {}           # by identity: an alias is not a second class
+    found: dict[int, Any] = {}  # by identity: an alias is not a second class
     for value in vars(module).values():
         if isinstance(value, type) and issubclass(value, _BASES) and value not in _BASES:
             found.setdefault(id(value), value)
@@ -114,8 +122,10 @@ def _check(classes: list[Any], file: str) -> None:
         raise DefinitionError(
             "the file defines no feature view", write="class CarrierNow(View, of=Carrier): ...", file=file, line=1
         )
-    for kinds in ((Entity,), (Event,), (View, Request), (Model,)):   # a column is view:feature or request:field
-        _refuse_same(((c._definition.name, c) for c in classes if issubclass(c, kinds)), "are both called {} in references")
+    for kinds in ((Entity,), (Event,), (View, Request), (Model,)):  # a column is view:feature or request:field
+        _refuse_same(
+            ((c._definition.name, c) for c in classes if issubclass(c, kinds)), "are both called {} in references"
+        )
     _refuse_same(((c._definition.topic, c) for c in classes if issubclass(c, Event)), "both read the topic {}")
     join_keys: dict[str, Any] = {}
     for view in (c for c in classes if issubclass(c, View)):
@@ -144,6 +154,8 @@ def _refuse_same(named: Iterable[tuple[str, Any]], how: str) -> None:
             topic = "topic" in how
             raise wrong(
                 f"{other.__name__} and {cls.__name__} {how.format(repr(name))}",
-                write=f'topic="{snake(cls.__name__)}s", or one event for both' if topic else "another name for one of them",
+                write=f'topic="{snake(cls.__name__)}s", or one event for both'
+                if topic
+                else "another name for one of them",
                 at=Place(cls._place.file, cls._place.line),
             )

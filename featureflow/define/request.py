@@ -21,7 +21,9 @@ class Request:
         at = cls._place = here()
         name = check_class_name(cls, "request", at)
         if cls.__bases__ != (Request,):
-            raise wrong(f"the request {cls.__name__} is built on another class", write=f"class {cls.__name__}(Request):", at=at)
+            raise wrong(
+                f"the request {cls.__name__} is built on another class", write=f"class {cls.__name__}(Request):", at=at
+            )
         fields = bind(cls, "request", at)
         for field in fields:
             if field.entity is not None:

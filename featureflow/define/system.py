@@ -47,7 +47,7 @@ DEAD_LETTERS = Source(
         Field(name="partition", type="int"),
         Field(name="offset", type="int"),
         Field(name="view", type="str", nullable=True),             # set where one view refused the event (late)
-        Field(name="reason", type="str"),                          # undecodable missing_field wrong_type oversized out_of_range future late ...
+        Field(name="reason", type="str"),                          # undecodable missing_field wrong_type oversized future late ...
         Field(name="detail", type="str", max_bytes=4_096),
         Field(name="value", type="str", max_bytes=65_536),         # base64 of the record's first bytes
     ),

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 from featureflow import limits
 from featureflow.define import spec
 from featureflow.define.aggregation import Aggregation, Windowed
-from featureflow.define.entity import Entity
+from featureflow.define.entity import Entity, is_entity
 from featureflow.define.event import Event
 from featureflow.define.expression import Expr
 from featureflow.define.name import check_attribute_name, check_class_name, listed
@@ -46,15 +46,19 @@ class View:
         *,
         of: type[Entity[Any]],
         role: Expr[str | int | None] | tuple[Expr[str | int | None], ...] | None = None,
-        ttl: str | None | Unset = UNSET,
+        ttl: str | Unset | None = UNSET,
     ) -> None:
         super().__init_subclass__()
         at = cls._place = here()
         name = check_class_name(cls, "view", at)
         if cls.__bases__ != (View,):
-            raise wrong(f"the view {cls.__name__} is built on another class", write=f"class {cls.__name__}(View, of=...)", at=at)
-        if not (isinstance(of, type) and issubclass(of, Entity) and hasattr(of, "_definition")):
-            raise wrong(f"of={of!r} of {cls.__name__} is no entity", write=f"class {cls.__name__}(View, of=Carrier)", at=at)
+            raise wrong(
+                f"the view {cls.__name__} is built on another class", write=f"class {cls.__name__}(View, of=...)", at=at
+            )
+        if not is_entity(of):
+            raise wrong(
+                f"of={of!r} of {cls.__name__} is no entity", write=f"class {cls.__name__}(View, of=Carrier)", at=at
+            )
         cls._of = of
         cls._aggregations = _aggregations(cls, at)
         roles = _roles(cls, of, role, at)
@@ -64,7 +68,11 @@ class View:
             keys.setdefault(event._definition.name, _key(cls, of, event, roles, aggregation.place))
         for event in roles:
             if event._definition.name not in keys:
-                raise wrong(f"role= names {event.__name__}, which {cls.__name__} does not aggregate", write="role= without it", at=at)
+                raise wrong(
+                    f"role= names {event.__name__}, which {cls.__name__} does not aggregate",
+                    write="role= without it",
+                    at=at,
+                )
         cls._definition = spec.View(
             name=name,
             entity=of._definition.name,
@@ -85,17 +93,25 @@ def _aggregations(cls: type[View], at: Place) -> dict[str, Aggregation]:
             expression = isinstance(value, Expr)
             raise wrong(
                 f"{cls.__name__}.{name} is {value.text if expression else repr(value)}; a View's body holds aggregations only",
-                write="the derived feature in the Model's body" if expression else f'{name} = mean(Departure.delay_min, over=("1h",))',
+                write="the derived feature in the Model's body"
+                if expression
+                else f'{name} = mean(Departure.delay_min, over=("1h",))',
                 at=at.within(name),
             )
         check_attribute_name(name, f"an aggregation of {cls.__name__}", at)
         if len(value.names) > 1:
             raise wrong(
-                f"one aggregation has the names {listed(value.names)}", write=f"one of them; for two, write {value.op}(...) twice", at=value.place
+                f"one aggregation has the names {listed(value.names)}",
+                write=f"one of them; for two, write {value.op}(...) twice",
+                at=value.place,
             )
         found[name] = value
     if not found:
-        raise wrong(f"{cls.__name__} has no aggregations", write='flights = count(Departure, over=("1h",))   (in its body)', at=at)
+        raise wrong(
+            f"{cls.__name__} has no aggregations",
+            write='flights = count(Departure, over=("1h",))   (in its body)',
+            at=at,
+        )
     return found
 
 
@@ -108,14 +124,22 @@ def _roles(cls: type[View], of: type[Entity[Any]], role: object, at: Place) -> d
             raise wrong(f"role={one!r} of {cls.__name__} is no field of an event", write="role=Departure.origin", at=at)
         field = owner.cls._definition.by_name[one.node.name]
         if field.entity != of._definition.name:
-            able = [f"{owner.cls.__name__}.{f.name}" for f in owner.cls._definition.fields if f.entity == of._definition.name]
+            able = [
+                f"{owner.cls.__name__}.{f.name}"
+                for f in owner.cls._definition.fields
+                if f.entity == of._definition.name
+            ]
             raise wrong(
                 f"role={one.text} of {cls.__name__} is not a key of {of.__name__}",
-                write=f"role={able[0]}" if able else f"{field.name}: Field[{of._definition.type}] = key({of.__name__})   (in {owner.cls.__name__})",
+                write=f"role={able[0]}"
+                if able
+                else f"{field.name}: Field[{of._definition.type}] = key({of.__name__})   (in {owner.cls.__name__})",
                 at=at,
             )
         if owner.cls in roles:
-            raise wrong(f"role= of {cls.__name__} names two fields of {owner.cls.__name__}", write="one field per event", at=at)
+            raise wrong(
+                f"role= of {cls.__name__} names two fields of {owner.cls.__name__}", write="one field per event", at=at
+            )
         roles[owner.cls] = field.name
     return roles
 
@@ -176,4 +200,8 @@ def _check_features(cls: type[View], at: Place) -> None:
             )
         names[feature.name] = aggregation
     if len(names) > limits.FEATURES_PER_VIEW:
-        raise wrong(f"{cls.__name__} has {len(names)} features; the limit is {limits.FEATURES_PER_VIEW}", write="two views", at=at)
+        raise wrong(
+            f"{cls.__name__} has {len(names)} features; the limit is {limits.FEATURES_PER_VIEW}",
+            write="two views",
+            at=at,
+        )

@@ -7,10 +7,9 @@ from typing import Final
 
 from featureflow import limits
 from featureflow.define import spec
-from featureflow.define.name import listed
 from featureflow.define.place import Place, wrong
 
-SECOND_US: Final = 1_000_000            # the finest tile: no window is cut more finely
+SECOND_US: Final = 1_000_000  # the finest tile: no window is cut more finely
 _UNITS: Final = {"ms": 1_000, "s": SECOND_US, "m": 60 * SECOND_US, "h": 3_600 * SECOND_US, "d": 86_400 * SECOND_US}
 _DURATION: Final = re.compile(r"([0-9]{1,12})(ms|s|m|h|d)")
 _LOOSE: Final = re.compile(r"([0-9]+)\s*(\w+)")
@@ -46,9 +45,14 @@ def sliding(length: str) -> Window:
 def windows(over: object, aggregation: str) -> tuple[Window, ...]:
     """The windows of ``over=``: a tuple of durations, ``tumbling(...)`` and ``lifetime``."""
     if isinstance(over, str):
-        raise wrong(f'over="{over}" is a string: it would be read letter by letter', write=f'over=("{over}",), with the comma')
+        raise wrong(
+            f'over="{over}" is a string: it would be read letter by letter', write=f'over=("{over}",), with the comma'
+        )
     if isinstance(over, Window):
-        raise wrong(f"over={written(over)} is one window, not a tuple of windows", write=f"over=({written(over)},), with the comma")
+        raise wrong(
+            f"over={written(over)} is one window, not a tuple of windows",
+            write=f"over=({written(over)},), with the comma",
+        )
     if not isinstance(over, tuple) or not over:
         raise wrong(f"over= of {aggregation}() is {over!r}, not a tuple of windows", write='over=("1h", "6h")')
     found: list[Window] = []
@@ -57,7 +61,8 @@ def windows(over: object, aggregation: str) -> tuple[Window, ...]:
         for other in found:
             if (window.kind, window.length_us) == (other.kind, other.length_us):
                 raise wrong(
-                    f"over= names the window {written(other)} twice" + ("" if window == other else f", once as {written(window)}"),
+                    f"over= names the window {written(other)} twice"
+                    + ("" if window == other else f", once as {written(window)}"),
                     write=f"over=({', '.join(map(written, found))},)",
                 )
         found.append(window)
@@ -66,7 +71,9 @@ def windows(over: object, aggregation: str) -> tuple[Window, ...]:
 
 def written(window: Window) -> str:
     """The window as it stands in a definitions file."""
-    return {"sliding": f'"{window.text}"', "tumbling": f'tumbling("{window.text}")', "lifetime": "lifetime"}[window.kind]
+    return {"sliding": f'"{window.text}"', "tumbling": f'tumbling("{window.text}")', "lifetime": "lifetime"}[
+        window.kind
+    ]
 
 
 def duration(text: object, what: str, at: Place | None = None) -> int:
@@ -74,7 +81,7 @@ def duration(text: object, what: str, at: Place | None = None) -> int:
     if isinstance(text, str) and (match := _DURATION.fullmatch(text)):
         return int(match[1]) * _UNITS[match[2]]
     raise wrong(
-        f"{what} is {text!r}, which is no duration: a whole number and a unit, {listed(_UNITS)}",
+        f"{what} is {text!r}, which is no duration: a whole number and one of the units {', '.join(_UNITS)}",
         write=f'"{_meant(text)}"',
         at=at,
     )
@@ -96,4 +103,6 @@ def _check_length(us: int, text: str) -> None:
         raise wrong(f'the window "{text}" is shorter than the finest tile, 1 s', write='"1s" or longer')
     if us > limits.WINDOW_US:
         days = limits.WINDOW_US // _UNITS["d"]
-        raise wrong(f'the window "{text}" is longer than the limit, {days} d', write=f'"{days}d" or shorter, or lifetime')
+        raise wrong(
+            f'the window "{text}" is longer than the limit, {days} d', write=f'"{days}d" or shorter, or lifetime'
+        )

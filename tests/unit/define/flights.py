@@ -1,5 +1,7 @@
 from datetime import datetime
+
 from featureflow import Entity, Event, Field, Model, Request, View, count, key, last_n, max, mean
+
 
 class Carrier(Entity[str]): ...
 class Airport(Entity[str]): ...

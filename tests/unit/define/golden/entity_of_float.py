@@ -1,0 +1,6 @@
+from datetime import datetime
+
+from featureflow import Entity
+
+
+class Carrier(Entity[float]): ...

@@ -1,0 +1,11 @@
+from datetime import datetime
+
+from featureflow import Entity, Event, Field, key
+
+
+class Carrier(Entity[str]): ...
+
+
+class Departure(Event, topic="departures", time="left_at", disorder="10m", keyed_by="carier"):
+    left_at: Field[datetime]
+    carrier: Field[str] = key(Carrier)

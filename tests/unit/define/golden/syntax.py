@@ -1,0 +1,10 @@
+from datetime import datetime
+
+from featureflow import Entity, Event, Field
+
+
+class Carrier(Entity[str]): ...
+
+
+class Departure(Event, topic="departures", time="left_at", disorder="10m")
+    left_at: Field[datetime]

@@ -1,0 +1,11 @@
+from datetime import datetime
+
+from featureflow import Entity, Event, Field, key
+
+
+class Carrier(Entity[str]): ...
+
+
+class Departure(Event, topic="departures", disorder="10m"):
+    left_at: Field[datetime]
+    carrier: Field[str] = key(Carrier)

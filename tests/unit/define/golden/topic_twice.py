@@ -1,0 +1,23 @@
+from datetime import datetime
+
+from featureflow import Entity, Event, Field, View, count, key, mean
+
+
+class Carrier(Entity[str]): ...
+
+
+class Departure(Event, topic="departures", time="left_at", disorder="10m"):
+    left_at: Field[datetime]
+    carrier: Field[str] = key(Carrier)
+    cancelled: Field[bool]
+    delay_min: Field[float | None]
+
+
+class Arrival(Event, topic="departures", time="landed_at", disorder="10m"):
+    landed_at: Field[datetime]
+    carrier: Field[str] = key(Carrier)
+
+
+class CarrierNow(View, of=Carrier):
+    flights = count(Departure, over=("1h", "6h"))
+    delay = mean(Departure.delay_min, over=("1h", "6h"))

@@ -1,0 +1,87 @@
+"""Each line that ends in the word wrong and a reason must be refused by mypy; no other line may be."""
+
+from datetime import UTC, datetime
+
+from featureflow import (
+    Entity,
+    Event,
+    Field,
+    Model,
+    Request,
+    View,
+    count,
+    key,
+    last_n,
+    lifetime,
+    log1p,
+    mean,
+    minimum,
+    tumbling,
+)
+
+
+class Carrier(Entity[str]): ...
+
+
+class Tail(Entity[int]): ...
+
+
+class Weight(Entity[float]): ...  # wrong: an id is a str or an int
+
+
+class Departure(Event, topic="departures", time="left_at", disorder="10m"):
+    left_at: Field[datetime]
+    carrier: Field[str] = key(Carrier)
+    tail: Field[int | None] = key(Tail)
+    pilot: Field[float] = key(Carrier)  # wrong: the id is a str
+    cancelled: Field[bool]
+    delay_min: Field[float | None]
+
+
+class Timeless(Event, topic="departures", disorder="10m"):  # wrong: no time=
+    left_at: Field[datetime]
+
+
+class CarrierNow(View, of=Carrier, ttl="30d"):
+    flights = count(Departure, over=("1h", tumbling("1d"), lifetime))
+    misspelt = mean(Departure.delai_min, over=("1h",))  # wrong: no such field
+    of_a_string = mean(Departure.carrier, over=("1h",))  # wrong: a string
+    no_window = mean(Departure.delay_min)  # wrong: over= is missing
+    a_string_of_windows = mean(Departure.delay_min, over="1h")  # wrong: not a tuple
+    no_condition = count(Departure, where=Departure.delay_min, over=("1h",))  # wrong: a number
+    parentheses = count(Departure, where=Departure.delay_min > 15 & Departure.cancelled, over=("1h",))  # wrong: 15 & column
+    a_field = count(Departure.delay_min, over=("1h",))  # wrong: events are counted
+    since = count(Departure, where=Departure.left_at >= datetime(2013, 1, 1, tzinfo=UTC), over=("1h",))
+    united = count(Departure, where=(Departure.carrier == "UA") & ~Departure.cancelled, over=("1h",))
+    last_delays = last_n(Departure.delay_min, 8)
+    windowed_last = last_n(Departure.delay_min, 8, over=("1h",))  # wrong: it has no windows
+
+
+class Unowned(View):  # wrong: no of=
+    flights = count(Departure, over=("1h",))
+
+
+class Ask(Request):
+    hour: Field[int]
+    airline: Field[str]
+
+
+class Late(Model, deadline="20ms", drift=0.03, when_missing="refuse"):
+    fine = log1p(CarrierNow.flights["1h"]) / minimum(CarrierNow.flights[lifetime], 3)
+    whole = CarrierNow.flights - 1  # wrong: which window?
+    sequence = CarrierNow.last_delays + 1  # wrong: a sequence
+    spelled = Ask.airline + 1  # wrong: a string
+    inputs = (fine, CarrierNow.last_delays, Ask.hour, CarrierNow.flights[tumbling("1d")])
+    defaults = {fine: 0.0, CarrierNow.last_delays: 0.0}  # noqa: RUF012  # a definition, read once
+
+
+class Unsure(Model, deadline="20ms", drift=0.03, when_missing="shrug"):  # wrong: default or refuse
+    inputs = (Ask.airline,)  # wrong: a string
+
+
+now = datetime.now(UTC)
+good = Departure(left_at=now, carrier="UA", tail=None, pilot=1.0, cancelled=False, delay_min=3.5)
+minutes: float | None = good.delay_min
+record: bytes = good.to_json()
+Departure(left_at=now, tail=None, pilot=1.0, cancelled=False, delay_min=3.5)  # wrong: no carrier
+Departure(left_at="now", carrier="UA", tail=None, pilot=1.0, cancelled=False, delay_min=3.5)  # wrong: a string
