@@ -1,8 +1,8 @@
 """The online store: an entity's state and the offset it was folded to, moved in one atom.
 
-A state key holds one entity's rows for one view version and one source (and, where the source is not keyed by the entity,
-one partition). An offset record stands beside them, one per (view version, source, partition): **state and offset are
-changed by the same call or not at all**, and only by the holder of the record's token.
+A state key holds one entity's rows for one view version and one source (and, where the source is not keyed by the
+entity, one partition). An offset record stands beside them, one per (view version, source, partition): **state and
+offset are changed by the same call or not at all**, and only by the holder of the record's token.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ class Advance:
 
 @dataclass(frozen=True)
 class Commit:
+    """``advances`` all go to the same offset: they share ``max_time_us``, the running maximum there."""
+
     source: str
     partition: int
     token: bytes
@@ -84,9 +86,9 @@ class Committed:
 class Refused:
     """Nothing was written.
 
-    ``fenced``: the token is not the stored one. ``offset``: an offset is not ``from_offset``, absent or dirty.
-    ``mismatch``: a state key's length or header differs. ``expired``: keys at ``keys`` are absent where rows were expected
-    (their TTL passed): the same commit may be sent again with those written whole.
+    ``fenced``: the token is not the stored one. ``offset``: an offset is not ``from_offset``, or absent. ``dirty``: an
+    earlier commit broke half way. ``mismatch``: a state key's length or header differs. ``expired``: keys at ``keys``
+    are absent where rows were expected (their TTL passed): the same commit may be sent again with those written whole.
     """
 
     reason: str
@@ -121,6 +123,10 @@ class OnlineStore(Protocol):
 
     def offsets(self, source: str, partition: int, view_ids: Sequence[str]) -> dict[str, OffsetRecord | None]: ...
 
+    def visible(self, view_id: str, source: str, partition: int) -> list[tuple[int, int]]:
+        """(store's time in ms, offset) of the last VISIBILITY_ENTRIES or so commits that moved it, oldest first."""
+        ...
+
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Values of state keys and offset records alike, in one atomic read."""
         ...
@@ -132,7 +138,10 @@ class OnlineStore(Protocol):
     def get_meta(self, name: str) -> bytes | None: ...
 
     def check(self) -> list[str]:
-        """What is wrong with the server's settings, each with its fix (eviction policy, persistence). Empty: all well."""
+        """What is wrong with the server's settings, each with its fix. Empty: all well.
+
+        A line that starts with ``warning:`` costs time after a crash; any other loses state: no worker commits.
+        """
         ...
 
     def ping(self) -> str:

@@ -1,0 +1,31 @@
+"""What is said when state was lost, and what to do about it."""
+
+from __future__ import annotations
+
+from featureflow.store.online.protocol import OffsetRecord
+
+
+def absent(view_id: str, source: str, partition: int) -> str:
+    return (
+        f"the offset of view {view_id} on {source}/{partition} is not in the online store: the view was never applied, "
+        f"or the store was emptied. Run `featureflow apply` for a new view, `{rebuild(view_id)}` for a lost one"
+    )
+
+
+def dirty(view_id: str, source: str, partition: int, stored: OffsetRecord) -> str:
+    return (
+        f"a commit of view {view_id} on {source}/{partition} broke between offset {stored.offset} and {stored.dirty}: "
+        f"its state cannot be trusted. Run `{rebuild(view_id)}`"
+    )
+
+
+def other_topic(view_id: str, source: str, partition: int, stored: OffsetRecord, topic_id: str) -> str:
+    return (
+        f"the offset of view {view_id} on {source}/{partition} belongs to topic {stored.topic_id}, but the log now has "
+        f"{topic_id}: the topic was recreated. Run `{rebuild(view_id)}`"
+    )
+
+
+def rebuild(view_id: str) -> str:
+    """The command that folds a view again from the beginning."""
+    return f"featureflow rebuild {view_id.partition('@')[0]}"

@@ -1,0 +1,158 @@
+"""The online store in a dict: the protocol, checks and order of ``lua/commit.lua``, for unit tests and simulations."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from featureflow import limits
+from featureflow.clock import Clock
+from featureflow.errors import OffsetMissingError
+from featureflow.store import keys as names
+from featureflow.store.online import call, loss, record
+from featureflow.store.online.protocol import NO_TIME, Claim, Commit, Committed, OffsetRecord, Refused
+
+
+@dataclass(frozen=True)
+class _Value:
+    data: bytes
+    dies_ms: int                           # 0: never
+
+
+class MemoryOnlineStore:
+    """One process, one thread. Time to live and ``committed_ms`` come from the clock that is given."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._values: dict[bytes, _Value] = {}
+        self._seen: dict[bytes, list[tuple[int, int]]] = {}
+
+    def create_offsets(self, view_id: str, source: str, topic_id: str, offsets: dict[int, int]) -> list[int]:
+        made = []
+        for partition, offset in offsets.items():
+            key = names.offset_key(view_id, source, partition)
+            if self._get(key) is None:
+                self._put(key, record.encode(OffsetRecord(record.NO_TOKEN, offset, -1, NO_TIME, 0, topic_id)))
+                made.append(partition)
+        return made
+
+    def drop_view(self, view_id: str) -> int:
+        middle = f":{view_id}:".encode()
+        gone = [key for key in (*self._values, *self._seen) if middle in key and not key.startswith(b"meta:")]
+        for key in gone:
+            self._values.pop(key, None)
+            self._seen.pop(key, None)
+        return len(gone)
+
+    def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str) -> Claim:
+        records = {view_id: self._record(view_id, source, partition) for view_id in view_ids}
+        for view_id, stored in records.items():
+            if stored is None:
+                raise OffsetMissingError(loss.absent(view_id, source, partition))
+            if stored.dirty != -1:
+                raise OffsetMissingError(loss.dirty(view_id, source, partition, stored))
+            if stored.topic_id != topic_id:
+                raise OffsetMissingError(loss.other_topic(view_id, source, partition, stored, topic_id))
+        token = secrets.token_bytes(16)
+        for view_id, stored in records.items():
+            assert stored is not None
+            self._put(names.offset_key(view_id, source, partition), record.encode(replace(stored, token=token)))
+        return Claim(source, partition, token, {view_id: stored for view_id, stored in records.items() if stored})
+
+    def commit(self, commit: Commit) -> Committed | Refused:
+        call.check(commit)
+        # (1) check everything
+        refused = self._refusal(commit)
+        if refused is not None:
+            return refused
+        # (2) the dirty mark is not needed: nothing below can fail
+        # (3) write state
+        now_ms = self._clock.now_us() // 1000
+        for write in commit.writes:
+            dies_ms = now_ms + write.ttl_ms if write.ttl_ms else 0
+            if write.whole is not None:
+                self._values.pop(write.key, None)
+                if write.whole:
+                    self._values[write.key] = _Value(write.whole, dies_ms)
+                continue
+            stored = self._values.get(write.key)
+            data = bytearray(stored.data if stored else b"")
+            for patch in write.patches:
+                data[patch.position : patch.position + len(patch.data)] = patch.data
+            self._values[write.key] = _Value(bytes(data), dies_ms or (stored.dies_ms if stored else 0))
+        # (4) move offsets
+        for advance in commit.advances:
+            stored_record = self._record(advance.view_id, commit.source, commit.partition)
+            assert stored_record is not None
+            if advance.to_offset != advance.from_offset:
+                seen = self._seen.setdefault(names.visibility_key(advance.view_id, commit.source, commit.partition), [])
+                seen.append((now_ms, advance.to_offset))
+                del seen[: -limits.VISIBILITY_ENTRIES]
+            key = names.offset_key(advance.view_id, commit.source, commit.partition)
+            offset, max_time_us = advance.to_offset, commit.max_time_us
+            moved = replace(stored_record, offset=offset, max_time_us=max_time_us, committed_ms=now_ms)
+            self._put(key, record.encode(moved))
+        return Committed(now_ms)
+
+    def offsets(self, source: str, partition: int, view_ids: Sequence[str]) -> dict[str, OffsetRecord | None]:
+        return {view_id: self._record(view_id, source, partition) for view_id in view_ids}
+
+    def visible(self, view_id: str, source: str, partition: int) -> list[tuple[int, int]]:
+        return list(self._seen.get(names.visibility_key(view_id, source, partition), ()))
+
+    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [self._get(key) for key in keys]
+
+    def put_meta(self, name: str, value: bytes) -> None:
+        self._put(names.meta_key(name), value)
+
+    def get_meta(self, name: str) -> bytes | None:
+        return self._get(names.meta_key(name))
+
+    def check(self) -> list[str]:
+        return []
+
+    def ping(self) -> str:
+        return "memory"
+
+    def close(self) -> None:
+        pass
+
+    def _refusal(self, commit: Commit) -> Refused | None:
+        for advance in commit.advances:
+            stored = self._record(advance.view_id, commit.source, commit.partition)
+            place = f"{advance.view_id} of {commit.source}/{commit.partition}"
+            if stored is None:
+                return Refused("offset", f"{place} is absent")
+            if stored.token != commit.token:
+                return Refused("fenced", f"{place} was claimed by {stored.token.hex()}")
+            if stored.dirty != -1:
+                return Refused("dirty", f"{place} broke on the way to {stored.dirty}")
+            if stored.offset != advance.from_offset:
+                return Refused("offset", f"{place} is at {stored.offset}, not {advance.from_offset}")
+        expired = []
+        for index, write in enumerate(commit.writes):
+            value = self._get(write.key) or b""
+            if len(value) != write.expected_bytes:
+                if value:
+                    found = f"{write.key!r} has {len(value)} bytes, not {write.expected_bytes}"
+                    return Refused("mismatch", found, (index,))
+                expired.append(index)
+            elif value and not value.startswith(write.header):
+                return Refused("mismatch", f"{write.key!r} has another header", (index,))
+        return Refused("expired", "rows were expected, their TTL has passed", tuple(expired)) if expired else None
+
+    def _record(self, view_id: str, source: str, partition: int) -> OffsetRecord | None:
+        value = self._get(names.offset_key(view_id, source, partition))
+        return None if value is None else record.decode(value)
+
+    def _get(self, key: bytes) -> bytes | None:
+        value = self._values.get(key)
+        if value is None or (value.dies_ms and value.dies_ms <= self._clock.now_us() // 1000):
+            self._values.pop(key, None)
+            return None
+        return value.data
+
+    def _put(self, key: bytes, data: bytes) -> None:
+        self._values[key] = _Value(data, 0)

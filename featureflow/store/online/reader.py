@@ -1,0 +1,217 @@
+"""The scorer's way to the online store: every read of an event loop on one pipelined connection, parsed by hiredis.
+
+One read is one MGET, atomic: the states and the offset records it returns belong together. Reads asked for in one turn
+of the loop leave in one system call. A lost connection fails the reads under way and is made again in the background,
+with backoff; until then reads fail at once. A read is safe to repeat, but not repeated here: the caller has a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, cast
+from urllib.parse import unquote, urlsplit
+
+import hiredis
+
+from featureflow.errors import UnavailableError
+from featureflow.store.online.redis import SETTING, place, version
+
+FIRST_WAIT_S = 0.05
+LONGEST_WAIT_S = 2.0
+
+
+class _Connection(asyncio.Protocol):
+    """Commands out, replies in, in order."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._parser = hiredis.Reader()
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._out: list[bytes] = []
+        self._transport: asyncio.Transport | None = None
+        self.lost: asyncio.Future[Exception | None] = self._loop.create_future()
+
+    def ask(self, packed: bytes) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._waiting.append(future)
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(packed)
+        return future
+
+    def _flush(self) -> None:
+        if self._transport is not None and self._out:
+            self._transport.write(b"".join(self._out))
+        self._out.clear()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed(data)
+        try:
+            while (reply := self._parser.gets()) is not False:
+                future = self._waiting.popleft()
+                if not future.done():  # its caller gave up; the reply is still in the stream
+                    future.set_result(reply)
+        except (hiredis.HiredisError, IndexError) as problem:
+            self.abort(problem)
+
+    def connection_lost(self, problem: Exception | None) -> None:
+        if not self.lost.done():
+            self.lost.set_result(problem)
+        for future in self._waiting:
+            if not future.done():
+                future.set_exception(ConnectionResetError(str(problem or "the server closed the connection")))
+        self._waiting.clear()
+
+    def abort(self, problem: Exception | None = None) -> None:
+        if not self.lost.done():
+            self.lost.set_result(problem)
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class AsyncReader:
+    """``await read(keys)``: values of state keys, offset records and meta documents, in one atomic read.
+
+    Belongs to the event loop it is first used in. ``timeout_s`` bounds connecting and, with no limit given, reading.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = 1.0) -> None:
+        self._url = url
+        self._timeout_s = timeout_s
+        self._connection: _Connection | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._attempt: asyncio.Event | None = None
+        self._stalls = 0
+        self.place = place(url)
+        self.problem: str | None = None     # why there is no connection now; None while there is
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None
+
+    async def start(self) -> None:
+        """Connect. Raises UnavailableError; goes on trying in the background all the same."""
+        if self._keeper is None:
+            self._attempt = asyncio.Event()
+            self._keeper = asyncio.create_task(self._keep_connected(), name="online-reader")
+        assert self._attempt is not None
+        await self._attempt.wait()
+        if self._connection is None:
+            raise self._unavailable()
+
+    async def read(self, keys: Sequence[bytes], timeout_s: float | None = None) -> list[bytes | None]:
+        """Raises UnavailableError: no connection, no answer in time, or an answer that is an error."""
+        if not keys:
+            return []
+        return cast("list[bytes | None]", await self.execute((b"MGET", *keys), timeout_s))
+
+    async def execute(self, command: tuple[bytes, ...], timeout_s: float | None = None) -> Any:
+        """One command, for reading only. Raises UnavailableError."""
+        connection = self._connection
+        if connection is None:
+            await self.start()
+            connection = self._connection
+            if connection is None:
+                raise self._unavailable()
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        future = connection.ask(_pack(command))
+        timer = asyncio.get_running_loop().call_later(limit_s, _expire, future, limit_s)
+        try:
+            reply = await future
+        except TimeoutError as problem:
+            self._stalled(connection)
+            late = f"Redis at {self.place} did not answer within {limit_s * 1000:.1f} ms; see {SETTING}"
+            raise UnavailableError(late) from problem
+        except OSError as problem:
+            raise UnavailableError(f"Redis at {self.place} went away ({problem}); see {SETTING}") from problem
+        finally:
+            timer.cancel()
+        self._stalls = 0
+        if isinstance(reply, hiredis.ReplyError):
+            raise UnavailableError(f"Redis at {self.place} ({SETTING}) answered: {reply}")
+        return reply
+
+    async def ping(self) -> str:
+        """The server's name and version. Raises UnavailableError."""
+        info = (await self.execute((b"INFO", b"server"))).decode()
+        fields = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+        return version(fields)
+
+    async def close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+            self._keeper = None
+        if self._connection is not None:
+            self._connection.abort()
+            self._connection = None
+
+    def _stalled(self, connection: _Connection) -> None:
+        """Three reads in a row without an answer: the connection may be dead without anybody saying so."""
+        self._stalls += 1
+        if self._stalls >= 3 and connection is self._connection:
+            self._stalls = 0
+            connection.abort(TimeoutError("three reads in a row without an answer"))
+
+    def _unavailable(self) -> UnavailableError:
+        return UnavailableError(f"Redis at {self.place} does not answer ({self.problem}); see {SETTING}")
+
+    async def _keep_connected(self) -> None:
+        assert self._attempt is not None
+        wait_s = FIRST_WAIT_S
+        while True:
+            try:
+                connection = await asyncio.wait_for(self._connect(), self._timeout_s)
+            except (OSError, TimeoutError, UnavailableError) as problem:
+                self.problem = str(problem) or type(problem).__name__
+                self._attempt.set()
+                await asyncio.sleep(wait_s * (0.5 + random.random()))
+                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+                continue
+            wait_s, self.problem, self._connection = FIRST_WAIT_S, None, connection
+            self._attempt.set()
+            why = await connection.lost
+            self._connection, self.problem = None, str(why or "the server closed the connection")
+
+    async def _connect(self) -> _Connection:
+        parts = urlsplit(self._url)
+        loop = asyncio.get_running_loop()
+        if parts.scheme == "unix":
+            _, connection = await loop.create_unix_connection(_Connection, parts.path)
+            database = ""
+        else:
+            tls = True if parts.scheme == "rediss" else None
+            host, port = parts.hostname or "localhost", parts.port or 6379
+            _, connection = await loop.create_connection(_Connection, host, port, ssl=tls)
+            database = parts.path.strip("/")
+        commands: list[tuple[bytes, ...]] = [(b"CLIENT", b"SETNAME", b"featureflow-serve")]
+        if database and database != "0":
+            commands.insert(0, (b"SELECT", database.encode()))
+        if parts.password:
+            user = (unquote(parts.username).encode(),) if parts.username else ()
+            commands.insert(0, (b"AUTH", *user, unquote(parts.password).encode()))
+        try:
+            for reply in await asyncio.gather(*(connection.ask(_pack(command)) for command in commands)):
+                if isinstance(reply, hiredis.ReplyError):
+                    raise UnavailableError(str(reply))
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
+
+def _pack(command: tuple[bytes, ...]) -> bytes:
+    return cast(bytes, hiredis.pack_command(cast(Any, command)))  # its stub knows tuples of one only
+
+
+def _expire(future: asyncio.Future[Any], limit_s: float) -> None:
+    if not future.done():
+        future.set_exception(TimeoutError(f"{limit_s} s"))

@@ -1,0 +1,59 @@
+"""An offset record as bytes: fixed-width ASCII, so that Lua reads and writes it with ``string.sub`` and ``SETRANGE``.
+
+    bytes      field
+    0   ..4    magic ``FFo1``
+    4   ..36   token, hexadecimal
+    36  ..56   offset        \\
+    56  ..76   dirty          \\ sign and 19 digits each: equal numbers are equal strings,
+    76  ..96   max_time_us    / so that Lua never turns an int64 into a float
+    96  ..116  committed_ms  /
+    116 ..     topic id
+
+The positions stand again, one-based, at the top of ``lua/*.lua``.
+"""
+
+from __future__ import annotations
+
+from featureflow.errors import StateError
+from featureflow.store.online.protocol import OffsetRecord
+
+MAGIC = b"FFo1"
+NO_TOKEN = bytes(16)
+FIXED_BYTES = 116
+
+
+def digits(number: int) -> bytes:
+    """An int64 as 20 bytes: its sign and 19 digits."""
+    return b"%+020d" % number
+
+
+def encode(record: OffsetRecord) -> bytes:
+    return b"".join((
+        MAGIC,
+        record.token.hex().encode(),
+        digits(record.offset),
+        digits(record.dirty),
+        digits(record.max_time_us),
+        digits(record.committed_ms),
+        record.topic_id.encode(),
+    ))
+
+
+def decode(value: bytes) -> OffsetRecord:
+    """Raises StateError where the bytes are not an offset record."""
+    try:
+        if not value.startswith(MAGIC) or len(value) < FIXED_BYTES:
+            raise ValueError
+        return OffsetRecord(
+            token=bytes.fromhex(value[4:36].decode()),
+            offset=int(value[36:56]),
+            dirty=int(value[56:76]),
+            max_time_us=int(value[76:96]),
+            committed_ms=int(value[96:116]),
+            topic_id=value[116:].decode(),
+        )
+    except ValueError:
+        raise StateError(
+            f"{value[:40]!r} is not an offset record that this version of FeatureFlow knows: something else writes to "
+            f"its keys, or its state is older. Point online.url at a database of its own, or rebuild the view"
+        ) from None
