@@ -1,0 +1,127 @@
+"""Take a partition: the right to commit it, and the offset to read on from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from featureflow.errors import LogError, OffsetOutOfRangeError, StateError
+from featureflow.ingest.failpoint import Failpoint, unarmed
+from featureflow.store.log.protocol import Log, Partition, TopicState
+from featureflow.store.online.protocol import Advance, Commit, OnlineStore
+from featureflow.store.registry import partitions_document
+
+
+@dataclass
+class Owned:
+    """A claimed partition, as committed. The dicts are per view id: next offset, running maximum of event time (us), and the
+    worker's clock at the last commit (us)."""
+
+    partition: Partition
+    token: bytes
+    topic_id: str
+    offsets: dict[str, int]
+    maxima: dict[str, int]
+    committed_us: dict[str, int]
+
+    @property
+    def position(self) -> int:
+        """Where reading goes on: the lowest offset; views that are further skip what they have."""
+        return min(self.offsets.values())
+
+    @property
+    def max_time_us(self) -> int:
+        """The running maximum at ``position``."""
+        return self.maxima[min(self.offsets, key=self.offsets.__getitem__)]
+
+    def moved(self, commit: Commit, now_us: int) -> None:
+        """The commit was applied."""
+        for advance in commit.advances:
+            self.offsets[advance.view_id] = advance.to_offset
+            self.maxima[advance.view_id] = commit.max_time_us
+            self.committed_us[advance.view_id] = now_us
+
+    def beats(self, before_us: int) -> list[Commit]:
+        """Empty commits for the views whose last one is older: one for each offset that views stand at."""
+        due: dict[int, list[str]] = {}
+        for view_id, at_us in self.committed_us.items():
+            if at_us <= before_us:
+                due.setdefault(self.offsets[view_id], []).append(view_id)
+        source, partition = self.partition.source, self.partition.partition
+        return [
+            Commit(source, partition, self.token, tuple(Advance(v, offset, offset) for v in ids), self.maxima[ids[0]], ())
+            for offset, ids in due.items()
+        ]
+
+
+def take(
+    log: Log,
+    online: OnlineStore,
+    partition: Partition,
+    topic: str,
+    view_ids: Sequence[str],
+    now_us: int,
+    failpoint: Failpoint = unarmed,
+) -> Owned:
+    """Claim the partition for all views of its source.
+
+    (1) the store is fit to hold state, and the partition is one that readers know of
+    (2) claim: a fresh token in every view's offset record, or OffsetMissingError
+    (3) the log still holds everything from the lowest offset on
+
+    Raises StateError, OffsetMissingError, LogError, OffsetOutOfRangeError: nothing that waiting will cure. UnavailableError.
+    """
+    fit(online)                                                                              # (1)
+    known = log.topic(topic)
+    listed(online, partition, known)
+    claim = online.claim(partition.source, partition.partition, view_ids, known.topic_id)    # (2)
+    failpoint("in_claim")
+    owned = Owned(
+        partition,
+        claim.token,
+        known.topic_id,
+        {view_id: record.offset for view_id, record in claim.records.items()},
+        {view_id: record.max_time_us for view_id, record in claim.records.items()},
+        dict.fromkeys(claim.records, now_us),
+    )
+    readable(partition, topic, owned, log.topic(topic))                                      # (3) asked anew: its end has moved
+    return owned
+
+
+def fit(online: OnlineStore) -> list[str]:
+    """The store's warnings. Raises StateError where its settings lose state."""
+    found = online.check()
+    losing = [problem for problem in found if not problem.startswith("warning:")]
+    if losing:
+        raise StateError("the online store may not hold state as it is set up: " + "; ".join(losing))
+    return found
+
+
+def listed(online: OnlineStore, partition: Partition, topic: TopicState) -> None:
+    """A reader merges as many partitions as the document says; one that is not listed would be folded and never read."""
+    document = online.get_meta(partitions_document(partition.source))
+    count = 0 if document is None else int(document)
+    if not partition.partition < count or topic.partitions != count:
+        raise StateError(
+            f"source {partition.source} is applied with {count} partitions, its topic has {topic.partitions}: run "
+            f"`featureflow apply`, which lists the new ones"
+        )
+
+
+def readable(partition: Partition, topic: str, owned: Owned, state: TopicState) -> None:
+    """Raises OffsetOutOfRangeError where events were deleted before they were folded, LogError where the log went back."""
+    place = f"{topic}/{partition.partition}"
+    if state.topic_id != owned.topic_id:
+        raise LogError(f"topic {topic} was recreated while it was read ({owned.topic_id} -> {state.topic_id})")
+    begin, end = state.beginning[partition.partition], state.end[partition.partition]
+    behind = next(view_id for view_id, offset in owned.offsets.items() if offset == owned.position)
+    rebuild = f"run `featureflow rebuild {behind.partition('@')[0]}`"
+    if owned.position < begin:
+        raise OffsetOutOfRangeError(
+            f"{place} begins at {begin}, but view {behind} has folded it only up to {owned.position}: events were deleted "
+            f"before they were folded; {rebuild}"
+        )
+    if owned.position > end:
+        raise LogError(
+            f"{place} ends at {end}, but view {behind} has folded it up to {owned.position}: the topic was truncated; {rebuild}"
+        )
