@@ -1,0 +1,191 @@
+"""The rows that a dataset is asked for: entity ids, an instant, and what came with them (label, request inputs)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featureflow.clock import to_us
+from featureflow.define.spec import Field, FieldType
+from featureflow.errors import RequestError
+
+SpineLike: TypeAlias = Any
+"""A pandas DataFrame, a pyarrow Table, a path to .parquet or .csv, a mapping of columns, or a sequence of mappings."""
+
+TITLE = "The spine cannot be used"
+
+
+@dataclass(frozen=True)
+class Spine:
+    """n rows. ``ids``: join key -> (n,) object (str) or float64 (int) with None/NaN where there is no id."""
+
+    instants_us: NDArray[np.int64]         # (n,) the instant each row is asked at
+    ids: dict[str, NDArray[Any]]
+    context: dict[str, NDArray[Any]]       # request input -> (n,) as in kernel.events.Events.columns
+    labels: NDArray[np.float64] | None     # (n,)
+
+    def __len__(self) -> int:
+        return len(self.instants_us)
+
+
+def read_spine(
+    spine: SpineLike,
+    *,
+    join_keys: Mapping[str, FieldType],
+    context: Mapping[str, Field],
+    instant: str,
+    label: str | None,
+) -> Spine:
+    """Take the columns that are needed; others are ignored. Raises RequestError naming the column and what to write."""
+    columns = columns_of(spine)
+    needed = [instant, *join_keys, *context, *([label] if label is not None else [])]
+    absent = [name for name in needed if name not in columns]
+    if absent:
+        raise RequestError(TITLE, f"it has no column {absent[0]!r}. It needs {', '.join(needed)}; it has {', '.join(map(str, columns)) or 'none'}")
+    return Spine(
+        instants_of(instant, columns[instant]),
+        {key: _typed(key, kind, columns[key]) for key, kind in join_keys.items()},
+        {name: _typed(name, field.type, columns[name]) for name, field in context.items()},
+        None if label is None else _numbers(label, columns[label]),
+    )
+
+
+def columns_of(spine: SpineLike) -> dict[str, Sequence[Any] | NDArray[Any]]:
+    """The spine's columns, whatever it came as."""
+    if isinstance(spine, str | Path):
+        return _from_file(Path(spine))
+    if hasattr(spine, "to_pydict"):                        # pyarrow
+        return _from_arrow(spine)
+    if hasattr(spine, "columns") and hasattr(spine, "dtypes"):   # pandas
+        return {str(name): _from_pandas(str(name), spine[name]) for name in spine.columns}
+    if isinstance(spine, Mapping):
+        return {str(name): column for name, column in spine.items()}
+    rows = list(spine)
+    if not all(isinstance(row, Mapping) for row in rows):
+        raise RequestError(TITLE, f"a {type(spine).__name__} of something else than rows. Give a DataFrame, a .parquet or .csv path, or a list of dicts")
+    names = dict.fromkeys(str(name) for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def instants_of(name: str, column: Sequence[Any] | NDArray[Any]) -> NDArray[np.int64]:
+    """Microseconds since 1970 UTC of aware datetimes, RFC 3339 strings, or integers that are microseconds already."""
+    if isinstance(column, np.ndarray) and column.dtype.kind in "iu":
+        return column.astype(np.int64)
+    if isinstance(column, np.ndarray) and column.dtype.kind == "M":
+        if np.isnat(column).any():
+            raise RequestError(TITLE, f"column {name!r} has a row without an instant. Drop that row")
+        return column.astype("datetime64[us]").astype(np.int64)
+    return np.array([_instant(name, index, value) for index, value in enumerate(column)], dtype=np.int64)
+
+
+# -- one value ---------------------------------------------------------------------------------------------------------
+
+def _instant(name: str, index: int, value: Any) -> int:
+    if isinstance(value, bool) or value is None:
+        raise RequestError(TITLE, f"row {index}: {name!r} is {value!r}, which names no instant")
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, str):
+        if value.lstrip("-").isdigit():
+            return int(value)
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise RequestError(TITLE, f"row {index}: {name!r} is {value!r}. Write an RFC 3339 time with a zone, or microseconds since 1970") from None
+    if not isinstance(value, datetime):
+        raise RequestError(TITLE, f"row {index}: {name!r} is a {type(value).__name__}. Write a datetime with a zone, or microseconds since 1970")
+    try:
+        return to_us(value)
+    except ValueError as error:
+        raise RequestError(TITLE, f"row {index}: {name!r}: {error}") from error
+
+
+def _typed(name: str, kind: FieldType, column: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
+    if kind == "str":
+        strings: NDArray[Any] = np.empty(len(column), dtype=object)
+        strings[:] = [None if _is_null(value) else value if isinstance(value, str) else _text(name, index, value) for index, value in enumerate(column)]
+        return strings
+    if kind == "datetime":
+        return instants_of(name, column).astype(np.float64)
+    if kind == "bool":
+        column = [{"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value for value in column]
+    numbers = _numbers(name, column)
+    if kind == "int" and not np.array_equal(numbers[~np.isnan(numbers)], np.rint(numbers[~np.isnan(numbers)])):
+        raise RequestError(TITLE, f"column {name!r} holds numbers that are not whole, where whole ones are declared")
+    return numbers
+
+
+def _numbers(name: str, column: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:
+    try:
+        numbers = np.array([np.nan if _is_null(value) or value == "" else float(value) for value in column], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise RequestError(TITLE, f"column {name!r}: {error}. Write numbers") from error
+    if np.isinf(numbers).any():
+        raise RequestError(TITLE, f"column {name!r} holds an infinity. Write null where a value is not known")
+    return numbers + 0.0                                   # -0.0 becomes 0.0
+
+
+def _text(name: str, index: int, value: Any) -> str:
+    raise RequestError(TITLE, f"row {index}: {name!r} is {value!r}, a {type(value).__name__}; the definitions say str")
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or (isinstance(value, float | np.floating) and bool(np.isnan(value))) or type(value).__name__ in ("NAType", "NaTType")
+
+
+# -- files and frames --------------------------------------------------------------------------------------------------
+
+def _from_file(path: Path) -> dict[str, Sequence[Any] | NDArray[Any]]:
+    match path.suffix.lower():
+        case ".parquet":
+            try:
+                from pyarrow import parquet
+            except ImportError as error:
+                raise RequestError(TITLE, "reading Parquet needs pyarrow: pip install 'featureflow[frames]'") from error
+            return _from_arrow(parquet.read_table(path))
+        case ".csv":
+            with path.open(newline="", encoding="utf-8") as file:
+                reader = csv.reader(file)
+                names = next(reader, [])
+                rows = list(reader)
+            for index, row in enumerate(rows):
+                if len(row) != len(names):
+                    raise RequestError(TITLE, f"{path} line {index + 2} has {len(row)} fields, the first line names {len(names)}")
+            return {name: [row[place] or None for row in rows] for place, name in enumerate(names)}
+        case other:
+            raise RequestError(TITLE, f"{path}: files of type {other!r} are not read. Give .parquet or .csv")
+
+
+def _from_arrow(table: Any) -> dict[str, Sequence[Any] | NDArray[Any]]:
+    columns: dict[str, Sequence[Any] | NDArray[Any]] = {}
+    for name in table.column_names:
+        column = table.column(name)
+        kind = str(column.type)
+        if kind.startswith("timestamp"):
+            if "tz=" not in kind:
+                raise RequestError(TITLE, f"column {name!r} is a timestamp without a zone, so it names no instant. Write it as timestamp with tz=UTC")
+            columns[name] = np.array([None if value is None else value.value // 1000 if hasattr(value, "value") else to_us(value)
+                                      for value in column.to_pylist()], dtype=object)
+        else:
+            columns[name] = column.to_pylist()
+    return columns
+
+
+def _from_pandas(name: str, series: Any) -> Sequence[Any] | NDArray[Any]:
+    kind = series.dtype
+    if getattr(kind, "kind", "") == "M":
+        if getattr(kind, "tz", None) is None:
+            raise RequestError(TITLE, f"column {name!r} is a datetime without a zone, so it names no instant. Write df[{name!r}] = df[{name!r}].dt.tz_localize('UTC')")
+        instants: NDArray[Any] = series.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()
+        return instants
+    if getattr(kind, "kind", "") in "iuf" and hasattr(series, "to_numpy") and not series.isna().any():
+        numbers: NDArray[Any] = series.to_numpy()
+        return numbers
+    return list(series.astype(object))
