@@ -1,0 +1,1 @@
+"""Request -> answer: the scorer and its HTTP face."""

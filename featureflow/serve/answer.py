@@ -1,0 +1,27 @@
+"""What goes back to the caller: a status, bytes that are ready to be sent, and their type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: bytes
+    content_type: str = JSON
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Shed:
+    """A request that was not answered, because answering it in time was not possible. Becomes 503 with Retry-After.
+
+    ``reason`` is one of ``queue_full predicted_late late missing unavailable loading draining model``; each is counted by it.
+    """
+
+    reason: str
+    detail: str
+    retry_after_s: int = 1

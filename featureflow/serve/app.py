@@ -1,0 +1,175 @@
+"""The scorer as a process: it starts, listens, and drains when it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import msgspec
+import structlog
+import uvloop
+from aiohttp import web
+
+from featureflow.clock import Clock
+from featureflow.errors import SettingsError
+from featureflow.models.store import ModelStore
+from featureflow.serve.metrics import Metrics
+from featureflow.serve.openapi import document
+from featureflow.serve.prediction_log import PredictionLog
+from featureflow.serve.produce import Producer
+from featureflow.serve.routes import Routes
+from featureflow.serve.scorer import Scorer
+from featureflow.serve.tracing import Tracer, open_telemetry
+from featureflow.serve.upkeep import Upkeep
+from featureflow.store.log.protocol import Log
+from featureflow.store.online.reader import AsyncReader
+
+DRAIN_S = 6.0                              # for requests under way; with the logs' two seconds each, all ends within ten
+FLUSH_S = 1.5
+IDLE_S = 75.0                              # a kept-alive connection without a request
+log = structlog.get_logger("featureflow.serve")
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """``port`` 0 takes a free one. ``share_port``: several scorers listen on one port (SO_REUSEPORT)."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    share_port: bool = False
+    stale_after_us: int = 30_000_000
+    log_predictions: bool = True
+    tracing: bool = False
+
+
+class Server:
+    """One scorer, listening. ``start``, then ``stop``; both on the event loop that it belongs to."""
+
+    def __init__(self, *, online_url: str, log_store: Log, models: ModelStore, clock: Clock, options: ServeOptions) -> None:
+        self._options, self._log = options, log_store
+        self.metrics = Metrics()
+        self._reader = AsyncReader(online_url)
+        self._predictions: PredictionLog | None = None
+        if options.log_predictions:
+            self._predictions = PredictionLog(
+                log_store,
+                dropped=lambda reason, n: self.metrics.dropped.labels(reason).inc(n),
+                logged=lambda n: self.metrics.logged.inc(n),
+            )
+        self.scorer = Scorer(
+            self._reader, models, clock=clock, stale_after_us=options.stale_after_us, predictions=self._predictions, metrics=self.metrics,
+        )
+        self.producer = Producer(log_store)
+        self.upkeep = Upkeep(self.scorer, log_store)
+        tracer: Tracer | None = open_telemetry() if options.tracing else None
+        self._openapi = msgspec.json.encode(document(version("featureflow")))
+        self._routes = Routes(self.scorer, self.producer, self.upkeep, self._openapi, tracer=tracer)
+        self._runner: web.ServerRunner | None = None
+        self.metrics.gauge("pending_stream_count", "Requests that wait for their turn", lambda: self.scorer.turns.waiting)
+        self.metrics.gauge("model_active_streams", "Turns under way", lambda: self.scorer.turns.active)
+        waiting = self._predictions
+        self.metrics.gauge("featureflow_prediction_log_waiting", "Predictions not yet appended", lambda: waiting.waiting if waiting else 0)
+
+    async def start(self) -> str:
+        """Connect, load, listen; the URL. Raises UnavailableError or SettingsError, and then holds nothing open."""
+        options = self._options
+        try:
+            await self._reader.start()
+            await self.upkeep.start()
+            self.producer.start()
+            if self._predictions is not None:
+                self._predictions.start()
+            server = web.Server(self._routes.handle, access_log=None, keepalive_timeout=IDLE_S, lingering_time=1.0, auto_decompress=False)
+            self._runner = web.ServerRunner(server, shutdown_timeout=DRAIN_S)
+            await self._runner.setup()
+            listener = _listen(options)
+            await web.SockSite(self._runner, listener, backlog=1024).start()
+        except BaseException:
+            await self.stop()
+            raise
+        gc.collect()
+        gc.freeze()                        # what is loaded now stays: the collector need not look at it again
+        host, port = listener.getsockname()[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def stop(self) -> None:
+        """Refuse new connections, finish the requests under way, append what is logged, let go of everything."""
+        self.upkeep.draining = True
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        self.upkeep.close()
+        await asyncio.to_thread(self.producer.close, FLUSH_S)
+        if self._predictions is not None:
+            await asyncio.to_thread(self._predictions.close, FLUSH_S)
+        self.scorer.models.close()
+        await self._reader.close()
+
+
+def run(
+    *, online_url: str, log_store: Log, models: ModelStore, clock: Clock, options: ServeOptions, started: Callable[[str], None] | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and return (within 10 s). Call it in the process's main thread.
+
+    Raises UnavailableError when a server does not answer at start (naming its setting), SettingsError when the port is taken.
+    ``started`` is called with the URL once it listens.
+    """
+    _configure_logging()
+    uvloop.run(_serve(online_url, log_store, models, clock, options, started))
+
+
+async def _serve(
+    online_url: str, log_store: Log, models: ModelStore, clock: Clock, options: ServeOptions, started: Callable[[str], None] | None
+) -> None:
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    server = Server(online_url=online_url, log_store=log_store, models=models, clock=clock, options=options)
+    url = await server.start()
+    log.info("serving", url=url, pid=os.getpid())
+    if started is not None:
+        started(url)
+    await ended.wait()
+    log.info("draining")
+    await server.stop()
+    log.info("ended")
+
+
+def _listen(options: ServeOptions) -> socket.socket:
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if options.share_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind((options.host, options.port))
+    except OSError as error:
+        listener.close()
+        raise SettingsError(
+            f"cannot listen on {options.host}:{options.port} ({error.strerror or error}): set serve.host and serve.port to an address that is free"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _configure_logging() -> None:
+    """Structured lines on standard error: JSON, one object a line."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=lambda value, **_: msgspec.json.encode(value, enc_hook=str).decode()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(file=open(2, "w", buffering=1, closefd=False)),
+        cache_logger_on_first_use=True,
+    )

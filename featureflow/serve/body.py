@@ -1,0 +1,46 @@
+"""A request's body, bounded in bytes and in time."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from featureflow import limits
+from featureflow.errors import RequestError
+
+BODY_S = 10.0                              # for the whole body: a client that drips bytes is cut off
+
+
+async def read(request: web.BaseRequest, *, within_s: float = BODY_S) -> bytes:
+    """The whole body.
+
+    Raises RequestError: 413 beyond ``limits.REQUEST_BYTES``, 415 when it is compressed, 408 when it takes longer than ``within_s``.
+    """
+    content = request.content
+    if "Content-Encoding" in request.headers:
+        raise RequestError("Body is encoded", "send the body as it is, without Content-Encoding", status=415)
+    if (request.content_length or 0) > limits.REQUEST_BYTES:
+        raise _too_large()
+    if content.is_eof():                   # it came with the head, as small bodies do
+        body = content.read_nowait()
+        if len(body) > limits.REQUEST_BYTES:
+            raise _too_large()
+        return body
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(within_s):
+            while chunk := await content.readany():
+                size += len(chunk)
+                if size > limits.REQUEST_BYTES:
+                    raise _too_large()
+                chunks.append(chunk)
+    except TimeoutError:
+        raise RequestError("Body too slow", f"send the whole body within {within_s:g} s", status=408) from None
+    except web.RequestPayloadError as error:
+        raise RequestError("Body cannot be read", f"{error}; check Content-Length and chunked encoding") from None
+    return b"".join(chunks)
+
+
+def _too_large() -> RequestError:
+    return RequestError("Body too large", f"send at most {limits.REQUEST_BYTES:,} bytes; split the rows over several requests", status=413)

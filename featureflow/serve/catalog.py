@@ -1,0 +1,45 @@
+"""What there is: views and how far they are, models and what answers for them."""
+
+from __future__ import annotations
+
+from featureflow.errors import UnavailableError
+from featureflow.serve.fetch import Unread
+from featureflow.serve.scorer import Scorer
+from featureflow.serve.wire import v1
+
+
+async def views(scorer: Scorer) -> v1.ViewsAnswer:
+    """Every view with the offsets of its partitions, as they stand in the online store now. Raises UnavailableError."""
+    plans = list(scorer.current().views.values())
+    read = await scorer.fetcher.offsets(plans)
+    if isinstance(read, Unread):
+        raise UnavailableError(read.detail)
+    now_ms = scorer.wall.now_us() // 1000
+    out = []
+    for plan, records in zip(plans, read, strict=True):
+        at, sources = 0, {}
+        for source in plan.sources:
+            own, at = records[at:at + source.partitions], at + source.partitions
+            sources[source.name] = [
+                v1.PartitionInfo(p, None, None, False) if r is None
+                else v1.PartitionInfo(p, r.offset, max(0, now_ms - r.committed_ms), r.dirty != -1)
+                for p, r in enumerate(own)
+            ]
+        features = [
+            v1.FeatureInfo(f.name, f.aggregation.op, f.aggregation.source, f.window.text, f.size, f.aggregation.default)
+            for f in plan.view.features
+        ]
+        out.append(v1.ViewInfo(plan.view.name, plan.view.version, plan.view.entity, plan.view.join_key, sources, features))
+    return v1.ViewsAnswer(out)
+
+
+def models(scorer: Scorer) -> v1.ModelsAnswer:
+    out = []
+    for name, plan in scorer.current().models.items():
+        loaded = scorer.models.peek(name)
+        info = None if isinstance(loaded, str) else v1.LoadedInfo(loaded.version, loaded.variant, loaded.provider)
+        out.append(v1.ModelInfo(
+            name, [i.name for i in plan.model.inputs], list(plan.join_keys), {n: a.field.type for n, a in plan.context.items()},
+            plan.model.deadline_us / 1e3, plan.model.when_missing, info, loaded if isinstance(loaded, str) else None,
+        ))
+    return v1.ModelsAnswer(out)

@@ -1,0 +1,105 @@
+"""Finalized values of one view for the entities of a turn, with what was lost or old marked as such."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featureflow.errors import StateError
+from featureflow.kernel.finalize import Status, Values
+from featureflow.kernel.state import parse
+from featureflow.serve.fetch import Reading
+from featureflow.serve.plan import ViewPlan
+from featureflow.store.online.protocol import NO_TIME
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """n entities. ``values`` float64 (n, width), ``statuses`` int8 (n, F), ``event_times_us`` int64 (n, F); rows in the order of ``ids``."""
+
+    plan: ViewPlan
+    ids: list[str | int | None]
+    values: NDArray[np.float64]
+    statuses: NDArray[np.int8]
+    event_times_us: NDArray[np.int64]
+    applied: dict[str, dict[int, int]]     # source -> partition -> offset
+    degraded: tuple[str, ...] = ()
+    lost: bool = False                     # some value here has the status missing
+    unanswerable: dict[int, str] = field(default_factory=dict)   # row -> why its state has no exact answer at that instant
+
+    def take(self, rows: NDArray[np.intp], ids: list[str | int | None]) -> Features:
+        """These rows, in this order, under these ids."""
+        return Features(
+            self.plan, ids, self.values[rows], self.statuses[rows], self.event_times_us[rows], self.applied, self.degraded, self.lost
+        )
+
+
+def finalize(reading: Reading, q_us: int) -> Features:
+    """What the view's features are at ``q_us``, from this reading alone.
+
+    A feature of a source whose offset record is absent or dirty is ``missing`` and takes its default; of one that has not been
+    committed for too long is ``stale`` and keeps its value, which is right for the ``applied`` offsets named. Never raises for damaged
+    state, or state that has no exact answer at ``q_us``: those entities are ``missing``.
+    """
+    plan, n = reading.plan, len(reading.ids)
+    unanswerable: dict[int, str] = {}
+    try:
+        values = plan.kernel.finalize({name: source.states for name, source in reading.sources.items()}, np.full(n, q_us, np.int64))
+    except StateError:
+        values = _one_by_one(reading, q_us, unanswerable)
+    missing = {name for name, source in reading.sources.items() if source.missing}
+    stale = {name for name, source in reading.sources.items() if source.stale} - missing
+    applied = {name: source.applied for name, source in reading.sources.items()}
+    if not (missing or stale or reading.corrupt or unanswerable):
+        return Features(plan, reading.ids, values.values, values.statuses, values.event_times_us, applied)
+    marked = Values(values.values.copy(), values.statuses.copy(), values.event_times_us.copy())
+    everybody, damaged = np.arange(n), np.array(sorted({*reading.corrupt, *unanswerable}), np.intp)
+    for index, source in enumerate(plan.feature_source):
+        if source in missing:
+            _lose(plan, marked, everybody, index)
+        elif source in stale:
+            marked.statuses[:, index] = Status.STALE
+        _lose(plan, marked, damaged, index)
+    flags = (("missing", missing), ("stale", stale), ("corrupt", reading.corrupt), ("unanswerable", unanswerable))
+    return Features(
+        plan, reading.ids, marked.values, marked.statuses, marked.event_times_us, applied,
+        tuple(f"{plan.view.name}:{what}" for what, those in flags if those), bool(missing or len(damaged)), unanswerable,
+    )
+
+
+def nothing(plan: ViewPlan, ids: list[str | int | None]) -> Features:
+    """Every feature missing, with its default: the store could not be read."""
+    n, count = len(ids), len(plan.references)
+    return Features(
+        plan, ids, np.tile(plan.default_row, (n, 1)), np.full((n, count), Status.MISSING, np.int8), np.full((n, count), NO_TIME, np.int64),
+        {}, (f"{plan.view.name}:missing",), True,
+    )
+
+
+def _lose(plan: ViewPlan, marked: Values, rows: NDArray[np.intp], index: int) -> None:
+    span = plan.columns[index]
+    marked.values[rows, span] = plan.default_row[span]
+    marked.statuses[rows, index] = Status.MISSING
+    marked.event_times_us[rows, index] = NO_TIME
+
+
+def _one_by_one(reading: Reading, q_us: int, unanswerable: dict[int, str]) -> Values:
+    """Some entity cannot be finalized at ``q_us``: find which, and finalize the others."""
+    plan = reading.plan
+    at = np.full(1, q_us, np.int64)
+    empty = {s.name: parse(s.layout, [[None] * s.stride]) for s in plan.sources}
+    found: list[Values] = []
+    for index in range(len(reading.ids)):
+        try:
+            alone = {s.name: parse(s.layout, [reading.sources[s.name].blobs[index]]) for s in plan.sources}
+            found.append(plan.kernel.finalize(alone, at))
+        except StateError as error:
+            unanswerable[index] = str(error)
+            found.append(plan.kernel.finalize(empty, at))
+    return Values(
+        np.concatenate([v.values for v in found]),
+        np.concatenate([v.statuses for v in found]),
+        np.concatenate([v.event_times_us for v in found]),
+    )

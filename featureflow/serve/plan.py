@@ -1,0 +1,139 @@
+"""What a scorer needs to know of the applied definitions, worked out once and then only read.
+
+A plan is replaced whole when the definitions or a partition count change; requests under way keep the one they started with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featureflow.define import spec
+from featureflow.kernel import state
+from featureflow.kernel.columns import Layout
+from featureflow.kernel.finalize import ViewKernel
+from featureflow.store import keys
+
+CACHED_IDS = 50_000                        # key names remembered per view
+
+
+class SourcePlan:
+    """Where one source's part of a view's state lives."""
+
+    __slots__ = ("keyed", "layout", "name", "offset_keys", "partitions", "stride")
+
+    def __init__(self, view: spec.View, layout: Layout, partitions: int) -> None:
+        self.name: str = layout.source
+        self.layout = layout
+        self.keyed: bool = layout.keyed
+        self.partitions = partitions
+        self.stride = 1 if layout.keyed else partitions   # state keys per entity
+        self.offset_keys = tuple(keys.offset_key(view.id, self.name, p) for p in range(partitions))
+
+
+class ViewPlan:
+    """One view: its kernel, the names of its keys, and what its features are when nothing is known of an entity."""
+
+    def __init__(self, project: spec.Project, view: spec.View, partitions: Mapping[str, int]) -> None:
+        self.view = view
+        self.entity_type = next(e.type for e in project.entities if e.name == view.entity)
+        self.kernel = ViewKernel(view, {name: project.source(name) for name in view.sources})
+        self.sources = tuple(SourcePlan(view, self.kernel.layouts[name], partitions[name]) for name in view.sources)
+        self.offset_keys = tuple(key for source in self.sources for key in source.offset_keys)
+        self.keys_per_id = sum(source.stride for source in self.sources)
+        self.nothing: tuple[None, ...] = (None,) * self.keys_per_id
+        self.columns = feature_columns(view)
+        self.references = tuple(feature.reference for feature in view.features)
+        self.feature_source = tuple(feature.aggregation.source for feature in view.features)
+        empty = {s.name: state.parse(s.layout, [[None] * s.stride]) for s in self.sources}
+        self.default_row: NDArray[np.float64] = self.kernel.finalize(empty, np.zeros(1, np.int64)).values[0]
+        self._keys: dict[str | int, tuple[bytes, ...]] = {}
+
+    def state_keys(self, entity_id: str | int) -> tuple[bytes, ...]:
+        """All state keys of one entity: source by source, partition by partition."""
+        found = self._keys.get(entity_id)
+        if found is None:
+            if len(self._keys) >= CACHED_IDS:
+                self._keys.clear()
+            found = self._keys[entity_id] = tuple(
+                keys.state_key(self.view.entity, entity_id, self.view.id, source.name, partition)
+                for source in self.sources
+                for partition in ([None] if source.keyed else range(source.partitions))
+            )
+        return found
+
+
+def feature_columns(view: spec.View) -> tuple[slice, ...]:
+    """Where each feature's values stand in a row of the view's finalized matrix."""
+    spans, at = [], 0
+    for feature in view.features:
+        spans.append(slice(at, at + feature.size))
+        at += feature.size
+    return tuple(spans)
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """A feature that a model reads: ``slot`` is the view's place among the model's views."""
+
+    reference: str
+    slot: int
+    feature: int
+    span: slice
+    single: bool                           # one column, given to expressions as a vector
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request input that a model reads: ``column`` is ``request:field``."""
+
+    column: str
+    field: spec.Field
+
+
+class ModelPlan:
+    """One model: the views it reads (in order of first use), what it takes from each, and what a caller must send."""
+
+    def __init__(self, project: spec.Project, model: spec.Model, views: Mapping[str, ViewPlan]) -> None:
+        self.model = model
+        requests = {f"{r.name}:{f.name}": f for r in project.requests for f in r.fields}
+        columns = tuple(dict.fromkeys(name for i in model.inputs for name in spec.columns_of(i.expr)))
+        references = [name for name in columns if name not in requests]
+        self.views: tuple[ViewPlan, ...] = tuple(views[name] for name in dict.fromkeys(r.partition(":")[0] for r in references))
+        self.join_keys: dict[str, str] = {v.view.join_key: v.entity_type for v in self.views}
+        self.slots = tuple(v.view.join_key for v in self.views)
+        self.context = {requests[name].name: Asked(name, requests[name]) for name in columns if name in requests}
+        used = []
+        for reference in references:
+            name = reference.partition(":")[0]
+            slot = next(i for i, v in enumerate(self.views) if v.view.name == name)
+            feature = self.views[slot].references.index(reference)
+            span = self.views[slot].columns[feature]
+            used.append(Used(reference, slot, feature, span, span.stop - span.start == 1))
+        self.used: tuple[Used, ...] = tuple(used)
+        self.view_versions = {v.view.name: v.view.version for v in self.views}
+
+
+class Plan:
+    """Everything applied, compiled.
+
+    ``partitions``: source name -> partition count. A view with a source whose count is not known yet is left out, and named in ``waiting``.
+    """
+
+    def __init__(self, project: spec.Project, partitions: Mapping[str, int]) -> None:
+        self.project = project
+        self.partitions = dict(partitions)
+        self.waiting: dict[str, str] = {
+            view.name: ", ".join(absent)
+            for view in project.views
+            if (absent := [name for name in view.sources if name not in partitions])
+        }
+        self.views = {v.name: ViewPlan(project, v, partitions) for v in project.views if v.name not in self.waiting}
+        self.models: dict[str, ModelPlan] = {}
+        for model in project.models:
+            read = {n.partition(":")[0] for i in model.inputs for n in spec.columns_of(i.expr)}
+            if not read & self.waiting.keys():
+                self.models[model.name] = ModelPlan(project, model, self.views)

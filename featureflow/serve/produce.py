@@ -1,0 +1,96 @@
+"""Events posted over HTTP: validated by the decoder that ingest uses, appended off the loop, answered once they are durable.
+
+Posts that arrive while an append is under way leave together in the next one, so that many small posts cost few appends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from featureflow.errors import FeatureFlowError, UnavailableError
+from featureflow.store.log.protocol import Log, Record
+
+QUEUE_RECORDS = 50_000
+BATCH_RECORDS = 5_000
+Positions = list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Post:
+    topic: str
+    records: Sequence[Record]
+    done: asyncio.Future[Positions]
+
+
+class Producer:
+    """Belongs to one event loop; one thread appends."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[_Post] = deque()
+        self._waiting = 0
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._drain, name="producer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    async def append(self, topic: str, records: Sequence[Record]) -> Positions:
+        """(partition, offset) of each record, durable. Raises UnavailableError (also when too much is queued), LogError."""
+        if self._waiting + len(records) > QUEUE_RECORDS:
+            raise UnavailableError(f"{self._waiting} events wait to be appended already; the log is slower than the producers")
+        post = _Post(topic, records, self._loop.create_future())
+        self._waiting += len(records)
+        self._queue.append(post)
+        self._wake.set()
+        try:
+            return await post.done
+        finally:
+            self._waiting -= len(records)
+
+    def close(self, timeout_s: float) -> None:
+        self._closing = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _drain(self) -> None:
+        while True:
+            if not self._queue:
+                if self._closing:
+                    return
+                self._wake.wait()
+                self._wake.clear()
+                continue
+            posts = [self._queue.popleft()]
+            count = len(posts[0].records)
+            while self._queue and self._queue[0].topic == posts[0].topic and count + len(self._queue[0].records) <= BATCH_RECORDS:
+                posts.append(self._queue.popleft())
+                count += len(posts[-1].records)
+            try:
+                positions = self._log.append(posts[0].topic, [record for post in posts for record in post.records])
+            except FeatureFlowError as error:
+                for post in posts:
+                    self._tell(post, error)
+                continue
+            at = 0
+            for post in posts:
+                self._tell(post, positions[at:at + len(post.records)])
+                at += len(post.records)
+
+    def _tell(self, post: _Post, outcome: Positions | FeatureFlowError) -> None:
+        def resolve() -> None:
+            if post.done.done():
+                return
+            if isinstance(outcome, FeatureFlowError):
+                post.done.set_exception(outcome)
+            else:
+                post.done.set_result(outcome)
+
+        self._loop.call_soon_threadsafe(resolve)

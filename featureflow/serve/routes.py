@@ -1,0 +1,287 @@
+"""HTTP in, HTTP out: which method and path means what."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Awaitable, Callable
+from time import perf_counter, time_ns
+from urllib.parse import unquote
+
+import msgspec
+import numpy as np
+import structlog
+from aiohttp import web
+
+from featureflow import limits
+from featureflow.define.spec import Source
+from featureflow.errors import FeatureFlowError, RequestError
+from featureflow.kernel.decode import Decoder
+from featureflow.serve import body, catalog, problem
+from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.features import Features
+from featureflow.serve.produce import Producer
+from featureflow.serve.request import check_id, instant_us
+from featureflow.serve.response import Heads, respond
+from featureflow.serve.scorer import STATUS_NAMES, Scorer, feature_value, rfc3339
+from featureflow.serve.tracing import NoTracer, Tracer
+from featureflow.serve.upkeep import Upkeep
+from featureflow.serve.wire import v1
+from featureflow.store.log.protocol import Record
+from featureflow.store.online.protocol import NO_TIME
+
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+SPACE = b" \t\r\n"
+SHOWN_REFUSALS = 100
+log = structlog.get_logger("featureflow.serve")
+Handler = Callable[["Call"], Awaitable[Answer]]
+
+
+class Call:
+    """One HTTP request on its way through a handler. ``rest`` is the path after the route's own part, still percent-encoded."""
+
+    __slots__ = ("http", "id", "rest", "since_s", "trace")
+
+    def __init__(self, http: web.BaseRequest, id: str, rest: str, since_s: float, trace: str) -> None:
+        self.http, self.id, self.rest, self.since_s, self.trace = http, id, rest, since_s, trace
+
+
+class Routes:
+    """``handle`` answers every request; it raises nothing. Belongs to one event loop."""
+
+    def __init__(self, scorer: Scorer, producer: Producer, upkeep: Upkeep, openapi: bytes, *, tracer: Tracer | None = None,
+                 body_s: float = body.BODY_S) -> None:
+        self._scorer, self._producer, self._upkeep, self._openapi = scorer, producer, upkeep, openapi
+        self._tracer: Tracer = tracer or NoTracer()
+        self._body_s = body_s
+        self._heads = Heads()
+        self._id_prefix, self._id_count = os.urandom(6).hex(), 0
+        self._decoders: dict[str, Decoder] = {}
+        self._loop = asyncio.get_running_loop()
+        self._exact: dict[str, tuple[str, Handler]] = {
+            "/": ("GET", self._index), "/healthz": ("GET", self._health), "/readyz": ("GET", self._ready),
+            "/metrics": ("GET", self._metrics), "/openapi.json": ("GET", self._document),
+            "/v1/views": ("GET", self._views), "/v1/models": ("GET", self._models),
+        }
+        self._prefixes: tuple[tuple[str, str, str, Handler], ...] = (
+            ("/v1/score/", "POST", "score", self._score),
+            ("/v1/events/", "POST", "events", self._events),
+            ("/v1/features/", "POST", "features", self._features),
+        )
+
+    async def handle(self, http: web.BaseRequest) -> web.StreamResponse:
+        """The response to one request: 2xx, or problem details (4xx: what to change; 503: when to come back)."""
+        since_s = self._loop.time()        # with uvloop: when the loop's last poll returned, so parsing counts too
+        began = perf_counter()
+        headers = http.headers
+        request_id = headers.get("X-Request-ID", "")
+        if not request_id or REQUEST_ID.fullmatch(request_id) is None:
+            self._id_count += 1
+            request_id = f"{self._id_prefix}{self._id_count:010x}"
+        trace = headers.get("traceparent", "")
+        if trace and TRACEPARENT.fullmatch(trace) is None:
+            trace = ""
+        route = "other"
+        try:
+            route, method, handler, rest = self._find(http)
+            if http.method != method:
+                answer = problem.answer(405, "Method not allowed", f"use {method}", request_id, allow=method)
+            else:
+                answer = await handler(Call(http, request_id, rest, since_s, trace))
+        except RequestError as error:
+            answer = problem.of(error, request_id)
+        except FeatureFlowError as error:
+            answer = problem.answer(503, "Not available", str(error), request_id, retry_after_s=1)
+            self._scorer.metrics.shed.labels("unavailable").inc()
+        except Exception:
+            log.exception("request_failed", request_id=request_id, method=http.method, path=http.path)
+            answer = problem.answer(500, "Internal error", "this is a fault of the server; its log has the request id", request_id)
+        metrics = self._scorer.metrics
+        metrics.request(route, answer.status)
+        if route == "score":
+            metrics.stage["total"].observe(perf_counter() - began)
+        return respond(http, answer, request_id, self._heads)
+
+    def _find(self, http: web.BaseRequest) -> tuple[str, str, Handler, str]:
+        path = http.rel_url.raw_path
+        for prefix, method, name, handler in self._prefixes:
+            if path.startswith(prefix):
+                rest = path[len(prefix):]
+                if name == "features" and "/" in rest:
+                    return name, "GET", self._entity, rest
+                return name, method, handler, rest
+        found = self._exact.get(path)
+        if found is None:
+            raise RequestError("Not found", f"no route {path[:100]!r}; / lists them", status=404)
+        return path, found[0], found[1], ""
+
+    # -- scoring -------------------------------------------------------------------------------------------------------
+
+    async def _score(self, call: Call) -> Answer:
+        name, _, ref = call.rest.partition("@")
+        raw = await body.read(call.http, within_s=self._body_s)
+        try:
+            asked = v1.SCORE_BODY.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise problem.undecodable(error) from None
+        began_ns = time_ns()
+        deadline, future = self._scorer.score(name, ref, asked, request_id=call.id, since_s=call.since_s, trace=call.trace)
+        answer = await future
+        if isinstance(answer, Answer) and deadline.passed():
+            answer = Shed("late", "its deadline passed before its answer could be sent")
+        if isinstance(answer, Shed):
+            self._scorer.metrics.shed.labels(answer.reason).inc()
+            answer = problem.answer(503, "Not answered in time" if "late" in answer.reason else "Not answered", answer.detail, call.id,
+                                    retry_after_s=answer.retry_after_s)
+        self._tracer.span("score", call.trace, began_ns, time_ns(), {"model": name, "status": answer.status, "request_id": call.id})
+        return answer
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    async def _events(self, call: Call) -> Answer:
+        source = self._source(_text(call.rest, "source"))
+        raw = await body.read(call.http, within_s=self._body_s)
+        values = _events_of(raw)
+        decoder = self._decoders.get(source.name)
+        if decoder is None or decoder.source != source:
+            decoder = self._decoders[source.name] = Decoder(source)
+        decoded = decoder.decode(values)
+        if decoded.refused:
+            first = decoded.refused[0]
+            detail = (f"{len(decoded.refused)} of {len(values)} events are refused, so none was appended. "
+                      f"The first, at {first.index}, is {first.reason}: {first.detail}")
+            refused = [v1.RefusedEvent(r.index, r.reason, r.detail) for r in decoded.refused[:SHOWN_REFUSALS]]
+            whole = v1.Problem(title="Not an event of this source", status=422, detail=detail, request_id=call.id, refused=refused)
+            return Answer(422, msgspec.json.encode(whole), problem.CONTENT_TYPE)
+        keys: list[bytes | None] = [None] * len(values)
+        if source.keyed_by is not None:
+            column = decoded.events.columns[source.keyed_by]
+            keys = [str(int(v) if source.by_name[source.keyed_by].type == "int" else v).encode() for v in column]
+        headers = (("traceparent", call.trace.encode()),) if call.trace else ()
+        records = [Record(value, key, headers=headers) for value, key in zip(values, keys, strict=True)]
+        positions = await self._producer.append(source.topic, records)
+        self._scorer.metrics.events.labels(source.name).inc(len(positions))
+        return _json(v1.EventsAnswer(source.name, [v1.Position(p, o) for p, o in positions], call.id))
+
+    def _source(self, name: str) -> Source:
+        sources = self._scorer.current().project.sources
+        for source in sources:
+            if source.name == name:
+                return source
+        raise RequestError("No such source", f"sources: {', '.join(s.name for s in sources) or 'none'}", status=404)
+
+    # -- features ------------------------------------------------------------------------------------------------------
+
+    async def _features(self, call: Call) -> Answer:
+        view = self._scorer.view(_text(call.rest, "view"))
+        raw = await body.read(call.http, within_s=self._body_s)
+        try:
+            asked = v1.FEATURES_BODY.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise problem.undecodable(error) from None
+        at_us = None if asked.at is None else instant_us(asked.at, "at")
+        join_key, ids = view.view.join_key, []
+        for i, entity in enumerate(asked.entities):
+            if isinstance(entity, dict):
+                if entity.keys() != {join_key}:
+                    raise RequestError("Wrong entities", f'entities[{i}] must be an id or {{"{join_key}": id}}', status=422)
+                entity = entity[join_key]
+            check_id(entity, view.entity_type, f"entities[{i}]")
+            ids.append(entity)
+        q_us, found = await self._scorer.features(view, ids, at_us)
+        return _json(v1.FeaturesAnswer(
+            view.view.name, view.view.version, view.view.entity, q_us, rfc3339(q_us), _applied(found), [f.name for f in view.view.features],
+            _rows(found), list(found.degraded),
+        ))
+
+    async def _entity(self, call: Call) -> Answer:
+        name, _, rest = call.rest.partition("/")
+        view = self._scorer.view(_text(name, "view"))
+        text = _text(rest, "id")
+        entity_id: str | int = text
+        if view.entity_type == "int":
+            if re.fullmatch(r"-?[0-9]{1,19}", text) is None:
+                raise RequestError("Wrong type of id", "the id must be a whole number", status=422)
+            entity_id = int(text)
+        check_id(entity_id, view.entity_type, "id")
+        at = call.http.query.get("at")
+        at_us = None if at is None else instant_us(int(at) if re.fullmatch(r"-?[0-9]{1,19}", at) else at, "at")
+        q_us, found = await self._scorer.features(view, [entity_id], at_us)
+        features = {f.name: feature_value(found, 0, i) for i, f in enumerate(view.view.features)}
+        return _json(v1.EntityFeatures(
+            view.view.name, view.view.version, view.view.entity, entity_id, q_us, rfc3339(q_us), _applied(found), features,
+            list(found.degraded),
+        ))
+
+    # -- what there is -------------------------------------------------------------------------------------------------
+
+    async def _views(self, call: Call) -> Answer:
+        return _json(await catalog.views(self._scorer))
+
+    async def _models(self, call: Call) -> Answer:
+        return _json(catalog.models(self._scorer))
+
+    async def _health(self, call: Call) -> Answer:
+        return _json(v1.Health())
+
+    async def _ready(self, call: Call) -> Answer:
+        ready = self._upkeep.ready()
+        return Answer(200 if ready.ready else 503, msgspec.json.encode(ready))
+
+    async def _metrics(self, call: Call) -> Answer:
+        return Answer(200, self._scorer.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
+
+    async def _document(self, call: Call) -> Answer:
+        return Answer(200, self._openapi)
+
+    async def _index(self, call: Call) -> Answer:
+        plan = self._scorer.plan
+        lines = ["FeatureFlow", ""]
+        if plan is not None:
+            lines += [f"POST /v1/score/{name}" for name in plan.models]
+            lines += [f"POST /v1/events/{source.name}" for source in plan.project.sources]
+            lines += [f"POST /v1/features/{name}   GET /v1/features/{name}/<id>" for name in plan.views]
+        lines += ["GET  /v1/views", "GET  /v1/models", "GET  /healthz", "GET  /readyz", "GET  /metrics", "GET  /openapi.json", ""]
+        return Answer(200, "\n".join(lines).encode(), "text/plain; charset=utf-8")
+
+
+def _json(value: msgspec.Struct) -> Answer:
+    return Answer(200, msgspec.json.encode(value))
+
+
+def _text(part: str, what: str) -> str:
+    try:
+        return unquote(part, errors="strict")
+    except UnicodeDecodeError:
+        raise RequestError("Path is not UTF-8", f"percent-encode the {what} as UTF-8") from None
+
+
+def _events_of(raw: bytes) -> list[bytes | None]:
+    """The records of a body: one object, or a list of them. Raises RequestError."""
+    if raw.lstrip(SPACE)[:1] != b"[":
+        return [raw.strip(SPACE)]
+    try:
+        listed = msgspec.json.decode(raw, type=list[msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise problem.undecodable(error) from None
+    if not 1 <= len(listed) <= limits.ROWS_PER_REQUEST:
+        raise RequestError("Wrong number of events", f"send 1 to {limits.ROWS_PER_REQUEST} events at a time", status=422)
+    return [bytes(value) for value in listed]
+
+
+def _applied(found: Features) -> dict[str, dict[str, int]]:
+    return {source: {str(partition): offset for partition, offset in offsets.items()} for source, offsets in found.applied.items()}
+
+
+def _rows(found: Features) -> list[v1.FeaturesRow]:
+    values, statuses = found.values.tolist(), found.statuses.tolist()
+    times = np.where(found.event_times_us == NO_TIME, None, found.event_times_us.astype(object)).tolist()
+    shape = [(span, feature.aggregation.op == "last_n") for span, feature in zip(found.plan.columns, found.plan.view.features, strict=True)]
+    return [
+        v1.FeaturesRow(
+            entity_id, [row[span] if listed else row[span.start] for span, listed in shape], [STATUS_NAMES[s] for s in statuses[i]], times[i]
+        )
+        for i, (entity_id, row) in enumerate(zip(found.ids, values, strict=True))
+    ]

@@ -1,0 +1,93 @@
+"""What a scorer does beside answering: follows the definitions and models, and knows what is down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from featureflow.errors import FeatureFlowError, UnavailableError
+from featureflow.serve.scorer import Scorer
+from featureflow.serve.wire.v1 import Ready
+from featureflow.store.log.protocol import Log
+
+DEFINITIONS_S = 1.0
+MODELS_S = 5.0
+LOG_S = 5.0
+log = structlog.get_logger("featureflow.serve")
+
+
+class Upkeep:
+    """Three loops on the event loop, none of which blocks it. ``start`` does each once, so that what is wrong at start is known then."""
+
+    def __init__(self, scorer: Scorer, log_store: Log) -> None:
+        self._scorer, self._log = scorer, log_store
+        self._problems: dict[str, str] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self.draining = False
+
+    async def start(self) -> None:
+        """Raises UnavailableError when the online store or the log does not answer at start."""
+        await asyncio.to_thread(self._log.ping)
+        await self._scorer.refresh()
+        self._tasks = [
+            asyncio.create_task(self._every(DEFINITIONS_S, "online store", self._definitions)),
+            asyncio.create_task(self._every(MODELS_S, "models", self._models)),
+            asyncio.create_task(self._every(LOG_S, "log", self._ping)),
+        ]
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    def ready(self) -> Ready:
+        """``ready``: scores can be answered from fresh state. ``down`` names all that does not work, also what can be done without."""
+        down = dict(self._problems)
+        scorer = self._scorer
+        if self.draining:
+            down["server"] = "it is shutting down"
+        if scorer.problem:
+            down["definitions"] = scorer.problem
+        predictions = scorer.predictions
+        if predictions is not None and predictions.problem:
+            down["log"] = predictions.problem
+        warnings: dict[str, str] = {}
+        loading = False
+        if scorer.plan is not None:
+            down.update({f"view {name}": f"the partition count of {sources} is not in the online store: run `featureflow apply`"
+                         for name, sources in scorer.plan.waiting.items()})
+            for name in scorer.plan.models:
+                problem = scorer.models.problem(name)
+                if problem is None:
+                    loading = True
+                    down[f"model {name}"] = "it is being loaded"
+                elif problem:
+                    warnings[f"model {name}"] = problem
+        ready = not (self.draining or loading or scorer.plan is None or "online store" in down)
+        return Ready(ready, down, warnings)
+
+    async def _definitions(self) -> None:
+        await self._scorer.refresh()
+
+    async def _models(self) -> None:
+        if self._scorer.plan is not None:
+            await self._scorer.models.refresh(self._scorer.plan.models)
+
+    async def _ping(self) -> None:
+        await asyncio.to_thread(self._log.ping)
+
+    async def _every(self, seconds: float, part: str, do: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await do()
+                if self._problems.pop(part, None) is not None:
+                    log.info("back", part=part)
+            except UnavailableError as error:
+                if part not in self._problems:
+                    log.warning("down", part=part, error=str(error))
+                self._problems[part] = str(error)
+            except FeatureFlowError as error:
+                self._problems[part] = str(error)
+                log.error("failed", part=part, error=str(error))

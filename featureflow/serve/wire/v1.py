@@ -1,0 +1,192 @@
+"""The bodies of the v1 routes. Their JSON Schemas stand in /openapi.json.
+
+Instants: ``q`` is microseconds since 1970 UTC, the instant the features were computed for; ``asked_at`` the same as RFC 3339.
+A value that is undefined is null.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from featureflow import limits
+
+EntityId = str | int | None
+Scalar = bool | int | float | str | None
+Entities = Annotated[dict[str, EntityId], Meta(description="join key -> id; null: there is no such entity, its features take their defaults")]
+Context = Annotated[dict[str, Scalar], Meta(description="request inputs by field name")]
+DeadlineMs = Annotated[float, Meta(gt=0, le=60_000, description="milliseconds until the answer is useless; default: the model's deadline")]
+
+
+# -- scoring -----------------------------------------------------------------------------------------------------------
+
+class RowBody(Struct, forbid_unknown_fields=True):
+    entities: Entities
+    context: Context = {}
+
+
+class ScoreBody(Struct, forbid_unknown_fields=True):
+    """Either ``entities`` (and ``context``) for one score, or ``rows`` for many."""
+
+    entities: Entities | UnsetType = UNSET
+    context: Context | UnsetType = UNSET
+    rows: Annotated[list[RowBody], Meta(min_length=1, max_length=limits.ROWS_PER_REQUEST)] | UnsetType = UNSET
+    deadline_ms: DeadlineMs | None = None
+    explain: bool = False
+
+
+class FeatureValue(Struct):
+    """``status``: present, default (no event counts), expired (older than the view's ttl), stale (ingest is behind), missing (state unreachable)."""
+
+    value: float | list[float | None] | None
+    status: str
+    event_time: str | None                 # RFC 3339: the newest event that counts
+
+
+class ScoreAnswer(Struct, omit_defaults=False):
+    model: str
+    version: str
+    variant: str
+    provider: str
+    asked_at: str
+    scores: list[float]
+    prediction_ids: list[str]
+    degraded: list[str]                    # "view:stale", "view:missing", "view:corrupt", "fetch:timeout", "fetch:unavailable"
+    request_id: str
+    features: list[dict[str, FeatureValue]] | UnsetType = UNSET   # with explain: per row, "view:feature" -> value
+
+
+# -- events ------------------------------------------------------------------------------------------------------------
+
+class Position(Struct):
+    partition: int
+    offset: int
+
+
+class EventsAnswer(Struct):
+    source: str
+    positions: list[Position]              # in the order of the events sent; durable when this is read
+    request_id: str
+
+
+class RefusedEvent(Struct):
+    index: int
+    reason: str
+    detail: str
+
+
+# -- features ----------------------------------------------------------------------------------------------------------
+
+class FeaturesBody(Struct, forbid_unknown_fields=True):
+    entities: Annotated[list[EntityId | dict[str, EntityId]], Meta(max_length=limits.ROWS_PER_REQUEST)]
+    at: str | int | None = None            # RFC 3339 with a zone, or microseconds since 1970 UTC
+
+
+class FeaturesRow(Struct):
+    id: EntityId
+    values: list[float | list[float | None] | None]   # in the order of ``features``; last_n is a list, newest first
+    statuses: list[str]
+    event_times_us: list[int | None]
+
+
+class FeaturesAnswer(Struct):
+    view: str
+    version: str
+    entity: str
+    q: int
+    at: str
+    applied: dict[str, dict[str, int]]     # source -> partition -> the offset up to which events are counted
+    features: list[str]
+    rows: list[FeaturesRow]
+    degraded: list[str]
+
+
+class EntityFeatures(Struct):
+    view: str
+    version: str
+    entity: str
+    id: EntityId
+    q: int
+    at: str
+    applied: dict[str, dict[str, int]]
+    features: dict[str, FeatureValue]
+    degraded: list[str]
+
+
+# -- what there is -----------------------------------------------------------------------------------------------------
+
+class FeatureInfo(Struct):
+    name: str
+    op: str
+    source: str
+    window: str
+    size: int
+    default: float | None
+
+
+class PartitionInfo(Struct):
+    partition: int
+    offset: int | None                     # null: the offset record is absent
+    committed_ms_ago: int | None
+    dirty: bool
+
+
+class ViewInfo(Struct):
+    name: str
+    version: str
+    entity: str
+    join_key: str
+    sources: dict[str, list[PartitionInfo]]
+    features: list[FeatureInfo]
+
+
+class ViewsAnswer(Struct):
+    views: list[ViewInfo]
+
+
+class LoadedInfo(Struct):
+    version: str
+    variant: str
+    provider: str
+
+
+class ModelInfo(Struct):
+    name: str
+    inputs: list[str]
+    entities: list[str]                    # join keys that a request must give
+    context: dict[str, str]                # request inputs and their types
+    deadline_ms: float
+    when_missing: str
+    loaded: LoadedInfo | None              # what answers when no version is named; null: see ``problem``
+    problem: str | None
+
+
+class ModelsAnswer(Struct):
+    models: list[ModelInfo]
+
+
+class Ready(Struct):
+    ready: bool
+    down: dict[str, str]                   # part -> what is wrong and what to do
+    warnings: dict[str, str]               # what does not work yet, and is nobody's fault: a model without a version
+
+
+class Health(Struct):
+    status: str = "ok"
+
+
+class Problem(Struct):
+    """RFC 9457 problem details, as application/problem+json."""
+
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    type: str = "about:blank"
+    refused: list[RefusedEvent] | UnsetType = UNSET
+
+
+SCORE_BODY = msgspec.json.Decoder(ScoreBody)
+FEATURES_BODY = msgspec.json.Decoder(FeaturesBody)
