@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from featureflow.kernel.columns import LEVEL, START, Layout, Rows
+from featureflow.kernel.columns import LEVEL, START, Layout, Rows, Table
 from featureflow.kernel.fold import merge
 from featureflow.kernel.state import NO_FRONTIER_US
 from featureflow.kernel.tile import LIFETIME_START_US, LIFETIME_US, SECOND_US, floor, tile_for, window_start
@@ -44,10 +44,13 @@ def frontiers(layout: Layout, watermark_us: int) -> tuple[int, Int]:
 
 
 def level_of(layout: Layout, times_us: Int, frontiers_us: Int) -> tuple[Int, Int]:
-    """(level, start) of the row that an event at each time belongs to: the largest level whose frontier is above it."""
+    """(level, start) of the row that an event at each time belongs to: the largest level whose frontier is above it.
+
+    ``frontiers_us`` (levels - 1,), or (n, levels - 1) where each event's entity has its own.
+    """
     level = np.zeros(len(times_us), np.int64)
     start = floor(times_us, layout.finest)
-    for i, frontier in enumerate(frontiers_us.tolist(), 1):
+    for i, frontier in enumerate(frontiers_us.T, 1):
         before = times_us < frontier
         if before.any():
             level[before] = i
@@ -55,24 +58,50 @@ def level_of(layout: Layout, times_us: Int, frontiers_us: Int) -> tuple[Int, Int
     return level, start
 
 
+def rollable(layout: Layout, rows: Rows, horizons: Int, frontiers_us: Int) -> NDArray[np.bool_]:
+    """(k,) which rows ``roll_up_all`` would drop or move."""
+    table = layout.table(rows)
+    level, start = table[:, LEVEL], table[:, START]
+    out = _dead(layout, table, horizons)
+    for i, frontier in enumerate(frontiers_us.T, 1):
+        out |= (start < frontier) & (level < i)
+    return out
+
+
 def roll_up(layout: Layout, rows: Rows, horizon: int, frontiers_us: Int) -> Rows:
     """One state value's rows, with dead ones dropped and those before a frontier merged into its tiles, by start.
 
     The rows given may be rolled up to earlier frontiers already.
     """
+    k = len(rows)
+    frontiers = np.broadcast_to(np.asarray(frontiers_us, np.int64), (k, len(layout.levels) - 1))
+    return roll_up_all(layout, rows, np.zeros(k, np.int64), np.full(k, horizon, np.int64), frontiers)[0]
+
+
+def roll_up_all(layout: Layout, rows: Rows, owner: Int, horizons: Int, frontiers_us: Int) -> tuple[Rows, Int]:
+    """``roll_up`` of many state values at once: rows and their owners, by owner, then start.
+
+    ``owner`` (k,) is the value that each row belongs to, a small integer; ``horizons`` (k,) and ``frontiers_us`` (k, levels - 1) are
+    its value's.
+    """
     table = layout.table(rows)
+    alive = np.flatnonzero(~_dead(layout, table, horizons))
+    if len(alive) == 0:
+        return layout.empty(), owner[:0]
+    table, owner, frontiers_us = table[alive], owner[alive], frontiers_us[alive]
     level, start = table[:, LEVEL], table[:, START]
-    tiles = np.array(layout.levels, np.int64)[level]
-    alive = np.ones(len(table), np.bool_) if horizon == NO_FRONTIER_US else start + tiles > horizon
-    table = table[alive]
-    if len(table) == 0:
-        return layout.empty()
-    for i, frontier in enumerate(frontiers_us.tolist(), 1):
-        moving = (table[:, START] < frontier) & (table[:, LEVEL] < i)
-        if moving.any():
-            table[moving, START] = floor(table[moving, START], layout.levels[i])
-            table[moving, LEVEL] = i
-    order = np.lexsort((table[:, LEVEL], table[:, START]))
-    keys = table[order, :LEVEL + 1]
-    starts = np.flatnonzero(np.concatenate(([True], (keys[1:] != keys[:-1]).any(axis=1))))
-    return merge(layout, layout.rows(table), order, starts)
+    for i, frontier in enumerate(frontiers_us.T, 1):
+        moving = np.flatnonzero((start < frontier) & (level < i))
+        if len(moving):
+            start[moving] = floor(start[moving], layout.levels[i])
+            level[moving] = i
+    order = np.lexsort((level, start, owner))
+    keys = np.stack((owner, start, level))[:, order]
+    starts = np.flatnonzero(np.concatenate(([True], (keys[:, 1:] != keys[:, :-1]).any(axis=0))))
+    return merge(layout, layout.rows(table), order, starts), owner[order[starts]]
+
+
+def _dead(layout: Layout, table: Table, horizons: Int) -> NDArray[np.bool_]:
+    tiles = np.array(layout.levels, np.int64)[table[:, LEVEL]]
+    dead: NDArray[np.bool_] = (horizons != NO_FRONTIER_US) & (table[:, START] + tiles <= horizons)
+    return dead

@@ -1,0 +1,428 @@
+"""The worker's copy of one view's state from one source: every cached row of every entity in one table.
+
+Events are folded into rows by one sort, one segmented reduction and fancy indexing; there is no Python loop over events but
+the look-ups of their entities and rows. What a commit must write is read off the rows that were touched.
+
+    absent -> load -> fold -> writes -> (commit) -> committed          drop, after any refusal
+
+One partition at a time: what was folded is committed or dropped before another partition's events are folded.
+
+What is here belongs to the claim under which it was read: after a refusal, or when the partition goes, ``drop`` it all.
+An entity is here whole or not at all, and one that was loaded absent is known to be empty. Nothing that a commit has yet
+to write is ever evicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featureflow import limits
+from featureflow.errors import StateError
+from featureflow.ingest.arena import Arena, spans
+from featureflow.kernel import rollup, state
+from featureflow.kernel.columns import Layout
+from featureflow.kernel.events import Events
+from featureflow.kernel.fold import combine, fold
+from featureflow.kernel.tile import SECOND_US
+from featureflow.store.keys import state_key
+from featureflow.store.online.protocol import Patch, StateWrite
+
+Id = str | int
+Index = NDArray[np.int64]
+
+ROLL_UP_SHARE = 0.5                    # of an entity's rows dead or rollable: it is rolled up and written whole
+ROLL_UP_LEAST_ROWS = 16                # fewer are not looked at
+ROLL_UP_ROWS = 8 * limits.COMMIT_ROWS  # looked at, and so written, in one commit: keeps a reader's wait near 1 ms
+EVICT_TO = 0.9                         # of the bound, so that evicting is seldom
+ROW_OVERHEAD_BYTES = 120               # of the dict entry that finds a row: its key, and its share of the table
+ENTITY_OVERHEAD_BYTES = 450            # id, state key, header, dict entry, and a line in each array
+
+# A row's key in the index: slot, level, and start in seconds, in one int64.
+TIME_BITS = 35
+LEVEL_BITS = 4
+SLOT_SHIFT = TIME_BITS + LEVEL_BITS
+SLOTS = 1 << (63 - SLOT_SHIFT)
+EARLIEST_US = -(2**53)                 # no event is earlier; the lifetime tile, which is, counts from here
+
+
+@dataclass
+class _Part:
+    """What is cached of one partition."""
+
+    slots: dict[Id, int] = field(default_factory=dict)             # entity id -> slot
+    index: dict[int, int] = field(default_factory=dict)            # row key -> position among its slot's rows
+
+
+class Slab:
+    """All cached rows of one layout, of any number of partitions. Used from one thread.
+
+    ``max_bytes`` bounds what ``evict`` leaves; packing the table may need as much again for a moment when it grows.
+    """
+
+    def __init__(self, layout: Layout, max_bytes: int = limits.SLAB_BYTES) -> None:
+        self.layout = layout
+        self.max_bytes = max_bytes
+        self._arena = Arena(layout.width)
+        self._parts: dict[int, _Part] = {}
+        self._folding = -1                                         # the partition with folds to commit
+        self._touched: list[tuple[Index, Index]] = []              # (slots, positions) folded into since the last commit
+        self._free: list[int] = []
+        self._clock = 0
+        coarser = len(layout.levels) - 1
+        # one line per slot
+        self._ids: list[Id] = []
+        self._keys: list[bytes] = []
+        self._headers: list[bytes] = []                            # as stored
+        self._partition = np.zeros(0, np.int64)                    # -1: a free slot
+        self._stored_rows = np.zeros(0, np.int64)                  # -1: the key is absent in the store
+        self._rewrite = np.zeros(0, np.bool_)                      # to be written whole
+        self._dirty = np.zeros(0, np.bool_)
+        self._last_used = np.zeros(0, np.int64)
+        self._look_at = np.zeros(0, np.int64)                      # rows at which a roll-up is considered again
+        self._horizon = np.zeros(0, np.int64)
+        self._frontiers = np.zeros((0, coarser), np.int64)
+
+    # -- what it holds -------------------------------------------------------------------------------------------------
+
+    @property
+    def entities(self) -> int:
+        return sum(len(part.slots) for part in self._parts.values())
+
+    @property
+    def used_bytes(self) -> int:
+        """Estimated memory in use: rows, with the room that their entities keep to grow, and what finds them."""
+        rows = sum(len(part.index) for part in self._parts.values())
+        return self._arena.rows * self.layout.row_bytes + rows * ROW_OVERHEAD_BYTES + self.entities * ENTITY_OVERHEAD_BYTES
+
+    @property
+    def rows_touched(self) -> int:
+        """Rows folded into since the last commit; one that two folds touched counts twice."""
+        return sum(len(slots) for slots, _ in self._touched)
+
+    def ids(self, events: Events) -> list[Id]:
+        """Each event's entity id."""
+        return _plain(events.columns[self.layout.key_field])
+
+    def key(self, partition: int, entity_id: Id) -> bytes:
+        """The entity's state key."""
+        layout = self.layout
+        return state_key(layout.entity, entity_id, layout.view_id, layout.source, None if layout.keyed else partition)
+
+    def absent(self, partition: int, ids: Iterable[Id]) -> list[Id]:
+        """Those of the ids, once each, that must be loaded before events of theirs are folded."""
+        part = self._parts.get(partition)
+        known = part.slots if part else {}
+        return [i for i in dict.fromkeys(ids) if i not in known]
+
+    def load(self, partition: int, ids: Sequence[Id], blobs: Sequence[bytes | None]) -> None:
+        """Take in entities that were absent here. A blob of None is an entity that has no state yet.
+
+        Raises StateError for a blob that is not a state of this layout.
+        """
+        if not ids:
+            return
+        part = self._parts.setdefault(partition, _Part())
+        states = state.parse(self.layout, [[blob] for blob in blobs])
+        for place in states.blob_entity[states.owners != partition].tolist():
+            raise StateError(
+                f"{self.key(partition, ids[place]).decode()} holds rows of another partition than {partition}, whose events are read: "
+                f"the topic's partitions were changed, or a producer does not partition by {self.layout.key_field!r}. "
+                "Run `featureflow rebuild` for this view"
+            )
+        slots = self._take_slots(len(ids))
+        self._arena.reserve(len(self._ids))
+        listed = slots.tolist()
+        for slot, entity_id, blob in zip(listed, ids, blobs, strict=True):
+            self._ids[slot] = entity_id
+            self._keys[slot] = self.key(partition, entity_id)
+            self._headers[slot] = b"" if blob is None else bytes(blob[: self.layout.header_bytes])
+        part.slots.update(zip(ids, listed, strict=True))
+        self._partition[slots] = partition
+        self._last_used[slots] = self._clock
+        self._stored_rows[slots] = -1
+        self._look_at[slots] = ROLL_UP_LEAST_ROWS
+        self._horizon[slots] = state.NO_FRONTIER_US
+        self._frontiers[slots] = state.NO_FRONTIER_US
+        stored = slots[states.blob_entity]
+        self._stored_rows[stored] = np.bincount(states.entity, minlength=len(ids))[states.blob_entity]
+        self._horizon[stored], self._frontiers[stored] = states.horizons, states.frontiers
+        full = stored[self._stored_rows[stored] > 0]
+        counts = self._stored_rows[full]
+        self._arena.extend(full, counts)
+        self._arena.table[spans(self._arena.base[full], counts)] = self.layout.table(states.rows)
+        keys = self._row_keys(np.repeat(full, counts), states.rows["level"], states.rows["start"])
+        part.index.update(zip(keys.tolist(), spans(np.zeros_like(full), counts).tolist(), strict=True))
+
+    # -- what changes it -----------------------------------------------------------------------------------------------
+
+    def fold(self, partition: int, events: Events) -> None:
+        """Fold events that are accepted, not late, and have a key; every entity must have been loaded.
+
+        Each event changes one row: that of the finest tile which its entity has not rolled up.
+        """
+        if len(events) == 0:
+            return
+        if self._touched and partition != self._folding:
+            raise RuntimeError(f"partition {self._folding} has folds to commit or drop before partition {partition} is folded")
+        self._folding = partition
+        layout, arena, part = self.layout, self._arena, self._parts[partition]
+        slots = np.array(list(map(part.slots.__getitem__, self.ids(events))), np.int64)
+        self._begin(slots[self._stored_rows[slots] < 0], int(events.times_us.max()))
+        level, start = rollup.level_of(layout, events.times_us, self._frontiers[slots])
+        keys = self._row_keys(slots, level, start)
+        order = np.argsort(keys, kind="stable")
+        ordered = keys[order]
+        first = np.flatnonzero(np.concatenate((np.ones(1, np.bool_), ordered[1:] != ordered[:-1])))
+        folded = fold(layout, events, order, first)
+        folded["start"], folded["level"] = start[order[first]], level[order[first]]
+        keys, slots = ordered[first], slots[order[first]]
+
+        listed = keys.tolist()
+        positions = np.array(list(map(part.index.get, listed, repeat(-1))), np.int64)
+        fresh = positions < 0
+        if fresh.any():
+            positions[fresh] = self._append(slots[fresh])
+            part.index.update(zip(keys[fresh].tolist(), positions[fresh].tolist(), strict=True))
+        rows = arena.base[slots] + positions
+        new = layout.table(folded)
+        known = np.flatnonzero(~fresh)
+        if len(known):
+            old = layout.rows(arena.table[rows[known]])
+            new[known] = layout.table(combine(layout, old, layout.rows(new[known])))
+        arena.table[rows] = new
+        self._touched.append((slots, positions))
+        self._clock += 1
+        self._last_used[slots] = self._clock
+        self._dirty[slots] = True
+
+    def writes(self, watermark_us: int) -> tuple[StateWrite, ...]:
+        """What brings the store from the last commit to here: patches, and whole values of new and rolled-up entities.
+
+        ``watermark_us`` is the partition's running maximum of accepted event times. Calling it again gives writes of the same
+        meaning, until ``committed``.
+        """
+        if not self._touched:
+            return ()
+        slots, positions = _distinct(self._touched)
+        entities = slots[np.flatnonzero(np.diff(slots, prepend=-1))]
+        self._roll_up(self._parts[self._folding], entities, watermark_us)
+        whole = self._rewrite[entities] | (self._stored_rows[entities] < 0)
+        patched = ~(self._rewrite[slots] | (self._stored_rows[slots] < 0))
+        writes = self._patches(slots[patched], positions[patched])
+        writes += [write for slot in entities[whole].tolist() if (write := self._whole(slot)) is not None]
+        return tuple(writes)
+
+    def whole(self, writes: Sequence[StateWrite], indices: Iterable[int]) -> tuple[StateWrite, ...]:
+        """The writes again, those at ``indices`` as whole values of keys that expired in the store meanwhile."""
+        slot_of = {self._keys[slot]: slot for slot in np.flatnonzero(self._dirty).tolist()}
+        out = list(writes)
+        for i in indices:
+            slot = slot_of[out[i].key]
+            self._stored_rows[slot] = -1
+            rewritten = self._whole(slot)
+            assert rewritten is not None, "a key that was written before has rows"
+            out[i] = rewritten
+        return tuple(out)
+
+    def committed(self) -> None:
+        """The last ``writes`` are in the store."""
+        if not self._touched:
+            return
+        slots = np.unique(np.concatenate([slots for slots, _ in self._touched]))
+        for slot in slots[self._rewrite[slots] | (self._stored_rows[slots] < 0)].tolist():
+            self._headers[slot] = self._header(slot)
+        counts = self._arena.count[slots]
+        self._stored_rows[slots] = np.where(counts > 0, counts, -1)
+        self._rewrite[slots] = self._dirty[slots] = False
+        self._touched.clear()
+
+    def drop(self, partition: int) -> None:
+        """Forget everything of the partition, committed or not."""
+        part = self._parts.pop(partition, None)
+        if part is not None:
+            self._release(np.array(list(part.slots.values()), np.int64))
+        if partition == self._folding:
+            self._touched.clear()
+
+    def evict(self) -> int:
+        """Forget entities with nothing to commit, the least recently used first, until the bound is kept. How many went."""
+        excess = self.used_bytes - self.max_bytes
+        if excess <= 0:
+            return 0
+        excess += int((1 - EVICT_TO) * self.max_bytes)
+        idle = np.flatnonzero((self._partition >= 0) & ~self._dirty)
+        idle = idle[np.argsort(self._last_used[idle], kind="stable")]
+        arena = self._arena
+        sizes = arena.capacity[idle] * self.layout.row_bytes + arena.count[idle] * ROW_OVERHEAD_BYTES + ENTITY_OVERHEAD_BYTES
+        idle = idle[: int(np.searchsorted(np.cumsum(sizes), excess)) + 1]
+        for partition, part in self._parts.items():
+            mine = idle[self._partition[idle] == partition]
+            _forget(part.index, self._keys_of(mine))
+            for slot in mine.tolist():
+                del part.slots[self._ids[slot]]
+        self._release(idle)
+        return len(idle)
+
+    # -- rows ----------------------------------------------------------------------------------------------------------
+
+    def _begin(self, slots: Index, watermark_us: int) -> None:
+        """Let entities without state begin at the frontiers of now, so that what is old lands in large tiles at once."""
+        slots = slots[self._arena.count[slots] == 0]
+        if len(slots):
+            horizon, frontiers = rollup.frontiers(self.layout, watermark_us)
+            self._horizon[slots] = np.maximum(self._horizon[slots], horizon)
+            self._frontiers[slots] = np.maximum(self._frontiers[slots], frontiers)
+
+    def _append(self, slots: Index) -> Index:
+        """Positions of one new row for each of ``slots``, which are in order and may repeat."""
+        first = np.flatnonzero(np.diff(slots, prepend=-1))
+        counts = np.diff(np.append(first, len(slots)))
+        return spans(self._arena.extend(slots[first], counts), counts)
+
+    def _row_keys(self, slots: Index, level: Index, start: Index) -> Index:
+        """One int64 for each (slot, level, start): unique, and ordered by slot first."""
+        ticks = np.maximum(start, EARLIEST_US) // SECOND_US + (1 << (TIME_BITS - 1))
+        keys: Index = (slots << SLOT_SHIFT) | (level << TIME_BITS) | ticks
+        return keys
+
+    def _keys_of(self, slots: Index) -> Index:
+        rows, owner = self._arena.where(slots)
+        table = self.layout.rows(self._arena.table[rows])
+        return self._row_keys(slots[owner], table["level"], table["start"])
+
+    def _roll_up(self, part: _Part, entities: Index, watermark_us: int) -> None:
+        """Drop dead rows and merge rollable ones of those of the entities where they have become a large share."""
+        layout, arena = self.layout, self._arena
+        slots = entities[arena.count[entities] >= self._look_at[entities]]
+        if len(slots) == 0:
+            return
+        slots = slots[np.argsort(-arena.count[slots], kind="stable")]
+        slots = slots[: max(1, int(np.searchsorted(np.cumsum(arena.count[slots]), ROLL_UP_ROWS)))]
+        now_horizon, now_frontiers = rollup.frontiers(layout, watermark_us)
+        horizon = np.maximum(self._horizon[slots], now_horizon)
+        frontiers = np.maximum(self._frontiers[slots], now_frontiers)
+        where, owner = arena.where(slots)
+        rows = layout.rows(arena.table[where])
+        counts = arena.count[slots]
+        idle = rollup.rollable(layout, rows, horizon[owner], frontiers[owner])
+        due = np.bincount(owner, idle, len(slots)) >= ROLL_UP_SHARE * counts
+        self._look_at[slots[~due]] = counts[~due] + np.maximum(counts[~due] // 2, ROLL_UP_LEAST_ROWS)
+        if not due.any():
+            return
+        _forget(part.index, self._row_keys(slots[owner], rows["level"], rows["start"])[due[owner]])
+        among = due[owner]
+        rows, owner = rollup.roll_up_all(layout, rows[among], owner[among], horizon[owner[among]], frontiers[owner[among]])
+        counts = np.bincount(owner, minlength=len(slots))[due]
+        keys = self._row_keys(slots[owner], rows["level"], rows["start"])
+        slots = slots[due]
+        arena.replace(slots, layout.table(rows), counts)
+        part.index.update(zip(keys.tolist(), spans(np.zeros_like(counts), counts).tolist(), strict=True))
+        self._horizon[slots] = np.maximum(self._horizon[slots], now_horizon)
+        self._frontiers[slots] = np.maximum(self._frontiers[slots], now_frontiers)
+        self._look_at[slots] = np.maximum(2 * counts, ROLL_UP_LEAST_ROWS)
+        self._rewrite[slots] = True
+
+    # -- writes --------------------------------------------------------------------------------------------------------
+
+    def _patches(self, slots: Index, positions: Index) -> list[StateWrite]:
+        """One write per entity of these rows, which are in order and distinct; rows that adjoin share a patch."""
+        if len(slots) == 0:
+            return []
+        size, header = self.layout.row_bytes, self.layout.header_bytes
+        data = self._arena.table[self._arena.base[slots] + positions].tobytes()
+        first = np.flatnonzero((np.diff(slots, prepend=-1) != 0) | (np.diff(positions, prepend=-2) != 1))
+        ends = (np.append(first[1:], len(slots)) * size).tolist()
+        patches = [
+            Patch(at, data[begin:end])
+            for at, begin, end in zip((header + positions[first] * size).tolist(), (first * size).tolist(), ends, strict=True)
+        ]
+        owners = slots[first]
+        begins = np.flatnonzero(np.diff(owners, prepend=-1))
+        entities = owners[begins]
+        expected = header + self._stored_rows[entities] * size
+        keys, headers, ttl_ms = self._keys, self._headers, self.layout.ttl_ms
+        return [
+            StateWrite(keys[slot], length, headers[slot], ttl_ms, tuple(patches[begin:end]))
+            for slot, length, begin, end in zip(
+                entities.tolist(), expected.tolist(), begins.tolist(), [*begins[1:].tolist(), len(patches)], strict=True
+            )
+        ]
+
+    def _whole(self, slot: int) -> StateWrite | None:
+        """The entity written whole; None where it neither has rows nor had any in the store."""
+        count, stored = int(self._arena.count[slot]), int(self._stored_rows[slot])
+        value = b""
+        if count:
+            base = self._arena.base[slot]
+            value = self._header(slot) + self._arena.table[base:base + count].tobytes()
+        elif stored < 0:
+            return None
+        expected = 0 if stored < 0 else self.layout.header_bytes + stored * self.layout.row_bytes
+        return StateWrite(self._keys[slot], expected, b"" if stored < 0 else self._headers[slot], self.layout.ttl_ms, whole=value)
+
+    def _header(self, slot: int) -> bytes:
+        return state.header(self.layout, int(self._partition[slot]), int(self._horizon[slot]), self._frontiers[slot])
+
+    # -- slots ---------------------------------------------------------------------------------------------------------
+
+    def _take_slots(self, n: int) -> Index:
+        missing = n - len(self._free)
+        if missing > 0:
+            self._grow(max(missing, len(self._ids) // 2, 64))
+        taken = self._free[-n:]
+        del self._free[-n:]
+        return np.array(taken, np.int64)
+
+    def _grow(self, more: int) -> None:
+        old, new = len(self._ids), len(self._ids) + more
+        if new > SLOTS:
+            raise MemoryError(f"a slab holds at most {SLOTS} entities; lower ingest.slab_bytes, or add workers")
+        self._ids += [""] * more
+        self._keys += [b""] * more
+        self._headers += [b""] * more
+        self._free += range(new - 1, old - 1, -1)
+
+        def longer(array: NDArray[np.int64], fill: int) -> NDArray[np.int64]:
+            return np.concatenate((array, np.full((more, *array.shape[1:]), fill, array.dtype)))
+
+        self._partition = longer(self._partition, -1)
+        self._stored_rows = longer(self._stored_rows, -1)
+        self._last_used = longer(self._last_used, 0)
+        self._look_at = longer(self._look_at, 0)
+        self._horizon = longer(self._horizon, 0)
+        self._frontiers = longer(self._frontiers, 0)
+        self._rewrite = np.concatenate((self._rewrite, np.zeros(more, np.bool_)))
+        self._dirty = np.concatenate((self._dirty, np.zeros(more, np.bool_)))
+
+    def _release(self, slots: Index) -> None:
+        self._arena.free(slots)
+        self._partition[slots] = -1
+        self._rewrite[slots] = self._dirty[slots] = False
+        listed = slots.tolist()
+        for slot in listed:
+            self._ids[slot], self._keys[slot], self._headers[slot] = "", b"", b""
+        self._free += listed
+
+
+def _plain(column: NDArray[np.generic]) -> list[Id]:
+    """The ids of a key column: numbers are held as float64, and are whole."""
+    ids: list[Id] = (column if column.dtype == object else column.astype(np.int64)).tolist()
+    return ids
+
+
+def _forget(index: dict[int, int], keys: Index) -> None:
+    for key in keys.tolist():
+        del index[key]
+
+
+def _distinct(touched: list[tuple[Index, Index]]) -> tuple[Index, Index]:
+    """(slots, positions) of the rows touched, once each, in order of both."""
+    slots = np.concatenate([slots for slots, _ in touched])
+    positions = np.concatenate([positions for _, positions in touched])
+    packed = np.unique((slots << 32) | positions)
+    return packed >> 32, packed & 0xFFFF_FFFF
