@@ -177,7 +177,7 @@ class Slab:
         keys = self._row_keys(slots, level, start)
         order = np.argsort(keys, kind="stable")
         ordered = keys[order]
-        first = np.flatnonzero(np.concatenate((np.ones(1, np.bool_), ordered[1:] != ordered[:-1])))
+        first = np.flatnonzero(_changes(ordered))
         folded = fold(layout, events, order, first)
         folded["start"], folded["level"] = start[order[first]], level[order[first]]
         keys, slots = ordered[first], slots[order[first]]
@@ -209,7 +209,7 @@ class Slab:
         if not self._touched:
             return ()
         slots, positions = _distinct(self._touched)
-        entities = slots[np.flatnonzero(np.diff(slots, prepend=-1))]
+        entities = slots[_changes(slots)]
         self._roll_up(self._parts[self._folding], entities, watermark_us)
         whole = self._rewrite[entities] | (self._stored_rows[entities] < 0)
         patched = ~(self._rewrite[slots] | (self._stored_rows[slots] < 0))
@@ -233,7 +233,8 @@ class Slab:
         """The last ``writes`` are in the store."""
         if not self._touched:
             return
-        slots = np.unique(np.concatenate([slots for slots, _ in self._touched]))
+        slots, _ = _distinct(self._touched)
+        slots = slots[_changes(slots)]
         for slot in slots[self._rewrite[slots] | (self._stored_rows[slots] < 0)].tolist():
             self._headers[slot] = self._header(slot)
         counts = self._arena.count[slots]
@@ -280,7 +281,7 @@ class Slab:
 
     def _append(self, slots: Index) -> Index:
         """Positions of one new row for each of ``slots``, which are in order and may repeat."""
-        first = np.flatnonzero(np.diff(slots, prepend=-1))
+        first = np.flatnonzero(_changes(slots))
         counts = np.diff(np.append(first, len(slots)))
         return spans(self._arena.extend(slots[first], counts), counts)
 
@@ -335,14 +336,14 @@ class Slab:
             return []
         size, header = self.layout.row_bytes, self.layout.header_bytes
         data = self._arena.table[self._arena.base[slots] + positions].tobytes()
-        first = np.flatnonzero((np.diff(slots, prepend=-1) != 0) | (np.diff(positions, prepend=-2) != 1))
+        first = np.flatnonzero(_changes(slots) | _changes(positions - np.arange(len(positions))))
         ends = (np.append(first[1:], len(slots)) * size).tolist()
         patches = [
             Patch(at, data[begin:end])
             for at, begin, end in zip((header + positions[first] * size).tolist(), (first * size).tolist(), ends, strict=True)
         ]
         owners = slots[first]
-        begins = np.flatnonzero(np.diff(owners, prepend=-1))
+        begins = np.flatnonzero(_changes(owners))
         entities = owners[begins]
         expected = header + self._stored_rows[entities] * size
         keys, headers, ttl_ms = self._keys, self._headers, self.layout.ttl_ms
@@ -422,7 +423,16 @@ def _forget(index: dict[int, int], keys: Index) -> None:
 
 def _distinct(touched: list[tuple[Index, Index]]) -> tuple[Index, Index]:
     """(slots, positions) of the rows touched, once each, in order of both."""
-    slots = np.concatenate([slots for slots, _ in touched])
-    positions = np.concatenate([positions for _, positions in touched])
-    packed = np.unique((slots << 32) | positions)
+    packed = np.concatenate([(slots << 32) | positions for slots, positions in touched])
+    packed.sort()
+    if len(touched) > 1:                   # one fold touches a row once
+        packed = packed[np.flatnonzero(_changes(packed))]
     return packed >> 32, packed & 0xFFFF_FFFF
+
+
+def _changes(ordered: Index) -> NDArray[np.bool_]:
+    """(n,) where a value differs from the one before it; the first does."""
+    changes = np.empty(len(ordered), np.bool_)
+    changes[:1] = True
+    np.not_equal(ordered[1:], ordered[:-1], out=changes[1:])
+    return changes
