@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from featureflow import limits
 from featureflow.define import spec
 from featureflow.define.event import Event
 from featureflow.define.expression import Expr, Number, Owner, Truth, Windowless
-from featureflow.define.name import a, listed, nearest, snake
-from featureflow.define.place import here, wrong
-from featureflow.define.window import Window, lifetime, windows, written
+from featureflow.define.name import a, listed, nearest, shown, snake
+from featureflow.define.place import Place, here, wrong
+from featureflow.define.window import Window, lifetime, same_length, windows, written
 
 
 class Aggregation(Windowless):
@@ -23,22 +23,28 @@ class Aggregation(Windowless):
     ) -> None:  # fmt: skip
         self.op, self.event, self.value, self.where = op, event, value, where
         self.windows, self.default, self.size = over, default, size
-        self.names: list[str] = []
+        self.name = ""
         self.view: type | None = None
         self.place = here()
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.names.append(name)
-        self.view = owner
+    def belong(self, view: type, name: str) -> None:
+        """Take the name that the view's body gives it. Raises DefinitionError where it has one already."""
+        if self.view is not None:
+            raise wrong(
+                f"{self.text} is given a second name, {view.__name__}.{name}",
+                write=f"{name} = {self.op}(...) once more, in full",
+                at=self.place if view is self.view else None,
+            )
+        self.view, self.name = view, name
 
     @property
     def text(self) -> str:
         """How it is reached: ``CarrierNow.delay``."""
-        return f"{self.view.__name__}.{self.names[0]}" if self.view else f"{self.op}(...)"
+        return f"{self.view.__name__}.{self.name}" if self.view else f"{self.op}(...)"
 
     def definition(self) -> spec.Aggregation:
         return spec.Aggregation(
-            name=self.names[0], op=self.op, source=self.event._definition.name, value=self.value, where=self.where,
+            name=self.name, op=self.op, source=self.event._definition.name, value=self.value, where=self.where,
             windows=self.windows, bare=isinstance(self, LastN), size=self.size, default=self.default,
         )  # fmt: skip
 
@@ -68,25 +74,35 @@ class Windowed(Aggregation):
         )
 
     def _meant(self, window: object) -> Window:
+        for known in self.windows:
+            if isinstance(window, str) and known.kind == "sliding" and same_length(window, known):
+                return known
         by_name = {name: known for known in self.windows for name in (written(known), known.text)}
         close = nearest(window, by_name) if isinstance(window, str) else None
         return by_name[close] if close else self.windows[0]
 
-    def refuse(self) -> NoReturn:
+    def refuse(self, at: Place | None = None) -> NoReturn:
         raise wrong(
             f"{self.text} stands for all its windows ({listed(written(known) for known in self.windows)}), not for one feature",
             write=f"{self.text}[{written(self.windows[0])}]",
+            at=at,
         )
 
 
 class LastN(Aggregation):
     """The newest n values, newest first: one model input of n columns."""
 
-    def refuse(self) -> NoReturn:
+    def refuse(self, at: Place | None = None) -> NoReturn:
         raise wrong(
-            f"{self.text} is a sequence of {self.size} values: it can be a model input, not calculated with",
+            f"{self.text} is a sequence of {self.size} values: it can be a model input as a whole, not calculated with",
             write=f"{self.text} by itself in inputs, or calculate with last(...) or mean(...)",
+            at=at,
         )
+
+    if not TYPE_CHECKING:  # as the operators: to a type checker there is none
+
+        def __getitem__(self, _: object) -> NoReturn:
+            self.refuse()
 
 
 def count(
@@ -155,7 +171,7 @@ def _check_countable(source: object) -> None:
             f"count({source.text}) counts a field; events are counted",
             write=f"count({owner.cls.__name__}, where=~is_null({source.text}), over=...)",
         )
-    raise wrong(f"count({source!r}) names no event class", write='count(Departure, over=("1h",))')
+    raise wrong(f"count({shown(source)}) names no event class", write='count(Departure, over=("1h",))')
 
 
 def _check_size(n: object, text: str) -> None:
@@ -175,7 +191,7 @@ def _value(op: str, value: object) -> tuple[type[Event], spec.Expr]:
             write=f"{op}({value.__name__}.{_a_number(value)}, ...)",
         )
     if not isinstance(value, Expr):
-        found = value.text if isinstance(value, Aggregation) else repr(value)
+        found = value.text if isinstance(value, Aggregation) else shown(value)
         raise wrong(f"{op}({found}) does not aggregate a field of an event", write=f"{op}(Departure.delay_min, ...)")
     event = _event(value, f"{op}({value.text})")
     if value.type not in ("int", "float"):
@@ -192,7 +208,7 @@ def _where(op: str, event: type[Event], where: object) -> spec.Expr | None:
     if where is None:
         return None
     if not isinstance(where, Expr) or where.type != "bool":
-        found = f"{where.text}, {a(where.type)}" if isinstance(where, Expr) else repr(where)
+        found = f"{where.text}, {a(where.type)}" if isinstance(where, Expr) else shown(where)
         name = where.text if isinstance(where, Expr) else f"{event.__name__}.{_a_number(event)}"
         raise wrong(
             f"where= of {op}() is {found}, not a condition",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
 from featureflow.define import spec
-from featureflow.define.name import check_class_name
+from featureflow.define.name import check_class_name, shown
 from featureflow.define.place import Place, here, wrong
 
 K_co = TypeVar("K_co", bound="str | int | None", covariant=True)
@@ -29,9 +29,9 @@ class Entity(Generic[K_co]):
             get_args(base)[0] for base in getattr(cls, "__orig_bases__", ()) if get_origin(base) is Entity
         ]
         if cls.__bases__[0] is not Entity or len(ids) != 1 or ids[0] not in (str, int):
-            found = (
-                f"has an id of type {getattr(ids[0], '__name__', ids[0])}" if ids else "does not say the type of its id"
-            )
+            found = f"has an id of type {shown(ids[0])}" if ids else "does not say the type of its id"
+            if cls.__bases__[0] is not Entity:
+                found = f"is built on {cls.__bases__[0].__name__}"
             raise wrong(
                 f"the entity {cls.__name__} {found}",
                 write=f"class {cls.__name__}(Entity[str]): ...   (or Entity[int])",

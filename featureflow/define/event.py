@@ -57,8 +57,8 @@ class Event:
                 write=f'topic="{name}s"',
                 at=at,
             )
-        disorder_us = duration(disorder, f"disorder= of {cls.__name__}", at)
-        future_us = duration(future, f"future= of {cls.__name__}", at)
+        disorder_us = duration(disorder, f"disorder= of {cls.__name__}", "10m", at)
+        future_us = duration(future, f"future= of {cls.__name__}", "5m", at)
         fields = bind(cls, "event", at)
         cls._fields = {field.name: vars(cls)[field.name] for field in fields}
         _check_time(cls, time, fields, at)
@@ -135,11 +135,12 @@ def _check_keyed_by(cls: type[Event], keyed_by: object, fields: tuple[spec.Field
     meant = nearest(str(keyed_by), able) or next(
         (field.name for field in fields if field.entity and field.name in able), None
     )
-    problem = (
-        "can be null or is neither a str nor an int"
-        if keyed_by in [field.name for field in fields]
-        else f"is no field of {cls.__name__}; the fields are {listed(field.name for field in fields)}"
-    )
+    found = next((field for field in fields if field.name == keyed_by), None)
+    if found is None:
+        problem = f"is no field of {cls.__name__}; the fields are {listed(field.name for field in fields)}"
+    else:
+        kind = a(found.type) + (" | None" if found.nullable else "")
+        problem = f"of {cls.__name__} is {kind}; a record's key is a str or an int that is never null"
     raise wrong(
         f"keyed_by={keyed_by!r} {problem}",
         write=f'keyed_by="{meant}", where each record\'s key is that field' if meant else "no keyed_by=",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from featureflow.define.aggregation import Aggregation
+from featureflow.define.expression import Expr
 from featureflow.define.name import listed, nearest
 from featureflow.define.place import Place
 from featureflow.errors import DefinitionError
@@ -72,6 +73,11 @@ def _said(error: Exception, module: ModuleType, tree: ast.Module, at: Place) -> 
             )
         case AttributeError(name=str(name), obj=Aggregation() as aggregation):
             return f"{aggregation.text} has no {name}", f'{aggregation.text}["1h"] for one of its windows'
+        case AttributeError(name=str(name), obj=Expr() as column):
+            write = f"{name}({column.text}, ...)" if name in _public_names() else "one of its operators"
+            return f"{column.text} is a column and has no {name}", write
+        case ModuleNotFoundError(name=str(name)):
+            return f"there is no module {name}", f"the file without {name}, or install it where featureflow runs"
         case ImportError(name="featureflow"):
             wanted = re.search(r"cannot import name '(\w+)'", str(error))
             meant = _public(wanted[1]) if wanted else None
@@ -81,7 +87,7 @@ def _said(error: Exception, module: ModuleType, tree: ast.Module, at: Place) -> 
             )
         case TypeError():
             return _type_error(str(error), known, tree, at)
-    return f"{type(error).__name__}: {error}", "a definitions file that Python can import"
+    return f"{type(error).__name__}: {error}", "the file so that Python can import it"
 
 
 def _type_error(text: str, known: dict[str, object], tree: ast.Module, at: Place) -> tuple[str, str]:
@@ -106,7 +112,8 @@ def _type_error(text: str, known: dict[str, object], tree: ast.Module, at: Place
     match = _CALL.match(text)
     called = known.get(match[1]) if match else None
     if match and callable(called) and getattr(called, "__module__", "").startswith("featureflow."):
-        return text, f"{match[1]}({_shape(called)})"
+        two = f"; of two values: {match[1]}imum(a, b)" if match[1] in ("min", "max") and "positional" in text else ""
+        return text, f"{match[1]}({_shape(called)}){two}"
     return text, "+ - * / on numbers, == != < <= > >= to compare, & | ~ on booleans, abs log1p minimum maximum is_null"
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeAlias, Ty
 from featureflow import limits
 from featureflow.clock import to_us
 from featureflow.define import spec
-from featureflow.define.name import a, listed
+from featureflow.define.name import a, listed, shown
 from featureflow.define.place import Place, here, wrong
 from featureflow.define.truth import instead
 
@@ -154,8 +154,7 @@ class Expr(Generic[T_co]):
             write=instead(here()),
         )
 
-    def __hash__(self) -> int:
-        return id(self)
+    __hash__ = object.__hash__  # by identity, so that an expression can be a key of a model's defaults
 
 
 Number: TypeAlias = "Expr[float | None]"
@@ -213,7 +212,7 @@ class Windowless:
 
     __hash__ = object.__hash__
 
-    def refuse(self) -> NoReturn:
+    def refuse(self, at: Place | None = None) -> NoReturn:
         """Raise the DefinitionError that says how to write one column."""
         raise NotImplementedError
 
@@ -257,7 +256,7 @@ def operand(value: object) -> Expr[Any]:
     if value is None:
         raise wrong("None is not a value to compare or calculate with", write="is_null(column)")
     raise wrong(
-        f"{value!r} is neither a column nor a plain number, string, bool or datetime",
+        f"{shown(value)} is neither a column nor a plain number, string, bool or datetime",
         write="a field, a feature or a literal",
     )
 
@@ -296,7 +295,7 @@ def _arithmetic(op: str, *values: object) -> Expr[float]:
             raise wrong(
                 f"{_text(op, args)} calculates with {arg.text}, which is {a(arg.type)}, not a number",
                 write={
-                    "bool": "count(Event, where=..., over=...), or the boolean as a model input of its own",
+                    "bool": f"count(..., where={arg.text}, over=...) in a View, or the boolean as a model input of its own",
                     "str": f'{arg.text} == "..."; a string can be compared, not calculated with',
                     "datetime": f"{arg.text} < another instant; a datetime can be compared, not calculated with",
                 }[arg.type],

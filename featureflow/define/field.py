@@ -173,9 +173,8 @@ def checked(value: Any, field: spec.Field, owner: str) -> Any:
                 return value
             raise ValueError(f"{full} is {value}; an int is between -2^53 and 2^53, so that it is exact as a float64")
         case ("float", int() | float()) if not isinstance(value, bool):
-            number = float(value)
-            if -limits.NUMBER_ABS < number < limits.NUMBER_ABS:
-                return number + 0.0  # -0.0 becomes 0.0
+            if -limits.NUMBER_ABS < value < limits.NUMBER_ABS:
+                return float(value) + 0.0  # -0.0 becomes 0.0
             raise ValueError(f"{full} is {value}; a float is finite and smaller than 2^63 (None where it is not known)")
         case "datetime", datetime():
             try:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from featureflow.define import spec
-from featureflow.define.aggregation import LastN
+from featureflow.define.aggregation import Aggregation, LastN
 from featureflow.define.expression import Expr, Number, Windowless
-from featureflow.define.name import a, check_attribute_name, check_class_name
+from featureflow.define.name import a, check_attribute_name, check_class_name, shown
 from featureflow.define.place import Place, here, wrong
 from featureflow.define.window import duration, lifetime
 
@@ -51,7 +51,7 @@ class Model:
                 write=f"class {cls.__name__}(Model, deadline=...)",
                 at=at,
             )
-        deadline_us = duration(deadline, f"deadline= of {cls.__name__}", at)
+        deadline_us = duration(deadline, f"deadline= of {cls.__name__}", "20ms", at)
         if not 0 < deadline_us <= DEADLINE_US:
             raise wrong(
                 f"deadline={deadline!r} of {cls.__name__} is not between 1ms and 60s", write='deadline="20ms"', at=at
@@ -95,7 +95,7 @@ def _inputs(cls: type[Model], at: Place) -> tuple[spec.Input, ...]:
                 at=place,
             )
         inputs[one.name] = one
-    return tuple(_with_defaults(cls, inputs, at).values())
+    return tuple(_with_defaults(cls, inputs, derived, at).values())
 
 
 def _derived(cls: type[Model], at: Place) -> dict[int, str]:
@@ -104,11 +104,20 @@ def _derived(cls: type[Model], at: Place) -> dict[int, str]:
     for name, value in vars(cls).items():
         if name.startswith("__") or name in ("_place", "inputs", "defaults"):
             continue
-        if isinstance(value, Windowless) and not isinstance(value, LastN):
-            value.refuse()
+        if isinstance(value, Aggregation) and value.view is None:
+            raise wrong(
+                f"{cls.__name__}.{name} aggregates events, which a View does",
+                write=f"{name} = {value.op}(...) in the body of a View, and View.{name}[...] here",
+                at=at.within(name),
+            )
+        if isinstance(value, LastN):
+            names.setdefault(id(value), name)
+            continue
+        if isinstance(value, Windowless):
+            value.refuse(at.within(name))
         if not isinstance(value, Expr):
             raise wrong(
-                f"{cls.__name__}.{name} is {value!r}; a Model's body holds derived features, inputs and defaults",
+                f"{cls.__name__}.{name} is {shown(value)}; a Model's body holds derived features, inputs and defaults",
                 write=f'{name} = CarrierNow.delay["1h"] - CarrierNow.delay["6h"]',
                 at=at.within(name),
             )
@@ -122,12 +131,12 @@ def _input(cls: type[Model], value: object, derived: dict[int, str], at: Place) 
     if isinstance(value, LastN):
         feature = value.column(lifetime, value.text)
         assert isinstance(feature.node, spec.Column)
-        return spec.Input(name=feature.node.name, expr=feature.node, size=value.size)
+        return spec.Input(name=derived.get(id(value), feature.node.name), expr=feature.node, size=value.size)
     if isinstance(value, Windowless):
-        value.refuse()
+        value.refuse(at.within("inputs"))
     if not isinstance(value, Expr):
         raise wrong(
-            f"{cls.__name__} has the input {value!r}, which is no feature, request field or derived feature",
+            f"{cls.__name__} has the input {shown(value)}, which is no feature, request field or derived feature",
             write='CarrierNow.delay["1h"], without quotes round it'
             if isinstance(value, str)
             else 'CarrierNow.delay["1h"]',
@@ -167,7 +176,9 @@ def _check_scope(value: Expr[Any], what: str, at: Place) -> None:
         raise wrong(f"{what} reads no feature and no request field", write='CarrierNow.delay["1h"]', at=at)
 
 
-def _with_defaults(cls: type[Model], inputs: dict[str, spec.Input], at: Place) -> dict[str, spec.Input]:
+def _with_defaults(
+    cls: type[Model], inputs: dict[str, spec.Input], derived: dict[int, str], at: Place
+) -> dict[str, spec.Input]:
     defaults = vars(cls).get("defaults", {})
     at = at.within("defaults")
     if not isinstance(defaults, dict):
@@ -181,11 +192,12 @@ def _with_defaults(cls: type[Model], inputs: dict[str, spec.Input], at: Place) -
         if isinstance(key, LastN):
             node: spec.Expr | None = key.column(lifetime, key.text).node
         elif isinstance(key, Windowless):
-            key.refuse()
+            key.refuse(at)
         else:
             node = key.node if isinstance(key, Expr) else None
         text = getattr(key, "text", repr(key))
-        name = next((one.name for one in inputs.values() if one.expr == node), None)
+        own = derived.get(id(key))
+        name = own if own in inputs else next((one.name for one in inputs.values() if one.expr == node), None)
         place = key.place if isinstance(key, Expr) and isinstance(key.node, spec.Column) else at
         if name is None:
             raise wrong(

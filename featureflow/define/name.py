@@ -35,13 +35,18 @@ def a(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
+def shown(value: object) -> str:
+    """A class or function by its name, anything else by its repr."""
+    return str(getattr(value, "__name__", None) or repr(value))
+
+
 def check_class_name(cls: type, kind: str, at: Place) -> str:
     """The class's name in references. Raises DefinitionError where it cannot be one."""
     name = snake(cls.__name__)
     if not _PLAIN.fullmatch(name) or name.startswith("featureflow"):
         raise wrong(
             f"the {kind} {cls.__name__} would be called {name!r} in references, which is not allowed",
-            write=f"class {kind.capitalize()}Name: letters and digits, at most 63, not starting with Featureflow",
+            write="another name: letters and digits, at most 63, not starting with Featureflow",
             at=at,
         )
     return name

@@ -8,7 +8,7 @@ import linecache
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from featureflow.define import spec
@@ -37,8 +37,8 @@ def load(path: str | Path) -> spec.Project:
     Raises DefinitionError with file and line for everything that is wrong with it.
     """
     file = str(path)
-    tree = _parse(file)  # 1
-    module = _import(file, tree)  # 2
+    tree, code = _parse(file)  # 1
+    module = _import(file, tree, code)  # 2
     classes = _classes(module)  # 3
     _check(classes, file)  # 4
     sources = [c._definition for c in classes if issubclass(c, Event)]
@@ -52,9 +52,10 @@ def load(path: str | Path) -> spec.Project:
     )
 
 
-def _parse(file: str) -> ast.Module:
+def _parse(file: str) -> tuple[ast.Module, CodeType]:
     try:
         tree = ast.parse(Path(file).read_bytes(), file)
+        code = compile(tree, file, "exec", dont_inherit=True)
     except OSError as error:
         raise DefinitionError(
             f"the definitions file cannot be read: {error.strerror or error}",
@@ -74,7 +75,7 @@ def _parse(file: str) -> ast.Module:
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             _refuse_repeated(node.body, file, f"class {node.name}")
-    return tree
+    return tree, code
 
 
 def _refuse_repeated(body: Iterable[ast.stmt], file: str, where: str) -> None:
@@ -92,14 +93,14 @@ def _refuse_repeated(body: Iterable[ast.stmt], file: str, where: str) -> None:
             first[name] = statement.lineno
 
 
-def _import(file: str, tree: ast.Module) -> ModuleType:
+def _import(file: str, tree: ast.Module, code: CodeType) -> ModuleType:
     name = f"_featureflow_definitions_{hashlib.sha256(file.encode()).hexdigest()[:12]}"
     module = ModuleType(name)
     module.__file__ = file
     linecache.checkcache(file)
     sys.modules[name] = module  # typing resolves annotations through it
     try:
-        exec(compile(tree, file, "exec", dont_inherit=True), vars(module))
+        exec(code, vars(module))
     except DefinitionError:
         raise
     except Exception as error:

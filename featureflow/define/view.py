@@ -11,7 +11,7 @@ from featureflow.define.aggregation import Aggregation, Windowed
 from featureflow.define.entity import Entity, is_entity
 from featureflow.define.event import Event
 from featureflow.define.expression import Expr
-from featureflow.define.name import check_attribute_name, check_class_name, listed
+from featureflow.define.name import check_attribute_name, check_class_name, listed, shown
 from featureflow.define.place import Place, here, wrong
 from featureflow.define.window import duration
 
@@ -57,7 +57,7 @@ class View:
             )
         if not is_entity(of):
             raise wrong(
-                f"of={of!r} of {cls.__name__} is no entity", write=f"class {cls.__name__}(View, of=Carrier)", at=at
+                f"of={shown(of)} of {cls.__name__} is no entity", write=f"class {cls.__name__}(View, of=Carrier)", at=at
             )
         cls._of = of
         cls._aggregations = _aggregations(cls, at)
@@ -92,19 +92,14 @@ def _aggregations(cls: type[View], at: Place) -> dict[str, Aggregation]:
         if not isinstance(value, Aggregation):
             expression = isinstance(value, Expr)
             raise wrong(
-                f"{cls.__name__}.{name} is {value.text if expression else repr(value)}; a View's body holds aggregations only",
+                f"{cls.__name__}.{name} is {value.text if expression else shown(value)}; a View's body holds aggregations only",
                 write="the derived feature in the Model's body"
                 if expression
                 else f'{name} = mean(Departure.delay_min, over=("1h",))',
                 at=at.within(name),
             )
         check_attribute_name(name, f"an aggregation of {cls.__name__}", at)
-        if len(value.names) > 1:
-            raise wrong(
-                f"one aggregation has the names {listed(value.names)}",
-                write=f"one of them; for two, write {value.op}(...) twice",
-                at=value.place,
-            )
+        value.belong(cls, name)
         found[name] = value
     if not found:
         raise wrong(
@@ -121,7 +116,11 @@ def _roles(cls: type[View], of: type[Entity[Any]], role: object, at: Place) -> d
     for one in () if role is None else role if isinstance(role, tuple) else (role,):
         owner = next(iter(one.owners), None) if isinstance(one, Expr) and isinstance(one.node, spec.Column) else None
         if owner is None or not issubclass(owner.cls, Event) or not isinstance(one.node, spec.Column):
-            raise wrong(f"role={one!r} of {cls.__name__} is no field of an event", write="role=Departure.origin", at=at)
+            raise wrong(
+                f"role={one if isinstance(one, Expr) else shown(one)} of {cls.__name__} is no field of an event",
+                write="role=Departure.origin",
+                at=at,
+            )
         field = owner.cls._definition.by_name[one.node.name]
         if field.entity != of._definition.name:
             able = [
@@ -182,7 +181,7 @@ def _ttl(cls: type[View], ttl: object, at: Place) -> int | None:
         )
     if ttl is None:
         return None
-    us = duration(ttl, f"ttl= of {cls.__name__}", at)
+    us = duration(ttl, f"ttl= of {cls.__name__}", "30d", at)
     if us < 1_000_000:
         raise wrong(f"ttl={ttl!r} of {cls.__name__} is shorter than a second", write='ttl="30d"', at=at)
     return us

@@ -12,7 +12,13 @@ from featureflow.define.place import Place, wrong
 SECOND_US: Final = 1_000_000  # the finest tile: no window is cut more finely
 _UNITS: Final = {"ms": 1_000, "s": SECOND_US, "m": 60 * SECOND_US, "h": 3_600 * SECOND_US, "d": 86_400 * SECOND_US}
 _DURATION: Final = re.compile(r"([0-9]{1,12})(ms|s|m|h|d)")
-_LOOSE: Final = re.compile(r"([0-9]+)\s*(\w+)")
+_LOOSE: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([a-z]+)")
+_SPELLED: Final = {
+    "ms": 1_000,
+    "mil": 1_000,
+    "w": 7 * _UNITS["d"],
+    **{unit: _UNITS[unit] for unit in ("s", "m", "h", "d")},
+}
 
 Window = spec.Window
 lifetime: Final = Window(kind="lifetime", length_us=0, text="lifetime")
@@ -53,6 +59,9 @@ def windows(over: object, aggregation: str) -> tuple[Window, ...]:
             f"over={written(over)} is one window, not a tuple of windows",
             write=f"over=({written(over)},), with the comma",
         )
+    if isinstance(over, list) and over and all(isinstance(one, str) for one in over):
+        quoted = ", ".join(f'"{one}"' for one in over)
+        raise wrong(f"over={over} is a list, not a tuple", write=f"over=({quoted},)")
     if not isinstance(over, tuple) or not over:
         raise wrong(f"over= of {aggregation}() is {over!r}, not a tuple of windows", write='over=("1h", "6h")')
     found: list[Window] = []
@@ -76,26 +85,31 @@ def written(window: Window) -> str:
     ]
 
 
-def duration(text: object, what: str, at: Place | None = None) -> int:
+def duration(text: object, what: str, example: str = "1h", at: Place | None = None) -> int:
     """Microseconds of ``20ms``, ``30s``, ``10m``, ``6h``, ``7d``. Raises DefinitionError for anything else."""
     if isinstance(text, str) and (match := _DURATION.fullmatch(text)):
         return int(match[1]) * _UNITS[match[2]]
     raise wrong(
         f"{what} is {text!r}, which is no duration: a whole number and one of the units {', '.join(_UNITS)}",
-        write=f'"{_meant(text)}"',
+        write=f'"{_meant(text) or example}"',
         at=at,
     )
 
 
-def _meant(text: object) -> str:
-    if isinstance(text, str) and (match := _LOOSE.match(text.strip())):
-        number, unit = int(match[1]), match[2].lower()
-        if unit.startswith("w"):
-            return f"{number * 7}d"
-        for prefix in ("ms", "mil", "s", "m", "h", "d"):
-            if unit.startswith(prefix):
-                return f"{number}{'ms' if prefix == 'mil' else prefix}"
-    return "1h"
+def same_length(text: str, window: Window) -> bool:
+    """Whether ``text`` is another way to write the window's length: ``60m`` and ``1h``."""
+    match = _DURATION.fullmatch(text)
+    return match is not None and int(match[1]) * _UNITS[match[2]] == window.length_us
+
+
+def _meant(text: object) -> str | None:
+    """``1.5 hours`` -> ``90m``."""
+    match = _LOOSE.fullmatch(text.strip().lower()) if isinstance(text, str) else None
+    if match is None:
+        return None
+    unit = next((us for name, us in _SPELLED.items() if match[2].startswith(name)), None)
+    us = int(float(match[1]) * unit) if unit else 0
+    return next((f"{us // size}{name}" for name, size in reversed(_UNITS.items()) if us and us % size == 0), None)
 
 
 def _check_length(us: int, text: str) -> None:

@@ -15,7 +15,9 @@ RIGHT, WRONG = HERE / "flights.py", HERE / "typing_wrong.py"
 
 def mypy(path: Path, cache: Path) -> tuple[int, str]:
     options = ["--strict", "--no-warn-unused-configs", f"--cache-dir={cache}", "--config-file=", "--no-error-summary"]
-    done = subprocess.run([sys.executable, "-m", "mypy", *options, str(path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, str(path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     return done.returncode, done.stdout + done.stderr
 
 

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from featureflow import Entity, Event, Field, Model, Request, View, count, is_null, key, last_n, mean
+from featureflow.define import spec
+from featureflow.errors import DefinitionError
+
+
+class Carrier(Entity[str]): ...
+
+
+class Departure(Event, topic="departures", time="left_at", disorder="10m"):
+    left_at: Field[datetime]
+    carrier: Field[str] = key(Carrier)
+    delay: Field[float | None]
+
+
+class CarrierNow(View, of=Carrier, ttl="30d"):
+    flights = count(Departure, over=("1h",))
+    delay = mean(Departure.delay, over=("1h", "6h"))
+    delays = last_n(Departure.delay, 8)
+
+
+class Ask(Request):
+    hour: Field[int]
+    airline: Field[str]
+    wet: Field[bool]
+
+
+class Late(Model, deadline="20ms", drift=0.03):
+    trend = CarrierNow.delay["1h"] - CarrierNow.delay["6h"]
+    steep = trend / 60 > 1
+    ours = Ask.airline == "UA"
+    unknown = is_null(CarrierNow.delay["1h"])
+    recent = CarrierNow.delays
+    inputs = (trend, steep, ours, unknown, recent, CarrierNow.flights["1h"], Ask.hour, Ask.wet)
+    defaults = {trend: 0, CarrierNow.flights["1h"]: 1.0, recent: -1.0}  # noqa: RUF012  # a definition, read once
+
+
+def test_inputs_are_named_and_ordered_as_written() -> None:
+    assert [(one.name, one.size, one.default) for one in Late._definition.inputs] == [
+        ("trend", 1, 0.0),
+        ("steep", 1, None),
+        ("ours", 1, None),
+        ("unknown", 1, None),
+        ("recent", 8, -1.0),
+        ("carrier_now:flights_1h", 1, 1.0),
+        ("hour", 1, None),
+        ("wet", 1, None),
+    ]
+
+
+def test_inputs_read_features_and_request_fields_by_reference() -> None:
+    trend, steep, ours, *_, recent, flights, hour, _ = (one.expr for one in Late._definition.inputs)
+    assert trend == spec.Call("sub", (spec.Column("carrier_now:delay_1h"), spec.Column("carrier_now:delay_6h")))
+    assert steep == spec.Call("gt", (spec.Call("div", (trend, spec.Literal(60))), spec.Literal(1)))
+    assert ours == spec.Call("eq", (spec.Column("ask:airline"), spec.Literal("UA")))
+    assert recent == spec.Column("carrier_now:delays")
+    assert flights == spec.Column("carrier_now:flights_1h")
+    assert hour == spec.Column("ask:hour")
+
+
+def test_a_sequence_without_a_name_of_its_own_is_named_by_its_reference() -> None:
+    class Bare(Model, deadline="20ms", drift=0, when_missing="refuse"):
+        inputs = (CarrierNow.delays,)
+
+    assert Bare._definition == spec.Model(
+        name="bare", deadline_us=20_000, drift=0.0, when_missing="refuse",
+        inputs=(spec.Input(name="carrier_now:delays", expr=spec.Column("carrier_now:delays"), size=8),),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"drift": 0.1000001}, "drift=0.1000001"),
+        ({"drift": -0.1}, "drift=-0.1"),
+        ({"drift": float("nan")}, "drift=nan"),
+        ({"drift": True}, "drift=True"),
+        ({"deadline": "0ms"}, "between 1ms and 60s"),
+        ({"deadline": "61s"}, "between 1ms and 60s"),
+        ({"when_missing": "shrug"}, "when_missing='shrug'"),
+    ],
+)
+def test_options_out_of_bounds_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(DefinitionError, match=said):
+
+        class Wrong(Model, **{"deadline": "20ms", "drift": 0.03, **options}):
+            inputs = (Ask.hour,)
+
+
+def test_the_largest_drift_is_allowed() -> None:
+    class Loose(Model, deadline="60s", drift=0.1):
+        inputs = (Ask.hour,)
+
+    assert Loose._definition.drift == 0.1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"inputs": ()},
+        {"inputs": [Ask.hour]},
+        {"inputs": ("hour",)},
+        {"inputs": (CarrierNow.delay,)},
+        {"inputs": (CarrierNow,)},
+        {"inputs": (Ask.airline,)},
+        {"inputs": (Ask.hour, Ask.hour)},
+        {"inputs": (Ask.hour + 1,)},
+        {"inputs": (Departure.delay,)},
+        {"inputs": (Ask.hour,), "hour": Ask.hour * 2, "extra": 3},
+        {"inputs": (Ask.hour,), "delay": CarrierNow.delay},
+        {"inputs": (Ask.hour,), "flights": count(Departure, over=("1h",))},
+        {"inputs": (Ask.hour,), "late": Departure.delay > 3},
+        {"inputs": (Ask.hour,), "Trend": Ask.hour * 2},
+        {"inputs": (Ask.hour,), "defaults": {Ask.wet: 0.0}},
+        {"inputs": (Ask.hour,), "defaults": {"hour": 0.0}},
+        {"inputs": (Ask.hour,), "defaults": {Ask.hour: None}},
+        {"inputs": (Ask.hour,), "defaults": {Ask.hour: float("nan")}},
+        {"inputs": (Ask.hour,), "defaults": {Ask.hour: 0.0, Ask.hour: 1.0}},
+        {"inputs": (Ask.hour,), "defaults": [0.0]},
+    ],
+)
+def test_a_body_that_does_not_say_what_goes_in_is_refused(body: dict[str, Any]) -> None:
+    with pytest.raises(DefinitionError):
+        type("Wrong", (Model,), body, deadline="20ms", drift=0.03)  # type: ignore[call-overload]  # class keywords

@@ -1,0 +1,14 @@
+"""The names that a definitions file imports are a promise."""
+
+from __future__ import annotations
+
+import featureflow
+
+PUBLIC = """
+    Entity Event Field Model Request View abs count is_null key last last_n lifetime log1p max maximum mean min minimum stddev sum tumbling
+"""
+
+
+def test_the_package_gives_exactly_these_names() -> None:
+    assert sorted(featureflow.__all__) == PUBLIC.split()
+    assert all(hasattr(featureflow, name) for name in featureflow.__all__)
