@@ -167,7 +167,8 @@ class HistoryWriter:
             for row in self._history.query("topic", {"source": name}):
                 if row["topic"] == source.topic and row["topic_id"] != topic.topic_id:
                     raise LogError(
-                        f"topic {source.topic!r} was deleted and created again (id {topic.topic_id}, was {row['topic_id']}): its offsets name "
+                        f"topic {source.topic!r} was deleted and created again (id {topic.topic_id}, was "
+                        f"{row['topic_id']}): its offsets name "
                         f"other events now than those in history. Give event {name!r} a topic with a new name"
                     )
             offsets = self._history.offsets(name)
@@ -184,7 +185,8 @@ class HistoryWriter:
                     )
                 if offset > end:
                     raise LogError(
-                        f"history of {name}/{partition.partition} stands at {offset}, but the log ends at {end}: topic {source.topic!r} was truncated"
+                        f"history of {name}/{partition.partition} stands at {offset}, but the log ends at {end}: "
+                        f"topic {source.topic!r} was truncated"
                     )
                 consumer.seek(partition, offset)
                 consumer.resume(partition)

@@ -10,6 +10,7 @@ from featureflow.define import spec
 
 Action = Literal["add", "change", "remove"]
 Kind = Literal["entity", "event", "view", "request", "model"]
+VIEW_REMOVED = "its state stays until retired views are dropped"
 SIGNS: dict[str, str] = {"add": "+", "change": "~", "remove": "-"}
 
 
@@ -43,7 +44,7 @@ def plan(old: spec.Project | None, new: spec.Project) -> Plan:
         (
             *_changes("entity", before.entities, new.entities, lambda a, b: f"its id is now {b.type}, was {a.type}"),
             *_changes("event", before.sources, new.sources, _source_detail, removed="its topic and its history stay"),
-            *_changes("view", before.views, new.views, _view_detail, added=_view_added, removed="its state stays until retired views are dropped"),
+            *_changes("view", before.views, new.views, _view_detail, added=_view_added, removed=VIEW_REMOVED),
             *_changes("request", before.requests, new.requests, lambda a, b: _names(_named(a.fields), _named(b.fields), "field")),
             *_changes("model", before.models, new.models, _model_detail),
         )

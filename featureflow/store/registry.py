@@ -127,7 +127,8 @@ class Registry:
         for row in self._history.query("topic", {"source": source.name}):
             if row["topic"] == source.topic and row["topic_id"] != topic.topic_id:
                 raise LogError(
-                    f"topic {source.topic!r} of event {source.name!r} was deleted and created again (id {topic.topic_id}, was {row['topic_id']}): its "
+                    f"topic {source.topic!r} of event {source.name!r} was deleted and created again (id "
+                    f"{topic.topic_id}, was {row['topic_id']}): its "
                     "offsets name other events now than those in history. Give the event a topic with a new name"
                 )
         return topic
@@ -146,7 +147,9 @@ class Registry:
             statements.append(Statement("record_definition", {"applied_at_us": now, "project": document}))
         for source in (*project.sources, *SYSTEM_SOURCES):
             topic = topics[source.name]
-            row: dict[str, object] = {"source": source.name, "topic": source.topic, "topic_id": topic.topic_id, "partitions": topic.partitions}
+            row: dict[str, object] = {
+                "source": source.name, "topic": source.topic, "topic_id": topic.topic_id, "partitions": topic.partitions,
+            }
             if self._history.query("topic", {"source": source.name}) != [row]:
                 statements += [Statement("forget_topic", {"source": source.name}), Statement("record_topic", row)]
         live = {view.id for view in project.views}
@@ -162,8 +165,11 @@ class Registry:
             for name in view.sources:
                 for partition, beginning in sorted(topics[name].beginning.items()):
                     if (name, partition) not in planned:
-                        position = {"view_id": view.id, "source": name, "partition_id": partition}
-                        statements.append(Statement("plan_position", {**position, "topic_id": topics[name].topic_id, "beginning": beginning}))
+                        position: dict[str, object] = {
+                            "view_id": view.id, "source": name, "partition_id": partition,
+                            "topic_id": topics[name].topic_id, "beginning": beginning,
+                        }
+                        statements.append(Statement("plan_position", position))
         for view_id, state in states.items():
             if state == "live" and view_id not in live:
                 retired = {"view_id": view_id, "state": "retired", "changed_at_us": now, "definition": definitions[view_id]}

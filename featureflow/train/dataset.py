@@ -73,7 +73,10 @@ class Dataset:
             cut = to_us(at)
         elif isinstance(at, float):
             if not 0 < at < 1:
-                raise RequestError("The dataset cannot be split", f"{at} is no share of the rows; write a number between 0 and 1, or an instant")
+                raise RequestError(
+                    "The dataset cannot be split",
+                    f"{at} is no share of the rows; write a number between 0 and 1, or an instant",
+                )
             cut = int(np.sort(self.instants_us)[int(at * len(self))]) if len(self) else 0
         else:
             cut = at

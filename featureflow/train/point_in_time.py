@@ -47,7 +47,7 @@ def join(kernel: ViewKernel, entities: Entities, instants_us: Int, parts: Sequen
         if len(rows):
             collected.extend(_join_group(kernel, entities.codes, instants_us, rows, group, parts))
     if not collected:
-        return kernel.finalize({name: States.of_rows(layout, layout.empty(), np.zeros(0, np.int64), 0) for name, layout in kernel.layouts.items()}, instants_us)
+        return kernel.finalize({name: _states(layout, [], 0) for name, layout in kernel.layouts.items()}, instants_us)
     back = np.empty(n, np.intp)
     back[order] = np.arange(n)
     return Values(

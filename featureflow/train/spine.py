@@ -48,7 +48,11 @@ def read_spine(
     needed = [instant, *join_keys, *context, *([label] if label is not None else [])]
     absent = [name for name in needed if name not in columns]
     if absent:
-        raise RequestError(TITLE, f"it has no column {absent[0]!r}. It needs {', '.join(needed)}; it has {', '.join(map(str, columns)) or 'none'}")
+        raise RequestError(
+            TITLE,
+            f"it has no column {absent[0]!r}. It needs {', '.join(needed)}; it has "
+            f"{', '.join(map(str, columns)) or 'none'}",
+        )
     return Spine(
         instants_of(instant, columns[instant]),
         {key: _typed(key, kind, columns[key]) for key, kind in join_keys.items()},
@@ -69,7 +73,11 @@ def columns_of(spine: SpineLike) -> dict[str, Sequence[Any] | NDArray[Any]]:
         return {str(name): column for name, column in spine.items()}
     rows = list(spine)
     if not all(isinstance(row, Mapping) for row in rows):
-        raise RequestError(TITLE, f"a {type(spine).__name__} of something else than rows. Give a DataFrame, a .parquet or .csv path, or a list of dicts")
+        raise RequestError(
+            TITLE,
+            f"a {type(spine).__name__} of something else than rows. Give a DataFrame, a .parquet or .csv path, or a "
+            "list of dicts",
+        )
     names = dict.fromkeys(str(name) for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 
@@ -98,9 +106,16 @@ def _instant(name: str, index: int, value: Any) -> int:
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
-            raise RequestError(TITLE, f"row {index}: {name!r} is {value!r}. Write an RFC 3339 time with a zone, or microseconds since 1970") from None
+            raise RequestError(
+                TITLE,
+                f"row {index}: {name!r} is {value!r}. Write an RFC 3339 time with a zone, or microseconds since 1970",
+            ) from None
     if not isinstance(value, datetime):
-        raise RequestError(TITLE, f"row {index}: {name!r} is a {type(value).__name__}. Write a datetime with a zone, or microseconds since 1970")
+        raise RequestError(
+            TITLE,
+            f"row {index}: {name!r} is a {type(value).__name__}. Write a datetime with a zone, or microseconds "
+            "since 1970",
+        )
     try:
         return to_us(value)
     except ValueError as error:
@@ -110,7 +125,7 @@ def _instant(name: str, index: int, value: Any) -> int:
 def _typed(name: str, kind: FieldType, column: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
     if kind == "str":
         strings: NDArray[Any] = np.empty(len(column), dtype=object)
-        strings[:] = [None if _is_null(value) else value if isinstance(value, str) else _text(name, index, value) for index, value in enumerate(column)]
+        strings[:] = [None if _is_null(value) else _text(name, index, value) for index, value in enumerate(column)]
         return strings
     if kind == "datetime":
         return instants_of(name, column).astype(np.float64)
@@ -133,11 +148,15 @@ def _numbers(name: str, column: Sequence[Any] | NDArray[Any]) -> NDArray[np.floa
 
 
 def _text(name: str, index: int, value: Any) -> str:
+    if isinstance(value, str):
+        return value
     raise RequestError(TITLE, f"row {index}: {name!r} is {value!r}, a {type(value).__name__}; the definitions say str")
 
 
 def _is_null(value: Any) -> bool:
-    return value is None or (isinstance(value, float | np.floating) and bool(np.isnan(value))) or type(value).__name__ in ("NAType", "NaTType")
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
 
 
 # -- files and frames --------------------------------------------------------------------------------------------------
@@ -170,7 +189,11 @@ def _from_arrow(table: Any) -> dict[str, Sequence[Any] | NDArray[Any]]:
         kind = str(column.type)
         if kind.startswith("timestamp"):
             if "tz=" not in kind:
-                raise RequestError(TITLE, f"column {name!r} is a timestamp without a zone, so it names no instant. Write it as timestamp with tz=UTC")
+                raise RequestError(
+                    TITLE,
+                    f"column {name!r} is a timestamp without a zone, so it names no instant. Write it as timestamp "
+                    "with tz=UTC",
+                )
             columns[name] = np.array([None if value is None else value.value // 1000 if hasattr(value, "value") else to_us(value)
                                       for value in column.to_pylist()], dtype=object)
         else:
@@ -182,7 +205,11 @@ def _from_pandas(name: str, series: Any) -> Sequence[Any] | NDArray[Any]:
     kind = series.dtype
     if getattr(kind, "kind", "") == "M":
         if getattr(kind, "tz", None) is None:
-            raise RequestError(TITLE, f"column {name!r} is a datetime without a zone, so it names no instant. Write df[{name!r}] = df[{name!r}].dt.tz_localize('UTC')")
+            raise RequestError(
+                TITLE,
+                f"column {name!r} is a datetime without a zone, so it names no instant. Write df[{name!r}] = "
+                f"df[{name!r}].dt.tz_localize('UTC')",
+            )
         instants: NDArray[Any] = series.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()
         return instants
     if getattr(kind, "kind", "") in "iuf" and hasattr(series, "to_numpy") and not series.isna().any():

@@ -36,15 +36,22 @@ class Visibility:
             if name is not None:
                 declared = source.by_name.get(name)
                 if declared is None or declared.type != "datetime":
-                    raise RequestError("Unknown visibility", f"known_at of event {source.name!r} names {name!r}, which is no datetime field of it")
+                    raise RequestError(
+                        "Unknown visibility",
+                        f"known_at of event {source.name!r} names {name!r}, which is no datetime field of it",
+                    )
             elif source.name not in self.delay_us and "*" not in self.delay_us:
                 raise RequestError(
                     "Unknown visibility",
-                    f"nothing says when an event of {source.name!r} could have been known; by its event time alone a row would see the future. "
+                    f"nothing says when an event of {source.name!r} could have been known; by its event time alone "
+                    "a row would see the future. "
                     f"Write known_at={{{source.name!r}: 'FIELD'}} or a delay, such as delay='5s'",
                 )
             if self._delay(source.name) < 0:
-                raise RequestError("Unknown visibility", f"the delay of event {source.name!r} is negative: it would be seen before it happened")
+                raise RequestError(
+                    "Unknown visibility",
+                    f"the delay of event {source.name!r} is negative: it would be seen before it happened",
+                )
 
     def columns(self, source: str) -> tuple[str, ...]:
         name = self.known_at.get(source)

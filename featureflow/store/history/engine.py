@@ -51,7 +51,11 @@ def _sqlite(url: URL, setting: str) -> Engine:
     if not url.database or url.database == ":memory:":
         raise SettingsError(f"{setting} must name a file: history in memory is lost with the process; write sqlite:///path/history.db")
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url.set(drivername="sqlite+pysqlite"), connect_args={"timeout": LOCK_WAIT_S, "isolation_level": None}, hide_parameters=True)
+    engine = create_engine(
+        url.set(drivername="sqlite+pysqlite"),
+        connect_args={"timeout": LOCK_WAIT_S, "isolation_level": None},
+        hide_parameters=True,
+    )
 
     def on_connect(connection: Any, _record: object) -> None:
         cursor = connection.cursor()

@@ -33,16 +33,25 @@ def check_names(source: Source) -> None:
     """Raise HistoryError for names that cannot stand in a table beside each other."""
     name = table_name(source.name)
     if len(name) > IDENTIFIER_CHARACTERS:
-        raise HistoryError(f"the table name {name!r} of event {source.name!r} is longer than {IDENTIFIER_CHARACTERS} characters; shorten the event's name")
+        raise HistoryError(
+            f"the table name {name!r} of event {source.name!r} is longer than {IDENTIFIER_CHARACTERS} characters; "
+            "shorten the event's name"
+        )
     seen: dict[str, str] = {}
     for field in source.fields:
         if field.name.startswith("_"):
-            raise HistoryError(f"field {source.name}.{field.name}: a name that starts with '_' is kept for the record's own columns; rename it")
+            raise HistoryError(
+                f"field {source.name}.{field.name}: a name that starts with '_' is kept for the record's own "
+                "columns; rename it"
+            )
         if len(field.name) > IDENTIFIER_CHARACTERS:
             raise HistoryError(f"field {source.name}.{field.name}: longer than {IDENTIFIER_CHARACTERS} characters; shorten it")
         other = seen.setdefault(field.name.casefold(), field.name)
         if other != field.name:
-            raise HistoryError(f"fields {source.name}.{other} and {source.name}.{field.name} differ only in case, and SQL does not tell them apart; rename one")
+            raise HistoryError(
+                f"fields {source.name}.{other} and {source.name}.{field.name} differ only in case, and SQL does not "
+                "tell them apart; rename one"
+            )
 
 
 def column_type(field: Field, collation: str | None) -> TypeEngine[Any]:
@@ -114,27 +123,38 @@ def _plain(field: Field, column: NDArray[Any]) -> list[Any]:
     return values
 
 
-def events_of(source: Source, partition: int, names: Sequence[str], rows: Sequence[Sequence[Any]], append_time: bool) -> Events:
-    """Events of rows ``(offset, timestamp, time, *names)``; rows that lack a value that is not nullable are left out."""
-    if not rows:
-        raw: list[Sequence[Any]] = [()] * (3 + len(names))
-    else:
-        raw = list(zip(*rows, strict=True))
+def events_of(
+    source: Source, partition: int, names: Sequence[str], rows: Sequence[Sequence[Any]], append_time: bool
+) -> Events:
+    """Events of rows ``(offset, append_time, timestamp, time, *names)``.
+
+    Rows that lack a value that is not nullable are left out.
+    """
+    offsets, _, timestamps, times, *values = zip(*rows, strict=True) if rows else [()] * (4 + len(names))
     n = len(rows)
+    whole = np.ones(n, dtype=bool)
+    if None in times:
+        whole &= np.array([time is not None for time in times], dtype=bool)
+        times = tuple(0 if time is None else time for time in times)
     columns: dict[str, NDArray[Any]] = {}
-    whole = np.array([time is not None for time in raw[2]], dtype=bool) if None in raw[2] else np.ones(n, dtype=bool)
-    for name, values in zip(names, raw[3:], strict=True):
+    for name, cells in zip(names, values, strict=True):
         field = source.by_name[name]
         if field.type == "str":
             column = np.empty(n, dtype=object)
-            column[:] = values
-            if not field.nullable and None in values:
-                whole &= np.array([value is not None for value in values], dtype=bool)
+            column[:] = cells
+            if not field.nullable and None in cells:
+                whole &= np.array([cell is not None for cell in cells], dtype=bool)
         else:
-            column = np.array(values, dtype=np.float64)       # None becomes NaN
+            column = np.array(cells, dtype=np.float64)        # None becomes NaN
             if not field.nullable:
                 whole &= ~np.isnan(column)
         columns[name] = column
-    times = np.array([0 if time is None else time for time in raw[2]] if not whole.all() else raw[2], dtype=np.int64)
-    events = Events(partition, np.array(raw[0], dtype=np.int64), times, np.array(raw[1], dtype=np.int64), columns, append_time)
+    events = Events(
+        partition,
+        np.array(offsets, dtype=np.int64),
+        np.array(times, dtype=np.int64),
+        np.array(timestamps, dtype=np.int64),
+        columns,
+        append_time,
+    )
     return events if whole.all() else events.take(np.flatnonzero(whole))

@@ -24,7 +24,8 @@ def change_columns(connection: Connection, source: Source, table: Table) -> None
         stored = present.get(column.name)
         if stored is not None and _family(stored) != _family(column.type):
             raise HistoryError(
-                f"field {source.name}.{column.name} is now a {_family(column.type)}, but table {table.name} holds it as a {_family(stored)}; "
+                f"field {source.name}.{column.name} is now a {_family(column.type)}, but table {table.name} holds "
+                f"it as a {_family(stored)}; "
                 "give the field a new name"
             )
     operations = Operations(MigrationContext.configure(connection))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
+from operator import itemgetter
 from typing import TypeVar
 
 from sqlalchemy import Connection, Table, inspect, select
@@ -15,7 +16,15 @@ from featureflow.define.spec import Source
 from featureflow.errors import HistoryError, OffsetConflictError, UnavailableError, UnknownOutcomeError
 from featureflow.kernel.events import Events
 from featureflow.store.history.engine import IMMEDIATE, collation_of, engine_of
-from featureflow.store.history.event_table import APPEND_TIME, OFFSET, PARTITION, TIMESTAMP, event_table, events_of, rows_of
+from featureflow.store.history.event_table import (
+    APPEND_TIME,
+    OFFSET,
+    PARTITION,
+    TIMESTAMP,
+    event_table,
+    events_of,
+    rows_of,
+)
 from featureflow.store.history.failure import Failure, failure_of
 from featureflow.store.history.migrate import upgrade
 from featureflow.store.history.protocol import Extent, HistoryPage, Statement
@@ -101,7 +110,8 @@ class SqlHistory:
                 stored = {row.partition_id: row.next_offset for row in present}
                 if from_offset != 0 or partition in stored:
                     raise OffsetConflictError(
-                        f"history of {source.name}/{partition} stands at {stored.get(partition, 'no offset')}, not at {from_offset}: another "
+                        f"history of {source.name}/{partition} stands at {stored.get(partition, 'no offset')}, not "
+                        f"at {from_offset}: another "
                         "history writer has moved it; nothing was written. Read the offset again and go on from there"
                     )
                 self._start(connection, source.name, partition, 0, to_offset)
@@ -134,11 +144,10 @@ class SqlHistory:
                 )
                 if to_offset is not None:
                     wanted = wanted.where(of[OFFSET] < to_offset)
-                rows = [tuple(row) for row in connection.execute(wanted)]
-            for append_time, group in groupby(rows, key=lambda row: row[1]):     # nearly always one group
+                rows = connection.execute(wanted).fetchall()
+            for append_time, group in groupby(rows, key=itemgetter(1)):     # nearly always one group
                 run = list(group)
-                events = events_of(source, partition, columns, [(row[0], *row[2:]) for row in run], bool(append_time))
-                yield HistoryPage(partition, run[-1][0] + 1, events)
+                yield HistoryPage(partition, run[-1][0] + 1, events_of(source, partition, columns, run, bool(append_time)))
             if len(rows) < page_rows:
                 return
             from_offset = rows[-1][0] + 1
@@ -233,7 +242,8 @@ class SqlHistory:
                 if failure_of(error) is Failure.TRY_AGAIN:
                     raise
                 raise UnknownOutcomeError(
-                    f"{what}: the connection to {self._place} ({self._setting}) broke during COMMIT, which may have been done or not: {error.orig}"
+                    f"{what}: the connection to {self._place} ({self._setting}) broke during COMMIT, which may have "
+                    f"been done or not: {error.orig}"
                 ) from error
             return result
 
@@ -259,7 +269,8 @@ class SqlHistory:
                     raise HistoryError(f"{what}: {self._place} holds such a row already: {error.orig}") from error
                 case Failure.REFUSED:
                     raise HistoryError(
-                        f"{what} was refused by {self._place} ({self._setting}): {error.orig}. If a table is missing, run: featureflow apply"
+                        f"{what} was refused by {self._place} ({self._setting}): {error.orig}. If a table is "
+                        "missing, run: featureflow apply"
                     ) from error
         except SQLAlchemyError as error:
             raise HistoryError(f"{what} on {self._place} ({self._setting}): {error}") from error

@@ -1,0 +1,121 @@
+"""A training set of the very bytes that were served: lag, outages and late events are in it as they were in life."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from featureflow.define import spec
+from featureflow.define.system import PREDICTIONS
+from featureflow.errors import RequestError
+from featureflow.kernel.finalize import NO_TIME_US, Status, Values
+from featureflow.store.history.protocol import HistoryStore
+from featureflow.train.dataset import Dataset, assemble
+from featureflow.train.needs import Needs
+from featureflow.train.prediction import Prediction, view_definitions
+from featureflow.train.spine import SpineLike, columns_of, read_spine
+
+TITLE = "The logged predictions cannot be used"
+COLUMNS = ("asked_at", "prediction_id", "model", "model_version", "entities", "context", "views", "applied", "features", "statuses")
+STATUS = {status.letter: status for status in Status}
+
+
+def as_served(
+    history: HistoryStore,
+    project: spec.Project,
+    spine: SpineLike,
+    *,
+    model: str,
+    prediction_id: str = "prediction_id",
+    label: str | None = None,
+) -> Dataset:
+    """For each row of ``spine`` (a column of prediction ids, and a label) the inputs that ``model`` has now, from the features logged then.
+
+    The instants, ids and request inputs are those of the logged prediction. Raises RequestError for an id that is not in history, or
+    a prediction that was made without a feature that the model reads now.
+    """
+    needs = Needs.of(project, model=model)
+    columns = columns_of(spine)
+    if prediction_id not in columns:
+        raise RequestError(TITLE, f"the spine has no column {prediction_id!r} of prediction ids; it has {', '.join(columns) or 'none'}")
+    wanted = [str(value) for value in columns[prediction_id]]
+    logged = find(history, set(wanted))
+    absent = next((name for name in wanted if name not in logged), None)
+    if absent is not None:
+        raise RequestError(
+            TITLE,
+            f"prediction {absent!r} is not in history (yet): the history writer may be behind, or predictions were "
+            "not logged",
+        )
+    predictions = [logged[name] for name in wanted]
+    rows: list[dict[str, object]] = [
+        {
+            **{key: p.entities.get(key) for key in needs.join_keys},
+            **{name: p.context.get(name) for name in needs.context},
+            "at": p.asked_at_us,
+        }
+        for p in predictions
+    ]
+    labels = {} if label is None else {"label": columns[label]}
+    names = ["at", *needs.join_keys, *needs.context]
+    read = read_spine(
+        {**{name: [row[name] for row in rows] for name in names}, **labels},
+        join_keys=needs.join_keys, context=needs.context, instant="at", label=None if label is None else "label",
+    )
+    return assemble(needs, _values(needs, predictions, view_definitions(history, project)), read, simulated=False)
+
+
+def find(history: HistoryStore, ids: set[str]) -> dict[str, Prediction]:
+    """Prediction id -> prediction, for those of ``ids`` that history holds. One appended twice is one prediction."""
+    found: dict[str, Prediction] = {}
+    for partition in sorted(history.offsets(PREDICTIONS.name)):
+        for page in history.scan(PREDICTIONS, partition=partition, columns=COLUMNS, page_rows=5_000):
+            columns = page.events.columns
+            for index, name in enumerate(columns["prediction_id"].tolist()):
+                if name in ids and name not in found:
+                    row: Mapping[str, Any] = {column: columns[column][index] for column in COLUMNS}
+                    found[name] = Prediction.of({**row, "asked_at": int(page.events.times_us[index])})
+    return found
+
+
+def _values(needs: Needs, predictions: list[Prediction], definitions: Mapping[str, spec.View]) -> dict[str, Values]:
+    n = len(predictions)
+    values = {
+        view.name: Values(
+            np.full((n, sum(feature.size for feature in view.features)), np.nan),
+            np.full((n, len(view.features)), Status.MISSING, np.int8),
+            np.full((n, len(view.features)), NO_TIME_US, np.int64),
+        )
+        for view in needs.views
+    }
+    for index, prediction in enumerate(predictions):
+        sliced = prediction.sliced(definitions)
+        for view in needs.views:
+            own, letters = sliced.get(view.name, (np.zeros(0), ""))
+            then = definitions.get(f"{view.name}@{prediction.views.get(view.name, '')}")
+            at = {} if then is None else _places(then)
+            to = _places(view)
+            for place, feature in enumerate(view.features):
+                if feature.name not in at or at[feature.name][1].size != feature.size:
+                    if feature.reference in needs.references:
+                        raise RequestError(
+                            TITLE,
+                            f"prediction {prediction.prediction_id!r} of {prediction.model}@{prediction.model_version} was made without "
+                            f"{feature.reference}; leave it out, or make the dataset from history with known_at or delay"
+                        )
+                    continue
+                number, _, start = at[feature.name]
+                values[view.name].values[index, to[feature.name][2]:to[feature.name][2] + feature.size] = own[start:start + feature.size]
+                values[view.name].statuses[index, place] = STATUS[letters[number]]
+    return values
+
+
+def _places(view: spec.View) -> dict[str, tuple[int, spec.Feature, int]]:
+    """Feature name -> (number, feature, first column)."""
+    places, at = {}, 0
+    for number, feature in enumerate(view.features):
+        places[feature.name] = number, feature, at
+        at += feature.size
+    return places

@@ -1,0 +1,137 @@
+"""Served == recomputed: a logged prediction's features, computed again from history by the kernel, to the bit.
+
+A prediction says at which instant, up to which offsets and by which view versions its features were computed. That is all
+that they depend on, however far behind the stream was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featureflow.define import spec
+from featureflow.errors import HistoryError
+from featureflow.kernel.events import Events
+from featureflow.kernel.finalize import Status, Values, ViewKernel
+from featureflow.store.history.protocol import Extent, HistoryStore
+from featureflow.train.gather import Entities, Wanted, gather
+from featureflow.train.point_in_time import Part, join
+from featureflow.train.prediction import Prediction, view_definitions
+
+
+@dataclass(frozen=True)
+class Difference:
+    feature: str                           # view:feature
+    served: tuple[float, ...]
+    recomputed: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Audited:
+    """``compared`` features were looked at: all but those that were served as missing. ``differences`` is empty where all is well."""
+
+    prediction_id: str
+    compared: int
+    differences: tuple[Difference, ...]
+
+    @property
+    def equal(self) -> bool:
+        return not self.differences
+
+
+def recompute_prediction(history: HistoryStore, project: spec.Project, row: Mapping[str, Any]) -> Audited:
+    """One logged prediction (a row of the named query ``prediction``). Raises HistoryError where history cannot judge it."""
+    return recompute_predictions(history, project, [row])[0]
+
+
+def recompute_predictions(history: HistoryStore, project: spec.Project, rows: Sequence[Mapping[str, Any]]) -> list[Audited]:
+    """Each logged prediction computed again; one reading of history for all.
+
+    Raises HistoryError naming the first prediction that history has not come as far as, or does not reach back to, and for a view
+    version that was never applied.
+    """
+    predictions = [Prediction.of(row) for row in rows]
+    definitions = view_definitions(history, project)
+    unknown = next((f"{n}@{v}" for p in predictions for n, v in p.views.items() if f"{n}@{v}" not in definitions), None)
+    if unknown is not None:
+        raise HistoryError(f"view version {unknown} was never applied to this history; audit with the project that served it")
+    compared = [0] * len(predictions)
+    differences: list[list[Difference]] = [[] for _ in predictions]
+    sliced = [p.sliced(definitions) for p in predictions]
+    for view_id in dict.fromkeys(f"{name}@{version}" for p in predictions for name, version in p.views.items()):
+        view = definitions[view_id]
+        users = [i for i, p in enumerate(predictions) if p.views.get(view.name) == view.version]
+        values = _recompute(history, project, view, [predictions[i] for i in users])
+        for place, i in enumerate(users):
+            served, letters = sliced[i][view.name]
+            looked, found = _compare(view, served, letters, values, place)
+            compared[i] += looked
+            differences[i] += found
+    return [Audited(p.prediction_id, compared[i], tuple(differences[i])) for i, p in enumerate(predictions)]
+
+
+def _recompute(history: HistoryStore, project: spec.Project, view: spec.View, predictions: Sequence[Prediction]) -> Values:
+    sources = {source.name: source for source in project.sources}
+    gone = next((name for name in view.sources if name not in sources), None)
+    if gone is not None:
+        raise HistoryError(f"view {view.id} reads event {gone!r}, which the project no longer has")
+    kernel = ViewKernel(view, sources)
+    ids = np.empty(len(predictions), dtype=object)
+    ids[:] = [p.entities.get(view.join_key) for p in predictions]
+    entities = Entities.of(ids)
+    instants = np.array([p.asked_at_us for p in predictions], np.int64)
+    began = {(str(row["source"]), row["partition_id"]): row["beginning"] for row in history.query("positions", {"view_id": view.id})}
+    parts: list[Part] = []
+    for name in view.sources:
+        wanted = Wanted.of(kernel.layouts[name], entities, instants)
+        extents = history.extents(name)
+        for partition in sorted({p for prediction in predictions for p in prediction.applied.get(view.name, {}).get(name, {})}):
+            applied = np.array([p.applied.get(view.name, {}).get(name, {}).get(partition, 0) for p in predictions], np.int64)
+            extent = extents.get(partition, Extent(0, 0))
+            begin = began.get((name, partition), extent.first)
+            assert isinstance(begin, int)
+            _refuse(predictions, applied, extent, begin, f"{name}/{partition}")
+            gathered = gather(
+                history, sources[name], [wanted], columns=(), seen=_offsets, partition=partition,
+                from_offset=begin, to_offset=int(applied.max()), progress=lambda rows: None,
+            )
+            parts.append(Part(name, gathered, applied))
+    return join(kernel, entities, instants, parts)
+
+
+def _offsets(events: Events) -> NDArray[np.int64]:
+    """An event is seen by those that were applied beyond its offset."""
+    return events.offsets + 1
+
+
+def _refuse(predictions: Sequence[Prediction], applied: NDArray[np.int64], extent: Extent, begin: int, where: str) -> None:
+    ahead = np.flatnonzero(applied > extent.next)
+    if len(ahead):
+        raise HistoryError(
+            f"history of {where} has come to {extent.next}, and prediction "
+            f"{predictions[int(ahead[0])].prediction_id!r} was made at {applied[ahead[0]]}: "
+            "let the history writer catch up"
+        )
+    if begin < extent.first and applied.max() > begin:
+        raise HistoryError(
+            f"history of {where} begins at {extent.first}, but the view was folded from {begin}: those events "
+            "cannot be recomputed"
+        )
+
+
+def _compare(view: spec.View, served: NDArray[np.float64], letters: str, values: Values, place: int) -> tuple[int, list[Difference]]:
+    looked, at, found = 0, 0, []
+    for number, feature in enumerate(view.features):
+        cells = slice(at, at + feature.size)
+        at += feature.size
+        if letters[number] == Status.MISSING.letter:
+            continue
+        looked += 1
+        then, now = served[cells], values.values[place, cells]
+        if then.tobytes() != np.ascontiguousarray(now).tobytes():
+            found.append(Difference(feature.reference, tuple(then.tolist()), tuple(now.tolist())))
+    return looked, found

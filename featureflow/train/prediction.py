@@ -1,0 +1,74 @@
+"""One logged score, read back."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from featureflow.define import spec
+from featureflow.errors import HistoryError
+from featureflow.store.history.protocol import HistoryStore
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A row of ``define.system.PREDICTIONS``. ``features`` (width,) float64 and ``statuses`` (letters) go view by "
+    "view, in ``views`` order."""
+
+    prediction_id: str
+    asked_at_us: int                       # q
+    model: str
+    model_version: str
+    entities: dict[str, str | int | None]
+    context: dict[str, Any]
+    views: dict[str, str]                  # view -> version
+    applied: dict[str, dict[str, dict[int, int]]]   # view -> source -> partition -> offset
+    features: NDArray[np.float64]
+    statuses: str
+
+    @staticmethod
+    def of(row: Mapping[str, Any]) -> Prediction:
+        """From a row of the history store. Raises HistoryError for one that was not written by a scorer."""
+        try:
+            return Prediction(
+                prediction_id=str(row["prediction_id"]),
+                asked_at_us=int(row["asked_at"]),
+                model=str(row["model"]),
+                model_version=str(row["model_version"]),
+                entities=msgspec.json.decode(row["entities"], type=dict[str, str | int | None]),
+                context=msgspec.json.decode(row["context"], type=dict[str, Any]),
+                views=msgspec.json.decode(row["views"], type=dict[str, str]),
+                applied=msgspec.json.decode(row["applied"], type=dict[str, dict[str, dict[int, int]]]),
+                features=np.frombuffer(base64.b64decode(row["features"]), "<f8"),
+                statuses=str(row["statuses"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise HistoryError(f"prediction {row.get('prediction_id', '?')!r} in history cannot be read: {error}") from error
+
+    def sliced(self, views: Mapping[str, spec.View]) -> dict[str, tuple[NDArray[np.float64], str]]:
+        """View name -> (its values, its status letters). ``views``: view id -> definition."""
+        found, at, letter = {}, 0, 0
+        for name, version in self.views.items():
+            view = views[f"{name}@{version}"]
+            width, count = sum(feature.size for feature in view.features), len(view.features)
+            found[name] = self.features[at:at + width], self.statuses[letter:letter + count]
+            at, letter = at + width, letter + count
+        if at != len(self.features) or letter != len(self.statuses):
+            raise HistoryError(
+                f"prediction {self.prediction_id!r} holds {len(self.features)} values and {len(self.statuses)} "
+                f"statuses; its views have {at} and {letter}"
+            )
+        return found
+
+
+def view_definitions(history: HistoryStore, project: spec.Project) -> dict[str, spec.View]:
+    """View id -> definition, of every version that was ever applied; the project's own as the project says."""
+    rows = history.query("view_versions", {})
+    recorded = {str(row["view_id"]): msgspec.json.decode(str(row["definition"]), type=spec.View) for row in rows}
+    return {**recorded, **{view.id: view for view in project.views}}
