@@ -20,6 +20,9 @@ import redis
 import sqlalchemy
 
 from featureflow.store.log.kafka import KafkaLog
+from featureflow.store.log.memory import MemoryLog
+from featureflow.store.log.protocol import Log
+from featureflow.store.log.redis_streams import RedisStreamsLog
 from featureflow.store.online.embedded import EmbeddedServer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -109,6 +112,25 @@ def redis_url(request: pytest.FixtureRequest) -> str:
     """An empty online store; the test runs once on each kind."""
     url: str = request.getfixturevalue(f"{request.param}_redis_url")
     return url
+
+
+@pytest.fixture
+def memory_log() -> MemoryLog:
+    return MemoryLog()
+
+
+@pytest.fixture
+def streams_log(embedded_redis_url: str) -> Iterator[RedisStreamsLog]:
+    log = RedisStreamsLog(embedded_redis_url)
+    yield log
+    log.close()
+
+
+@pytest.fixture(params=["memory", "streams", "kafka"])
+def log(request: pytest.FixtureRequest) -> Log:
+    """An event log; the test runs once on each kind."""
+    made: Log = request.getfixturevalue(f"{request.param}_log")
+    return made
 
 
 @pytest.fixture

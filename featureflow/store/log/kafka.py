@@ -48,6 +48,7 @@ class KafkaLog:
         self._admin: KafkaAdminClient | None = None
         self._producer: KafkaProducer | None = None
         self._turn = itertools.count()
+        self._partitions: dict[str, int] = {}                  # of topics that were appended to
 
     def consumer(self, group: str, sources: dict[str, str], *, member: str | None = None) -> KafkaGroupConsumer:
         for topic in sources.values():
@@ -79,17 +80,15 @@ class KafkaLog:
 
         def ask() -> TopicState:
             admin = self._administrator()
-            [described] = admin.describe_topics([topic])
-            if described["error_code"]:
-                raise kafka.errors.for_code(described["error_code"])(topic)
+            described = self._described(topic)
             numbers = sorted(row["partition_index"] for row in described["partitions"])
             beginning = admin.list_partition_offsets({TopicPartition(topic, n): OffsetSpec.EARLIEST for n in numbers})
             end = admin.list_partition_offsets({TopicPartition(topic, n): OffsetSpec.LATEST for n in numbers})
             return TopicState(
                 topic_id=str(described["topic_id"]),
                 partitions=len(numbers),
-                beginning={place.partition: at.offset for place, at in beginning.items()},
-                end={place.partition: at.offset for place, at in end.items()},
+                beginning={n: beginning[TopicPartition(topic, n)].offset for n in numbers},
+                end={n: end[TopicPartition(topic, n)].offset for n in numbers},
             )
 
         return self._call(f"describe topic {topic!r}", ask)
@@ -98,11 +97,14 @@ class KafkaLog:
         """Idempotent, acknowledged by all in-sync replicas. A key's partition is Kafka's own choice (murmur2), so that
         producers in other languages agree with this one."""
         producer = self._call("produce", self._appender)
+        if topic not in self._partitions:  # the producer itself would wait for an absent topic until its time-out
+            described = self._call(f"append to topic {topic!r}", lambda: self._described(topic))
+            self._partitions[topic] = len(described["partitions"])
 
         def partition(record: Record) -> int | None:
             if record.partition is not None or record.key is not None:
                 return record.partition
-            return next(self._turn) % len(producer.partitions_for(topic))
+            return next(self._turn) % self._partitions[topic]
 
         def send() -> list[tuple[int, int]]:
             futures = [
@@ -118,8 +120,8 @@ class KafkaLog:
     def ping(self) -> str:
         def ask() -> str:
             admin = self._administrator()
-            admin.describe_cluster()
-            return "Apache Kafka " + ".".join(map(str, admin.config["api_version"]))
+            broker = admin.describe_cluster()["brokers"][0]["broker_id"]
+            return "Apache Kafka " + ".".join(map(str, admin.get_broker_version_data(broker).broker_version))
 
         return self._call("answer", ask)
 
@@ -130,6 +132,14 @@ class KafkaLog:
             if self._admin is not None:
                 self._admin.close()
             self._producer = self._admin = None
+
+    def _described(self, topic: str) -> dict[str, Any]:
+        """Raises kafka-python's UnknownTopicOrPartitionError."""
+        described: dict[str, Any]
+        [described] = self._administrator().describe_topics([topic])
+        if described["error_code"]:
+            raise kafka.errors.for_code(described["error_code"])(topic)
+        return described
 
     def _administrator(self) -> KafkaAdminClient:
         with self._lock:

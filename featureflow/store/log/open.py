@@ -1,0 +1,53 @@
+"""The log that a URL names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from featureflow.errors import SettingsError
+from featureflow.store.log.kafka import KafkaLog
+from featureflow.store.log.protocol import Log
+from featureflow.store.log.redis_streams import RedisStreamsLog
+
+REDIS_SCHEMES = ("redis", "rediss", "unix")
+WHOLE_NUMBERS = ("session_ms", "bootstrap_timeout_ms")
+EXAMPLE = "write kafka://host:9092,host:9092, or redis://host:6379/0, or unix:///path, or embedded"
+
+
+def open_log(url: str, *, trim_behind: Iterable[str] = ()) -> Log:
+    """A log for ``log.url``. Nothing is connected to before its first use.
+
+    ``kafka://[user:password@]host:port[,host:port][?security_protocol=SASL_SSL&sasl_mechanism=PLAIN&ssl_cafile=...]``:
+    what follows the question mark is kafka-python's own options. ``redis://``, ``rediss://`` and ``unix://`` are Redis Streams,
+    trimmed behind the groups in ``trim_behind``.
+    Raises SettingsError for any other URL.
+    """
+    scheme = url.partition("://")[0]
+    if scheme == "kafka":
+        return _kafka(url)
+    if scheme in REDIS_SCHEMES:
+        return RedisStreamsLog(url, trim_behind=trim_behind)
+    raise SettingsError(f"log.url: {scheme!r} is no log; {EXAMPLE}")
+
+
+def _kafka(url: str) -> KafkaLog:
+    parts = urlsplit(url)
+    account, _, servers = parts.netloc.rpartition("@")
+    if not servers or not all(server.rpartition(":")[2].isdigit() for server in servers.split(",")):
+        raise SettingsError(f"log.url: {servers!r} is no list of Kafka servers with ports; {EXAMPLE}")
+    options: dict[str, Any] = dict(parse_qsl(parts.query))
+    for name in WHOLE_NUMBERS:
+        if name in options:
+            options[name] = int(options[name])
+    if account:
+        user, _, password = account.partition(":")
+        options = {
+            "security_protocol": "SASL_SSL",
+            "sasl_mechanism": "PLAIN",
+            "sasl_plain_username": unquote(user),
+            "sasl_plain_password": unquote(password),
+            **options,
+        }
+    return KafkaLog(servers, **options)

@@ -1,0 +1,157 @@
+"""The log as Redis Streams: what runs where there is no Kafka.
+
+    log:{0}:<topic>                 hash: id, partitions, next:<n> (the offset that partition n's next record gets)
+    log:{0}:<topic>:<n>             stream: one entry per record, its id is OFFSET-MICROSECONDS, its fields k, v and h:<header>
+    log:{0}:<topic>:groups          hash: <group>:<n> -> how far that group is (advisory), or -1 before its first word
+    log:{0}:owner:<group>           the random name of the group's newest consumer
+
+It has a single owner per group: the newest consumer has all partitions, and the one before it hears at its next poll that
+it lost them. Offsets have no gaps, so a gap that is read means that records were deleted.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from importlib import resources
+from typing import Any, TypeVar
+
+import redis
+
+from featureflow.errors import LogError
+from featureflow.store.log.partitioner import Partitioner
+from featureflow.store.log.protocol import Partition, Record, TopicState
+from featureflow.store.log.redis_consumer import RedisStreamsConsumer
+from featureflow.store.log.redis_link import command, connect, translated
+
+APPEND_RECORDS = 500                       # in one Lua call: other clients wait for it
+
+T = TypeVar("T")
+
+
+def topic_key(topic: str) -> str:
+    return f"log:{{0}}:{topic}"
+
+
+def stream_key(topic: str, partition: int) -> str:
+    return f"log:{{0}}:{topic}:{partition}"
+
+
+class RedisStreamsLog:
+    """``url`` as redis-py reads it (redis://, rediss://, unix://).
+
+    Records are trimmed once every group that ever consumed the topic is past them and the groups named in ``trim_behind`` are
+    among those (a history writer that has not started yet must not find its events gone). Empty: nothing is ever trimmed.
+    """
+
+    def __init__(self, url: str, *, trim_behind: Iterable[str] = ()) -> None:
+        self._url = url
+        self._trim_behind = frozenset(trim_behind)
+        self._partitioner = Partitioner()
+        self._client = connect(url)
+        folder = resources.files(__package__) / "lua"
+        self._create = self._client.register_script((folder / "create_topic.lua").read_text())
+        self._append = self._client.register_script((folder / "append.lua").read_text())
+        self._known: dict[str, tuple[bytes, int]] = {}     # topic -> (id, partitions)
+
+    def consumer(self, group: str, sources: dict[str, str], *, member: str | None = None) -> RedisStreamsConsumer:
+        partitions = {source: self.topic(topic).partitions for source, topic in sources.items()}
+        owned = {
+            Partition(source, number): stream_key(sources[source], number)
+            for source, count in partitions.items()
+            for number in range(count)
+        }
+        return self._call(
+            "join a group",
+            lambda: RedisStreamsConsumer(connect(self._url), group, dict(sources), owned, self._trim_behind),
+        )
+
+    def ensure_topic(self, topic: str, partitions: int) -> bool:
+        if partitions < 1:
+            raise LogError(f"topic {topic!r} needs at least one partition, not {partitions}")
+        self._known.pop(topic, None)
+        made = self._call(
+            f"create topic {topic!r}",
+            lambda: self._create(keys=[topic_key(topic)], args=[uuid.uuid4().hex, partitions]),
+        )
+        return bool(made)
+
+    def delete_topic(self, topic: str) -> None:
+        """Delete the topic and its records; created again, it has another id."""
+        partitions = self.topic(topic).partitions
+        names = [topic_key(topic), f"{topic_key(topic)}:groups", *(stream_key(topic, n) for n in range(partitions))]
+        self._known.pop(topic, None)
+        self._call(f"delete topic {topic!r}", lambda: self._client.delete(*names))
+
+    def topic(self, topic: str) -> TopicState:
+        def ask() -> TopicState:
+            flat = command(self._client, "HGETALL", topic_key(topic))
+            fields = dict(zip(flat[::2], flat[1::2], strict=True))
+            if not fields:
+                raise LogError(f"topic {topic!r} does not exist; create it, or let 'featureflow apply' do so")
+            numbers = range(int(fields[b"partitions"]))
+            with self._client.pipeline(transaction=False) as pipeline:
+                for number in numbers:
+                    command(pipeline, "XRANGE", stream_key(topic, number), "-", "+", "COUNT", 1)
+                first = pipeline.execute()
+            end = {number: int(fields[b"next:%d" % number]) for number in numbers}
+            return TopicState(
+                topic_id=fields[b"id"].decode(),
+                partitions=len(numbers),
+                beginning={n: int(first[n][0][0].split(b"-")[0]) if first[n] else end[n] for n in numbers},
+                end=end,
+            )
+
+        return self._call(f"describe topic {topic!r}", ask)
+
+    def append(self, topic: str, records: Sequence[Record]) -> list[tuple[int, int]]:
+        """In one atom per 500 records. Never sent twice: a lost reply is UnknownOutcomeError."""
+        places: list[tuple[int, int]] = []
+        for start in range(0, len(records), APPEND_RECORDS):
+            places += self._append_some(topic, records[start : start + APPEND_RECORDS])
+        return places
+
+    def _append_some(self, topic: str, records: Sequence[Record]) -> list[tuple[int, int]]:
+        topic_id, partitions = self._identity(topic)
+        chosen = [self._partitioner.partition(record, partitions) for record in records]
+        written = sorted(set(chosen))
+        stream = {partition: index for index, partition in enumerate(written, 1)}
+        arguments: list[Any] = [topic_id, len(written), *written]
+        for partition, record in zip(chosen, records, strict=True):
+            fields: list[Any] = [] if record.key is None else [b"k", record.key]
+            fields += [b"v", record.value]
+            for name, value in record.headers:
+                fields += [b"h:" + name.encode(), value]
+            arguments += [stream[partition], len(fields), *fields]
+        names = [topic_key(topic), *(stream_key(topic, partition) for partition in written)]
+        try:
+            offsets = self._call(
+                f"append to topic {topic!r}", lambda: self._append(keys=names, args=arguments), writing=True
+            )
+        except LogError:
+            self._known.pop(topic, None)   # recreated: the next append asks for its new id
+            raise
+        return list(zip(chosen, offsets, strict=True))
+
+    def ping(self) -> str:
+        def ask() -> str:
+            told = self._client.info("server")
+            name = "Valkey" if told.get("server_name") == "valkey" else "Redis"
+            return f"{name} {told.get('valkey_version') or told['redis_version']} (streams)"
+
+        return self._call("answer", ask)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _identity(self, topic: str) -> tuple[bytes, int]:
+        if topic not in self._known:
+            state = self.topic(topic)
+            self._known[topic] = state.topic_id.encode(), state.partitions
+        return self._known[topic]
+
+    def _call(self, what: str, do: Callable[[], T], *, writing: bool = False) -> T:
+        try:
+            return do()
+        except redis.RedisError as error:
+            raise translated(error, f"the log cannot {what}", writing=writing) from error
