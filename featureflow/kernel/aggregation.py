@@ -1,137 +1,90 @@
 """Aggregations: which partials one needs, and the number they give.
 
-The first partial of every aggregation is the ``Count`` of what participates: where it is zero the answer is the declared default,
-and ``finalize``'s number there is ignored. Adding an aggregation is one class here and a line in ``AGGREGATIONS``.
+The first partial of every aggregation is the ``Count`` of what participates. Where it is zero the feature is its declared
+default, or undefined, whatever ``finalize`` gives there. Adding an aggregation is one class here and a line in
+``AGGREGATIONS``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featureflow.define import spec
 from featureflow.errors import DefinitionError
 from featureflow.kernel import exact
-from featureflow.kernel.exact import Float, Int
+from featureflow.kernel.exact import Float
 from featureflow.kernel.partial import Count, LastN, Max, Min, Partial, Sum, SumOfSquares
 
 
-class Aggregation(Protocol):
-    """``finalize`` gets one array per partial: what the partial's ``read`` gave, (f, n) (``takes`` "numbers"), or its raw canonical
-    columns, (columns, f, n) (``takes`` "columns"). It gives (f, n), or (size, f, n) where features have several values."""
+class Aggregation:
+    """``finalize`` gets one array per partial and gives (f, n).
 
-    takes: ClassVar[Literal["numbers", "columns"]]
-    empty: ClassVar[float]                 # where nothing participated and no default is declared
+    Where it ``takes`` "numbers" an array is what the partial's ``read`` gave, (f, n); where it takes "columns" the raw canonical
+    int64 columns, (columns, f, n). The values of ``LastN`` are read as they are and never finalized.
+    """
 
-    @staticmethod
-    def partials(declared: spec.Aggregation) -> tuple[Partial, ...]: ...
-
-    @staticmethod
-    def finalize(*partials: Float) -> Float: ...
-
-
-class CountOf:
+    needs: ClassVar[tuple[type[Partial], ...]]
     takes: ClassVar[Literal["numbers", "columns"]] = "numbers"
-    empty = 0.0
+
+    @classmethod
+    def partials(cls, declared: spec.Aggregation) -> tuple[Partial, ...]:
+        return tuple(partial.of(declared) for partial in cls.needs)
 
     @staticmethod
-    def partials(declared: spec.Aggregation) -> tuple[Partial, ...]:
-        return (Count(declared.value, declared.where),)
-
-    @staticmethod
-    def finalize(*partials: Float) -> Float:
-        return partials[0]
+    def finalize(*partials: NDArray[np.float64 | np.int64]) -> Float:
+        return np.asarray(partials[-1], np.float64)
 
 
-class SumOf:
-    takes: ClassVar[Literal["numbers", "columns"]] = "numbers"
-    empty = np.nan
-
-    @staticmethod
-    def partials(declared: spec.Aggregation) -> tuple[Partial, ...]:
-        return (Count(declared.value, declared.where), Sum(declared.value, declared.where))
-
-    @staticmethod
-    def finalize(*partials: Float) -> Float:
-        return partials[1]
+class CountOf(Aggregation):
+    needs = (Count,)
 
 
-class Mean:
+class SumOf(Aggregation):
+    """The exact sum, rounded once."""
+
+    needs = (Count, Sum)
+
+
+class Mean(Aggregation):
     """The correctly rounded sum divided by the count."""
 
-    takes: ClassVar[Literal["numbers", "columns"]] = "numbers"
-    empty = np.nan
-    partials = SumOf.partials
+    needs = (Count, Sum)
 
     @staticmethod
-    def finalize(*partials: Float) -> Float:
+    def finalize(*partials: NDArray[np.float64 | np.int64]) -> Float:
         count, total = partials
-        return total / np.maximum(count, 1.0)
+        return np.asarray(total / np.maximum(count, 1), np.float64)
 
 
-class MinOf:
-    takes: ClassVar[Literal["numbers", "columns"]] = "numbers"
-    empty = np.nan
-
-    @staticmethod
-    def partials(declared: spec.Aggregation) -> tuple[Partial, ...]:
-        return (Count(declared.value, declared.where), Min(declared.value, declared.where))
-
-    @staticmethod
-    def finalize(*partials: Float) -> Float:
-        return partials[1]
+class MinOf(Aggregation):
+    needs = (Count, Min)
 
 
-class MaxOf:
-    takes: ClassVar[Literal["numbers", "columns"]] = "numbers"
-    empty = np.nan
-
-    @staticmethod
-    def partials(declared: spec.Aggregation) -> tuple[Partial, ...]:
-        return (Count(declared.value, declared.where), Max(declared.value, declared.where))
-
-    @staticmethod
-    def finalize(*partials: Float) -> Float:
-        return partials[1]
+class MaxOf(Aggregation):
+    needs = (Count, Max)
 
 
-class Stddev:
+class Stddev(Aggregation):
     """The population standard deviation: the square root of the correctly rounded exact variance."""
 
-    takes: ClassVar[Literal["numbers", "columns"]] = "columns"
-    empty = np.nan
+    needs = (Count, Sum, SumOfSquares)
+    takes = "columns"
 
     @staticmethod
-    def partials(declared: spec.Aggregation) -> tuple[Partial, ...]:
-        where = (declared.value, declared.where)
-        return (Count(*where), Sum(*where), SumOfSquares(*where))
-
-    @staticmethod
-    def finalize(*partials: Float) -> Float:
-        count, total, squares = (_flat(columns) for columns in partials)
-        return np.sqrt(exact.variance(count[0], list(total), list(squares))).reshape(partials[0].shape[1:])
+    def finalize(*partials: NDArray[np.float64 | np.int64]) -> Float:
+        count, total, squares = (np.asarray(columns, np.int64).reshape(len(columns), -1) for columns in partials)
+        return np.sqrt(exact.variance(count[0], total, squares)).reshape(partials[0].shape[1:])
 
 
-class Last:
-    """The newest values, newest first."""
+class Last(Aggregation):
+    """The newest values, newest first; ``last`` is the newest one."""
 
-    takes: ClassVar[Literal["numbers", "columns"]] = "numbers"
-    empty = np.nan
-
-    @staticmethod
-    def partials(declared: spec.Aggregation) -> tuple[Partial, ...]:
-        return (Count(declared.value, declared.where), LastN(declared.value, declared.where, declared.size))
-
-    @staticmethod
-    def finalize(*partials: Float) -> Float:
-        return partials[1]
-
-
-def _flat(columns: Float) -> Int:
-    return columns.reshape(len(columns), -1)  # type: ignore[return-value]  # "columns" arrays are int64
+    needs = (Count, LastN)
 
 
 AGGREGATIONS: Mapping[str, type[Aggregation]] = MappingProxyType({
@@ -147,7 +100,7 @@ AGGREGATIONS: Mapping[str, type[Aggregation]] = MappingProxyType({
 
 
 def aggregation(op: str) -> type[Aggregation]:
-    """The aggregation named ``op``; raises DefinitionError for an unknown one."""
+    """The aggregation named ``op``. Raises DefinitionError for an unknown one."""
     if op not in AGGREGATIONS:
         raise DefinitionError(f"there is no aggregation {op!r}", write="one of " + ", ".join(AGGREGATIONS))
     return AGGREGATIONS[op]

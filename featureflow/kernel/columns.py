@@ -11,17 +11,15 @@ is the tile's start, ``level`` an index into ``Layout.levels``, ``t_max`` the ne
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featureflow.define.spec import Expr, Source, View, Window, columns_of, is_keyed
+from featureflow.define.spec import Column, Expr, Source, View, Window, columns_of, is_keyed
 from featureflow.kernel.aggregation import aggregation
-from featureflow.kernel.partial import LOWEST, Merge, Partial
+from featureflow.kernel.partial import LOWEST, Count, LastN, Merge, Partial
 from featureflow.kernel.tile import LIFETIME_US, tile_for
 
 FORMAT = 1
@@ -47,13 +45,15 @@ class Layout:
     windows: tuple[Window, ...]            # distinct; finalize's second axis
     levels: tuple[int, ...]                # tile sizes, finest first; LIFETIME_US last if there is one
     partials: tuple[Partial, ...]          # in column order
+    required: frozenset[str]               # fields that are never null
 
     @staticmethod
     def of(view: View, source: Source) -> Layout:
         """The layout of ``view``'s aggregations over ``source``. Raises DefinitionError for a window that has no tile."""
         declared = [a for a in view.aggregations if a.source == source.name]
         windows = tuple(dict.fromkeys(window for a in declared for window in a.windows))
-        partials = dict.fromkeys(p for a in declared for p in aggregation(a.op).partials(a))
+        required = frozenset(field.name for field in source.fields if not field.nullable)
+        partials = {_shared(p, required) for a in declared for p in aggregation(a.op).partials(a)}
         rank = list(Merge)
         return Layout(
             view_id=view.id,
@@ -66,7 +66,8 @@ class Layout:
             ttl_us=view.ttl_us,
             windows=windows,
             levels=tuple(sorted({tile_for(window) for window in windows})),
-            partials=tuple(sorted(partials, key=lambda p: (rank.index(p.merge), len(p.columns)))),
+            partials=tuple(sorted(partials, key=lambda p: (rank.index(p.merge), len(p.columns), repr(p)))),
+            required=required,
         )
 
     # -- time ----------------------------------------------------------------------------------------------------------
@@ -114,10 +115,15 @@ class Layout:
 
     # -- where its columns are -----------------------------------------------------------------------------------------
 
+    def places(self, partial: Partial) -> tuple[int, ...]:
+        """The table positions of a partial's columns."""
+        return self.positions[_shared(partial, self.required)]
+
     @cached_property
     def positions(self) -> dict[Partial, tuple[int, ...]]:
         """Partial -> the table positions of its columns."""
-        at, positions = FIRST, {}
+        at = FIRST
+        positions: dict[Partial, tuple[int, ...]] = {}
         for p in self._of(Merge.ADD):
             positions[p], at = (at,), at + 1
         limbs: dict[Partial, list[int]] = {p: [] for p in self._of(Merge.LIMBS)}
@@ -143,17 +149,18 @@ class Layout:
         return self.t_max + 1 + len(self._of(Merge.MAX))
 
     @cached_property
-    def newest(self) -> tuple[Partial, ...]:
-        return self._of(Merge.NEWEST)
+    def newest(self) -> tuple[LastN, ...]:
+        return tuple(p for p in self.partials if isinstance(p, LastN))
 
     @cached_property
     def carries(self) -> tuple[tuple[slice, slice], ...]:
-        """(from, to) blocks of table positions, in order: each limb of ``from`` carries into its place in ``to``."""
+        """(from, to) blocks of the added columns, in order: each limb of ``from`` carries into its place in ``to``."""
         places = [self.positions[p] for p in self._of(Merge.LIMBS)]
         steps = []
         for i in range(max(map(len, places), default=1) - 1):
             moving = [p for p in places if len(p) > i + 1]  # the longest come last, so both are contiguous
-            steps.append((slice(moving[0][i], moving[-1][i] + 1), slice(moving[0][i + 1], moving[-1][i + 1] + 1)))
+            low, high = (slice(moving[0][k] - FIRST, moving[-1][k] - FIRST + 1) for k in (i, i + 1))
+            steps.append((low, high))
         return tuple(steps)
 
     def _of(self, merge: Merge) -> tuple[Partial, ...]:
@@ -213,8 +220,9 @@ class Layout:
     def empty(self) -> Rows:
         return np.zeros(0, self.dtype)
 
-    @staticmethod
-    def of_all(view: View, sources: Iterable[Source]) -> dict[str, Layout]:
-        """Source name -> layout, for every source of the view."""
-        by_name: dict[str, Any] = {source.name: source for source in sources}
-        return {name: Layout.of(view, by_name[name]) for name in view.sources}
+
+def _shared(partial: Partial, required: frozenset[str]) -> Partial:
+    """How many values of a field that is never null is how many events: one column for both."""
+    if isinstance(partial, Count) and isinstance(partial.value, Column) and partial.value.name in required:
+        return Count(None, partial.where)
+    return partial

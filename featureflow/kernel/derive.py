@@ -16,8 +16,9 @@ from featureflow.kernel.expression import evaluate
 def features_to_inputs(model: Model, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
     """The model's input matrix (n, sum of input sizes), float64.
 
-    ``columns`` holds ``view:feature`` (n,) or (n, size), and ``request:field`` (n,). Where an input is undefined (NaN) its declared default stands;
-    without one it stays NaN for the model's own imputation. Raises DefinitionError where an expression's width is not the input's.
+    ``columns`` holds ``view:feature`` (n,) or (n, size), and ``request:field`` (n,). Where an input is undefined (NaN) its declared
+    default stands; without one it stays NaN for the model's own imputation. Raises DefinitionError where an expression's
+    width is not the input's.
     """
     n = len(next(iter(columns.values()))) if columns else 0
     out = np.empty((n, sum(declared.size for declared in model.inputs)))
@@ -26,7 +27,8 @@ def features_to_inputs(model: Model, columns: Mapping[str, NDArray[Any]]) -> NDA
         values = evaluate(declared.expr, columns, n)
         if values.dtype == object or values.size != n * declared.size:
             raise DefinitionError(
-                f"input {declared.name!r} of model {model.name!r} gives {values.dtype} values of shape {values.shape}, not {declared.size} numbers a row",
+                f"input {declared.name!r} of model {model.name!r} gives {values.dtype} values of shape {values.shape}, "
+                f"not {declared.size} numbers a row",
                 write="an expression over numbers; a last_n feature stands alone",
             )
         block = out[:, at:at + declared.size]

@@ -1,14 +1,15 @@
 """Sums that do not depend on order: fixed point in int64 limbs.
 
-A value is rounded once to a multiple of 2^-56 (``UNIT``); from there on everything is integer arithmetic. An integer is held in limbs of 40
-bits, least significant first: ``x = sum(limb[i] << 40 i)``. The canonical form has every limb but the last in [0, 2^40);
-the last is signed. Limbs can be added 2^23 times before they must be carried. Arrays carry the limb on their first axis.
+A value is rounded once to a multiple of 2^-56; from there on everything is integer arithmetic. An integer is held in
+limbs of 40 bits, least significant first: ``x = sum(limb[i] << 40 i)``. The canonical form has every limb but the last in
+[0, 2^40); the last is signed. Limbs can be added 2^23 times before they must be carried. Arrays of limbs have the limb on
+their first axis.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import struct
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,33 +62,28 @@ def squares(integers: Float) -> Int:
     return split(product, SQUARE_LIMBS) + split(error, SQUARE_LIMBS)
 
 
-def carry(limbs: Sequence[Int]) -> None:
-    """Bring one number's limbs, in place, to canonical form."""
-    for low, high in zip(limbs[:-1], limbs[1:], strict=True):
-        high += low >> LIMB_BITS
-        low &= LIMB_MASK
-
-
-def to_float(limbs: Sequence[Int]) -> Float:
-    """The canonical three-limb sum of units of 2^-56 as the nearest float64 (ties to even).
-
-    Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums: proved algorithms using rounding to odd" (2008):
-    the sum of three doubles is correctly rounded when the two smaller terms are first added with rounding to odd.
-    """
+def to_float(limbs: Int) -> Float:
+    """The canonical three-limb sum of units of 2^-56 as the nearest float64 (ties to even)."""
     low, middle, high = limbs
-    if len(low) and int(np.abs(high).max()) >= 1 << 53:
-        return _to_float_by_integers(limbs)
-    a = high.astype(np.float64) * 2.0 ** (2 * LIMB_BITS - UNIT_BITS)
-    b = middle.astype(np.float64) * 2.0 ** (LIMB_BITS - UNIT_BITS)
-    c = low.astype(np.float64) * 2.0**-UNIT_BITS
-    upper, upper_error = _two_sum(b, c)
-    total, total_error = _two_sum(a, upper)
+    largest = max(int(high.max(initial=0)), -int(high.min(initial=0)))
+    if largest < 1 << 13:  # the upper two limbs are one float64, so there is one rounding
+        return _scaled((high << LIMB_BITS) + middle, LIMB_BITS) + _scaled(low, 0)
+    if largest < 1 << 53:
+        return _round_to_odd_sum(low, middle, high)
+    return np.reshape([x / (1 << UNIT_BITS) for x in integers(limbs.reshape(len(limbs), -1))], low.shape)
+
+
+def _round_to_odd_sum(low: Int, middle: Int, high: Int) -> Float:
+    """Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums: proved algorithms using rounding to odd" (2008):
+    the sum of three doubles is correctly rounded when the two smaller terms are first added with rounding to odd."""
+    upper, upper_error = _two_sum(_scaled(middle, LIMB_BITS), _scaled(low, 0))
+    total, total_error = _two_sum(_scaled(high, 2 * LIMB_BITS), upper)
     return total + _add_to_odd(total_error, upper_error)
 
 
-def _to_float_by_integers(limbs: Sequence[Int]) -> Float:
-    whole = (sum(int(limb[i]) << (LIMB_BITS * k) for k, limb in enumerate(limbs)) for i in range(len(limbs[0])))
-    return np.array([x / (1 << UNIT_BITS) for x in whole])  # int / int is correctly rounded
+def _scaled(limb: Int, bits: int) -> Float:
+    """A limb below 2^53 as the value that it stands for when its unit is 2^(bits - 56). Exact."""
+    return limb.astype(np.float64) * 2.0 ** (bits - UNIT_BITS)
 
 
 def _two_sum(a: Float, b: Float) -> tuple[Float, Float]:
@@ -104,22 +100,23 @@ def _add_to_odd(a: Float, b: Float) -> Float:
     return np.where((error != 0) & ((bits & 1) == 0), bits + away, bits).view(np.float64)
 
 
-def variance(count: Int, sums: Sequence[Int], sums_of_squares: Sequence[Int]) -> Float:
-    """(n Q - S^2) / n^2 of canonical limbs, with one rounding. ``count`` (f,) may hold zeros (giving NaN).
+def variance(count: Int, sums: Int, squares: Int) -> Float:
+    """(n Q - S^2) / n^2 of canonical limbs (limbs, f), rounded once. ``count`` (f,) may hold zeros, which give NaN.
 
-    Python's integers: the difference cancels up to 200 bits, and int / int is correctly rounded.
+    The difference may cancel two hundred bits, so it is taken in Python's integers, whose division rounds correctly.
     """
-    totals, squared = _integers(sums), _integers(sums_of_squares)
-    unit = 1 << (2 * UNIT_BITS)
-    return np.array([
-        (n * q - s * s) / (n * n * unit) if n else math.nan
-        for n, s, q in zip(count.tolist(), totals, squared, strict=True)
-    ])
+    scaled = [
+        (n * q - s * s) / (n * n) if n else math.nan
+        for n, s, q in zip(count.tolist(), integers(sums), integers(squares), strict=True)
+    ]
+    return np.array(scaled, np.float64) * 2.0 ** (-2 * UNIT_BITS)
 
 
-def _integers(limbs: Sequence[Int]) -> list[int]:
-    *lower, top = (limb.tolist() for limb in limbs)
-    whole: list[int] = top
-    for limb in reversed(lower):
-        whole = [(x << LIMB_BITS) | y for x, y in zip(whole, limb, strict=True)]
-    return whole
+def integers(limbs: Int) -> list[int]:
+    """Canonical limbs (limbs, f) as f Python integers."""
+    low = 5 * (len(limbs) - 1)
+    packed = np.empty((limbs.shape[1], low + 8), np.uint8)
+    octets = np.ascontiguousarray(limbs.T, "<i8").view(np.uint8).reshape(limbs.shape[1], len(limbs), 8)
+    packed[:, :low] = octets[:, :-1, :5].reshape(-1, low)
+    packed[:, low:] = octets[:, -1]
+    return [int.from_bytes(x, "little", signed=True) for (x,) in struct.iter_unpack(f"{low + 8}s", packed.tobytes())]

@@ -54,7 +54,7 @@ def _evaluate(expr: Expr, columns: Mapping[str, Array]) -> Array:
 def is_null(x: Array) -> NDArray[np.bool_]:
     """Where a column is null."""
     if x.dtype == object:
-        return np.asarray(np.equal(x, None), dtype=np.bool_)
+        return np.asarray(x == np.array(None), np.bool_)
     return np.isnan(x) if x.dtype.kind == "f" else np.zeros(x.shape, np.bool_)
 
 

@@ -66,7 +66,7 @@ def combine(layout: Layout, a: Rows, b: Rows) -> Rows:
     table[:, START], table[:, LEVEL] = left[:, START], left[:, LEVEL]
     maxima = slice(layout.t_max, layout.max_end)
     np.maximum(left[:, maxima], right[:, maxima], out=table[:, maxima])
-    carry(layout, table.T)
+    carry(layout, table.T[FIRST:])
     if layout.newest:
         segment = np.arange(len(left))
         _merge_newest(layout, np.concatenate((left, right)), np.concatenate((segment, segment)), table)
@@ -74,7 +74,7 @@ def combine(layout: Layout, a: Rows, b: Rows) -> Rows:
 
 
 def carry(layout: Layout, columns: Table) -> None:
-    """Bring the limbs of (width, ...) columns, in place, to canonical form."""
+    """Bring the limbs of the added columns (FIRST .. t_max, ...), in place, to canonical form."""
     for low, high in layout.carries:
         block = columns[low]
         columns[high] += block >> LIMB_BITS
@@ -99,7 +99,7 @@ def _reduce_blocks(layout: Layout, columns: Table, starts: Index, out: Table) ->
     else:
         out[added] = np.add.reduceat(columns[added], starts, axis=1)
         out[maxima] = np.maximum.reduceat(columns[maxima], starts, axis=1)
-    carry(layout, out)
+    carry(layout, out[FIRST:])
 
 
 def _merge_newest(layout: Layout, table: Table, segment: Int, out: Table) -> None:

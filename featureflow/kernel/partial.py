@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featureflow.define.spec import Expr
+from featureflow.define.spec import Aggregation, Expr
 from featureflow.errors import StateError
 from featureflow.kernel import exact
 from featureflow.kernel.exact import Float, Int
@@ -49,6 +49,11 @@ class Partial:
 
     merge: ClassVar[Merge]
 
+    @classmethod
+    def of(cls, declared: Aggregation) -> Self:
+        """The partial that a declared aggregation needs of this kind."""
+        return cls(declared.value, declared.where)
+
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the int64 columns."""
@@ -60,7 +65,10 @@ class Partial:
         return (LOWEST if self.merge is Merge.MAX else 0,) * len(self.columns)
 
     def lift(self, values: Float) -> Int:
-        """One row per event: (columns, n) from the participating values (n,). Not for NEWEST, which needs positions too."""
+        """One row per event: (columns, n) from the values (n,), 0 where the event does not participate.
+
+        Not for NEWEST, whose entries hold time and position too.
+        """
         raise NotImplementedError
 
     @staticmethod
@@ -83,7 +91,7 @@ class Count(Partial):
 
     @staticmethod
     def read(columns: Int) -> Float:
-        return columns[0].astype(np.float64)
+        return np.asarray(columns[0], np.float64)
 
 
 class Sum(Partial):
@@ -157,6 +165,10 @@ class LastN(Partial):
     size: int = 1
 
     merge = Merge.NEWEST
+
+    @classmethod
+    def of(cls, declared: Aggregation) -> Self:
+        return cls(declared.value, declared.where, declared.size)
 
     @property
     def columns(self) -> tuple[str, ...]:

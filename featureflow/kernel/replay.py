@@ -17,6 +17,7 @@ from featureflow.define.spec import Source
 from featureflow.kernel.accept import NO_TIME_US, judge, late
 from featureflow.kernel.columns import START, Layout, Rows
 from featureflow.kernel.events import Events
+from featureflow.kernel.expression import is_null
 from featureflow.kernel.finalize import Values, ViewKernel
 from featureflow.kernel.fold import lift
 from featureflow.kernel.state import States
@@ -31,8 +32,7 @@ def counting(layout: Layout, events: Events, source: Source, max_time_us: int = 
     """The events of one partition that count for a view: accepted, not late, with an entity id."""
     verdict = judge(events, max_time_us, source)
     keys = events.columns[layout.key_field]
-    known = np.not_equal(keys, None).astype(np.bool_) if keys.dtype == object else ~np.isnan(keys)
-    return events.take(np.flatnonzero(verdict.accepted & ~late(layout, events, verdict) & known))
+    return events.take(np.flatnonzero(verdict.accepted & ~late(layout, events, verdict) & ~is_null(keys)))
 
 
 def recompute(
@@ -87,7 +87,8 @@ class _Lifted:
         ends = np.cumsum(np.bincount(code, minlength=len(codes))) if len(codes) else np.zeros(0, np.int64)
         runs = {key: (int(ends[i - 1]) if i else 0, int(ends[i])) for key, i in codes.items()}
         rows = lift(layout, events.take(order))
-        return _Lifted(rows, layout.table(rows)[:, START], events.offsets[order], runs, np.broadcast_to(np.asarray(applied, np.int64), (n,)))
+        visible = np.broadcast_to(np.asarray(applied, np.int64), (n,))
+        return _Lifted(rows, layout.table(rows)[:, START], events.offsets[order], runs, visible)
 
 
 def _chunks(prepared: Mapping[str, list[_Lifted]], ids: Sequence[Any]) -> Iterator[slice]:

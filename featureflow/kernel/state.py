@@ -72,8 +72,8 @@ def parse(layout: Layout, blobs: Sequence[Sequence[bytes | None]]) -> States:
                 continue
             if len(blob) < size or (len(blob) - size) % row_bytes:
                 raise StateError(
-                    f"the state of {layout.view_id} from {layout.source}, entity {i}, part {j} has {len(blob)} bytes: not a header of {size} and "
-                    f"rows of {row_bytes}. {_REBUILD}"
+                    f"the state of {layout.view_id} from {layout.source}, entity {i}, part {j} has {len(blob)} bytes: "
+                    f"not a header of {size} and rows of {row_bytes}. {_REBUILD}"
                 )
             view = memoryview(blob)
             heads.append(view[:size])

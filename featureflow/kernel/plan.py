@@ -1,0 +1,206 @@
+"""Everything about one layout's finalize that does not depend on the data, worked out once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featureflow.define.spec import Feature, Window
+from featureflow.kernel.aggregation import Aggregation, aggregation
+from featureflow.kernel.columns import FIRST, Layout
+from featureflow.kernel.partial import LastN, Partial
+from featureflow.kernel.tile import tile_for
+
+Index = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Read:
+    """Picked columns that are read as numbers in one call: ``rows`` of the picked, of ``columns`` columns each."""
+
+    partial: type[Partial]
+    added: bool                            # picked from what is added, else from the maxima
+    rows: slice
+    columns: int
+    numbers: slice
+
+
+@dataclass(frozen=True)
+class Group:
+    """The features of one aggregation that have one value each: ``numbers`` or (rows of the picked, columns) per partial."""
+
+    kind: type[Aggregation]
+    scalars: slice
+    numbers: tuple[Index, ...]
+    columns: tuple[tuple[slice, int], ...]
+
+
+@dataclass(frozen=True)
+class Newest:
+    """A feature of ``size`` values: which window of which chain, and where its values go."""
+
+    partial: LastN
+    chain: int
+    window: int                            # in the chain
+    columns: slice
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``windows`` are those of the layout in chains, each from its narrowest to its widest: whatever the instant, a window
+    of a chain lies within the next. ``features`` are places in the view's features: those of the groups, then the newest."""
+
+    layout: Layout
+    windows: tuple[Window, ...]
+    chains: tuple[slice, ...]
+    back: Index                            # (windows, 1): a window begins at (q - back) // step * step
+    step: Index
+    lifetime: Index                        # the windows that begin at the beginning
+    above: Index                           # (windows,) where a header's frontiers have that of the next larger tile
+    features: Index
+    columns: Index                         # (scalars,) where the groups' values go
+    pick_added: Index                      # rows of (added columns x windows): each feature's count first
+    pick_maxima: Index                     # rows of (maxima x windows): each feature's t_max first
+    reads: tuple[Read, ...]
+    numbers: int
+    groups: tuple[Group, ...]
+    newest: tuple[Newest, ...]
+    expiring: NDArray[np.bool_] | None     # (features, 1) which the view's ttl expires; None: none
+
+    @staticmethod
+    def of(layout: Layout, features: Sequence[Feature], columns: Sequence[int]) -> Plan:
+        """``features`` are the view's, ``columns`` where each one's values begin in the answer."""
+        return _Planner(layout, features, columns).plan()
+
+
+class _Planner:
+    def __init__(self, layout: Layout, features: Sequence[Feature], columns: Sequence[int]) -> None:
+        self.layout, self.columns = layout, columns
+        chains = _chains(layout.windows)
+        self.windows = [window for chain in chains for window in chain]
+        ends = np.cumsum([0, *map(len, chains)]).tolist()
+        self.chains = [slice(begin, end) for begin, end in pairwise(ends)]
+        grouped: dict[type[Aggregation], list[tuple[int, Feature]]] = {}
+        for i, feature in enumerate(features):
+            if feature.aggregation.source == layout.source:
+                grouped.setdefault(aggregation(feature.aggregation.op), []).append((i, feature))
+        self.newest = [f for kind, members in grouped.items() if LastN in kind.needs for f in members]
+        self.grouped = {kind: members for kind, members in grouped.items() if LastN not in kind.needs}
+        self.scalars = [f for members in self.grouped.values() for f in members]
+        ordered = [*self.scalars, *self.newest]
+        self.features = [i for i, _ in ordered]
+        counts = [aggregation(f.aggregation.op).partials(f.aggregation)[0] for _, f in ordered]
+        self.added = [self._row(layout.places(p)[0], f) for p, (_, f) in zip(counts, ordered, strict=True)]
+        self.maxima = [self._row(layout.t_max, f) for _, f in ordered]
+        self.expires = [layout.ttl_us is not None and f.window.kind == "lifetime" for _, f in ordered]
+
+    def plan(self) -> Plan:
+        layout, windows = self.layout, self.windows
+        reads, at = self._reads()
+        return Plan(
+            layout=layout,
+            windows=tuple(windows),
+            chains=tuple(self.chains),
+            back=np.array([[w.length_us if w.kind == "sliding" else 0] for w in windows]),
+            step=np.array([[w.length_us if w.kind == "tumbling" else tile_for(w)] for w in windows]),
+            lifetime=np.flatnonzero([w.kind == "lifetime" for w in windows]),
+            above=np.array([layout.levels.index(tile_for(w)) for w in windows]),
+            features=np.array(self.features, np.intp),
+            columns=np.array([self.columns[i] for i, _ in self.scalars], np.intp),
+            reads=tuple(reads),
+            numbers=len(at),
+            groups=tuple(self._groups(at)),
+            newest=tuple(self._newest()),
+            pick_added=np.array(self.added, np.intp),
+            pick_maxima=np.array(self.maxima, np.intp),
+            expiring=np.array([self.expires]).T if any(self.expires) else None,
+        )
+
+    def _row(self, position: int, feature: Feature) -> int:
+        """A table position's row, for a feature's window, among (columns x windows) of its block."""
+        begin = FIRST if position < self.layout.t_max else self.layout.t_max
+        return (position - begin) * len(self.windows) + self.windows.index(feature.window)
+
+    def _pick(self, partials: Sequence[Partial], features: Sequence[Feature]) -> tuple[bool, slice]:
+        """Pick the columns of one kind of partial for these features, column by column."""
+        places = [self.layout.places(partial) for partial in partials]
+        added = places[0][0] < self.layout.t_max
+        picked = self.added if added else self.maxima
+        begin = len(picked)
+        picked += [self._row(place[k], f) for k in range(len(places[0])) for place, f in zip(places, features, strict=True)]
+        return added, slice(begin, len(picked))
+
+    def _reads(self) -> tuple[list[Read], dict[tuple[tuple[int, ...], Window], int]]:
+        """What is read as numbers, each (partial, window) once, and where its numbers will be."""
+        wanted: dict[type[Partial], dict[tuple[tuple[int, ...], Window], tuple[Partial, Feature]]] = {}
+        for kind, members in self.grouped.items():
+            for _, feature in members if kind.takes == "numbers" else ():
+                for partial in kind.partials(feature.aggregation):
+                    key = (self.layout.places(partial), feature.window)
+                    wanted.setdefault(type(partial), {}).setdefault(key, (partial, feature))
+        reads: list[Read] = []
+        at: dict[tuple[tuple[int, ...], Window], int] = {}
+        for partial_type, found in wanted.items():
+            added, rows = self._pick([p for p, _ in found.values()], [f for _, f in found.values()])
+            numbers = slice(len(at), len(at) + len(found))
+            reads.append(Read(partial_type, added, rows, (rows.stop - rows.start) // len(found), numbers))
+            at |= {key: numbers.start + i for i, key in enumerate(found)}
+        return reads, at
+
+    def _groups(self, at: dict[tuple[tuple[int, ...], Window], int]) -> list[Group]:
+        groups: list[Group] = []
+        begin = 0
+        for kind, members in self.grouped.items():
+            features = [f for _, f in members]
+            kinds = list(zip(*(kind.partials(f.aggregation) for f in features), strict=True))
+            scalars = slice(begin, begin + len(features))
+            begin = scalars.stop
+            if kind.takes == "columns":
+                picks = [self._pick(partials, features)[1] for partials in kinds]
+                groups.append(Group(kind, scalars, (), tuple((p, (p.stop - p.start) // len(features)) for p in picks)))
+                continue
+            numbers = tuple(
+                np.array([at[self.layout.places(p), f.window] for p, f in zip(partials, features, strict=True)], np.intp)
+                for partials in kinds
+            )
+            groups.append(Group(kind, scalars, numbers, ()))
+        return groups
+
+    def _newest(self) -> list[Newest]:
+        found = []
+        for i, feature in self.newest:
+            window = self.windows.index(feature.window)
+            chain = next(k for k, chain in enumerate(self.chains) if chain.start <= window < chain.stop)
+            columns = slice(self.columns[i], self.columns[i] + feature.size)
+            found.append(Newest(LastN.of(feature.aggregation), chain, window - self.chains[chain].start, columns))
+        return found
+
+
+def _chains(windows: Sequence[Window]) -> list[list[Window]]:
+    """The windows in as few chains as a greedy walk finds, narrowest first, each window within the next at every instant."""
+    chains: list[list[Window]] = []
+    for window in sorted(windows, key=lambda w: (w.kind == "lifetime", w.length_us)):
+        for chain in chains:
+            if _within(chain[-1], window):
+                chain.append(window)
+                break
+        else:
+            chains.append([window])
+    return chains
+
+
+def _within(narrow: Window, wide: Window) -> bool:
+    """Whether ``wide`` never begins after ``narrow``.
+
+    Sliding: the wider one's tile is a multiple of the narrower one's. Tumbling: so is its length. A tumbling window lies within a
+    sliding one that is no shorter, since floor(q, w) > q - w, and floor keeps the order.
+    """
+    if wide.kind == "lifetime":
+        return True
+    if wide.kind == "sliding":
+        return narrow.kind != "lifetime" and narrow.length_us <= wide.length_us
+    return narrow.kind == "tumbling" and wide.length_us % narrow.length_us == 0
