@@ -10,7 +10,6 @@ Table = NDArray[np.int64]
 
 LEAST_ROWS = 4                         # an entity's first place holds this many
 SPARSE = 0.75                          # a full table of which less than this is in use is packed before it grows
-PACK_ROWS = 65_536                     # moved at once, so that packing needs no second table
 
 
 class Arena:
@@ -21,8 +20,10 @@ class Arena:
     left behind are closed up when the end of the table is reached.
     """
 
-    def __init__(self, width: int) -> None:
-        self.table: Table = np.empty((1_024, width), np.int64)
+    def __init__(self, width: int, rows: int = 1_024, pack_rows: int = 65_536) -> None:
+        """``rows``: to begin with. ``pack_rows``: moved at once when places are closed up, so that no second table is needed."""
+        self.table: Table = np.empty((rows, width), np.int64)
+        self._pack_rows = pack_rows
         self.base: Index = np.zeros(64, np.int64)
         self.count: Index = np.zeros(64, np.int64)
         self.capacity: Index = np.zeros(64, np.int64)
@@ -95,7 +96,7 @@ class Arena:
         slots = slots[np.argsort(self.base[slots])]
         sizes = self.capacity[slots]
         ends = np.cumsum(sizes)
-        blocks = np.flatnonzero(np.diff(ends // PACK_ROWS, prepend=-1))
+        blocks = np.flatnonzero(np.diff(ends // self._pack_rows, prepend=-1))
         for first, last in zip(blocks, [*blocks[1:], len(slots)], strict=True):
             block = slots[first:last]
             to, counts = ends[first:last] - sizes[first:last], self.count[block]

@@ -1,7 +1,9 @@
 """The worker's copy of one view's state from one source: every cached row of every entity in one table.
 
 Events are folded into rows by one sort, one segmented reduction and fancy indexing; there is no Python loop over events but
-the look-ups of their entities and rows. What a commit must write is read off the rows that were touched.
+the look-up of their entities. Most events belong to their entity's newest row or to one after it, which is told by one
+comparison; only for the others are the entity's rows searched. What a commit must write is read off the rows that were
+touched.
 
     absent -> load -> fold -> writes -> (commit) -> committed          drop, after any refusal
 
@@ -15,8 +17,6 @@ to write is ever evicted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from featureflow import limits
 from featureflow.errors import StateError
 from featureflow.ingest.arena import Arena, spans
 from featureflow.kernel import rollup, state
-from featureflow.kernel.columns import Layout
+from featureflow.kernel.columns import LEVEL, START, Layout
 from featureflow.kernel.events import Events
 from featureflow.kernel.fold import combine, fold
 from featureflow.kernel.tile import SECOND_US
@@ -39,23 +39,15 @@ ROLL_UP_SHARE = 0.5                    # of an entity's rows dead or rollable: i
 ROLL_UP_LEAST_ROWS = 16                # fewer are not looked at
 ROLL_UP_ROWS = 8 * limits.COMMIT_ROWS  # looked at, and so written, in one commit: keeps a reader's wait near 1 ms
 EVICT_TO = 0.9                         # of the bound, so that evicting is seldom
-ROW_OVERHEAD_BYTES = 120               # of the dict entry that finds a row: its key, and its share of the table
-ENTITY_OVERHEAD_BYTES = 450            # id, state key, header, dict entry, and a line in each array
+ENTITY_OVERHEAD_BYTES = 550            # id, state key, header, dict entry, and a line in each array
 
-# A row's key in the index: slot, level, and start in seconds, in one int64.
+# What events are sorted by: slot, level, and start in seconds, in one int64.
 TIME_BITS = 35
 LEVEL_BITS = 4
 SLOT_SHIFT = TIME_BITS + LEVEL_BITS
 SLOTS = 1 << (63 - SLOT_SHIFT)
+NEVER_US = -(2**63)
 EARLIEST_US = -(2**53)                 # no event is earlier; the lifetime tile, which is, counts from here
-
-
-@dataclass
-class _Part:
-    """What is cached of one partition."""
-
-    slots: dict[Id, int] = field(default_factory=dict)             # entity id -> slot
-    index: dict[int, int] = field(default_factory=dict)            # row key -> position among its slot's rows
 
 
 class Slab:
@@ -68,10 +60,12 @@ class Slab:
         self.layout = layout
         self.max_bytes = max_bytes
         self._arena = Arena(layout.width)
-        self._parts: dict[int, _Part] = {}
+        self._slots: dict[int, dict[Id, int]] = {}                 # partition -> entity id -> slot
         self._folding = -1                                         # the partition with folds to commit
         self._touched: list[tuple[Index, Index]] = []              # (slots, positions) folded into since the last commit
         self._free: list[int] = []
+        self._next_headers: dict[int, bytes] = {}                  # of what ``writes`` wrote whole
+        self._last_header: tuple[object, bytes] = (None, b"")
         self._clock = 0
         coarser = len(layout.levels) - 1
         # one line per slot
@@ -83,7 +77,10 @@ class Slab:
         self._rewrite = np.zeros(0, np.bool_)                      # to be written whole
         self._dirty = np.zeros(0, np.bool_)
         self._last_used = np.zeros(0, np.int64)
-        self._look_at = np.zeros(0, np.int64)                      # rows at which a roll-up is considered again
+        self._newest_start = np.zeros(0, np.int64)                 # the latest start of rows of the finest level
+        self._newest_at = np.zeros(0, np.int64)                    # and the position of that row
+        self._look_at = np.zeros(0, np.int64)                      # rows at which a roll-up is considered again,
+        self._look_after_us = np.zeros(0, np.int64)                # and the horizon after which it is
         self._horizon = np.zeros(0, np.int64)
         self._frontiers = np.zeros((0, coarser), np.int64)
 
@@ -91,13 +88,12 @@ class Slab:
 
     @property
     def entities(self) -> int:
-        return sum(len(part.slots) for part in self._parts.values())
+        return sum(map(len, self._slots.values()))
 
     @property
     def used_bytes(self) -> int:
         """Estimated memory in use: rows, with the room that their entities keep to grow, and what finds them."""
-        rows = sum(len(part.index) for part in self._parts.values())
-        return self._arena.rows * self.layout.row_bytes + rows * ROW_OVERHEAD_BYTES + self.entities * ENTITY_OVERHEAD_BYTES
+        return self._arena.rows * self.layout.row_bytes + self.entities * ENTITY_OVERHEAD_BYTES
 
     @property
     def rows_touched(self) -> int:
@@ -115,8 +111,7 @@ class Slab:
 
     def absent(self, partition: int, ids: Iterable[Id]) -> list[Id]:
         """Those of the ids, once each, that must be loaded before events of theirs are folded."""
-        part = self._parts.get(partition)
-        known = part.slots if part else {}
+        known = self._slots.get(partition, {})
         return [i for i in dict.fromkeys(ids) if i not in known]
 
     def load(self, partition: int, ids: Sequence[Id], blobs: Sequence[bytes | None]) -> None:
@@ -126,7 +121,6 @@ class Slab:
         """
         if not ids:
             return
-        part = self._parts.setdefault(partition, _Part())
         states = state.parse(self.layout, [[blob] for blob in blobs])
         for place in states.blob_entity[states.owners != partition].tolist():
             raise StateError(
@@ -141,11 +135,12 @@ class Slab:
             self._ids[slot] = entity_id
             self._keys[slot] = self.key(partition, entity_id)
             self._headers[slot] = b"" if blob is None else bytes(blob[: self.layout.header_bytes])
-        part.slots.update(zip(ids, listed, strict=True))
+        self._slots.setdefault(partition, {}).update(zip(ids, listed, strict=True))
         self._partition[slots] = partition
         self._last_used[slots] = self._clock
         self._stored_rows[slots] = -1
         self._look_at[slots] = ROLL_UP_LEAST_ROWS
+        self._look_after_us[slots] = NEVER_US
         self._horizon[slots] = state.NO_FRONTIER_US
         self._frontiers[slots] = state.NO_FRONTIER_US
         stored = slots[states.blob_entity]
@@ -155,8 +150,7 @@ class Slab:
         counts = self._stored_rows[full]
         self._arena.extend(full, counts)
         self._arena.table[spans(self._arena.base[full], counts)] = self.layout.table(states.rows)
-        keys = self._row_keys(np.repeat(full, counts), states.rows["level"], states.rows["start"])
-        part.index.update(zip(keys.tolist(), spans(np.zeros_like(full), counts).tolist(), strict=True))
+        self._find_newest(slots)
 
     # -- what changes it -----------------------------------------------------------------------------------------------
 
@@ -170,28 +164,26 @@ class Slab:
         if self._touched and partition != self._folding:
             raise RuntimeError(f"partition {self._folding} has folds to commit or drop before partition {partition} is folded")
         self._folding = partition
-        layout, arena, part = self.layout, self._arena, self._parts[partition]
-        slots = np.array(list(map(part.slots.__getitem__, self.ids(events))), np.int64)
+        layout, arena = self.layout, self._arena
+        slots = np.array(list(map(self._slots[partition].__getitem__, self.ids(events))), np.int64)
         self._begin(slots[self._stored_rows[slots] < 0], int(events.times_us.max()))
         level, start = rollup.level_of(layout, events.times_us, self._frontiers[slots])
-        keys = self._row_keys(slots, level, start)
+        ticks = np.maximum(start, EARLIEST_US) // SECOND_US + (1 << (TIME_BITS - 1))
+        keys = (slots << SLOT_SHIFT) | (level << TIME_BITS) | ticks
         order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
-        first = np.flatnonzero(_changes(ordered))
+        first = np.flatnonzero(_changes(keys[order]))
+        rows_of = order[first]
         folded = fold(layout, events, order, first)
-        folded["start"], folded["level"] = start[order[first]], level[order[first]]
-        keys, slots = ordered[first], slots[order[first]]
-
-        listed = keys.tolist()
-        positions = np.array(list(map(part.index.get, listed, repeat(-1))), np.int64)
-        fresh = positions < 0
-        if fresh.any():
-            positions[fresh] = self._append(slots[fresh])
-            part.index.update(zip(keys[fresh].tolist(), positions[fresh].tolist(), strict=True))
+        folded["start"], folded["level"] = start[rows_of], level[rows_of]
+        slots, level, start = slots[rows_of], level[rows_of], start[rows_of]
+        positions = self._find(slots, level, start)
+        fresh = np.flatnonzero(positions < 0)
+        if len(fresh):
+            positions[fresh] = self._append(slots[fresh], level[fresh], start[fresh])
         rows = arena.base[slots] + positions
         new = layout.table(folded)
-        known = np.flatnonzero(~fresh)
-        if len(known):
+        if len(fresh) < len(new):
+            known = np.setdiff1d(np.arange(len(new)), fresh, assume_unique=True) if len(fresh) else np.arange(len(new))
             old = layout.rows(arena.table[rows[known]])
             new[known] = layout.table(combine(layout, old, layout.rows(new[known])))
         arena.table[rows] = new
@@ -210,7 +202,7 @@ class Slab:
             return ()
         slots, positions = _distinct(self._touched)
         entities = slots[_changes(slots)]
-        self._roll_up(self._parts[self._folding], entities, watermark_us)
+        self._roll_up(entities, watermark_us)
         whole = self._rewrite[entities] | (self._stored_rows[entities] < 0)
         patched = ~(self._rewrite[slots] | (self._stored_rows[slots] < 0))
         writes = self._patches(slots[patched], positions[patched])
@@ -235,8 +227,9 @@ class Slab:
             return
         slots, _ = _distinct(self._touched)
         slots = slots[_changes(slots)]
-        for slot in slots[self._rewrite[slots] | (self._stored_rows[slots] < 0)].tolist():
-            self._headers[slot] = self._header(slot)
+        for slot, header in self._next_headers.items():
+            self._headers[slot] = header
+        self._next_headers.clear()
         counts = self._arena.count[slots]
         self._stored_rows[slots] = np.where(counts > 0, counts, -1)
         self._rewrite[slots] = self._dirty[slots] = False
@@ -244,11 +237,10 @@ class Slab:
 
     def drop(self, partition: int) -> None:
         """Forget everything of the partition, committed or not."""
-        part = self._parts.pop(partition, None)
-        if part is not None:
-            self._release(np.array(list(part.slots.values()), np.int64))
+        self._release(np.array(list(self._slots.pop(partition, {}).values()), np.int64))
         if partition == self._folding:
             self._touched.clear()
+            self._next_headers.clear()
 
     def evict(self) -> int:
         """Forget entities with nothing to commit, the least recently used first, until the bound is kept. How many went."""
@@ -259,13 +251,10 @@ class Slab:
         idle = np.flatnonzero((self._partition >= 0) & ~self._dirty)
         idle = idle[np.argsort(self._last_used[idle], kind="stable")]
         arena = self._arena
-        sizes = arena.capacity[idle] * self.layout.row_bytes + arena.count[idle] * ROW_OVERHEAD_BYTES + ENTITY_OVERHEAD_BYTES
+        sizes = arena.capacity[idle] * self.layout.row_bytes + ENTITY_OVERHEAD_BYTES
         idle = idle[: int(np.searchsorted(np.cumsum(sizes), excess)) + 1]
-        for partition, part in self._parts.items():
-            mine = idle[self._partition[idle] == partition]
-            _forget(part.index, self._keys_of(mine))
-            for slot in mine.tolist():
-                del part.slots[self._ids[slot]]
+        for slot, partition in zip(idle.tolist(), self._partition[idle].tolist(), strict=True):
+            del self._slots[partition][self._ids[slot]]
         self._release(idle)
         return len(idle)
 
@@ -279,32 +268,57 @@ class Slab:
             self._horizon[slots] = np.maximum(self._horizon[slots], horizon)
             self._frontiers[slots] = np.maximum(self._frontiers[slots], frontiers)
 
-    def _append(self, slots: Index) -> Index:
-        """Positions of one new row for each of ``slots``, which are in order and may repeat."""
+    def _find(self, slots: Index, level: Index, start: Index) -> Index:
+        """Position of the row for each (slot, level, start); -1 where there is none."""
+        newest = self._newest_start[slots]
+        positions = np.where(start == newest, self._newest_at[slots], -1)
+        elsewhere = np.flatnonzero((start < newest) | (level > 0))
+        if len(elsewhere):
+            rows, owner = self._arena.where(slots[elsewhere])
+            wanted = elsewhere[owner]
+            table = self._arena.table
+            found = np.flatnonzero((table[rows, START] == start[wanted]) & (table[rows, LEVEL] == level[wanted]))
+            positions[elsewhere] = -1
+            positions[wanted[found]] = rows[found] - self._arena.base[slots[wanted[found]]]
+        return positions
+
+    def _append(self, slots: Index, level: Index, start: Index) -> Index:
+        """Positions of new rows, which are in order of slot, level and start."""
         first = np.flatnonzero(_changes(slots))
         counts = np.diff(np.append(first, len(slots)))
-        return spans(self._arena.extend(slots[first], counts), counts)
+        positions = spans(self._arena.extend(slots[first], counts), counts)
+        newer = np.flatnonzero((level == 0) & (start > self._newest_start[slots]))
+        # In order, so of several newer rows of a slot the newest is assigned last.
+        self._newest_start[slots[newer]] = start[newer]
+        self._newest_at[slots[newer]] = positions[newer]
+        return positions
 
-    def _row_keys(self, slots: Index, level: Index, start: Index) -> Index:
-        """One int64 for each (slot, level, start): unique, and ordered by slot first."""
-        ticks = np.maximum(start, EARLIEST_US) // SECOND_US + (1 << (TIME_BITS - 1))
-        keys: Index = (slots << SLOT_SHIFT) | (level << TIME_BITS) | ticks
-        return keys
-
-    def _keys_of(self, slots: Index) -> Index:
+    def _find_newest(self, slots: Index) -> None:
+        """Set the newest row of slots (distinct) whose rows were replaced."""
+        self._newest_start[slots], self._newest_at[slots] = NEVER_US, -1
         rows, owner = self._arena.where(slots)
-        table = self.layout.rows(self._arena.table[rows])
-        return self._row_keys(slots[owner], table["level"], table["start"])
+        finest = np.flatnonzero(self._arena.table[rows, LEVEL] == 0)
+        rows, owner = rows[finest], slots[owner[finest]]
+        start = self._arena.table[rows, START]
+        order = np.lexsort((start, owner))
+        self._newest_start[owner[order]] = start[order]
+        self._newest_at[owner[order]] = (rows - self._arena.base[owner])[order]
 
-    def _roll_up(self, part: _Part, entities: Index, watermark_us: int) -> None:
-        """Drop dead rows and merge rollable ones of those of the entities where they have become a large share."""
+    def _roll_up(self, entities: Index, watermark_us: int) -> None:
+        """Drop dead rows and merge rollable ones of those of the entities where they have become a large share.
+
+        An entity is looked at when its rows have grown by half since it last was, or all that it had then are dead.
+        """
         layout, arena = self.layout, self._arena
-        slots = entities[arena.count[entities] >= self._look_at[entities]]
+        now_horizon, now_frontiers = rollup.frontiers(layout, watermark_us)
+        counts = arena.count[entities]
+        slots = entities[
+            (counts >= ROLL_UP_LEAST_ROWS) & ((counts >= self._look_at[entities]) | (now_horizon > self._look_after_us[entities]))
+        ]
         if len(slots) == 0:
             return
         slots = slots[np.argsort(-arena.count[slots], kind="stable")]
         slots = slots[: max(1, int(np.searchsorted(np.cumsum(arena.count[slots]), ROLL_UP_ROWS)))]
-        now_horizon, now_frontiers = rollup.frontiers(layout, watermark_us)
         horizon = np.maximum(self._horizon[slots], now_horizon)
         frontiers = np.maximum(self._frontiers[slots], now_frontiers)
         where, owner = arena.where(slots)
@@ -312,17 +326,16 @@ class Slab:
         counts = arena.count[slots]
         idle = rollup.rollable(layout, rows, horizon[owner], frontiers[owner])
         due = np.bincount(owner, idle, len(slots)) >= ROLL_UP_SHARE * counts
+        self._look_after_us[slots] = watermark_us
         self._look_at[slots[~due]] = counts[~due] + np.maximum(counts[~due] // 2, ROLL_UP_LEAST_ROWS)
         if not due.any():
             return
-        _forget(part.index, self._row_keys(slots[owner], rows["level"], rows["start"])[due[owner]])
         among = due[owner]
         rows, owner = rollup.roll_up_all(layout, rows[among], owner[among], horizon[owner[among]], frontiers[owner[among]])
         counts = np.bincount(owner, minlength=len(slots))[due]
-        keys = self._row_keys(slots[owner], rows["level"], rows["start"])
         slots = slots[due]
         arena.replace(slots, layout.table(rows), counts)
-        part.index.update(zip(keys.tolist(), spans(np.zeros_like(counts), counts).tolist(), strict=True))
+        self._find_newest(slots)
         self._horizon[slots] = np.maximum(self._horizon[slots], now_horizon)
         self._frontiers[slots] = np.maximum(self._frontiers[slots], now_frontiers)
         self._look_at[slots] = np.maximum(2 * counts, ROLL_UP_LEAST_ROWS)
@@ -360,14 +373,20 @@ class Slab:
         value = b""
         if count:
             base = self._arena.base[slot]
-            value = self._header(slot) + self._arena.table[base:base + count].tobytes()
+            self._next_headers[slot] = header = self._header(slot)
+            value = header + self._arena.table[base:base + count].tobytes()
         elif stored < 0:
             return None
         expected = 0 if stored < 0 else self.layout.header_bytes + stored * self.layout.row_bytes
         return StateWrite(self._keys[slot], expected, b"" if stored < 0 else self._headers[slot], self.layout.ttl_ms, whole=value)
 
     def _header(self, slot: int) -> bytes:
-        return state.header(self.layout, int(self._partition[slot]), int(self._horizon[slot]), self._frontiers[slot])
+        """The slot's header as it would be written now; most of those written together are equal."""
+        meaning = (self._partition[slot], self._horizon[slot], self._frontiers[slot].tobytes())
+        if meaning != self._last_header[0]:
+            header = state.header(self.layout, int(self._partition[slot]), int(self._horizon[slot]), self._frontiers[slot])
+            self._last_header = (meaning, header)
+        return self._last_header[1]
 
     # -- slots ---------------------------------------------------------------------------------------------------------
 
@@ -394,7 +413,10 @@ class Slab:
         self._partition = longer(self._partition, -1)
         self._stored_rows = longer(self._stored_rows, -1)
         self._last_used = longer(self._last_used, 0)
+        self._newest_start = longer(self._newest_start, NEVER_US)
+        self._newest_at = longer(self._newest_at, -1)
         self._look_at = longer(self._look_at, 0)
+        self._look_after_us = longer(self._look_after_us, 0)
         self._horizon = longer(self._horizon, 0)
         self._frontiers = longer(self._frontiers, 0)
         self._rewrite = np.concatenate((self._rewrite, np.zeros(more, np.bool_)))
@@ -414,11 +436,6 @@ def _plain(column: NDArray[np.generic]) -> list[Id]:
     """The ids of a key column: numbers are held as float64, and are whole."""
     ids: list[Id] = (column if column.dtype == object else column.astype(np.int64)).tolist()
     return ids
-
-
-def _forget(index: dict[int, int], keys: Index) -> None:
-    for key in keys.tolist():
-        del index[key]
 
 
 def _distinct(touched: list[tuple[Index, Index]]) -> tuple[Index, Index]:
