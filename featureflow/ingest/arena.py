@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -96,8 +98,8 @@ class Arena:
         slots = slots[np.argsort(self.base[slots])]
         sizes = self.capacity[slots]
         ends = np.cumsum(sizes)
-        blocks = np.flatnonzero(np.diff(ends // self._pack_rows, prepend=-1))
-        for first, last in zip(blocks, [*blocks[1:], len(slots)], strict=True):
+        cuts = np.flatnonzero(np.diff(ends // self._pack_rows, prepend=-1)).tolist()
+        for first, last in pairwise([*cuts, len(slots)]):
             block = slots[first:last]
             to, counts = ends[first:last] - sizes[first:last], self.count[block]
             self.table[spans(to, counts)] = self.table[spans(self.base[block], counts)]
