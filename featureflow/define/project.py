@@ -146,6 +146,16 @@ def _check(classes: list[Any], file: str) -> None:
                     at=view._place,
                 )
 
+    known = {c._definition.name for c in classes if issubclass(c, (View, Request))}
+    for model in (c for c in classes if issubclass(c, Model)):
+        for column in (name for one in model._definition.inputs for name in spec.columns_of(one.expr)):
+            if column.partition(":")[0] not in known:
+                raise wrong(
+                    f"{model.__name__} reads {column}, whose class is not a name of this file",
+                    write=f"the class called {column.partition(':')[0]} in this file, or import it by its name",
+                    at=model._place,
+                )
+
 
 def _refuse_same(named: Iterable[tuple[str, Any]], how: str) -> None:
     first: dict[str, Any] = {}

@@ -107,6 +107,11 @@ def test_a_value_that_would_be_a_dead_letter_is_refused_when_it_is_produced(fiel
         Departure(**{**GOOD, field: value})
 
 
+def test_none_is_refused_as_none_where_the_type_does_not_allow_it() -> None:
+    with pytest.raises(TypeError, match=r"Departure\.carrier is None; it takes a str, and its type is not '\| None'"):
+        Departure(**{**GOOD, "carrier": None})
+
+
 def test_the_bounds_themselves_are_allowed() -> None:
     Departure(
         **{**GOOD, "carrier": "é" * 128, "gate": "x" * 1024, "tail": -(2**53), "delay": math.nextafter(2.0**63, 0)}
