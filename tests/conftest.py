@@ -12,7 +12,6 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,19 +23,9 @@ from featureflow.store.log.memory import MemoryLog
 from featureflow.store.log.protocol import Log
 from featureflow.store.log.redis_streams import RedisStreamsLog
 from featureflow.store.online.embedded import EmbeddedServer
+from servers import Services
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class Services:
-    """Where the real servers listen, as the settings write it."""
-
-    kafka: str                             # host:port
-    redis: str                             # redis://host:port, without a database
-    mysql: str                             # mysql+pymysql://user:password@host:port, without a database
-    versions: dict[str, str]
-    pids: dict[str, int | None]            # None in a container
 
 
 @pytest.fixture(scope="session")

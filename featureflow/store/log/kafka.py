@@ -9,6 +9,7 @@ The callbacks run on the client's I/O thread, where waiting would stop heartbeat
 from __future__ import annotations
 
 import itertools
+import socket
 import threading
 import time
 from collections import deque
@@ -30,6 +31,7 @@ from featureflow.store.log.protocol import Assignment, Batch, Partition, Polled,
 SLICE_MS = 50                              # how long a poll goes on before it looks whether the assignment changed
 REQUEST_MS = 15_000
 BOOTSTRAP_MS = 10_000
+CONNECT_S = 5.0
 DELIVERY_MS = 30_000
 SESSION_MS = 10_000                        # a dead dynamic member costs this long; see also static membership
 RECORD_OVERHEAD_BYTES = 4 * 1024           # headers and key beside the value of the largest record
@@ -141,15 +143,31 @@ class KafkaLog:
             raise kafka.errors.for_code(described["error_code"])(topic)
         return described
 
+    def _reach(self) -> None:
+        """Raise UnavailableError at once where no server listens: kafka-python itself would try until its time-out, and leave
+        its sockets open."""
+        problems = []
+        for server in self._servers.split(","):
+            host, _, port = server.rpartition(":")
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+            except OSError as error:
+                problems.append(f"{server}: {error.strerror or error}")
+            else:
+                return
+        raise UnavailableError(f"Kafka does not answer ({', '.join(problems)}); log.url points to it")
+
     def _administrator(self) -> KafkaAdminClient:
         with self._lock:
             if self._admin is None:
+                self._reach()
                 self._admin = KafkaAdminClient(request_timeout_ms=REQUEST_MS, **self._options)
             return self._admin
 
     def _appender(self) -> KafkaProducer:
         with self._lock:
             if self._producer is None:
+                self._reach()
                 self._producer = KafkaProducer(
                     acks="all",
                     enable_idempotence=True,
@@ -265,7 +283,20 @@ class KafkaGroupConsumer:
             if error.retriable:
                 return {}                  # the client reconnects by itself
             raise translated(error, f"the log cannot be read by group {self._group!r}") from error
+        if not fetched:
+            self._finish_joining()
         return fetched
+
+    def _finish_joining(self) -> None:
+        """Have the next poll take up a join that this one left under way.
+
+        A poll that ends between a leader's JoinGroup and SyncGroup leaves kafka-python 3.0.12 believing that nothing is left to do
+        (the metadata that made it join is the one it now has): the assignment is never applied, no heartbeat is sent, and the
+        member owns nothing for good. Its private coordinator is touched here and nowhere else; a test polls by the millisecond.
+        """
+        coordinator = self._consumer._coordinator
+        if coordinator.rejoining and not coordinator.need_rejoin():
+            coordinator.request_rejoin()
 
     def _keep(self, records: dict[TopicPartition, list[Any]]) -> None:
         for place, found in records.items():

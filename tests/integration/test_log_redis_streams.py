@@ -1,0 +1,178 @@
+"""What only the embedded log does: one owner per group, trimming, and its server going away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from featureflow.errors import LogError, OffsetOutOfRangeError, UnavailableError
+from featureflow.store.log.protocol import Assignment, Batch, Consumer, Partition, Polled, Record
+from featureflow.store.log.redis_streams import RedisStreamsLog, stream_key
+from featureflow.store.online.embedded import EmbeddedServer
+
+
+@pytest.fixture
+def topic(streams_log: RedisStreamsLog, topic_name: Callable[[str], str]) -> str:
+    name = topic_name("streams")
+    streams_log.ensure_topic(name, 2)
+    return name
+
+
+def poll(consumer: Consumer, timeout_s: float = 0.0, max_records: int = 100_000) -> Polled:
+    return consumer.poll(timeout_s=timeout_s, max_records=max_records, max_bytes=1 << 24)
+
+
+def start(consumer: Consumer) -> None:
+    for partition in poll(consumer).assignment.assigned:
+        consumer.seek(partition, 0)
+
+
+def read_all(consumer: Consumer) -> list[Batch]:
+    batches: list[Batch] = []
+    while got := poll(consumer).batches:
+        batches += got
+    return batches
+
+
+def test_the_newest_consumer_of_a_group_owns_it_and_the_older_hears_so(
+    streams_log: RedisStreamsLog, topic: str
+) -> None:
+    streams_log.append(topic, [Record(b"x")] * 4)
+    older = streams_log.consumer("ingest", {"orders": topic})
+    start(older)
+    newer = streams_log.consumer("ingest", {"orders": topic})
+    both = (Partition("orders", 0), Partition("orders", 1))
+    assert poll(older) == Polled(Assignment(lost=both), ())
+    assert poll(older) == Polled(Assignment(), ())
+    assert poll(newer).assignment.assigned == both
+    older.close()                          # its leaving takes nothing from the newer one
+    for partition in both:
+        newer.seek(partition, 0)
+    assert sum(len(b) for b in read_all(newer)) == 4
+    newer.close()
+
+
+def trimming(url: str, topic: str, *, groups: tuple[str, ...], trim_behind: tuple[str, ...]) -> int:
+    """The topic's first offset after each of ``groups`` has read 5,000 records of partition 0."""
+    log = RedisStreamsLog(url, trim_behind=trim_behind)
+    log.append(topic, [Record(b"x", partition=0)] * 5_000)
+    consumers = [log.consumer(group, {"orders": topic}) for group in groups]
+    for consumer in consumers:
+        start(consumer)
+        read_all(consumer)
+        consumer.commit_advisory({Partition("orders", 0): 5_000})
+    beginning = log.topic(topic).beginning[0]
+    for consumer in consumers:
+        consumer.close()
+    log.close()
+    return beginning
+
+
+def test_records_are_trimmed_behind_the_slowest_group(
+    streams_log: RedisStreamsLog, embedded_redis_url: str, topic: str
+) -> None:
+    slow = streams_log.consumer("slow", {"orders": topic})
+    assert trimming(embedded_redis_url, topic, groups=("history",), trim_behind=("history",)) == 0
+    slow.commit_advisory({Partition("orders", 0): 2_000})
+    fast = RedisStreamsLog(embedded_redis_url, trim_behind=("history",)).consumer("history", {"orders": topic})
+    start(fast)
+    fast.commit_advisory({Partition("orders", 0): 5_000})
+    assert 1_000 < streams_log.topic(topic).beginning[0] <= 2_000
+    with pytest.raises(OffsetOutOfRangeError, match="featureflow rebuild orders"):
+        read_all(fast)
+    for consumer in (slow, fast):
+        consumer.close()
+
+
+def test_nothing_is_trimmed_before_the_history_writer_has_come(
+    streams_log: RedisStreamsLog, embedded_redis_url: str, topic: str
+) -> None:
+    assert trimming(embedded_redis_url, topic, groups=("ingest",), trim_behind=("history",)) == 0
+
+
+def test_nothing_is_trimmed_unless_asked(streams_log: RedisStreamsLog, embedded_redis_url: str, topic: str) -> None:
+    assert trimming(embedded_redis_url, topic, groups=("ingest", "history"), trim_behind=()) == 0
+
+
+def test_a_recreated_topic_has_another_id_and_takes_appends(streams_log: RedisStreamsLog, topic: str) -> None:
+    streams_log.append(topic, [Record(b"x")])
+    before = streams_log.topic(topic)
+    RedisStreamsLog.delete_topic(streams_log, topic)
+    streams_log.ensure_topic(topic, 1)
+    assert streams_log.topic(topic).topic_id != before.topic_id
+    assert streams_log.append(topic, [Record(b"y")]) == [(0, 0)]
+
+
+def test_an_append_that_knows_the_old_topic_writes_nothing_to_the_new_one(
+    streams_log: RedisStreamsLog, embedded_redis_url: str, topic: str
+) -> None:
+    streams_log.append(topic, [Record(b"x", partition=1)])
+    other = RedisStreamsLog(embedded_redis_url)
+    other.delete_topic(topic)
+    other.ensure_topic(topic, 1)
+    with pytest.raises(LogError, match="recreated"):
+        streams_log.append(topic, [Record(b"y", partition=1)])
+    assert other.topic(topic).end == {0: 0}
+    assert streams_log.append(topic, [Record(b"y", partition=0)]) == [(0, 0)]
+    other.close()
+
+
+def test_records_deleted_from_the_middle_are_noticed(
+    streams_log: RedisStreamsLog, embedded_redis_url: str, topic: str
+) -> None:
+    streams_log.append(topic, [Record(b"x", partition=0)] * 5)
+    with redis.Redis.from_url(embedded_redis_url) as client:
+        identity = client.xrange(stream_key(topic, 0), "2", "2")[0][0]
+        client.xdel(stream_key(topic, 0), identity)
+    consumer = streams_log.consumer("ingest", {"orders": topic})
+    start(consumer)
+    with pytest.raises(OffsetOutOfRangeError, match="goes on at 3"):
+        read_all(consumer)
+    consumer.close()
+
+
+@pytest.mark.parametrize("wipe", ["trimmed to nothing", "deleted"])
+def test_records_that_are_all_gone_are_noticed(
+    streams_log: RedisStreamsLog, embedded_redis_url: str, topic: str, wipe: str
+) -> None:
+    streams_log.append(topic, [Record(b"x", partition=0)] * 5)
+    with redis.Redis.from_url(embedded_redis_url) as client:
+        client.delete(stream_key(topic, 0)) if wipe == "deleted" else client.xtrim(stream_key(topic, 0), maxlen=0)
+    consumer = streams_log.consumer("ingest", {"orders": topic})
+    start(consumer)
+    with pytest.raises(OffsetOutOfRangeError, match="its records are gone"):
+        read_all(consumer)
+    consumer.close()
+
+
+def test_what_was_appended_survives_a_restart_of_the_server(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path) as server:
+        log = RedisStreamsLog(server.url)
+        log.ensure_topic("orders", 1)
+        log.append("orders", [Record(b"x")] * 3)
+        before = log.topic("orders")
+        log.close()
+    with EmbeddedServer(tmp_path) as server:
+        log = RedisStreamsLog(server.url)
+        assert log.topic("orders") == before
+        assert log.append("orders", [Record(b"y")]) == [(0, 3)]
+        log.close()
+
+
+def test_a_server_that_is_down_is_named_with_its_setting(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path) as server:
+        log = RedisStreamsLog(server.url)
+        log.ensure_topic("orders", 1)
+        consumer = log.consumer("ingest", {"orders": "orders"})
+        start(consumer)
+    for call in (log.ping, lambda: log.append("orders", [Record(b"x")]), lambda: poll(consumer)):
+        with pytest.raises(UnavailableError):
+            call()
+    with pytest.raises(UnavailableError, match=r"log\.url"):
+        log.ping()
+    consumer.commit_advisory({Partition("orders", 0): 1})  # never raises
+    consumer.close()
+    log.close()
