@@ -90,7 +90,7 @@ class SourceViews:
                 chosen = start + np.flatnonzero(takes[start:stop])
                 if len(chosen):
                     chunk = events if len(chosen) == n else events.take(chosen)
-                    self._slabs[view_id].fold(partition, chunk, int(judged.running_max_us[stop - 1]))
+                    self._slabs[view_id].fold(partition, chunk)
             start = stop
         return start
 
@@ -100,7 +100,7 @@ class SourceViews:
         writes: tuple[StateWrite, ...] = ()
         self._extents = []
         for view_id, slab in self._slabs.items():
-            mine = slab.writes(owned.partition.partition, max_time_us)
+            mine = slab.writes(max_time_us)
             self._extents.append((view_id, len(mine)))
             writes += mine
         return Commit(self.source.name, owned.partition.partition, owned.token, advances, max_time_us, writes)
@@ -121,10 +121,10 @@ class SourceViews:
         """Rows folded into since the last commit."""
         return sum(slab.rows_touched for slab in self._slabs.values())
 
-    def committed(self, partition: int) -> None:
-        """The last ``commit`` of the partition was applied."""
+    def committed(self) -> None:
+        """The last ``commit`` was applied."""
         for slab in self._slabs.values():
-            slab.committed(partition)
+            slab.committed()
 
     def evict(self) -> None:
         """Forget entities until the slabs are within their memory again."""
@@ -139,5 +139,7 @@ class SourceViews:
 
 def _present(column: NDArray[Any]) -> NDArray[np.bool_]:
     """Where a key column holds an id: not None, not NaN."""
-    absent = np.equal(column, np.array(None)) if column.dtype == object else np.isnan(column)
-    return ~absent.astype(np.bool_)
+    if column.dtype == object:
+        return np.fromiter((value is not None for value in column), np.bool_, len(column))
+    present: NDArray[np.bool_] = ~np.isnan(column)
+    return present

@@ -137,7 +137,8 @@ class Worker:
             self._fold(consumer, batch)                                                      # (2) (3) (4)
         self._beat(consumer)                                                                 # (4)
         self._claim(consumer)                                                                # (1) what is adrift
-        self._tell(consumer)                                                                 # (5)
+        if self._clock.now_us() >= self._tell_due_us:
+            self._tell(consumer)                                                             # (5)
         self._inspect()
         self._show()
         return self._events - before
@@ -177,7 +178,7 @@ class Worker:
             return answer
         self._metrics.commits.labels("committed").inc()
         self._metrics.commit_rows.observe(rows)
-        source.committed(owned.partition.partition)
+        source.committed()
         owned.moved(commit, now_us)
         return answer
 
@@ -260,10 +261,9 @@ class Worker:
             self._logger.info("claimed", source=partition.source, partition=partition.partition, offset=owned.position)
 
     def _tell(self, consumer: Consumer) -> None:
-        now_us = self._clock.now_us()
-        if now_us >= self._tell_due_us and self._owned:
+        self._tell_due_us = self._clock.now_us() + TELL_US
+        if self._owned:
             consumer.commit_advisory({partition: owned.position for partition, owned in self._owned.items()})
-            self._tell_due_us = now_us + TELL_US
             self._failpoint("after_advisory")
 
     def _inspect(self) -> None:

@@ -1,0 +1,272 @@
+"""The online store's contract, on the store in memory, the embedded server and the real Redis alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from featureflow import limits
+from featureflow.clock import ManualClock
+from featureflow.errors import OffsetMissingError
+from featureflow.store.keys import offset_key, state_key
+from featureflow.store.online import record
+from featureflow.store.online.memory import MemoryOnlineStore
+from featureflow.store.online.protocol import (
+    NO_TIME,
+    Advance,
+    Claim,
+    Commit,
+    Committed,
+    OffsetRecord,
+    OnlineStore,
+    Patch,
+    Refused,
+    StateWrite,
+)
+from featureflow.store.online.redis import RedisOnlineStore
+
+VIEW, SOURCE, TOPIC = "now@0123456789", "departure", "topic-1"
+HEADER = b"head"
+KEY = state_key("carrier", "UA", VIEW, SOURCE, None)
+OTHER = state_key("carrier", "a:b{c}\r\n\0*", VIEW, SOURCE, None)
+
+
+@pytest.fixture(params=["memory", "embedded", "production"])
+def store(request: pytest.FixtureRequest) -> Iterator[OnlineStore]:
+    """An empty store."""
+    if request.param == "memory":
+        yield MemoryOnlineStore(ManualClock(1_700_000_000_000_000))
+        return
+    redis_store = RedisOnlineStore(request.getfixturevalue(f"{request.param}_redis_url"))
+    yield redis_store
+    redis_store.close()
+
+
+@pytest.fixture
+def claim(store: OnlineStore) -> Claim:
+    store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0})
+    return store.claim(SOURCE, 0, [VIEW], TOPIC)
+
+
+def move(claim: Claim, start: int, to: int, *writes: StateWrite, max_time_us: int = 5, views: tuple[str, ...] = (VIEW,)) -> Commit:
+    return Commit(SOURCE, 0, claim.token, tuple(Advance(view, start, to) for view in views), max_time_us, writes)
+
+
+def whole(key: bytes, value: bytes, expected: int = 0, ttl_ms: int = 60_000) -> StateWrite:
+    return StateWrite(key, expected, HEADER, ttl_ms, whole=value)
+
+
+def patch(key: bytes, expected: int, *patches: tuple[int, bytes], header: bytes = HEADER) -> StateWrite:
+    return StateWrite(key, expected, header, 60_000, patches=tuple(Patch(at, data) for at, data in patches))
+
+
+def at(store: OnlineStore, view: str = VIEW) -> OffsetRecord:
+    stored = store.offsets(SOURCE, 0, [view])[view]
+    assert stored is not None
+    return stored
+
+
+def refusal(answer: Committed | Refused) -> str:
+    assert isinstance(answer, Refused), answer
+    return answer.reason
+
+
+# -- offsets and claims ------------------------------------------------------------------------------------------------
+
+
+def test_offset_records_are_made_once_and_then_left_alone(store: OnlineStore) -> None:
+    assert store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0, 2: 7}) == [0, 2]
+    assert store.create_offsets(VIEW, SOURCE, TOPIC, {0: 99, 1: 3}) == [1]
+    assert at(store) == OffsetRecord(bytes(16), 0, -1, NO_TIME, 0, TOPIC)
+    assert store.offsets(SOURCE, 5, [VIEW]) == {VIEW: None}
+
+
+def test_a_claim_gives_a_fresh_token_and_the_records_as_they_stood(store: OnlineStore) -> None:
+    store.create_offsets(VIEW, SOURCE, TOPIC, {0: 12})
+    first, second = (store.claim(SOURCE, 0, [VIEW], TOPIC) for _ in range(2))
+    assert first.token != second.token
+    assert len(second.token) == 16
+    assert first.records[VIEW].token == bytes(16)
+    assert second.records[VIEW] == OffsetRecord(first.token, 12, -1, NO_TIME, 0, TOPIC)
+    assert at(store).token == second.token
+
+
+def test_a_claim_creates_nothing_and_is_loud_where_the_record_is_absent(store: OnlineStore) -> None:
+    store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0})
+    with pytest.raises(OffsetMissingError, match="apply"):
+        store.claim(SOURCE, 0, [VIEW, "new@1"], TOPIC)
+    assert store.offsets(SOURCE, 0, ["new@1"]) == {"new@1": None}
+    assert at(store).token == bytes(16), "all records are taken or none"
+
+
+def test_a_claim_refuses_a_topic_that_was_recreated(store: OnlineStore) -> None:
+    store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0})
+    with pytest.raises(OffsetMissingError, match=r"recreated.*rebuild now"):
+        store.claim(SOURCE, 0, [VIEW], "topic-2")
+    assert at(store).token == bytes(16)
+
+
+# -- commits -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_commit_moves_state_offset_maximum_and_visibility_together(store: OnlineStore, claim: Claim) -> None:
+    answer = store.commit(move(claim, 0, 10, whole(KEY, HEADER + b"rows"), max_time_us=-77))
+    assert isinstance(answer, Committed)
+    values = store.read([KEY, offset_key(VIEW, SOURCE, 0), OTHER])
+    assert values[0] == HEADER + b"rows"
+    assert values[2] is None
+    assert values[1] is not None
+    assert record.decode(values[1]) == OffsetRecord(claim.token, 10, -1, -77, answer.committed_ms, TOPIC)
+    assert [to for _, to in store.visible(VIEW, SOURCE, 0)] == [10]
+
+
+def test_patches_overwrite_and_extend_and_whole_values_replace_and_delete(store: OnlineStore, claim: Claim) -> None:
+    store.commit(move(claim, 0, 1, whole(KEY, b"headaaaabbbb"), patch(OTHER, 0, (0, b"head"), (4, b"zz"))))
+    store.commit(move(claim, 1, 2, patch(KEY, 12, (4, b"AAAA"), (10, b"BBcc"), (14, b"dd"))))
+    assert store.read([KEY, OTHER]) == [b"headAAAAbbBBccdd", b"headzz"]
+    store.commit(move(claim, 2, 3, whole(KEY, b"headnew", expected=16), whole(OTHER, b"", expected=6)))
+    assert store.read([KEY, OTHER]) == [b"headnew", None]
+
+
+def test_bytes_of_every_value_come_back_as_they_were(store: OnlineStore, claim: Claim) -> None:
+    every = bytes(range(256))
+    header = b"\0\r\n\xff{}"
+    store.commit(move(claim, 0, 1, StateWrite(KEY, 0, b"", 0, whole=header + every)))
+    assert isinstance(store.commit(move(claim, 1, 2, patch(KEY, 262, (262, every), header=header))), Committed)
+    assert store.read([KEY]) == [header + every + every]
+
+
+def test_an_empty_commit_renews_the_time_and_leaves_no_visibility_entry(store: OnlineStore, claim: Claim) -> None:
+    answer = store.commit(move(claim, 0, 0))
+    assert isinstance(answer, Committed)
+    assert at(store).committed_ms == answer.committed_ms > 0
+    assert store.visible(VIEW, SOURCE, 0) == []
+
+
+def test_a_commit_of_several_views_moves_all_of_them_or_none(store: OnlineStore) -> None:
+    views = (VIEW, "then@1")
+    for view in views:
+        store.create_offsets(view, SOURCE, TOPIC, {0: 0})
+    claim = store.claim(SOURCE, 0, views, TOPIC)
+    assert isinstance(store.commit(move(claim, 0, 4)), Committed)
+    assert refusal(store.commit(move(claim, 4, 9, whole(KEY, HEADER), views=views))) == "offset"
+    assert at(store).offset == 4
+    assert at(store, "then@1").offset == 0
+    assert store.read([KEY]) == [None]
+    both = Commit(SOURCE, 0, claim.token, (Advance(VIEW, 4, 9), Advance("then@1", 0, 9)), 1, ())
+    assert isinstance(store.commit(both), Committed)
+    assert at(store).offset == at(store, "then@1").offset == 9
+
+
+def test_a_zombies_late_commit_is_refused(store: OnlineStore, claim: Claim) -> None:
+    successor = store.claim(SOURCE, 0, [VIEW], TOPIC)
+    assert isinstance(store.commit(move(successor, 0, 3, whole(KEY, b"headnew"))), Committed)
+    assert refusal(store.commit(move(claim, 0, 3, whole(KEY, b"headold")))) == "fenced"
+    assert refusal(store.commit(move(claim, 3, 4, patch(KEY, 7, (4, b"old"))))) == "fenced"
+    assert store.read([KEY]) == [b"headnew"]
+    assert at(store).offset == 3
+
+
+def test_the_same_commit_twice_is_applied_once(store: OnlineStore, claim: Claim) -> None:
+    store.commit(move(claim, 0, 1, whole(KEY, b"headaaaa")))
+    again = move(claim, 1, 2, patch(KEY, 8, (4, b"bbbb")))
+    assert isinstance(store.commit(again), Committed)
+    assert refusal(store.commit(again)) == "offset"
+    assert [to for _, to in store.visible(VIEW, SOURCE, 0)] == [1, 2]
+
+
+def test_an_offset_that_is_absent_refuses(store: OnlineStore, claim: Claim) -> None:
+    store.drop_view(VIEW)
+    assert refusal(store.commit(move(claim, 0, 1))) == "offset"
+    assert store.offsets(SOURCE, 0, [VIEW]) == {VIEW: None}, "a commit never creates an offset"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(patch(KEY, 7, (4, b"X")), id="shorter than it is"),
+        pytest.param(patch(KEY, 9, (4, b"X")), id="longer than it is"),
+        pytest.param(patch(KEY, 8, (4, b"X"), header=b"heaD"), id="another header"),
+        pytest.param(whole(KEY, HEADER), id="expected absent"),
+    ],
+)
+def test_a_key_that_is_not_as_expected_refuses_the_whole_commit(store: OnlineStore, claim: Claim, wrong: StateWrite) -> None:
+    store.commit(move(claim, 0, 1, whole(KEY, b"headaaaa"), whole(OTHER, HEADER)))
+    before = store.read([KEY, OTHER, offset_key(VIEW, SOURCE, 0)])
+    answer = store.commit(move(claim, 1, 2, patch(OTHER, 4, (4, b"rows")), wrong))
+    assert isinstance(answer, Refused)
+    assert (answer.reason, answer.keys) == ("mismatch", (1,))
+    assert store.read([KEY, OTHER, offset_key(VIEW, SOURCE, 0)]) == before, "nothing is written before a refusal"
+
+
+def test_expired_keys_are_named_and_the_commit_succeeds_with_them_written_whole(store: OnlineStore, claim: Claim) -> None:
+    third = state_key("carrier", "DL", VIEW, SOURCE, None)
+    store.commit(move(claim, 0, 1, whole(OTHER, b"headaaaa")))
+    writes = (patch(KEY, 8, (8, b"new1")), patch(OTHER, 8, (4, b"XXXX")), patch(third, 12, (4, b"new2")))
+    answer = store.commit(move(claim, 1, 2, *writes))
+    assert isinstance(answer, Refused)
+    assert answer.reason == "expired"
+    assert answer.keys == (0, 2)
+    assert store.read([KEY, OTHER, third]) == [None, b"headaaaa", None]
+    assert at(store).offset == 1
+    writes = (whole(KEY, b"headnew1"), writes[1], whole(third, b"headnew2"))
+    assert isinstance(store.commit(move(claim, 1, 2, *writes)), Committed)
+    assert store.read([KEY, OTHER, third]) == [b"headnew1", b"headXXXX", b"headnew2"]
+
+
+@pytest.mark.parametrize(
+    ("commit", "says"),
+    [
+        pytest.param(lambda c: move(c, 3, 2), "goes back", id="backwards"),
+        pytest.param(lambda c: move(c, 0, 1, views=()), "moves no view", id="no view"),
+        pytest.param(lambda c: move(c, 0, 1, views=(VIEW, VIEW)), "named twice", id="a view twice"),
+        pytest.param(lambda c: move(c, 0, 1, whole(KEY, HEADER), whole(KEY, HEADER)), "writes a key twice", id="a key twice"),
+        pytest.param(lambda c: move(c, 0, 1, patch(KEY, 4, (6, b"x"))), "leaves a hole", id="a hole"),
+        pytest.param(lambda c: move(c, 0, 1, StateWrite(KEY, 4, HEADER, 1)), "neither", id="neither patches nor whole"),
+        pytest.param(
+            lambda c: move(c, 0, 1, patch(KEY, 4, *[(4, b"x")] * (limits.PATCHES_PER_KEY + 1))), "whole", id="too many patches"
+        ),
+        pytest.param(
+            lambda c: Commit(SOURCE, 0, c.token, (Advance(VIEW, 0, 1), Advance("then@1", 0, 2)), 1, ()),
+            "share a running maximum",
+            id="two destinations",
+        ),
+    ],
+)
+def test_a_commit_that_makes_no_sense_is_never_sent(store: OnlineStore, claim: Claim, commit, says: str) -> None:  # type: ignore[no-untyped-def]  # lambdas
+    with pytest.raises(ValueError, match=says):
+        store.commit(commit(claim))
+    assert at(store).offset == 0
+
+
+# -- reading, meta, dropping -------------------------------------------------------------------------------------------
+
+
+def test_reading_nothing_is_nothing(store: OnlineStore) -> None:
+    assert store.read([]) == []
+
+
+def test_meta_documents_come_back(store: OnlineStore) -> None:
+    assert store.get_meta("project") is None
+    store.put_meta("project", b"{}")
+    assert store.get_meta("project") == b"{}"
+
+
+def test_a_dropped_view_takes_its_state_and_offsets_and_nothing_else(store: OnlineStore, claim: Claim) -> None:
+    views = ("now@1", "not_now@0123456789", VIEW)
+    for view in views[:2]:
+        store.create_offsets(view, SOURCE, TOPIC, {0: 0})
+    claim = store.claim(SOURCE, 0, views, TOPIC)
+    keys = [state_key("carrier", "UA", view, SOURCE, partition) for view in views for partition in (None, 3)]
+    store.commit(move(claim, 0, 1, *(whole(key, HEADER) for key in keys), views=views))
+    store.put_meta("project", b"{}")
+    assert store.drop_view(VIEW) == 4
+    assert store.read(keys) == [HEADER] * 4 + [None] * 2
+    assert store.visible(VIEW, SOURCE, 0) == []
+    assert len(store.visible(views[0], SOURCE, 0)) == 1
+    assert store.get_meta("project") == b"{}"
+
+
+def test_a_store_says_what_it_is(store: OnlineStore) -> None:
+    assert store.ping().split()[0] in ("memory", "Valkey", "Redis")

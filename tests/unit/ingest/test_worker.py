@@ -1,0 +1,445 @@
+"""The worker against a log and a store in memory: every value is what the log says, whatever goes wrong in between."""
+
+from __future__ import annotations
+
+import random
+import threading
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry
+from worker_rig import PROJECT, RIDER, SECOND_US, TRIP, ZONE, Rig, TroubledStore
+
+from featureflow.define.spec import Project, View
+from featureflow.errors import LogError, OffsetMissingError, OffsetOutOfRangeError, StateError, UnavailableError
+from featureflow.ingest import failpoint
+from featureflow.ingest.claim import take
+from featureflow.ingest.source_views import SourceViews
+from featureflow.store.keys import offset_key
+from featureflow.store.log.memory import MemoryConsumer
+from featureflow.store.log.protocol import Partition, Record
+from featureflow.store.online import record
+from featureflow.store.online.memory import MemoryOnlineStore
+from featureflow.store.online.protocol import Advance, Commit, Committed, OffsetRecord, Refused
+from featureflow.store.registry import partitions_document
+
+ALL_VIEWS = [view.id for view in PROJECT.views]
+
+
+def started(rig: Rig, **settings: object):  # type: ignore[no-untyped-def]  # passes them on
+    worker = rig.worker(**settings)  # type: ignore[arg-type]  # passes them on
+    worker.open()
+    return worker
+
+
+def at(rig: Rig, view: View = RIDER) -> OffsetRecord:
+    """The view's offset record of partition 0."""
+    stored = rig.online.offsets("trip", 0, [view.id])[view.id]
+    assert stored is not None
+    return stored
+
+
+# -- the straight way --------------------------------------------------------------------------------------------------
+
+
+def test_state_is_what_the_log_says_to_the_bit() -> None:
+    rig = Rig()
+    worker = started(rig)
+    for _ in range(5):
+        rig.produce(40, bad=0.1)
+        rig.drain(worker)
+        assert rig.agrees()
+    assert worker.status().ready
+    assert worker.status().late > 0
+
+
+def test_no_commit_changes_more_rows_than_its_bound_and_all_events_are_folded() -> None:
+    rig, registry = Rig(), CollectorRegistry()
+    worker = started(rig, commit_rows=5, registry=registry)
+    rig.produce(200)
+    rig.drain(worker)
+    commits = {s.labels["le"]: s.value for m in registry.collect() for s in m.samples if s.name.endswith("commit_rows_bucket")}
+    assert commits["10.0"] == commits["+Inf"] > 20
+    assert rig.agrees()
+
+
+def test_one_row_a_commit_is_slow_but_right() -> None:
+    rig = Rig()
+    worker = started(rig, commit_rows=1)
+    rig.produce(30)
+    rig.drain(worker)
+    assert rig.agrees()
+
+
+def test_a_worker_that_starts_again_goes_on_where_the_store_stands() -> None:
+    rig = Rig()
+    for _ in range(3):
+        worker = started(rig)
+        rig.produce(50)
+        rig.drain(worker)
+        worker.close()
+        assert worker.status().problems == ("stopped",)
+        assert rig.agrees()
+
+
+def test_stopping_finishes_what_is_in_hand_and_tells_the_log() -> None:
+    rig = Rig(1)
+    rig.produce(50)
+    stop = threading.Event()
+
+    def after_commit(name: failpoint.Name) -> None:
+        if name == "after_commit":
+            stop.set()
+
+    worker = rig.worker(failpoint=after_commit)
+    worker.run(stop)
+    assert rig.memory_log.advisory["featureflow-ingest"] == {Partition("trip", 0): 50}
+    assert rig.agrees()
+
+
+def test_an_idle_partition_commits_every_second_so_that_silence_is_not_mistaken_for_loss() -> None:
+    rig = Rig(1)
+    worker = started(rig)
+    rig.drain(worker)
+    before = rig.online.offsets("trip", 0, ALL_VIEWS)
+    for _ in range(4):
+        rig.clock.advance(500_000)
+        worker.step(timeout_s=0.0)
+    after = rig.online.offsets("trip", 0, ALL_VIEWS)
+    for view_id in ALL_VIEWS:
+        assert after[view_id].committed_ms >= before[view_id].committed_ms + 1_000  # type: ignore[union-attr]  # they are there
+        assert rig.online.visible(view_id, "trip", 0) == []
+
+
+# -- records that are not folded ---------------------------------------------------------------------------------------
+
+
+def test_a_bad_record_is_put_aside_with_its_reason_and_position_and_the_partition_goes_on() -> None:
+    rig = Rig(1)
+    worker = started(rig)
+    rig.append([rig.trip(), Record(b"{", key=b"ada", partition=0), Record(b"[1]", partition=0), rig.trip()])
+    rig.drain(worker)
+    letters = rig.letters()
+    assert {(letter["position"], letter["reason"]) for letter in letters} >= {("trip/0/1", "undecodable"), ("trip/0/2", "undecodable")}
+    assert worker.status().dead_letters == len(letters)
+    assert rig.agrees()
+
+
+def test_an_event_from_the_future_moves_nothing_and_is_put_aside() -> None:
+    rig = Rig(1)
+    worker = started(rig)
+    rig.append([rig.trip(at=rig.clock.now_us()), rig.trip(at=rig.clock.now_us() + 3_600 * SECOND_US)])
+    rig.drain(worker)
+    assert [(letter["position"], letter["reason"]) for letter in rig.letters()] == [("trip/0/1", "future")]
+    assert at(rig).max_time_us <= rig.clock.now_us()
+    assert rig.agrees()
+
+
+def test_an_event_too_old_for_one_view_is_late_for_that_view_alone() -> None:
+    rig = Rig(1)
+    worker = started(rig)
+    now = rig.clock.now_us()
+    rig.append([rig.trip(at=now), rig.trip(at=now - 7_200 * SECOND_US, zone=7, fare=20.0)])
+    rig.drain(worker)
+    assert [(letter["position"], letter["reason"]) for letter in rig.letters()] == [(f"trip/0/1/{RIDER.id}", "late")]
+    assert worker.status().late == 1
+    assert rig.agrees()
+
+
+def test_a_dead_letter_is_durable_before_anything_is_committed_past_it() -> None:
+    rig = Rig(1)
+    worker = started(rig)
+    append, broken = rig.memory_log.append, [True]
+
+    def failing(topic, records):  # type: ignore[no-untyped-def]  # as append
+        if broken[0] and topic != TRIP.topic:
+            raise UnavailableError("the log is away; see log.url")
+        return append(topic, records)
+
+    rig.append([rig.trip(), Record(b"{", partition=0)])
+    rig.memory_log.append = failing  # type: ignore[method-assign]  # the log is away
+    for _ in range(10):
+        worker.step(timeout_s=0.0)
+        rig.clock.advance(SECOND_US)
+    assert at(rig).offset == 0
+    assert "log.url" in worker.status().problems[0]
+    assert not worker.status().ready
+    broken[0] = False
+    rig.drain(worker)
+    assert worker.status().ready
+    assert [letter["position"] for letter in rig.letters()] == ["trip/0/1"]
+    assert rig.agrees()
+
+
+# -- trouble -----------------------------------------------------------------------------------------------------------
+
+
+def storm(seed: int, store_class: type[MemoryOnlineStore] = MemoryOnlineStore) -> bool:
+    """Sixty turns in bad weather, then a calm to catch up in. Whether every value is then what the log says."""
+    luck = random.Random(seed)
+    rig = Rig(seed=seed, online_class=store_class, luck=luck)
+    store = rig.online
+    assert isinstance(store, TroubledStore)
+    workers = [started(rig, commit_rows=luck.choice((1, 4, 30)))]
+    store.rate = 0.08
+    for _ in range(60):
+        rig.produce(luck.randrange(6), bad=0.05)
+        if luck.random() < 0.05:                                  # the group hands everything to a newcomer; the other hears later
+            workers = [workers[-1], started(rig, commit_rows=4)]
+        if luck.random() < 0.05:                                  # a crash
+            workers[-1] = started(rig)
+        luck.choice(workers).step(timeout_s=0.0, wait=lambda seconds: None)
+        rig.clock.advance(luck.choice((1_000, 200_000, 3_000_000)))
+    assert store.troubles > 0
+    store.rate, store.flying = 0.0, []
+    rig.drain(started(rig))
+    return rig.agrees()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_lost_replies_duplicates_rollbacks_and_rivals_change_no_value(seed: int) -> None:
+    assert storm(seed)
+
+
+class NoOffset(MemoryOnlineStore):
+    """Wherever a commit starts from, it may go."""
+
+    def commit(self, commit: Commit) -> Committed | Refused:
+        stored = self.offsets(commit.source, commit.partition, [advance.view_id for advance in commit.advances])
+        advances = [
+            replace(advance, from_offset=min(record.offset, advance.to_offset))
+            for advance in commit.advances
+            if (record := stored[advance.view_id]) is not None
+        ]
+        for advance in advances:                                  # where the stored one is higher it is put back first
+            self._put_back(commit, advance)
+        return super().commit(replace(commit, advances=tuple(advances)))
+
+    def _put_back(self, commit: Commit, advance: Advance) -> None:
+        key = offset_key(advance.view_id, commit.source, commit.partition)
+        (value,) = self.read([key])
+        assert value is not None
+        self._put(key, record.encode(replace(record.decode(value), offset=advance.from_offset)))
+
+
+def seen(store_class: type[MemoryOnlineStore] = MemoryOnlineStore) -> bool:
+    """Whether one of forty storms ends with a wrong value, or loudly."""
+    for seed in range(40):
+        try:
+            if not storm(seed, store_class):
+                return True
+        except (StateError, LogError):
+            return True
+    return False
+
+
+def test_a_storm_would_show_that_the_store_does_not_compare_offsets() -> None:
+    assert seen(NoOffset)
+
+
+def test_a_storm_would_show_that_rows_outlive_their_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SourceViews, "drop", lambda self, partition: self.committed())
+    assert seen()
+
+
+def test_a_zombie_that_wakes_up_writes_nothing_and_leaves_its_successor_alone() -> None:
+    rig = Rig(1)
+    successors: list[Any] = []             # the worker, then where it stood
+
+    def stopped(name: failpoint.Name) -> None:
+        if name == "before_commit" and armed and not successors:  # with a batch in hand, while a successor takes over
+            successors.append(started(rig))
+            rig.drain(successors[0])
+            successors.append(at(rig))
+
+    armed: list[bool] = []
+    zombie = started(rig, failpoint=stopped)
+    rig.drain(zombie)
+    armed.append(True)
+    rig.produce(10)
+    zombie.step(timeout_s=0.0)
+    assert successors[1].offset == 10
+    assert at(rig) == successors[1]
+    assert rig.agrees()
+    assert "fenced" in zombie.status().problems[0]
+    rig.clock.advance(SECOND_US)
+    zombie.step(timeout_s=0.0)
+    assert zombie.status().partitions == ()
+    assert at(rig).token == successors[1].token, "it did not claim again"
+
+
+def test_a_store_that_is_away_is_waited_for_and_nothing_is_lost() -> None:
+    rig = Rig(online_class=MemoryOnlineStore)
+    store = rig.online
+    assert isinstance(store, TroubledStore)
+    worker = started(rig)
+    rig.produce(50)
+    rig.drain(worker)
+    store.rate = 1.0
+    rig.produce(50)
+    for _ in range(20):
+        assert worker.step(timeout_s=0.0) == 0
+        rig.clock.advance(400_000)
+    assert not worker.status().ready
+    assert "online.url" in worker.status().problems[0]
+    assert store.troubles < 15, "the wait grows"
+    store.rate = 0.0
+    rig.drain(worker)
+    assert worker.status().ready
+    assert rig.agrees()
+
+
+def test_a_log_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, waited = Rig(1), list[float]()
+    worker = started(rig)
+    rig.drain(worker)
+
+    def away(self: MemoryConsumer, **bounds: object) -> None:
+        raise UnavailableError("no broker answers; see log.url")
+
+    with monkeypatch.context() as network:
+        network.setattr(MemoryConsumer, "poll", away)
+        worker.step(timeout_s=0.5, wait=waited.append)
+    assert waited == [0.5]
+    assert worker.status().problems == ("no broker answers; see log.url",)
+    rig.produce(5)
+    rig.drain(worker)
+    assert worker.status().ready
+
+
+def test_keys_that_expired_while_they_were_cached_are_written_whole() -> None:
+    rig = Rig(1)
+    worker = started(rig)
+    rig.produce(60)
+    rig.drain(worker)
+    rig.clock.advance(9_000 * SECOND_US)                          # beyond the hour view's time to live
+    assert rig.online.read([b"feat:{0}:rider:ada:" + RIDER.id.encode() + b":trip"]) == [None]
+    rig.produce(20)
+    rig.drain(worker)
+    assert rig.agrees()
+
+
+# -- what waiting does not cure ----------------------------------------------------------------------------------------
+
+
+def test_a_view_that_was_never_applied_stops_the_worker_and_names_the_command() -> None:
+    rig = Rig()
+    rig.online.drop_view(ZONE.id)
+    worker = started(rig)
+    with pytest.raises(OffsetMissingError, match="featureflow apply"):
+        rig.drain(worker)
+
+
+def test_a_store_that_was_emptied_stops_the_worker() -> None:
+    rig = Rig()
+    worker = started(rig)
+    rig.produce(10)
+    rig.drain(worker)
+    for view_id in ALL_VIEWS:
+        rig.online.drop_view(view_id)
+    rig.produce(10)
+    with pytest.raises(OffsetMissingError, match="featureflow rebuild"):
+        rig.drain(worker)
+
+
+def test_a_store_that_evicts_stops_the_worker_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    worker = started(rig)
+    rig.drain(worker)
+    monkeypatch.setattr(rig.online, "check", lambda: ["maxmemory-policy is volatile-lru"])
+    for _ in range(4):
+        rig.clock.advance(SECOND_US)
+        worker.step(timeout_s=0.0)
+    rig.clock.advance(SECOND_US)
+    with pytest.raises(StateError, match="volatile-lru"):
+        worker.step(timeout_s=0.0)
+
+
+def test_a_topic_that_was_recreated_stops_the_worker() -> None:
+    rig = Rig()
+    rig.memory_log.delete_topic(TRIP.topic)
+    rig.log.ensure_topic(TRIP.topic, 2)
+    with pytest.raises(OffsetMissingError, match="recreated"):
+        rig.drain(started(rig))
+
+
+def test_events_deleted_before_they_were_folded_stop_the_worker_and_name_the_rebuild() -> None:
+    rig = Rig(1)
+    rig.produce(20)
+    rig.memory_log.delete_before(TRIP.topic, 0, 5)
+    with pytest.raises(OffsetOutOfRangeError, match="begins at 5.*featureflow rebuild"):
+        rig.drain(started(rig))
+
+
+def test_events_deleted_under_a_reading_worker_stop_it_and_name_the_rebuild() -> None:
+    rig = Rig(1)
+    worker = started(rig)
+    rig.drain(worker)
+    rig.produce(20)
+    rig.memory_log.delete_before(TRIP.topic, 0, 15)
+    with pytest.raises(OffsetOutOfRangeError, match="featureflow rebuild"):
+        rig.drain(worker)
+
+
+def test_a_log_that_went_back_stops_the_worker() -> None:
+    rig = Rig(1)
+    topic_id = rig.log.topic(TRIP.topic).topic_id
+    for view_id in ALL_VIEWS:
+        rig.online.drop_view(view_id)
+        rig.online.create_offsets(view_id, "trip", topic_id, {0: 9})
+    with pytest.raises(LogError, match="truncated.*featureflow rebuild"):
+        rig.drain(started(rig))
+
+
+def test_a_partition_that_readers_do_not_know_of_is_not_committed() -> None:
+    rig = Rig(2)
+    rig.online.put_meta(partitions_document("trip"), b"1")
+    with pytest.raises(StateError, match="featureflow apply"):
+        rig.drain(started(rig))
+
+
+# -- views at offsets of their own -------------------------------------------------------------------------------------
+
+
+def test_a_view_that_is_behind_is_read_again_alone_until_it_has_caught_up() -> None:
+    rig = Rig(2)
+    worker = started(rig, project=replace_views(PROJECT, RIDER))
+    rig.produce(80, bad=0.1)
+    rig.drain(worker)
+    worker.close()
+    letters = len(rig.letters())
+    assert at(rig, ZONE).offset == 0
+    rig.produce(10)
+    rig.drain(started(rig))
+    assert rig.agrees()
+    positions = [letter["position"] for letter in rig.letters()]
+    assert len(positions) > letters
+    late = [position for position in positions if str(position).endswith(RIDER.id)]
+    assert len(late) == len(set(late)), "the view that is ahead refuses nothing twice"
+
+
+def replace_views(project: Project, *views: View) -> Project:
+    return msgspec.structs.replace(project, views=views)
+
+
+def test_views_at_different_offsets_both_say_that_they_live() -> None:
+    rig = Rig(1)
+    worker = started(rig, project=replace_views(PROJECT, RIDER))
+    rig.produce(20)
+    rig.drain(worker)
+    owned = take(rig.log, rig.online, Partition("trip", 0), TRIP.topic, ALL_VIEWS, rig.clock.now_us())
+    assert owned.offsets == {RIDER.id: 20, ZONE.id: 0}
+    assert owned.position == 0
+    assert owned.beats(rig.clock.now_us() - 1) == []
+    before = {view.id: at(rig, view) for view in PROJECT.views}
+    rig.clock.advance(SECOND_US)
+    beats = owned.beats(rig.clock.now_us() - SECOND_US)
+    assert len(beats) == 2
+    for beat in beats:
+        assert isinstance(rig.online.commit(beat), Committed)
+    for view in PROJECT.views:
+        after = at(rig, view)
+        assert after.committed_ms > before[view.id].committed_ms
+        assert replace(after, committed_ms=0) == replace(before[view.id], committed_ms=0)
