@@ -1,0 +1,129 @@
+"""The files of a model's folder: read whole and checked, replaced whole, one writer at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from featureflow.errors import ModelError
+from featureflow.models import manifest as manifests
+from featureflow.models.manifest import NAME, Artifact
+
+ALIASES = "aliases.json"
+VECTOR_ROWS = 32_768                       # kept with a version, evenly thinned
+Float64 = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@contextmanager
+def writing(home: Path) -> Iterator[None]:
+    """One writer per model at a time, among threads and processes."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)   # given back when the file closes, also when the process dies
+        yield
+
+
+def check_name(name: str, what: str) -> None:
+    """Raises ModelError unless the name can be a folder's, on its own and in a request's path."""
+    if not NAME.fullmatch(name):
+        raise ModelError(f"{name!r} cannot name a {what}: write letters, digits, _ . - (at most 64, no leading . or -)")
+
+
+def versions(home: Path) -> list[str]:
+    """The versions of the model whose folder this is, in no order."""
+    return [p.parent.name for p in home.glob(f"[!.]*/{manifests.FILE}") if NAME.fullmatch(p.parent.name)]
+
+
+def aliases(home: Path) -> dict[str, str]:
+    """Alias -> version. Raises ModelError when the file is not that."""
+    try:
+        return msgspec.json.decode((home / ALIASES).read_bytes(), type=dict[str, str])
+    except FileNotFoundError:
+        return {}
+    except msgspec.MsgspecError as error:
+        raise ModelError(f"{home / ALIASES} is not a JSON object of alias to version: {error}; correct it, or delete it") from error
+
+
+def read(path: Path, limit: int | None = None) -> bytes:
+    """Raises ModelError naming the path when it cannot be read, or has more than ``limit`` bytes."""
+    try:
+        if limit is not None and path.stat().st_size > limit:
+            raise ModelError(f"{path} has {path.stat().st_size:,} bytes; a model may have {limit:,}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def artifact(home: Path, item: Artifact, place: str) -> bytes:
+    """The file's bytes, and only if they are those that were added: what is checked is what is used."""
+    content = read(home / item.file)
+    if len(content) != item.bytes or hashlib.sha256(content).hexdigest() != item.sha256:
+        raise ModelError(
+            f"{place}: {home / item.file} is not the file that was added (its SHA-256 differs from the manifest's); "
+            "restore it, or add the model again"
+        )
+    return content
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a new file and wait until it is on the disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, also after a crash, sees the old content or the new, whole."""
+    beside = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    try:
+        write(beside, content)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+def thinned(rows: Float64, labels: Bools | None) -> tuple[Float64, Bools | None]:
+    """At most VECTOR_ROWS of the rows float64 (n, width), evenly spread, and their labels bool (n,)."""
+    if labels is not None and len(labels) != len(rows):
+        raise ModelError(f"{len(labels)} labels are given for {len(rows)} calibration rows; give one per row")
+    if len(rows) <= VECTOR_ROWS:
+        return rows, labels
+    picked = np.arange(VECTOR_ROWS) * len(rows) // VECTOR_ROWS
+    return rows[picked], None if labels is None else labels[picked]
+
+
+def pack(rows: Float64, labels: Bools | None) -> bytes:
+    buffer = io.BytesIO()
+    arrays: dict[str, NDArray[np.float64] | NDArray[np.bool_]] = {"inputs": np.asarray(rows, np.float64)}
+    if labels is not None:
+        arrays["labels"] = np.asarray(labels, np.bool_)
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def unpack(content: bytes) -> tuple[Float64, Bools | None]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return arrays["inputs"], arrays.get("labels")

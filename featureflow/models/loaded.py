@@ -1,0 +1,54 @@
+"""A model that answers: its transforms, its session, and what an answer must say of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featureflow.errors import ModelError
+from featureflow.models.manifest import Manifest, Probe, Provider, Variant
+from featureflow.models.session import Session
+
+EXACT = 1e-3                               # what FP32 itself may differ by between machines: products are summed in another order
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Belongs to one thread at a time. ``reason`` says why this variant answers, ``stamp`` tells two loads of one version apart."""
+
+    manifest: Manifest
+    variant: Variant
+    provider: Provider
+    reason: str
+    session: Session
+    stamp: str                             # SHA-256 of the manifest's file: another one after ``quantize``
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def version(self) -> str:
+        return self.manifest.version
+
+    def score(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """float64 (n, manifest.width), in the manifest's input order -> float64 (n,).
+
+        An undefined value (NaN) is what the transforms make of it. Raises ModelError naming row and input for a value that stays
+        undefined or infinite, for another width, and for a score that is not finite.
+        """
+        return self.session.run(self.manifest.transforms.apply(inputs))
+
+
+def probe_problem(session: Session, probe: Probe, variant: Variant) -> str | None:
+    """Why this session must not answer: its scores of the manifest's probe rows are too far from what FP32 said of them; else None."""
+    expected = np.array(probe.scores, np.float64)
+    allowed = EXACT if variant == "fp32" else probe.tolerance
+    try:
+        found = session.run(np.array(probe.rows, np.float32).reshape(len(expected), -1))
+    except ModelError as error:
+        return str(error)
+    furthest = float(np.abs(found - expected).max(initial=0.0))
+    return None if furthest <= allowed else f"its scores of the probe rows differ from FP32's by {furthest:.4f}, {allowed} is allowed"

@@ -1,0 +1,221 @@
+"""What stands beside a model's ONNX files: everything that a scorer must know to use them, and to refuse them.
+
+``manifest.json`` carries its own SHA-256: a flipped bit in a transform would change scores as silently as one in a weight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from featureflow.define import spec
+from featureflow.errors import ModelError
+from featureflow.models.transform import Transforms
+
+FORMAT = 1
+FILE = "manifest.json"
+Variant = Literal["fp32", "fp16", "int8"]
+Provider = Literal["cpu", "cuda"]
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
+
+
+class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class ModelInput(_Value, frozen=True):
+    """One named input: ``size`` columns of the matrix, in the manifest's order.
+
+    ``default`` stands for an undefined value, before the transforms.
+    """
+
+    name: str
+    size: int = 1
+    default: float | None = None
+
+
+class Artifact(_Value, frozen=True):
+    """A file of the version's directory."""
+
+    file: str
+    sha256: str
+    bytes: int
+
+
+class Drift(_Value, frozen=True):
+    """How far scores are from FP32's over held-out rows, and what labels say of it."""
+
+    max: float                             # largest |score - FP32 score|
+    mean: float
+    agreement: float                       # 1 - mean squared difference / variance of FP32's scores; 1.0 where those are all equal
+    auc: float | None = None
+    auc_loss: float | None = None          # FP32's AUC less this one's; negative: better by chance
+
+
+class BatchTime(_Value, frozen=True):
+    """Microseconds of one run of ``batch`` rows on the machine that measured."""
+
+    batch: int
+    median_us: float
+    p99_us: float
+
+
+class VariantReport(_Value, frozen=True):
+    """One variant on one provider."""
+
+    variant: Variant
+    provider: Provider
+    scheme: str                            # "FP32", "FP16", "INT8 (U8S8), last layer in FP32"
+    bytes: int
+    drift: Drift | None = None             # None where it did not run
+    times: tuple[BatchTime, ...] = ()
+    problem: str | None = None             # why it is no choice on this provider
+
+    def at(self, batch: int) -> BatchTime:
+        return next(time for time in self.times if time.batch == batch)
+
+
+class QuantizationReport(_Value, frozen=True):
+    tolerance: float
+    calibration_rows: int
+    held_out_rows: int
+    expected_batch: int
+    runtime: str                           # "onnxruntime 1.31.1"
+    processor: str
+    variants: tuple[VariantReport, ...]
+    tried: tuple[str, ...] = ()            # the other ways to quantize, each with its numbers
+
+    def of(self, variant: Variant, provider: Provider = "cpu") -> VariantReport | None:
+        return next((v for v in self.variants if v.variant == variant and v.provider == provider), None)
+
+
+class Choice(_Value, frozen=True):
+    variant: Variant
+    reason: str
+
+
+class Probe(_Value, frozen=True):
+    """A few transformed rows and what FP32 says of them: every load scores them again before it takes traffic.
+
+    A file that is whole can still answer differently on another processor or ONNX Runtime (saturating 8-bit products, say).
+    """
+
+    rows: tuple[tuple[float, ...], ...]    # float32 values
+    scores: tuple[float, ...]
+    tolerance: float                       # what a quantized variant may differ by
+
+
+class Manifest(_Value, frozen=True):
+    """Version and file names are strings of letters, digits, ``_ . -``."""
+
+    name: str
+    version: str
+    created_us: int
+    inputs: tuple[ModelInput, ...]
+    transforms: Transforms
+    tensor: str                            # the ONNX input, float32 (batch, transforms.width_out)
+    output: str                            # the ONNX output, float32 (batch,) or (batch, 1)
+    variants: dict[Variant, Artifact]
+    chosen: dict[Provider, Choice] = {}
+    vectors: Artifact | None = None        # rows kept for calibration, before the transforms
+    report: QuantizationReport | None = None
+    probe: Probe | None = None
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise ModelError(f"the manifest has format {self.format}, this FeatureFlow reads {FORMAT}: add the model again, or upgrade")
+        width = sum(item.size for item in self.inputs)
+        if width != self.transforms.width_in or not width:
+            raise ModelError(
+                f"the inputs have {width} columns in all, the transforms take {self.transforms.width_in}; fit them on the same inputs"
+            )
+        for what in (self.name, self.version):
+            if not NAME.fullmatch(what):
+                raise ModelError(f"{what!r} cannot name a model or version: write letters, digits, _ . - (at most 64, no leading . or -)")
+        for item in (*self.variants.values(), *([self.vectors] if self.vectors else [])):
+            if not NAME.fullmatch(item.file):
+                raise ModelError(f"the manifest names the file {item.file!r}; files stand in the version's own directory")
+
+    @property
+    def width(self) -> int:
+        """Columns of the matrix that ``score`` takes."""
+        return self.transforms.width_in
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The input behind each column of the matrix; ``name[i]`` where it has several."""
+        return tuple(
+            item.name if item.size == 1 else f"{item.name}[{i}]" for item in self.inputs for i in range(item.size)
+        )
+
+    def choice(self, provider: Provider) -> Choice:
+        """The variant for a provider and why; FP32 where nothing was measured there."""
+        found = self.chosen.get(provider)
+        if found is not None:
+            return found
+        why = "no other variant was made" if len(self.variants) == 1 else f"the others were not measured on {provider}"
+        return Choice(variant="fp32", reason=f"fp32: {why}")
+
+    def check_inputs(self, model: spec.Model) -> None:
+        """Raises ModelError unless the definition has the inputs that this version was made for: names, sizes and defaults, in order."""
+        asked = inputs_of(model)
+        if asked == self.inputs:
+            return
+        mine = {item.name: item for item in self.inputs}
+        theirs = {item.name: item for item in asked}
+        problems = [f"{n} is not in the definition" for n in mine if n not in theirs]
+        problems += [f"{n} is not in the model" for n in theirs if n not in mine]
+        for name in mine.keys() & theirs.keys():
+            a, b = mine[name], theirs[name]
+            if a.size != b.size:
+                problems.append(f"{name} has {a.size} columns in the model and {b.size} in the definition")
+            if a.default != b.default:
+                problems.append(f"{name} has the default {a.default} in the model and {b.default} in the definition")
+        what = "; ".join(sorted(problems)) or "the same inputs stand in another order"
+        raise ModelError(
+            f"model {self.name}@{self.version} does not fit its definition: {what}. "
+            "Train it on the definition's inputs and add a new version, or write the definition as it was"
+        )
+
+
+def inputs_of(model: spec.Model) -> tuple[ModelInput, ...]:
+    """The inputs that a definition asks of its model's versions."""
+    return tuple(ModelInput(name=i.name, size=i.size, default=i.default) for i in model.inputs)
+
+
+def artifact(file: str, content: bytes) -> Artifact:
+    return Artifact(file=file, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Readable JSON, its last member the SHA-256 of everything else. Floats are written so that they read back exactly."""
+    body = msgspec.to_builtins(manifest)
+    body["sha256"] = _digest(manifest)
+    return msgspec.json.format(msgspec.json.encode(body), indent=1) + b"\n"
+
+
+def decode(content: bytes, place: str) -> Manifest:
+    """Raises ModelError naming ``place`` when it is not a manifest or not the one that was written."""
+    try:
+        body = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        written = msgspec.json.decode(body.pop("sha256", msgspec.Raw(b"null")), type=str)
+        manifest = msgspec.json.decode(msgspec.json.encode(body), type=Manifest)
+    except (msgspec.MsgspecError, ModelError, UnicodeDecodeError) as error:
+        raise ModelError(f"{place} is not a model manifest: {error}; add the model again") from error
+    if written != _digest(manifest):
+        raise ModelError(f"{place} was changed after it was written (its SHA-256 differs); restore it or add the model again")
+    return manifest
+
+
+def _digest(manifest: Manifest) -> str:
+    return hashlib.sha256(msgspec.json.encode(manifest, order="deterministic")).hexdigest()
+
+
+def probe_of(rows: NDArray[np.float32], scores: NDArray[np.float64], tolerance: float) -> Probe:
+    return Probe(rows=tuple(tuple(row) for row in rows.tolist()), scores=tuple(scores.tolist()), tolerance=tolerance)

@@ -1,0 +1,54 @@
+"""What a model's runs cost here, per batch size: measured, because a rule of thumb is wrong on one of any two machines."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter_ns
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featureflow.models.manifest import BatchTime
+from featureflow.models.session import Session
+
+BATCHES = (1, 8, 32, 128)
+ROUNDS = 40
+CALLS = 5                                  # of one session in a row, so that its weights are in the cache as under load
+
+
+def measure(
+    sessions: Mapping[str, Session], rows: NDArray[np.float32], *, batches: Sequence[int] = BATCHES, rounds: int = ROUNDS
+) -> dict[str, tuple[BatchTime, ...]]:
+    """Durations of ``Session.run`` for each session and batch, in microseconds.
+
+    rows: float32 (n, width), the inputs to run on, repeated as needed. The sessions take turns, forwards then backwards, so that a
+    slow moment of the machine falls on all of them.
+    """
+    order = list(sessions)
+    found: dict[str, list[BatchTime]] = {name: [] for name in order}
+    for batch in batches:
+        matrix = np.ascontiguousarray(np.resize(rows, (batch, rows.shape[1])))
+        taken: dict[str, list[int]] = {name: [] for name in order}
+        for turn in range(rounds):
+            for name in order if turn % 2 == 0 else reversed(order):
+                run = sessions[name].run
+                run(matrix)
+                for _ in range(CALLS):
+                    began = perf_counter_ns()
+                    run(matrix)
+                    taken[name].append(perf_counter_ns() - began)
+        for name in order:
+            median, p99 = np.percentile(taken[name], (50, 99)) / 1_000
+            found[name].append(BatchTime(batch=batch, median_us=round(float(median), 1), p99_us=round(float(p99), 1)))
+    return {name: tuple(times) for name, times in found.items()}
+
+
+def processor() -> str:
+    """The processor's name, so that a report says where it was measured."""
+    try:
+        listed = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in listed.splitlines() if line.startswith("model name")), platform.machine())

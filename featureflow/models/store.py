@@ -1,0 +1,309 @@
+"""Models on disk: ``<models>/<name>/<version>/`` with ``fp32.onnx``, ``manifest.json``, the variants and the rows kept for calibration.
+
+A version appears whole, by one rename, and its FP32 file and inputs never change. ``quantize`` adds variants under names that hold
+their digest, then replaces the manifest: a reader sees the old manifest with its files, or the new one with its own.
+``aliases.json`` beside the versions maps names to versions; ``latest`` follows the last one added unless it is set back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from featureflow.clock import Clock, SystemClock
+from featureflow.define import spec
+from featureflow.errors import ModelError
+from featureflow.models import folder
+from featureflow.models import manifest as manifests
+from featureflow.models import quantize as quantizing
+from featureflow.models.folder import ALIASES
+from featureflow.models.loaded import LoadedModel, probe_problem
+from featureflow.models.manifest import NAME, Manifest, ModelInput, Provider, QuantizationReport, Variant
+from featureflow.models.onnx_file import MODEL_BYTES, Signature, parse, signature
+from featureflow.models.provider import ProviderChoice, choose
+from featureflow.models.session import Session
+from featureflow.models.transform import Transforms
+
+LATEST = "latest"
+FP32, VECTORS = "fp32.onnx", "vectors.npz"
+Float64 = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Listed:
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    manifest: Manifest | None
+    problem: str | None                    # why there is no manifest
+
+
+class ModelStore:
+    """The models under one folder. Safe for several processes: writers take turns by a lock file per model, readers need none."""
+
+    def __init__(self, path: Path, clock: Clock | None = None, provider: Provider | None = None) -> None:
+        """provider: insist on one; else CUDA where it really runs, found out at the first load."""
+        self.path = Path(path)
+        self._clock = clock or SystemClock()
+        self._wanted = provider
+        self._chosen: ProviderChoice | None = None
+        self._choosing = Lock()
+
+    @property
+    def provider(self) -> ProviderChoice:
+        """Where this process runs models, and why. Raises ModelError when the provider insisted on does not run here."""
+        with self._choosing:
+            if self._chosen is None:
+                self._chosen = choose(self._wanted)
+            return self._chosen
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        name: str,
+        onnx_path: Path,
+        *,
+        inputs: Sequence[ModelInput],
+        transforms: Transforms,
+        version: str | None = None,
+        calibration: Float64 | None = None,
+        labels: Bools | None = None,
+        model: spec.Model | None = None,
+        output: str | None = None,
+    ) -> Manifest:
+        """Copy the file in as a new version, and let ``latest`` point to it.
+
+        version: default one more than the highest whole number. calibration: float64 (n, width) rows before the transforms, kept for
+        ``quantize``; labels: bool (n,). model: its definition, whose inputs must be these. output: which ONNX output is the score,
+        where the file has several.
+
+        Raises ModelError when the file, inputs and transforms do not fit together or to the definition, when it gives no finite
+        scores, or when the version exists.
+        """
+        folder.check_name(name, "model")
+        if version is not None:
+            folder.check_name(version, "version")
+        content = folder.read(Path(onnx_path), limit=MODEL_BYTES)
+        place = f"model {name} ({onnx_path})"
+        signed = signature(parse(content, place), place, output=output)
+        made = Manifest(
+            name=name, version=version or "0", created_us=self._clock.now_us(), inputs=tuple(inputs), transforms=transforms,
+            tensor=signed.tensor, output=signed.output, variants={"fp32": manifests.artifact(FP32, content)},
+        )
+        if model is not None:
+            made.check_inputs(model)
+        files = {FP32: content}
+        session = Session(content, signed, _columns(made), "cpu", place)
+        if calibration is not None:
+            kept, kept_labels = folder.thinned(calibration, labels)
+            session.run(transforms.apply(kept))
+            files[VECTORS] = folder.pack(kept, kept_labels)
+            made = msgspec.structs.replace(made, vectors=manifests.artifact(VECTORS, files[VECTORS]))
+
+        home = self.path / name
+        with folder.writing(home):
+            aliases = folder.aliases(home)
+            given = version or str(1 + max((int(v) for v in folder.versions(home) if v.isdecimal()), default=0))
+            if (home / given).exists():
+                raise ModelError(f"model {name} has a version {given} already, and versions do not change; give another, or none")
+            if given == LATEST or given in aliases:
+                raise ModelError(f"{given} is an alias of model {name}; give the version another name")
+            made = msgspec.structs.replace(made, version=given)
+            staged = home / f".adding-{secrets.token_hex(8)}"
+            try:
+                staged.mkdir()
+                for file, data in {**files, manifests.FILE: manifests.encode(made)}.items():
+                    folder.write(staged / file, data)
+                folder.sync(staged)
+                staged.rename(home / given)
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
+            folder.sync(home)
+            folder.replace(home / ALIASES, msgspec.json.encode({**aliases, LATEST: given}))
+        return made
+
+    def quantize(
+        self,
+        name: str,
+        ref: str | None = None,
+        *,
+        tolerance: float,
+        vectors: Float64 | None = None,
+        labels: Bools | None = None,
+        variants: Sequence[Variant] = ("fp16", "int8"),
+        expected_batch: int = quantizing.EXPECTED_BATCH,
+    ) -> QuantizationReport:
+        """Make variants of a version, measure them here, refuse those that drift too far, and choose one per provider.
+
+        tolerance: largest |score - FP32 score|, at most 0.1 (the definition's ``drift``). vectors: float64 (n, width) rows before the
+        transforms, logged or training ones; default: those kept by ``add``. Half calibrates, the other half measures.
+
+        Raises DriftError when a variant is outside the tolerance; the version is then as it was. Raises ModelError when there are
+        no vectors, too few, or some that the model refuses.
+        """
+        version = self.resolve(name, ref)
+        home = self.path / name / version
+        found = self._manifest(name, version)
+        place = f"model {name}@{version}"
+        if vectors is None:
+            if found.vectors is None:
+                raise ModelError(f"{place} was added without calibration rows; give vectors (training or logged inputs)")
+            vectors, labels = folder.unpack(folder.artifact(home, found.vectors, place))
+        content = folder.artifact(home, found.variants["fp32"], place)
+        runs_here = dict.fromkeys(("cpu", self.provider.provider))
+        made = quantizing.quantize(
+            content, _signature(found), _columns(found), quantizing.split(found.transforms.apply(vectors), labels),
+            tolerance=tolerance, place=place, variants=variants, expected_batch=expected_batch, providers=tuple(runs_here),
+        )
+        files = {v: (f"{v}.{hashlib.sha256(data).hexdigest()[:12]}.onnx", data) for v, data in made.files.items()}
+        with folder.writing(self.path / name):
+            for file, data in files.values():
+                folder.replace(home / file, data)
+            changed = msgspec.structs.replace(
+                found,
+                variants={"fp32": found.variants["fp32"], **{v: manifests.artifact(file, data) for v, (file, data) in files.items()}},
+                chosen=made.chosen, report=made.report, probe=made.probe,
+            )
+            folder.replace(home / manifests.FILE, manifests.encode(changed))
+            for old in {p.name for p in home.glob("*.onnx")} - {a.file for a in changed.variants.values()}:
+                (home / old).unlink()      # of an earlier quantize; a reader that still has its manifest starts over
+        return made.report
+
+    def alias(self, name: str, alias: str, ref: str) -> str:
+        """Let ``alias`` stand for the version that ``ref`` stands for now, and return that version.
+
+        Setting ``latest`` back is a rollback.
+        """
+        folder.check_name(alias, "alias")
+        version = self.resolve(name, ref)
+        home = self.path / name
+        with folder.writing(home):
+            if alias in folder.versions(home) or alias.isdecimal():
+                raise ModelError(f"{alias} names a version; give the alias a name that is none, such as champion")
+            folder.replace(home / ALIASES, msgspec.json.encode({**folder.aliases(home), alias: version}))
+        return version
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def list(self) -> tuple[Listed, ...]:
+        """All versions of all models, by name, oldest first; a broken one is listed with its problem."""
+        found = []
+        for home in sorted(p for p in self.path.glob("*") if p.is_dir() and NAME.fullmatch(p.name)):
+            aliases = folder.aliases(home)
+            rows = []
+            for version in folder.versions(home):
+                names = tuple(sorted(a for a, v in aliases.items() if v == version))
+                try:
+                    rows.append(Listed(home.name, version, names, self._manifest(home.name, version), None))
+                except ModelError as error:
+                    rows.append(Listed(home.name, version, names, None, str(error)))
+            found += sorted(rows, key=lambda r: (r.manifest.created_us if r.manifest else 0, _age(r.version)))
+        return tuple(found)
+
+    def resolve(self, name: str, ref: str | None = None) -> str:
+        """The version that a version, an alias, or nothing (``latest``) stands for. Raises ModelError saying what there is."""
+        folder.check_name(name, "model")
+        home = self.path / name
+        versions = folder.versions(home)
+        if not versions:
+            known = ", ".join(sorted({p.parent.parent.name for p in self.path.glob(f"[!.]*/[!.]*/{manifests.FILE}")})) or "none"
+            raise ModelError(f"there is no model {name} in {self.path} (there: {known}); add it with featureflow model add {name}")
+        aliases = folder.aliases(home)
+        if LATEST not in aliases:              # the first add was cut short between its two steps
+            aliases[LATEST] = max(versions, key=_age)
+        version = ref if ref in versions else aliases.get(ref or LATEST)
+        if version is None:
+            there = ", ".join([*sorted(versions, key=_age), *sorted(aliases)])
+            raise ModelError(f"model {name} has no version or alias {ref or LATEST}; there are: {there}")
+        if version not in versions:
+            raise ModelError(f"alias {ref or LATEST} of model {name} stands for version {version}, which is gone; point it to another")
+        return version
+
+    def load(
+        self, name: str, ref: str | None = None, *, variant: Variant | None = None, model: spec.Model | None = None
+    ) -> LoadedModel:
+        """A model that is checked, warmed and ready. Creating a session holds the GIL for milliseconds: not in an event loop.
+
+        variant: default, the one chosen for this process's provider; FP32 instead where that one scores the probe rows differently on
+        this machine, and the reason says so. model: its definition, whose inputs must be this version's.
+
+        Raises ModelError for what ``resolve`` refuses, a file that is not the one that was added, or a model that does not run or
+        does not answer as it did when it was quantized.
+        """
+        version = self.resolve(name, ref)
+        while True:
+            found, stamp = self._read_manifest(name, version)
+            if model is not None:
+                found.check_inputs(model)
+            try:
+                return self._load(found, stamp, variant)
+            except ModelError:
+                if self._read_manifest(name, version)[1] == stamp:
+                    raise                  # else it was quantized meanwhile: its files are others now
+
+    def is_current(self, loaded: LoadedModel, ref: str | None = None) -> bool:
+        """Whether ``load`` would give the same thing: the ref stands for the same version, and that was not quantized since."""
+        version = self.resolve(loaded.name, ref)
+        return version == loaded.version and self._read_manifest(loaded.name, version)[1] == loaded.stamp
+
+    def _load(self, found: Manifest, stamp: str, variant: Variant | None) -> LoadedModel:
+        place = f"model {found.name}@{found.version}"
+        provider = self.provider.provider
+        choice = found.choice(provider)
+        wanted = variant or choice.variant
+        if wanted not in found.variants:
+            made = ", ".join(found.variants)
+            raise ModelError(f"{place} has no variant {wanted}, only {made}; run featureflow model quantize {found.name}")
+        session, problem = self._session(found, wanted, provider)
+        if problem is None:
+            return LoadedModel(found, wanted, provider, choice.reason if variant is None else f"{variant}: asked for", session, stamp)
+        if variant is None and wanted != "fp32":
+            session, also = self._session(found, "fp32", provider)
+            if also is None:
+                return LoadedModel(found, "fp32", provider, f"fp32: {wanted} is refused on this machine: {problem}", session, stamp)
+        raise ModelError(f"{place} in {wanted} is refused on this machine: {problem}; quantize it again here")
+
+    def _session(self, found: Manifest, variant: Variant, provider: Provider) -> tuple[Session, str | None]:
+        """A warmed session, and why it must not answer."""
+        place = f"model {found.name}@{found.version} ({variant})"
+        content = folder.artifact(self.path / found.name / found.version, found.variants[variant], place)
+        parse(content, place)
+        session = Session(content, _signature(found), _columns(found), provider, place)
+        return session, None if found.probe is None else probe_problem(session, found.probe, variant)
+
+    def _manifest(self, name: str, version: str) -> Manifest:
+        return self._read_manifest(name, version)[0]
+
+    def _read_manifest(self, name: str, version: str) -> tuple[Manifest, str]:
+        path = self.path / name / version / manifests.FILE
+        content = folder.read(path)
+        found = manifests.decode(content, str(path))
+        if (found.name, found.version) != (name, version):
+            raise ModelError(
+                f"{path} is the manifest of {found.name}@{found.version}; a version cannot be moved or copied: add the model again"
+            )
+        return found, hashlib.sha256(content).hexdigest()
+
+
+def _age(version: str) -> str:
+    """Sorts whole numbers as such."""
+    return version.zfill(64)
+
+
+def _signature(found: Manifest) -> Signature:
+    return Signature(found.tensor, found.transforms.width_out, found.output)
+
+
+def _columns(found: Manifest) -> tuple[str, ...]:
+    return tuple(found.column_names[i] for i in found.transforms.sources)
