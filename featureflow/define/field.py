@@ -160,6 +160,8 @@ def checked(value: Any, field: spec.Field, owner: str) -> Any:
         raise TypeError(f"{full} is None; it takes {a(field.type)}, and its type is not '| None'")
     match field.type, value:
         case "str", str():
+            if field.entity and not value:
+                raise ValueError(f"{full} is empty; it is the id of {field.entity}")
             size = len(value.encode("utf-8", "surrogatepass"))
             if size > field.max_bytes:
                 raise ValueError(f"{full} has {size} bytes in UTF-8; at most {field.max_bytes} are allowed")
