@@ -1,0 +1,44 @@
+"""The real servers that ``make services`` started, and a quiet corner of each for one benchmark."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis
+
+SERVICES = Path(__file__).parent.parent / "scripts" / "services.py"
+
+
+@dataclass(frozen=True)
+class Servers:
+    kafka: str
+    redis: str
+    versions: dict[str, str]
+    run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])     # in every topic's and group's name
+
+    @staticmethod
+    def find(database: int) -> Servers:
+        status = json.loads(subprocess.run([sys.executable, SERVICES, "status", "--json"], stdout=subprocess.PIPE, check=True).stdout)
+        up = {service["name"]: service for service in status["services"] if service["up"]}
+        if absent := {"kafka", "redis"} - up.keys():
+            raise SystemExit(f"{', '.join(sorted(absent))} is not up. Run: make services")
+        address = {name: f"{service['host']}:{service['port']}" for name, service in up.items()}
+        return Servers(address["kafka"], f"redis://{address['redis']}/{database}", {name: s["version"] for name, s in up.items()})
+
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.redis)
+
+    def empty(self) -> None:
+        """Flush the benchmark's own database."""
+        with self.client() as client:
+            client.flushdb()
+
+    def redis_cpu_s(self) -> float:
+        with self.client() as client:
+            info = client.info("cpu")
+            return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])

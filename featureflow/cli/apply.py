@@ -1,0 +1,50 @@
+"""``featureflow apply``: check the definitions, show what changes, register them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from featureflow.cli.context import Context, Json
+from featureflow.cli.output import Output
+
+
+def register(app: typer.Typer) -> None:
+    app.command("apply")(apply)
+
+
+def apply(
+    context: typer.Context,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would change, and change nothing.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Fold lost views again from the log's beginning.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Delete the state of view versions that are no longer applied.")] = False,
+    json: Json = False,
+) -> None:
+    """Check the definitions file and register it; says what changes first."""
+    output = Output(json=json)
+    here: Context = context.obj
+    with here:
+        written = here.written
+        changes = here.registry.plan(written)
+        for line in str(changes).splitlines():
+            output.say(line)
+        rebuilt: list[str] = []
+        pruned: dict[str, int] = {}
+        if not plan:
+            if rebuild:
+                rebuilt = here.registry.rebuild(written)
+            here.registry.apply(written, partitions=here.settings.log.partitions)
+            if prune:
+                pruned = here.registry.drop_retired()
+            output.say("Applied." if changes.changes else "Nothing to change; everything stands.")
+            for view in rebuilt:
+                output.say(f"{view} is folded again from the log's beginning.")
+            for view, keys in pruned.items():
+                output.say(f"{view}: {keys} keys deleted.")
+            for view in here.registry.retired():
+                output.say(f"{view} is retired; its state goes with: featureflow apply --prune")
+        output.result({
+            "changes": [{"action": c.action, "kind": c.kind, "name": c.name, "detail": c.detail} for c in changes.changes],
+            "applied": not plan, "rebuilt": rebuilt, "pruned": pruned,
+        })

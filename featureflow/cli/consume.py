@@ -1,0 +1,97 @@
+"""What the two consumers' verbs share: signals, the metrics endpoint, logging."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+from prometheus_client import CollectorRegistry, start_http_server
+
+from featureflow.define.spec import Project
+from featureflow.errors import StateError, UnavailableError
+from featureflow.settings import WorkerSettings
+
+LOOK_S = 2.0                               # how often new definitions are looked for
+
+
+@contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set: finish what is in hand, then leave."""
+    stop = threading.Event()
+
+    def ask(signum: int, frame: object) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def metrics(settings: WorkerSettings) -> Iterator[CollectorRegistry]:
+    """A registry of this process; served at ``metrics_port`` of the settings unless that is 0."""
+    registry = CollectorRegistry()
+    if not settings.metrics_port:
+        yield registry
+        return
+    server, thread = start_http_server(settings.metrics_port, settings.metrics_host, registry)
+    try:
+        yield registry
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+def log_as_json() -> None:
+    """Structured logs on standard error, one JSON object a line."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
+
+
+def follow(stop: threading.Event, current: Callable[[], Project | None], run: Callable[[Project, threading.Event], None]) -> None:
+    """Run a consumer with the applied definitions, and again with the new ones each time others are applied, until ``stop``."""
+    while not stop.is_set():
+        project = current()
+        if project is None:
+            raise StateError("no definitions have been applied here yet. Run: featureflow apply")
+        leave = threading.Event()
+        watcher = threading.Thread(target=_watch, args=(project, stop, leave, current), name="definitions", daemon=True)
+        watcher.start()
+        try:
+            run(project, leave)
+        finally:
+            leave.set()
+            watcher.join()
+
+
+def _watch(project: Project, stop: threading.Event, leave: threading.Event, current: Callable[[], Project | None]) -> None:
+    """Set ``leave`` when the process is to stop or other definitions stand."""
+    due = time.monotonic() + LOOK_S
+    while not leave.is_set():
+        if stop.wait(0.05):
+            leave.set()
+        elif time.monotonic() >= due:
+            due = time.monotonic() + LOOK_S
+            try:
+                changed = current() != project
+            except UnavailableError:
+                continue                   # the consumer itself says so, and waits
+            if changed:
+                structlog.get_logger("featureflow").info("definitions_changed")
+                leave.set()

@@ -1,0 +1,106 @@
+"""What every verb shares: the settings, and the stores they point to, opened on first use and closed at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featureflow import settings as settings_file
+from featureflow.clock import Clock, SystemClock
+from featureflow.define.project import load
+from featureflow.define.spec import Project
+from featureflow.errors import StateError
+from featureflow.settings import EMBEDDED, Settings
+from featureflow.store.history.protocol import HistoryStore
+from featureflow.store.log.protocol import Log
+from featureflow.store.online.protocol import OnlineStore
+from featureflow.store.registry import Registry
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+class Context:
+    """A ``with`` block of a verb. Where a setting says ``embedded``, the folder's server child is started or joined."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.folder, self.environment = folder, environment
+        self._exits = ExitStack()
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._exits.close()
+
+    @cached_property
+    def settings(self) -> Settings:
+        return settings_file.load(self.folder, self.environment)
+
+    @cached_property
+    def clock(self) -> Clock:
+        return SystemClock(self.settings.clock.shift_us)
+
+    @cached_property
+    def embedded_url(self) -> str:
+        """The unix:// URL of the project's server child."""
+        from featureflow.store.online.embedded import EmbeddedServer
+
+        server = EmbeddedServer(self.settings.path(self.settings.project.data) / "server")
+        self._exits.callback(server.close)
+        return server.url
+
+    @cached_property
+    def online_url(self) -> str:
+        url = self.settings.online.url
+        return self.embedded_url if url == EMBEDDED else url
+
+    @cached_property
+    def online(self) -> OnlineStore:
+        from featureflow.store.online.redis import RedisOnlineStore
+
+        store = RedisOnlineStore(self.online_url)
+        self._exits.callback(store.close)
+        return store
+
+    @cached_property
+    def log(self) -> Log:
+        from featureflow.store.log.open import open_log
+
+        url = self.settings.log.url
+        log = open_log(self.embedded_url if url == EMBEDDED else url)
+        self._exits.callback(log.close)
+        return log
+
+    @cached_property
+    def history(self) -> HistoryStore:
+        from featureflow.store.history.sql import SqlHistory
+
+        url = self.settings.history.url
+        if url == EMBEDDED:
+            folder = self.settings.path(self.settings.project.data)
+            folder.mkdir(parents=True, exist_ok=True)
+            url = f"sqlite:///{folder / 'history.db'}"
+        store = SqlHistory(url)
+        self._exits.callback(store.close)
+        return store
+
+    @cached_property
+    def registry(self) -> Registry:
+        return Registry(self.history, self.online, self.log)
+
+    @cached_property
+    def written(self) -> Project:
+        """What the definitions file says now."""
+        return load(self.settings.path(self.settings.project.definitions))
+
+    @cached_property
+    def applied(self) -> Project:
+        """What was applied last. Raises StateError before the first ``apply``."""
+        if (project := self.registry.current()) is None:
+            raise StateError("no definitions have been applied here yet. Run: featureflow apply")
+        return project

@@ -1,0 +1,79 @@
+"""``featureflow dataset``: a training set for a spine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import TaskID
+
+from featureflow.cli.context import Context, Json
+from featureflow.cli.output import Output
+from featureflow.errors import RequestError
+from featureflow.train.dataset import Dataset
+from featureflow.train.dataset import dataset as make_dataset
+
+
+def register(app: typer.Typer) -> None:
+    app.command("dataset")(dataset)
+
+
+def dataset(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="The model whose inputs are wanted.")],
+    spine: Annotated[Path, typer.Argument(help="CSV or Parquet: join keys, instant, request inputs, label.")],
+    out: Annotated[Path, typer.Argument(help="Where to write: a .csv or .parquet file.")],
+    instant: Annotated[str, typer.Option(help="The spine's column that says when each row is asked.")] = "at",
+    label: Annotated[str, typer.Option(help="The spine's label column.")] = "",
+    known_at: Annotated[list[str] | None, typer.Option(help="EVENT=FIELD: the datetime field that says when an event was known.")] = None,
+    delay: Annotated[list[str] | None, typer.Option(help="EVENT=5s, or 5s for every event: how long after its event time one is visible.")] = None,
+    json: Json = False,
+) -> None:
+    """The inputs that the scorer would have computed for each row of a spine, from history."""
+    here: Context = context.obj
+    output = Output(json=json)
+    _check(out)
+    with here, output.progress() as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=of)
+            progress.update(tasks[what], completed=done, total=of)
+
+        made = make_dataset(
+            here.history, here.applied, spine, model=model, instant=instant, label=label or None,
+            known_at=_pairs(known_at, "--known-at", "EVENT=FIELD"), delay=_delay(delay), progress=show,
+        )
+        _write(made, out)
+    output.say(f"{len(made):,} rows, {len(made.input_names)} inputs: {out}" + (" (simulated visibility)" if made.simulated else ""))
+    output.result({"rows": len(made), "inputs": list(made.input_names), "simulated": made.simulated, "views": made.views, "out": str(out)})
+
+
+def _write(made: Dataset, out: Path) -> None:
+    (made.to_csv if out.suffix == ".csv" else made.to_parquet)(out)
+
+
+def _check(out: Path) -> None:
+    """Before the work, not after it."""
+    if out.suffix not in (".csv", ".parquet"):
+        raise RequestError("Unknown format", f"{out} ends in neither .csv nor .parquet; name one of them")
+    if not out.parent.is_dir():
+        raise RequestError("No such folder", f"{out.parent} is no folder; make it first")
+
+
+def _delay(given: list[str] | None) -> str | dict[str, str] | None:
+    if given and len(given) == 1 and "=" not in given[0]:
+        return given[0]
+    return _pairs(given, "--delay", "EVENT=5s") or None
+
+
+def _pairs(given: list[str] | None, option: str, shape: str) -> dict[str, str]:
+    pairs = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise RequestError("Malformed option", f"{option} {text}: write {shape}")
+        pairs[name] = value
+    return pairs

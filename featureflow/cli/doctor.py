@@ -1,0 +1,116 @@
+"""``featureflow doctor``: is every server there, new enough and set up so that nothing is lost; and how to fix what is not."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+import typer
+
+from featureflow.cli.context import Context, Json
+from featureflow.cli.output import Output
+from featureflow.errors import FeatureFlowError
+from featureflow.settings import mask
+
+State = Literal["ok", "warning", "error"]
+SIGNS: dict[State, str] = {"ok": "+", "warning": "!", "error": "x"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    part: str
+    state: State
+    said: str                              # what is there, or what is wrong and how to fix it
+
+
+def register(app: typer.Typer) -> None:
+    app.command("doctor")(doctor)
+
+
+def doctor(context: typer.Context, json: Json = False) -> None:
+    """Check every server, version and setting, and say how to fix each. Exit code 1 where something is wrong."""
+    here: Context = context.obj
+    output = Output(json=json)
+    with here:
+        findings = examine(here)
+    output.table(("", "part", ""), [(SIGNS[f.state], f.part, f.said) for f in findings])
+    output.result({"findings": [asdict(f) for f in findings], "ok": all(f.state != "error" for f in findings)})
+    if any(f.state == "error" for f in findings):
+        raise typer.Exit(1)
+
+
+def examine(here: Context) -> list[Finding]:
+    findings = [Finding("python", "ok", sys.version.split()[0])]
+    checks: list[tuple[str, Callable[[Context], list[Finding]]]] = [
+        ("settings", _settings), ("definitions", _definitions), ("log", _log), ("online", _online), ("history", _history),
+        ("applied", _applied), ("models", _models), ("onnxruntime", _runtime),
+    ]
+    for part, look in checks:
+        try:
+            findings += look(here)
+        except FeatureFlowError as error:
+            findings.append(Finding(part, "error", str(error)))
+    return findings
+
+
+def _settings(here: Context) -> list[Finding]:
+    s = here.settings
+    return [Finding("settings", "ok", f"log {mask(s.log.url)}, online {mask(s.online.url)}, history {mask(s.history.url)}")]
+
+
+def _definitions(here: Context) -> list[Finding]:
+    written = here.written
+    return [Finding("definitions", "ok", f"{here.settings.project.definitions}: {len(written.views)} views, {len(written.models)} models")]
+
+
+def _log(here: Context) -> list[Finding]:
+    findings = [Finding("log", "ok", here.log.ping())]
+    for source in here.written.sources:
+        topic = here.log.topic(source.topic)
+        findings.append(Finding("log", "ok", f"topic {source.topic}: {topic.partitions} partitions, {sum(topic.end.values()):,} records"))
+    return findings
+
+
+def _online(here: Context) -> list[Finding]:
+    return [Finding("online", "ok", here.online.ping()), *(Finding("online", "warning", problem) for problem in here.online.check())]
+
+
+def _history(here: Context) -> list[Finding]:
+    return [Finding("history", "ok", here.history.ping())]
+
+
+def _applied(here: Context) -> list[Finding]:
+    current = here.registry.current()
+    if current is None:
+        return [Finding("applied", "warning", "nothing is applied yet. Run: featureflow apply")]
+    findings = [
+        Finding("applied", "error", f"{problem}. Run: featureflow apply --rebuild") for problem in here.registry.lost(current).values()
+    ]
+    if current != here.written:
+        findings.append(Finding("applied", "warning", "the definitions file says something else than what is applied. Run: featureflow apply"))
+    return findings or [Finding("applied", "ok", "the definitions file is what is applied")]
+
+
+def _models(here: Context) -> list[Finding]:
+    from featureflow.models.store import ModelStore
+
+    store = ModelStore(here.settings.path(here.settings.models.path))
+    standing = {entry.name for entry in store.list()}
+    return [
+        Finding("models", "ok" if model.name in standing else "warning",
+                f"{model.name}: in the store" if model.name in standing
+                else f"{model.name} has no version yet. Run: featureflow model add {model.name} FILE.onnx")
+        for model in here.written.models
+    ]
+
+
+def _runtime(here: Context) -> list[Finding]:
+    for package in ("onnxruntime-gpu", "onnxruntime"):
+        try:
+            return [Finding("onnxruntime", "ok", f"{package} {version(package)}")]
+        except PackageNotFoundError:
+            continue
+    return [Finding("onnxruntime", "error", 'not installed. Run: pip install "featureflow[cpu]", or "featureflow[gpu]" on a machine with CUDA')]

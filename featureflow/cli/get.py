@@ -1,0 +1,106 @@
+"""``featureflow get``: look at the features of some entities."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import typer
+
+from featureflow.cli.context import Context, Json
+from featureflow.cli.output import Output
+from featureflow.clock import SystemClock, from_us, to_us
+from featureflow.errors import RequestError, UnavailableError
+from featureflow.kernel.finalize import Status
+from featureflow.serve import features as feature_values
+from featureflow.serve.features import Features
+from featureflow.serve.fetch import Fetcher, Unread
+from featureflow.serve.plan import Plan, ViewPlan
+from featureflow.settings import duration_us
+from featureflow.store.online.protocol import NO_TIME, OnlineStore
+from featureflow.store.registry import partitions_document
+
+
+def register(app: typer.Typer) -> None:
+    app.command("get")(get)
+
+
+def get(
+    context: typer.Context,
+    view: Annotated[str, typer.Argument(help="A view's name, such as user_now.")],
+    ids: Annotated[list[str], typer.Argument(help="Entity ids.")],
+    at: Annotated[str, typer.Option(help="An instant, RFC 3339 with a zone; now if left out.")] = "",
+    json: Json = False,
+) -> None:
+    """Read features as the scorer would: value, status and event time of each."""
+    here: Context = context.obj
+    output = Output(json=json)
+    with here:
+        plan = _plan_of(here, view)
+        wanted: list[str | int | None] = [_id_of(text, plan) for text in ids]
+        q_us = here.clock.now_us() if not at else _instant(at)
+        stale_after_us = duration_us(here.settings.online.stale_after, "online.stale_after")
+        found = asyncio.run(_read(here.online, plan, wanted, q_us, stale_after_us))
+    rows = []
+    for index, entity in enumerate(ids):
+        for feature, (reference, span) in enumerate(zip(plan.references, plan.columns, strict=True)):
+            time_us = int(found.event_times_us[index, feature])
+            values = [None if np.isnan(v) else float(v) for v in found.values[index, span]]
+            rows.append({
+                "id": entity,
+                "feature": reference,
+                "value": values if span.stop - span.start > 1 else values[0],
+                "status": Status(int(found.statuses[index, feature])).name.lower(),
+                "event_time": None if time_us == NO_TIME else from_us(time_us).isoformat(),
+            })
+    output.say(f"{plan.view.id} at {from_us(q_us).isoformat()}")
+    output.table(("id", "feature", "value", "status", "event time"), [list(row.values()) for row in rows])
+    for degraded in found.degraded:
+        output.warn(f"degraded: {degraded}")
+    output.result({"view": plan.view.id, "q": q_us, "applied": found.applied, "features": rows, "degraded": list(found.degraded)})
+
+
+class _Blocking:
+    """The store's one atomic read, offered as the scorer's reader."""
+
+    def __init__(self, online: OnlineStore) -> None:
+        self._online = online
+
+    async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return self._online.read(keys)
+
+
+async def _read(online: OnlineStore, plan: ViewPlan, ids: list[str | int | None], q_us: int, stale_after_us: int) -> Features:
+    read = await Fetcher(_Blocking(online), SystemClock(), stale_after_us).fetch({plan: ids}, None)
+    if isinstance(read, Unread):
+        raise UnavailableError(read.detail)
+    return feature_values.finalize(read[plan], q_us)
+
+
+def _plan_of(here: Context, view: str) -> ViewPlan:
+    project = here.applied
+    counts = {s.name: here.online.get_meta(partitions_document(s.name)) for s in project.sources}
+    plan = Plan(project, {name: int(count) for name, count in counts.items() if count is not None})
+    if view not in plan.views:
+        raise RequestError("No such view", f"{view!r} is not applied here. Views: {', '.join(sorted(plan.views))}")
+    return plan.views[view]
+
+
+def _id_of(text: str, plan: ViewPlan) -> str | int:
+    if plan.entity_type == "str":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise RequestError("Wrong type of id", f"{text!r}: ids of {plan.view.entity} are whole numbers") from None
+
+
+def _instant(text: str) -> int:
+    try:
+        return to_us(msgspec.convert(text, datetime))
+    except (msgspec.ValidationError, ValueError):
+        raise RequestError("Not an instant", f'--at {text!r}: write RFC 3339 with a zone, such as "2013-12-30T22:00:00Z"') from None

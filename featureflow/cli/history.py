@@ -1,0 +1,39 @@
+"""``featureflow history``: the consumer that writes every event to the history database."""
+
+from __future__ import annotations
+
+import threading
+
+import typer
+
+from featureflow.cli import consume
+from featureflow.cli.context import Context, Json
+from featureflow.cli.output import Output
+from featureflow.define.spec import Project
+from featureflow.ingest.history_metrics import HistoryMetrics
+from featureflow.ingest.history_writer import GROUP, HistoryWriter
+from featureflow.store.registry import mirrored
+
+
+def register(app: typer.Typer) -> None:
+    app.command("history")(history)
+
+
+def history(context: typer.Context, json: Json = False) -> None:
+    """Write every event, prediction and dead letter to the history database, each (partition, offset) once."""
+    here: Context = context.obj
+    consume.log_as_json()
+    with here, consume.stopping() as stop, consume.metrics(here.settings.history_writer) as registry:
+        settings, metrics = here.settings.history_writer, HistoryMetrics(registry)
+        rows = 0
+
+        def run(project: Project, leave: threading.Event) -> None:
+            nonlocal rows
+            writer = HistoryWriter(
+                here.log, here.history, project, here.clock, metrics, group=settings.group or GROUP, member=settings.member or None
+            )
+            writer.run(leave)
+            rows += writer.status().rows
+
+        consume.follow(stop, lambda: mirrored(here.online), run)
+        Output(json=json).result({"rows": rows})

@@ -1,0 +1,39 @@
+"""``featureflow ingest``: the consumer that folds events into the online store."""
+
+from __future__ import annotations
+
+import threading
+
+import typer
+
+from featureflow.cli import consume
+from featureflow.cli.context import Context, Json
+from featureflow.cli.output import Output
+from featureflow.define.spec import Project
+from featureflow.ingest.metrics import WorkerMetrics
+from featureflow.ingest.worker import GROUP, Worker
+from featureflow.store.registry import mirrored
+
+
+def register(app: typer.Typer) -> None:
+    app.command("ingest")(ingest)
+
+
+def ingest(context: typer.Context, json: Json = False) -> None:
+    """Fold events into the online store, exactly once, until told to end."""
+    here: Context = context.obj
+    consume.log_as_json()
+    with here, consume.stopping() as stop, consume.metrics(here.settings.ingest) as registry:
+        settings, metrics = here.settings.ingest, WorkerMetrics(registry)
+        events = 0
+
+        def run(project: Project, leave: threading.Event) -> None:
+            nonlocal events
+            worker = Worker(
+                here.log, here.online, project, here.clock, metrics, group=settings.group or GROUP, member=settings.member or None
+            )
+            worker.run(leave)
+            events += worker.status().events
+
+        consume.follow(stop, lambda: mirrored(here.online), run)
+        Output(json=json).result({"events": events})

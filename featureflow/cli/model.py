@@ -1,0 +1,155 @@
+"""``featureflow model``: the model store. Add a version, quantize it, list what is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from featureflow.cli.context import Context, Json
+from featureflow.cli.output import Output
+from featureflow.define import spec
+from featureflow.errors import ModelError
+from featureflow.models.manifest import Manifest, ModelInput, inputs_of
+from featureflow.models.store import ModelStore
+from featureflow.models.transform import Transforms, identity
+from featureflow.train.spine import columns_of
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("add")
+def add(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The model's name in the definitions.")],
+    file: Annotated[Path, typer.Argument(help="An ONNX file: float32 (batch, columns) -> one score a row.")],
+    transforms: Annotated[Path | None, typer.Option(help="Fitted transforms as JSON; none: the columns as they are.")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="A file that `featureflow dataset` wrote; quantize measures on its rows.")] = None,
+    version: Annotated[str, typer.Option(help="Default: one more than the highest.")] = "",
+    json: Json = False,
+) -> None:
+    """Put an ONNX file into the store as a new version, which ``latest`` then points to."""
+    here: Context = context.obj
+    output = Output(json=json)
+    with here:
+        model = _model(here, name)
+        inputs = inputs_of(model)
+        rows, labels = (None, None) if dataset is None else _vectors(dataset, inputs)
+        made = _store(here).add(
+            name, file, inputs=inputs, transforms=_transforms(transforms, inputs), version=version or None,
+            calibration=rows, labels=labels, model=model,
+        )
+    output.say(f"{name}@{made.version} is in the store; {made.transforms.width_in} columns, {made.transforms.width_out} after the transforms.")
+    output.say(f"Next: featureflow model quantize {name}" if dataset else "It answers as FP32.")
+    output.result({"name": name, "version": made.version, "inputs": [i.name for i in inputs], "sha256": made.variants["fp32"].sha256})
+
+
+@app.command("quantize")
+def quantize(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The model's name.")],
+    ref: Annotated[str, typer.Option(help="A version or alias; the latest if left out.")] = "",
+    dataset: Annotated[Path | None, typer.Option(help="Rows to calibrate and measure on; default: those given to `model add`.")] = None,
+    expected_batch: Annotated[int, typer.Option(help="Rows that usually travel together; decides which variant is fastest.")] = 32,
+    json: Json = False,
+) -> None:
+    """Make FP16 and INT8, measure drift and speed here, refuse what drifts too far, and choose."""
+    here: Context = context.obj
+    output = Output(json=json)
+    with here:
+        model = _model(here, name)
+        rows, labels = (None, None) if dataset is None else _vectors(dataset, inputs_of(model))
+        store = _store(here)
+        with output.progress() as progress:
+            progress.add_task(f"quantizing {name}", total=None)
+            report = store.quantize(
+                name, ref or None, tolerance=model.drift, vectors=rows, labels=labels, expected_batch=expected_batch
+            )
+        made = next(entry.manifest for entry in store.list() if entry.name == name and entry.version == store.resolve(name, ref or None))
+    assert made is not None
+    output.table(
+        ("variant", "scheme", "max drift", "mean drift", "AUC loss", *(f"us at {t.batch}" for t in report.variants[0].times), "problem"),
+        [
+            (
+                v.variant, v.scheme, *((f"{v.drift.max:.4f}", f"{v.drift.mean:.5f}", _number(v.drift.auc_loss)) if v.drift else ("", "", "")),
+                *(f"{t.median_us:.0f}" for t in v.times), v.problem or "",
+            )
+            for v in report.variants
+        ],
+    )
+    for provider, choice in made.chosen.items():
+        output.say(f"on {provider}: {choice.reason}")
+    output.result({
+        "name": name, "version": made.version, "chosen": msgspec.to_builtins(made.chosen), "report": msgspec.to_builtins(report),
+    })
+
+
+@app.command("list")
+def list_models(context: typer.Context, json: Json = False) -> None:
+    """All versions of all models."""
+    here: Context = context.obj
+    output = Output(json=json)
+    with here:
+        entries = _store(here).list()
+    output.table(
+        ("model", "version", "aliases", "variants", "answers with", "problem"),
+        [(e.name, e.version, " ".join(e.aliases), *_shown(e.manifest), e.problem or "") for e in entries],
+    )
+    output.result([
+        {
+            "name": e.name, "version": e.version, "aliases": list(e.aliases), "problem": e.problem,
+            "variants": [] if e.manifest is None else list(e.manifest.variants),
+            "chosen": {} if e.manifest is None else msgspec.to_builtins(e.manifest.chosen),
+        }
+        for e in entries
+    ])
+
+
+def _shown(manifest: Manifest | None) -> tuple[str, str]:
+    if manifest is None:
+        return "", ""
+    chosen = ", ".join(f"{choice.variant} on {provider}" for provider, choice in manifest.chosen.items())
+    return " ".join(manifest.variants), chosen or "fp32"
+
+
+def _model(here: Context, name: str) -> spec.Model:
+    models = {model.name: model for model in here.written.models}
+    if name not in models:
+        raise ModelError(f"the definitions have no model {name!r}; they have {', '.join(sorted(models)) or 'none'}")
+    return models[name]
+
+
+def _store(here: Context) -> ModelStore:
+    return ModelStore(here.settings.path(here.settings.models.path))
+
+
+def _transforms(file: Path | None, inputs: tuple[ModelInput, ...]) -> Transforms:
+    if file is None:
+        return identity(sum(i.size for i in inputs))
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Transforms)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ModelError(f"{file} holds no fitted transforms ({error}); write msgspec.json.encode(fit(...)) into it") from error
+
+
+def _vectors(file: Path, inputs: tuple[ModelInput, ...]) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
+    """The inputs' columns of a dataset file, float64 (n, width), and its labels if it has any."""
+    columns = columns_of(file)
+    names = [i.name if i.size == 1 else f"{i.name}[{n}]" for i in inputs for n in range(i.size)]
+    if absent := [name for name in names if name not in columns]:
+        raise ModelError(f"{file} has no column {absent[0]!r}; write it with: featureflow dataset MODEL SPINE {file}")
+    matrix = np.stack([_floats(columns[name]) for name in names], axis=1)
+    labels = columns.get("label")
+    return matrix, None if labels is None else _floats(labels).astype(np.bool_)
+
+
+def _floats(column: Any) -> NDArray[np.float64]:
+    return np.array([np.nan if v is None or v == "" else float(v) for v in column], np.float64)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.5f}"
