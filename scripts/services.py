@@ -501,18 +501,15 @@ def status(servers: Servers, *, as_json: bool) -> int:
         entry = servers.state.get(name)
         said = version(name, servers.port(name)) if entry else None
         up = said is not None
-        rows.append(
-            {
-                "name": name, "up": up, "version": (said or (entry or {}).get("version") or "") if up else "",
-                "host": "127.0.0.1", "port": entry["port"] if entry else None, "pid": entry["pid"] if entry else None,
-            }  # fmt: skip
-        )
+        known = entry or {"version": "", "port": None, "pid": None}
+        text = (said or known["version"]) if up else ""
+        rows.append({"name": name, "up": up, "version": text, "host": "127.0.0.1", "port": known["port"], "pid": known["pid"]})
     if as_json:
         print(json.dumps({"dir": str(servers.folder), "services": rows}))
     else:
         for row in rows:
-            place = f"{row['version']:<12} 127.0.0.1:{row['port']}" if row["up"] else "down (run: make services)"
-            print(f"{row['name']:<6} {place}")
+            shown = f"{row['version']:<12} 127.0.0.1:{row['port']}" if row["up"] else "down (run: make services)"
+            print(f"{row['name']:<6} {shown}")
     return 0 if all(row["up"] for row in rows) else 1
 
 

@@ -334,10 +334,9 @@ class KafkaGroupConsumer:
 
     def _out_of_range(self, places: Any) -> OffsetOutOfRangeError:
         text = ", ".join(f"{p.topic}/{p.partition} at offset {o}" for p, o in dict(places).items())
-        sources = " ".join(sorted({self._sources.get(p.topic, p.topic) for p in dict(places)}))
         return OffsetOutOfRangeError(
             f"the log no longer (or not yet) has {text}: events were deleted before they were folded, or the topic was recreated; "
-            f"run 'featureflow rebuild {sources}'"
+            f"run 'featureflow apply --rebuild'"
         )
 
     def _place(self, partition: Partition) -> TopicPartition:
