@@ -1,0 +1,266 @@
+"""What a transaction of history leaves behind when something breaks in the middle of it."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import urlsplit
+
+import pymysql
+import pytest
+import sqlalchemy
+from trips import DEPARTURE, events
+
+from featureflow.errors import UnavailableError, UnknownOutcomeError
+from featureflow.store.history.sql import SqlHistory
+
+GIVEN = events(11, 0, 200)
+END = int(GIVEN.offsets[-1]) + 1
+
+
+@pytest.fixture
+def history(history_url: str) -> Iterator[SqlHistory]:
+    yield from _prepared(history_url)
+
+
+@pytest.fixture
+def mysql(mysql_url: str) -> Iterator[SqlHistory]:
+    yield from _prepared(mysql_url)
+
+
+def _prepared(url: str) -> Iterator[SqlHistory]:
+    store = SqlHistory(url)
+    store.migrate()
+    store.ensure_source(DEPARTURE)
+    store.create_offsets("departure", {0: 0})
+    yield store
+    store.close()
+
+
+def offsets_of(history: SqlHistory) -> list[int]:
+    return [int(offset) for page in history.scan(DEPARTURE, partition=0, columns=[]) for offset in page.events.offsets]
+
+
+# -- the writer dies ---------------------------------------------------------------------------------------------------
+
+def _append_and_die_before_commit(url: str) -> None:
+    sqlalchemy.event.listen(sqlalchemy.Engine, "commit", lambda connection: os.kill(os.getpid(), signal.SIGKILL))
+    SqlHistory(url).append(DEPARTURE, 0, GIVEN, 0, END)
+
+
+def test_a_writer_killed_between_insert_and_commit_leaves_nothing(history: SqlHistory, history_url: str) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_append_and_die_before_commit, args=(history_url,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert (history.offsets("departure"), offsets_of(history)) == ({0: 0}, [])
+    history.append(DEPARTURE, 0, GIVEN, 0, END)
+    assert (history.offsets("departure"), offsets_of(history)) == ({0: END}, GIVEN.offsets.tolist())
+
+
+# -- the network breaks ------------------------------------------------------------------------------------------------
+
+@dataclass
+class Proxy:
+    """A TCP proxy that cuts a connection at its COMMIT: before the server hears of it, or before the client hears the answer.
+
+        client ---- COMMIT ----x                       when = "before"
+        client ---- COMMIT ----> server ---- OK ----x  when = "after"
+    """
+
+    host: str
+    port: int
+    when: Literal["before", "after", "never"] = "never"
+    cuts: int = 0
+    _open: list[socket.socket] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = self._listener.getsockname()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection((self.host, self.port))
+            self._open += [client, server]
+            threading.Thread(target=self._serve, args=(client, server), daemon=True).start()
+
+    def _serve(self, client: socket.socket, server: socket.socket) -> None:
+        answers = threading.Thread(target=self._answer, args=(client, server), daemon=True)
+        muted = threading.Event()
+        self._muted = muted
+        answers.start()
+        try:
+            while data := client.recv(65536):
+                if self.when != "never" and b"\x03COMMIT" in data:
+                    when, self.when = self.when, "never"
+                    self.cuts += 1
+                    if when == "after":
+                        muted.set()
+                        server.sendall(data)
+                        answers.join()             # the answer came, and was swallowed
+                    break
+                server.sendall(data)
+        except OSError:
+            pass
+        for connection in (client, server):
+            _hang_up(connection)
+
+    def _answer(self, client: socket.socket, server: socket.socket) -> None:
+        try:
+            while data := server.recv(65536):
+                if self._muted.is_set():
+                    return
+                client.sendall(data)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        self._listener.close()
+        for connection in self._open:
+            _hang_up(connection)
+
+
+def _hang_up(connection: socket.socket) -> None:
+    """Also where another thread is waiting in recv."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
+
+
+@pytest.fixture
+def proxy(mysql_url: str) -> Iterator[Proxy]:
+    parts = urlsplit(mysql_url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    proxy = Proxy(parts.hostname, parts.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def through(mysql: SqlHistory, mysql_url: str, proxy: Proxy) -> Iterator[SqlHistory]:
+    """The same database, through the proxy."""
+    parts = urlsplit(mysql_url)
+    place = f"{parts.username}:{parts.password}@127.0.0.1:{proxy.address[1]}"
+    store = SqlHistory(parts._replace(netloc=place, query="ssl_disabled=true").geturl())     # the proxy reads along
+    yield store
+    store.close()
+
+
+@pytest.mark.parametrize(("when", "stands_at"), [("before", 0), ("after", END)])
+def test_a_commit_without_an_answer_is_an_unknown_outcome_and_the_offset_tells(
+    mysql: SqlHistory, through: SqlHistory, proxy: Proxy, when: Literal["before", "after"], stands_at: int
+) -> None:
+    through.ping()                                 # connecting commits, too
+    proxy.when = when
+    with pytest.raises(UnknownOutcomeError, match="departure/0"):
+        through.append(DEPARTURE, 0, GIVEN, 0, END)
+    assert proxy.cuts == 1
+    assert through.offsets("departure") == {0: stands_at}
+    assert len(offsets_of(mysql)) == (len(GIVEN) if stands_at else 0)
+
+
+def test_a_connection_that_broke_while_idle_is_replaced(mysql: SqlHistory, mysql_url: str) -> None:
+    assert mysql.offsets("departure") == {0: 0}
+    with _connection(mysql_url) as killer, killer.cursor() as cursor:
+        cursor.execute("SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()")
+        for (identity,) in cursor.fetchall():
+            cursor.execute(f"KILL {identity}")
+    mysql.append(DEPARTURE, 0, GIVEN, 0, END)
+    assert offsets_of(mysql) == GIVEN.offsets.tolist()
+
+
+def test_a_database_that_is_read_only_is_unavailable_and_not_a_lost_batch(sqlite_url: str) -> None:
+    (store,) = [*_keep(sqlite_url)]
+    sqlalchemy.event.listen(sqlalchemy.Engine, "begin", _read_only)
+    try:
+        with pytest.raises(UnavailableError, match=r"history\.url"):
+            store.append(DEPARTURE, 0, GIVEN, 0, END)
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "begin", _read_only)
+    store.close()
+
+
+def _read_only(connection: sqlalchemy.Connection) -> None:
+    connection.exec_driver_sql("PRAGMA query_only = ON")
+
+
+def _keep(url: str) -> Iterator[SqlHistory]:
+    store = SqlHistory(url)
+    store.migrate()
+    store.ensure_source(DEPARTURE)
+    yield store
+
+
+# -- the database chooses a victim -------------------------------------------------------------------------------------
+
+def _connection(url: str) -> pymysql.Connection:  # type: ignore[type-arg]  # not generic at run time
+    parts = urlsplit(url)
+    return pymysql.connect(
+        host=parts.hostname, port=parts.port or 0, user=parts.username, password=parts.password or "", database=parts.path.strip("/")
+    )
+
+
+def test_the_victim_of_a_deadlock_writes_its_batch_again(mysql: SqlHistory, mysql_url: str) -> None:
+    """
+        other:    INSERT many rows, offset X among them
+        append:   UPDATE the offset (locked), INSERT X ... waits for the other
+        other:    UPDATE the offset ... deadlock: the append changed less, so it is rolled back
+        other:    ROLLBACK
+        append:   again, from its start
+    """
+    with _connection(mysql_url) as other, _connection(mysql_url) as watcher, other.cursor() as cursor, watcher.cursor() as watch:
+        cursor.execute("SET SESSION transaction_isolation = 'READ-COMMITTED'")
+        cursor.execute("SET autocommit = 0")
+        rows = [(1, offset) for offset in range(5_000)] + [(0, int(GIVEN.offsets[100]))]
+        cursor.executemany("INSERT INTO ev_departure (_partition, _offset, _timestamp_us, _append_time) VALUES (%s, %s, 0, 1)", rows)
+        errors: list[BaseException] = []
+
+        def append() -> None:
+            try:
+                mysql.append(DEPARTURE, 0, GIVEN, 0, END)
+            except BaseException as error:
+                errors.append(error)
+
+        appending = threading.Thread(target=append)
+        appending.start()
+        watch.execute("SET autocommit = 1")
+        waiting = 0
+        while not waiting and appending.is_alive():
+            watch.execute(
+                "SELECT COUNT(*) FROM performance_schema.data_locks WHERE object_schema = DATABASE() AND lock_status = 'WAITING'"
+            )
+            ((waiting,),) = watch.fetchall()
+        cursor.execute("UPDATE history_offsets SET next_offset = 77 WHERE source = 'departure' AND partition_id = 0")
+        other.rollback()
+        appending.join()
+    assert errors == []
+    assert (mysql.offsets("departure"), offsets_of(mysql)) == ({0: END}, GIVEN.offsets.tolist())
+
+
+def test_a_second_writer_of_sqlite_waits_for_the_first(sqlite_url: str) -> None:
+    (store,) = [*_keep(sqlite_url)]
+    engine = sqlalchemy.create_engine(sqlite_url, isolation_level="AUTOCOMMIT")
+    done: list[dict[int, int]] = []
+    with engine.connect() as blocker:
+        blocker.exec_driver_sql("BEGIN IMMEDIATE")
+        thread = threading.Thread(target=lambda: done.append(store.append(DEPARTURE, 0, GIVEN, 0, END) or store.offsets("departure")))
+        thread.start()
+        assert done == []
+        blocker.exec_driver_sql("ROLLBACK")
+    thread.join()
+    engine.dispose()
+    store.close()
+    assert done == [{0: END}]
