@@ -70,7 +70,7 @@ CUTS = {
     "offset": "if sub(record, 37, 56) ~= from then",
     "dirty": "if sub(record, 57, 76) ~= CLEAN then",
     "length": "if length ~= expected then",
-    "header": "call('GETRANGE', key, 0, #header - 1) ~= header",
+    "header": "call('GETRANGE', key, 0, header_bytes - 1) ~= sub(writes, body, at - 1)",
     "mark": "  call('SETRANGE', KEYS[i], 56, to)\n",
     "broken": "-- (4) move offsets, say when, and clear the mark\n",
 }
@@ -194,18 +194,23 @@ def test_what_can_fail_after_the_first_write_is_refused_before_it(store: RedisOn
         lambda keys, values: values.append(b"more"),
         lambda keys, values: values.__setitem__(4, 7),
         lambda keys, values: values.__setitem__(0, b"short"),
-        lambda keys, values: values.__setitem__(7, b"x"),
-        lambda keys, values: values.__setitem__(-2, 99),
-        lambda keys, values: values.__setitem__(-2, -1),
+        lambda keys, values: values.__setitem__(-1, values[-1] + b"more"),
+        lambda keys, values: values.__setitem__(-1, values[-1][:-1]),
+        lambda keys, values: values.__setitem__(-1, values[-1][:-8]),
         lambda keys, values: values.__setitem__(-1, b""),
+        lambda keys, values: values.__setitem__(-1, values[-1].replace(b"\0\0\0\0\4\0\0\0head", b"\1\0\0\0\4\0\0\0head")),
+        lambda keys, values: values.__setitem__(-1, values[-1].replace(b"\4\0\0\0head", b"\0\0\0\0head")),
+        lambda keys, values: values.__setitem__(-1, values[-1].replace(b"\4\0\0\0head", b"\xff\xff\xff\xffhead")),
     ],
 )
 def test_wrong_arguments_are_refused_by_the_script_itself(
     store: RedisOnlineStore, claim: Claim, raw: redis.Redis, spoil: Callable[[list[bytes], list[bytes | int]], object]
 ) -> None:
     keys, values = call.arguments(moved(claim, 0, 1, StateWrite(KEY, 0, b"", 0, patches=(Patch(0, b"head"),))))
+    whole_keys, whole_values = keys.copy(), values.copy()
     spoil(keys, values)
-    with pytest.raises(redis.ResponseError, match="commit"):
+    assert (keys, values) != (whole_keys, whole_values)
+    with pytest.raises(redis.ResponseError, match="commit|unpack"):
         raw.eval(scripts()["commit"], len(keys), *keys, *values)
     assert raw.exists(KEY) == 0
     assert store.offsets(SOURCE, 0, [VIEW])[VIEW].offset == 0  # type: ignore[union-attr]  # it is there

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
+
 from featureflow import limits
 from featureflow.store import keys
-from featureflow.store.online.protocol import Commit
+from featureflow.store.online.protocol import Commit, StateWrite
 from featureflow.store.online.record import digits
+
+WHOLE = 65_535                             # as a number of patches: one whole value
+_WRITE = struct.Struct("<IQHH")            # expected bytes, ttl ms, header bytes, number of patches
+_PATCH = struct.Struct("<II")              # position, bytes
+_BYTES = struct.Struct("<I")
 
 
 def check(commit: Commit) -> None:
@@ -49,11 +57,18 @@ def arguments(commit: Commit) -> tuple[list[bytes], list[bytes | int]]:
         limits.VISIBILITY_ENTRIES,
     ]
     values += [digits(advance.from_offset) for advance in commit.advances]
-    for write in commit.writes:
-        if write.whole is not None:
-            values += (write.expected_bytes, write.header, write.ttl_ms, -1, write.whole)
-        else:
-            values += (write.expected_bytes, write.header, write.ttl_ms, len(write.patches))
-            for patch in write.patches:
-                values += (patch.position, patch.data)
+    values.append(packed(commit.writes))
     return names, values
+
+
+def packed(writes: Sequence[StateWrite]) -> bytes:
+    """The writes as ``commit.lua`` unpacks them."""
+    parts: list[bytes] = []
+    for write in writes:
+        count = WHOLE if write.whole is not None else len(write.patches)
+        parts += (_WRITE.pack(write.expected_bytes, write.ttl_ms, len(write.header), count), write.header)
+        if write.whole is not None:
+            parts += (_BYTES.pack(len(write.whole)), write.whole)
+        for patch in write.patches:
+            parts += (_PATCH.pack(patch.position, len(patch.data)), patch.data)
+    return b"".join(parts)

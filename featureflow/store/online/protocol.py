@@ -53,7 +53,7 @@ class StateWrite(msgspec.Struct, frozen=True, gc=False):
     key: bytes
     expected_bytes: int                    # the length it must have now; 0: must be absent
     header: bytes                          # the header it must have now, where expected_bytes > 0
-    ttl_ms: int                            # renewed by this write; 0: never expires
+    ttl_ms: int                            # renewed by this write; 0: a whole value never expires, a patch leaves it as it is
     patches: tuple[Patch, ...] = ()
     whole: bytes | None = None             # None with patches; b"" deletes the key
 

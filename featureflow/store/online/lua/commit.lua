@@ -3,18 +3,22 @@
 -- and an error in (3) or (4) leaves the mark, so that no claim succeeds until the view is rebuilt.
 --
 -- KEYS: A offset records, A visibility streams, W state keys.
--- ARGV: token (32 hex) | to | max_time_us | A | W | entries a visibility stream keeps | from, A times | then for each state key:
---       expected bytes | header | ttl ms | n | n times (position, data);  n = -1: one whole value, '' deletes the key.
+-- ARGV: token (32 hex) | to | max_time_us | A | W | entries a visibility stream keeps | from, A times | the writes, packed.
+-- Each write, little-endian: expected bytes u32, ttl ms u64, header bytes u16, n u16, the header; then n times (position u32,
+-- bytes u32, data). n = 65535: one whole value (bytes u32, data), and 0 bytes delete the key. One argument, since the server
+-- spends more on taking an argument than on writing a row.
 -- Offsets and times are sign and 19 digits (see record.py), compared as strings.
 -- Returns {'ok', ms} or {reason, text, 0-based places...}; reasons: fenced offset dirty mismatch expired.
 local CLEAN = '-0000000000000000001'
 local call = redis.call
 local sub = string.sub
+local unpack = struct.unpack
+local WHOLE = 65535
 local token, to, max_time = ARGV[1], ARGV[2], ARGV[3]
 local A, W, kept = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 
 -- (1) check everything
-if not (A and W) or A < 1 or #KEYS ~= 2 * A + W or #ARGV < 6 + A or #token ~= 32 or #to ~= 20 or #max_time ~= 20 then
+if not (A and W) or A < 1 or #KEYS ~= 2 * A + W or #ARGV ~= 7 + A or #token ~= 32 or #to ~= 20 or #max_time ~= 20 then
   return redis.error_reply('ERR commit: wrong arguments')
 end
 for i = 1, A do
@@ -41,47 +45,43 @@ for i = 1, A do
   end
 end
 
-local first = {}        -- where each state key's arguments start
+local writes = ARGV[7 + A]
+local ttls, counts, patches = {}, {}, {}   -- of each state key; patches: position, first and last byte of the data, flat
 local expired = {'expired', 'rows were expected, their TTL has passed'}
-local at = 7 + A
+local at, last = 1, 0
 for w = 1, W do
   local key = KEYS[2 * A + w]
-  local expected, header, n = tonumber(ARGV[at]), ARGV[at + 1], tonumber(ARGV[at + 3])
-  if not (expected and n and tonumber(ARGV[at + 2])) then
-    return redis.error_reply('ERR commit: wrong arguments for ' .. key)
-  end
-  first[w] = at
+  local expected, ttl, header_bytes, n, body = unpack('<I4I8I2I2', writes, at)
+  at = body + header_bytes
   local length = call('STRLEN', key)
   if length ~= expected then
     if length > 0 then
       return {'mismatch', key .. ' has ' .. length .. ' bytes, not ' .. expected, w - 1}
     end
     expired[#expired + 1] = w - 1
-  elseif length > 0 and call('GETRANGE', key, 0, #header - 1) ~= header then
+  elseif length > 0 and call('GETRANGE', key, 0, header_bytes - 1) ~= sub(writes, body, at - 1) then
     return {'mismatch', key .. ' has another header', w - 1}
   end
-  at = at + 4
-  if n < 0 then
-    if not ARGV[at] then
-      return redis.error_reply('ERR commit: no value for ' .. key)
-    end
-    at = at + 1
-  else
-    local grown = expected
-    for p = 1, n do
-      local position, data = tonumber(ARGV[at]), ARGV[at + 1]
-      if not (position and data) or position < 0 or position > grown or #data == 0 then
+  local grown = expected
+  for p = 1, n == WHOLE and 1 or n do
+    local position, bytes = 0, 0
+    if n == WHOLE then
+      bytes, at = unpack('<I4', writes, at)
+    else
+      position, bytes, at = unpack('<I4I4', writes, at)
+      if position > grown or bytes == 0 then
         return redis.error_reply('ERR commit: a patch leaves a hole in ' .. key)
       end
-      if position + #data > grown then
-        grown = position + #data
-      end
-      at = at + 2
+      grown = math.max(grown, position + bytes)
     end
+    patches[last + 1], patches[last + 2], patches[last + 3] = position, at, at + bytes - 1
+    last = last + 3
+    at = at + bytes
   end
+  ttls[w], counts[w] = ttl, n
 end
-if at ~= #ARGV + 1 then
-  return redis.error_reply('ERR commit: ' .. #ARGV .. ' arguments, ' .. (at - 1) .. ' understood')
+if at ~= #writes + 1 then
+  return redis.error_reply('ERR commit: ' .. #writes .. ' bytes of writes, ' .. (at - 1) .. ' understood')
 end
 if #expired > 2 then
   return expired
@@ -93,24 +93,26 @@ for i = 1, A do
 end
 
 -- (3) write state
+last = 0
 for w = 1, W do
-  local key, a = KEYS[2 * A + w], first[w]
-  local ttl, n = tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
-  if n < 0 then
-    local value = ARGV[a + 4]
+  local key, ttl, n = KEYS[2 * A + w], ttls[w], counts[w]
+  if n == WHOLE then
+    local value = sub(writes, patches[last + 2], patches[last + 3])
+    last = last + 3
     if #value == 0 then
       call('UNLINK', key)
     elseif ttl > 0 then
-      call('SET', key, value, 'PX', ARGV[a + 2])
+      call('SET', key, value, 'PX', ttl)
     else
       call('SET', key, value)
     end
   else
-    for p = a + 4, a + 2 + 2 * n, 2 do
-      call('SETRANGE', key, ARGV[p], ARGV[p + 1])
+    for _ = 1, n do
+      call('SETRANGE', key, patches[last + 1], sub(writes, patches[last + 2], patches[last + 3]))
+      last = last + 3
     end
     if ttl > 0 then
-      call('PEXPIRE', key, ARGV[a + 2])
+      call('PEXPIRE', key, ttl)
     end
   end
 end
