@@ -1,0 +1,216 @@
+"""What a feature is worth, the slow and obvious way: a loop over records, Python integers and fractions.
+
+Written apart from ``featureflow.kernel``, of which it imports nothing, so that the two can only agree by both being right. It reads the
+same definitions (``featureflow.define.spec``) and follows the sentences of the design one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from featureflow.define.spec import Aggregation, Call, Column, Expr, Literal, Source, View, Window
+
+SECOND = 1_000_000
+TILES = [seconds * SECOND for seconds in (1, 10, 60, 300, 900, 3600, 21600, 86400)]
+FOREVER = math.inf
+
+Scalar = float | str | bool | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One decoded record. ``fields`` hold Python numbers, strings, booleans or None."""
+
+    source: str
+    partition: int
+    offset: int
+    time_us: int
+    timestamp_us: int
+    fields: Mapping[str, Any]
+    append_time: bool = True
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One feature: ``values`` newest first (one, but for ``last_n``), NaN where undefined; ``status`` p, d or x."""
+
+    values: tuple[float, ...]
+    status: str
+    event_time_us: int | None
+
+
+# -- which records count -----------------------------------------------------------------------------------------------
+
+def counting(view: View, sources: Mapping[str, Source], records: Iterable[Record]) -> list[Record]:
+    """The records that a view takes: not from the future, not late, with an entity id. Per partition, in offset order."""
+    maximum: dict[tuple[str, int], int] = {}
+    kept = []
+    for record in sorted(records, key=lambda r: (r.source, r.partition, r.offset)):
+        if record.source not in view.keys:
+            continue
+        source = sources[record.source]
+        place = (record.source, record.partition)
+        seen = maximum.get(place)
+        bound = record.timestamp_us if record.append_time else (record.time_us if seen is None else seen)
+        if record.time_us > bound + source.future_us:
+            continue
+        maximum[place] = record.time_us if seen is None else max(seen, record.time_us)
+        longest = max(_reach(view, window) for a in view.aggregations if a.source == source.name for window in a.windows)
+        if record.time_us < maximum[place] - (longest + source.disorder_us):
+            continue
+        if record.fields[view.keys[source.name]] is not None:
+            kept.append(record)
+    return kept
+
+
+def _reach(view: View, window: Window) -> float:
+    if window.kind == "lifetime":
+        return FOREVER if view.ttl_us is None else view.ttl_us
+    return window.length_us
+
+
+# -- windows -----------------------------------------------------------------------------------------------------------
+
+def tile_of(window: Window) -> float:
+    if window.kind == "lifetime":
+        return FOREVER
+    if window.kind == "sliding":
+        return max([tile for tile in TILES if window.length_us / tile >= 12] or [SECOND])
+    return max(tile for tile in TILES if window.length_us % tile == 0)
+
+
+def floor(t: int, tile: float) -> float:
+    return -math.inf if tile == FOREVER else t - t % int(tile)
+
+
+def in_window(window: Window, finest: float, t: int, q: int) -> bool:
+    """Whether an event at ``t`` is in the window at ``q``."""
+    if floor(t, finest) > q:
+        return False
+    if window.kind == "lifetime":
+        return True
+    if window.kind == "tumbling":
+        return t >= q - q % window.length_us
+    tile = tile_of(window)
+    return floor(t, tile) >= floor(q - window.length_us, tile)
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+def evaluate(expr: Expr, fields: Mapping[str, Any]) -> Scalar:
+    """An expression over one record; None is null."""
+    match expr:
+        case Column(name):
+            return fields[name]  # type: ignore[no-any-return]
+        case Literal(value):
+            return value
+        case Call(op, args):
+            return _call(op, [evaluate(arg, fields) for arg in args])
+    raise AssertionError(expr)
+
+
+def _call(op: str, args: list[Any]) -> Scalar:
+    null = any(arg is None for arg in args)
+    match op:
+        case "is_null":
+            return null
+        case "and":
+            return all(arg is not None and bool(arg) for arg in args)
+        case "or":
+            return any(arg is not None and bool(arg) for arg in args)
+        case "not":
+            return not null and not args[0]
+        case "eq" | "ne" | "lt" | "le" | "gt" | "ge":
+            if null:
+                return False
+            a, b = args
+            return bool({"eq": a == b, "ne": a != b}[op] if op in ("eq", "ne") else
+                        {"lt": a < b, "le": a <= b, "gt": a > b, "ge": a >= b}[op])
+    if null:
+        return None
+    numbers = [float(arg) for arg in args]
+    try:
+        result = {
+            "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b, "div": lambda a, b: a / b,
+            "neg": lambda a: -a, "abs": abs, "log1p": math.log1p, "minimum": min, "maximum": max,
+        }[op](*numbers)  # fmt: skip
+    except (ZeroDivisionError, ValueError, OverflowError):
+        return None
+    return result if math.isfinite(result) else None
+
+
+def quantum(value: float) -> int:
+    """The value in units of 2^-56, rounded half to even."""
+    return round(Fraction(value) * 2**56)
+
+
+def participating(aggregation: Aggregation, records: Sequence[Record]) -> list[tuple[Record, float]]:
+    """The records that an aggregation counts, with their values."""
+    found = []
+    for record in records:
+        if aggregation.where is not None:
+            condition = evaluate(aggregation.where, record.fields)
+            if condition is None or not condition:
+                continue
+        value = 0.0 if aggregation.value is None else evaluate(aggregation.value, record.fields)
+        if value is not None and abs(float(value)) < 2.0**63:
+            found.append((record, float(value) + 0.0))
+    return found
+
+
+def aggregate(aggregation: Aggregation, counted: Sequence[tuple[Record, float]]) -> list[float]:
+    """The aggregation of at least one record."""
+    values = [value for _, value in counted]
+    n, total = len(values), sum(map(quantum, values))
+    match aggregation.op:
+        case "count":
+            return [float(n)]
+        case "sum":
+            return [float(Fraction(total, 2**56))]
+        case "mean":
+            return [float(Fraction(total, 2**56)) / n]
+        case "min":
+            return [min(values)]
+        case "max":
+            return [max(values)]
+        case "stddev":
+            squares = sum(quantum(value) ** 2 for value in values)
+            return [math.sqrt(float(Fraction(n * squares - total**2, n * n * 2**112)))]
+        case "last" | "last_n":
+            newest = sorted(counted, key=lambda c: (c[0].time_us, c[0].partition, c[0].offset), reverse=True)
+            kept = [value for _, value in newest[: aggregation.size]]
+            return kept + [math.nan] * (aggregation.size - len(kept))
+    raise AssertionError(aggregation.op)
+
+
+def answers(
+    view: View,
+    sources: Mapping[str, Source],
+    records: Iterable[Record],
+    entity: str | int,
+    q: int,
+    applied: Mapping[tuple[str, int], int] | None = None,
+) -> list[Answer]:
+    """Every feature of the view for one entity at q, from the records below ``applied[source, partition]`` (None: all)."""
+    records = list(records)
+    visible = [r for r in records if applied is None or r.offset < applied.get((r.source, r.partition), 0)]
+    mine = [r for r in counting(view, sources, visible) if r.fields[view.keys[r.source]] == entity]
+    found = []
+    for feature in view.features:
+        aggregation, window = feature.aggregation, feature.window
+        finest = min(tile_of(w) for a in view.aggregations if a.source == aggregation.source for w in a.windows)
+        inside = [r for r in mine if r.source == aggregation.source and in_window(window, finest, r.time_us, q)]
+        newest = max((r.time_us for r in inside), default=None)
+        counted = participating(aggregation, inside)
+        undefined = math.nan if aggregation.default is None else aggregation.default
+        expired = window.kind == "lifetime" and view.ttl_us is not None and newest is not None and newest < q - view.ttl_us
+        if not counted or expired:
+            status = "x" if counted else "d"
+            found.append(Answer((undefined,) * aggregation.size, status, newest))
+        else:
+            found.append(Answer(tuple(aggregate(aggregation, counted)), "p", newest))
+    return found
