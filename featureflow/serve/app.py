@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -31,9 +32,10 @@ from featureflow.serve.upkeep import Upkeep
 from featureflow.store.log.protocol import Log
 from featureflow.store.online.reader import AsyncReader
 
-DRAIN_S = 6.0                              # for requests under way; with the logs' two seconds each, all ends within ten
+DRAIN_S = 6.0  # for requests under way; with the logs' two seconds each, all ends within ten
 FLUSH_S = 1.5
-IDLE_S = 75.0                              # a kept-alive connection without a request
+SWITCH_S = 0.0005
+IDLE_S = 75.0  # a kept-alive connection without a request
 log = structlog.get_logger("featureflow.serve")
 
 
@@ -52,7 +54,9 @@ class ServeOptions:
 class Server:
     """One scorer, listening. ``start``, then ``stop``; both on the event loop that it belongs to."""
 
-    def __init__(self, *, online_url: str, log_store: Log, models: ModelStore, clock: Clock, options: ServeOptions) -> None:
+    def __init__(
+        self, *, online_url: str, log_store: Log, models: ModelStore, clock: Clock, options: ServeOptions
+    ) -> None:
         self._options, self._log = options, log_store
         self.metrics = Metrics()
         self._reader = AsyncReader(online_url)
@@ -64,7 +68,12 @@ class Server:
                 logged=lambda n: self.metrics.logged.inc(n),
             )
         self.scorer = Scorer(
-            self._reader, models, clock=clock, stale_after_us=options.stale_after_us, predictions=self._predictions, metrics=self.metrics,
+            self._reader,
+            models,
+            clock=clock,
+            stale_after_us=options.stale_after_us,
+            predictions=self._predictions,
+            metrics=self.metrics,
         )
         self.producer = Producer(log_store)
         self.upkeep = Upkeep(self.scorer, log_store)
@@ -72,10 +81,16 @@ class Server:
         self._openapi = msgspec.json.encode(document(version("featureflow")))
         self._routes = Routes(self.scorer, self.producer, self.upkeep, self._openapi, tracer=tracer)
         self._runner: web.ServerRunner | None = None
-        self.metrics.gauge("pending_stream_count", "Requests that wait for their turn", lambda: self.scorer.turns.waiting)
+        self.metrics.gauge(
+            "pending_stream_count", "Requests that wait for their turn", lambda: self.scorer.turns.waiting
+        )
         self.metrics.gauge("model_active_streams", "Turns under way", lambda: self.scorer.turns.active)
         waiting = self._predictions
-        self.metrics.gauge("featureflow_prediction_log_waiting", "Predictions not yet appended", lambda: waiting.waiting if waiting else 0)
+        self.metrics.gauge(
+            "featureflow_prediction_log_waiting",
+            "Predictions not yet appended",
+            lambda: waiting.waiting if waiting else 0,
+        )
 
     async def start(self) -> str:
         """Connect, load, listen; the URL. Raises UnavailableError or SettingsError, and then holds nothing open."""
@@ -86,7 +101,13 @@ class Server:
             self.producer.start()
             if self._predictions is not None:
                 self._predictions.start()
-            server = web.Server(self._routes.handle, access_log=None, keepalive_timeout=IDLE_S, lingering_time=1.0, auto_decompress=False)
+            server = web.Server(
+                self._routes.handle,
+                access_log=None,
+                keepalive_timeout=IDLE_S,
+                lingering_time=1.0,
+                auto_decompress=False,
+            )
             self._runner = web.ServerRunner(server, shutdown_timeout=DRAIN_S)
             await self._runner.setup()
             listener = _listen(options)
@@ -95,7 +116,7 @@ class Server:
             await self.stop()
             raise
         gc.collect()
-        gc.freeze()                        # what is loaded now stays: the collector need not look at it again
+        gc.freeze()  # what is loaded now stays: the collector need not look at it again
         host, port = listener.getsockname()[:2]
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -114,7 +135,13 @@ class Server:
 
 
 def run(
-    *, online_url: str, log_store: Log, models: ModelStore, clock: Clock, options: ServeOptions, started: Callable[[str], None] | None = None
+    *,
+    online_url: str,
+    log_store: Log,
+    models: ModelStore,
+    clock: Clock,
+    options: ServeOptions,
+    started: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return (within 10 s). Call it in the process's main thread.
 
@@ -122,11 +149,19 @@ def run(
     ``started`` is called with the URL once it listens.
     """
     _configure_logging()
+    sys.setswitchinterval(
+        SWITCH_S
+    )  # else the thread that logs predictions may hold the event loop up for 5 ms at a time
     uvloop.run(_serve(online_url, log_store, models, clock, options, started))
 
 
 async def _serve(
-    online_url: str, log_store: Log, models: ModelStore, clock: Clock, options: ServeOptions, started: Callable[[str], None] | None
+    online_url: str,
+    log_store: Log,
+    models: ModelStore,
+    clock: Clock,
+    options: ServeOptions,
+    started: Callable[[str], None] | None,
 ) -> None:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -153,7 +188,7 @@ def _listen(options: ServeOptions) -> socket.socket:
     except OSError as error:
         listener.close()
         raise SettingsError(
-            f"cannot listen on {options.host}:{options.port} ({error.strerror or error}): set serve.host and serve.port to an address that is free"
+            f"cannot listen on {options.host}:{options.port} ({error.strerror or error}): set serve.host and serve.port to what is free"
         ) from error
     listener.setblocking(False)
     return listener
@@ -167,9 +202,11 @@ def _configure_logging() -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(serializer=lambda value, **_: msgspec.json.encode(value, enc_hook=str).decode()),
+            structlog.processors.JSONRenderer(
+                serializer=lambda value, **_: msgspec.json.encode(value, enc_hook=str).decode()
+            ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(file=open(2, "w", buffering=1, closefd=False)),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )

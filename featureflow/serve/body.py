@@ -9,7 +9,7 @@ from aiohttp import web
 from featureflow import limits
 from featureflow.errors import RequestError
 
-BODY_S = 10.0                              # for the whole body: a client that drips bytes is cut off
+BODY_S = 10.0  # for the whole body: a client that drips bytes is cut off
 
 
 async def read(request: web.BaseRequest, *, within_s: float = BODY_S) -> bytes:
@@ -22,7 +22,7 @@ async def read(request: web.BaseRequest, *, within_s: float = BODY_S) -> bytes:
         raise RequestError("Body is encoded", "send the body as it is, without Content-Encoding", status=415)
     if (request.content_length or 0) > limits.REQUEST_BYTES:
         raise _too_large()
-    if content.is_eof():                   # it came with the head, as small bodies do
+    if content.is_eof():  # it came with the head, as small bodies do
         body = content.read_nowait()
         if len(body) > limits.REQUEST_BYTES:
             raise _too_large()
@@ -43,4 +43,8 @@ async def read(request: web.BaseRequest, *, within_s: float = BODY_S) -> bytes:
 
 
 def _too_large() -> RequestError:
-    return RequestError("Body too large", f"send at most {limits.REQUEST_BYTES:,} bytes; split the rows over several requests", status=413)
+    return RequestError(
+        "Body too large",
+        f"send at most {limits.REQUEST_BYTES:,} bytes; split the rows over several requests",
+        status=413,
+    )

@@ -19,9 +19,10 @@ async def views(scorer: Scorer) -> v1.ViewsAnswer:
     for plan, records in zip(plans, read, strict=True):
         at, sources = 0, {}
         for source in plan.sources:
-            own, at = records[at:at + source.partitions], at + source.partitions
+            own, at = records[at : at + source.partitions], at + source.partitions
             sources[source.name] = [
-                v1.PartitionInfo(p, None, None, False) if r is None
+                v1.PartitionInfo(p, None, None, False)
+                if r is None
                 else v1.PartitionInfo(p, r.offset, max(0, now_ms - r.committed_ms), r.dirty != -1)
                 for p, r in enumerate(own)
             ]
@@ -29,17 +30,29 @@ async def views(scorer: Scorer) -> v1.ViewsAnswer:
             v1.FeatureInfo(f.name, f.aggregation.op, f.aggregation.source, f.window.text, f.size, f.aggregation.default)
             for f in plan.view.features
         ]
-        out.append(v1.ViewInfo(plan.view.name, plan.view.version, plan.view.entity, plan.view.join_key, sources, features))
+        out.append(
+            v1.ViewInfo(plan.view.name, plan.view.version, plan.view.entity, plan.view.join_key, sources, features)
+        )
     return v1.ViewsAnswer(out)
 
 
 def models(scorer: Scorer) -> v1.ModelsAnswer:
     out = []
     for name, plan in scorer.current().models.items():
-        loaded = scorer.models.peek(name)
-        info = None if isinstance(loaded, str) else v1.LoadedInfo(loaded.version, loaded.variant, loaded.provider)
-        out.append(v1.ModelInfo(
-            name, [i.name for i in plan.model.inputs], list(plan.join_keys), {n: a.field.type for n, a in plan.context.items()},
-            plan.model.deadline_us / 1e3, plan.model.when_missing, info, loaded if isinstance(loaded, str) else None,
-        ))
+        loaded = scorer.models.latest(name)
+        info = None
+        if loaded is not None:
+            info = v1.LoadedInfo(loaded.version, loaded.variant, loaded.provider, loaded.reason)
+        out.append(
+            v1.ModelInfo(
+                name,
+                [i.name for i in plan.model.inputs],
+                list(plan.join_keys),
+                {n: a.field.type for n, a in plan.context.items()},
+                plan.model.deadline_us / 1e3,
+                plan.model.when_missing,
+                info,
+                scorer.models.problem(name),
+            )
+        )
     return v1.ModelsAnswer(out)

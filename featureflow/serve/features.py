@@ -8,31 +8,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow.errors import StateError
-from featureflow.kernel.finalize import Status, Values
+from featureflow.kernel.finalize import NO_TIME_US, Status, Values
 from featureflow.kernel.state import parse
 from featureflow.serve.fetch import Reading
 from featureflow.serve.plan import ViewPlan
-from featureflow.store.online.protocol import NO_TIME
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """n entities. ``values`` float64 (n, width), ``statuses`` int8 (n, F), ``event_times_us`` int64 (n, F); rows in the order of ``ids``."""
+    """n entities. ``values`` float64 (n, width), ``statuses`` int8 (n, F), ``event_times_us`` int64 (n, F), in the order of ``ids``."""
 
     plan: ViewPlan
     ids: list[str | int | None]
     values: NDArray[np.float64]
     statuses: NDArray[np.int8]
     event_times_us: NDArray[np.int64]
-    applied: dict[str, dict[int, int]]     # source -> partition -> offset
+    applied: dict[str, dict[int, int]]  # source -> partition -> offset
     degraded: tuple[str, ...] = ()
-    lost: bool = False                     # some value here has the status missing
-    unanswerable: dict[int, str] = field(default_factory=dict)   # row -> why its state has no exact answer at that instant
+    lost: bool = False  # some value here has the status missing
+    unanswerable: dict[int, str] = field(
+        default_factory=dict
+    )  # row -> why its state has no exact answer at that instant
 
     def take(self, rows: NDArray[np.intp], ids: list[str | int | None]) -> Features:
         """These rows, in this order, under these ids."""
         return Features(
-            self.plan, ids, self.values[rows], self.statuses[rows], self.event_times_us[rows], self.applied, self.degraded, self.lost
+            self.plan,
+            ids,
+            self.values[rows],
+            self.statuses[rows],
+            self.event_times_us[rows],
+            self.applied,
+            self.degraded,
+            self.lost,
         )
 
 
@@ -46,7 +54,9 @@ def finalize(reading: Reading, q_us: int) -> Features:
     plan, n = reading.plan, len(reading.ids)
     unanswerable: dict[int, str] = {}
     try:
-        values = plan.kernel.finalize({name: source.states for name, source in reading.sources.items()}, np.full(n, q_us, np.int64))
+        values = plan.kernel.finalize(
+            {name: source.states for name, source in reading.sources.items()}, np.full(n, q_us, np.int64)
+        )
     except StateError:
         values = _one_by_one(reading, q_us, unanswerable)
     missing = {name for name, source in reading.sources.items() if source.missing}
@@ -64,8 +74,15 @@ def finalize(reading: Reading, q_us: int) -> Features:
         _lose(plan, marked, damaged, index)
     flags = (("missing", missing), ("stale", stale), ("corrupt", reading.corrupt), ("unanswerable", unanswerable))
     return Features(
-        plan, reading.ids, marked.values, marked.statuses, marked.event_times_us, applied,
-        tuple(f"{plan.view.name}:{what}" for what, those in flags if those), bool(missing or len(damaged)), unanswerable,
+        plan,
+        reading.ids,
+        marked.values,
+        marked.statuses,
+        marked.event_times_us,
+        applied,
+        tuple(f"{plan.view.name}:{what}" for what, those in flags if those),
+        bool(missing or len(damaged)),
+        unanswerable,
     )
 
 
@@ -73,8 +90,14 @@ def nothing(plan: ViewPlan, ids: list[str | int | None]) -> Features:
     """Every feature missing, with its default: the store could not be read."""
     n, count = len(ids), len(plan.references)
     return Features(
-        plan, ids, np.tile(plan.default_row, (n, 1)), np.full((n, count), Status.MISSING, np.int8), np.full((n, count), NO_TIME, np.int64),
-        {}, (f"{plan.view.name}:missing",), True,
+        plan,
+        ids,
+        np.tile(plan.default_row, (n, 1)),
+        np.full((n, count), Status.MISSING, np.int8),
+        np.full((n, count), NO_TIME_US, np.int64),
+        {},
+        (f"{plan.view.name}:missing",),
+        True,
     )
 
 
@@ -82,7 +105,7 @@ def _lose(plan: ViewPlan, marked: Values, rows: NDArray[np.intp], index: int) ->
     span = plan.columns[index]
     marked.values[rows, span] = plan.default_row[span]
     marked.statuses[rows, index] = Status.MISSING
-    marked.event_times_us[rows, index] = NO_TIME
+    marked.event_times_us[rows, index] = NO_TIME_US
 
 
 def _one_by_one(reading: Reading, q_us: int, unanswerable: dict[int, str]) -> Values:

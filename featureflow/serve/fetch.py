@@ -33,10 +33,10 @@ class Reader(Protocol):
 @dataclass(slots=True)
 class SourceReading:
     states: States
-    blobs: list[Blobs]                     # per entity, what the states were parsed from
-    applied: dict[int, int]                # partition -> the offset up to which events are counted
-    missing: bool                          # an offset record is absent or dirty: what was read cannot be trusted
-    stale: bool                            # a partition has not been committed for too long
+    blobs: list[Blobs]  # per entity, what the states were parsed from
+    applied: dict[int, int]  # partition -> the offset up to which events are counted
+    missing: bool  # an offset record is absent or dirty: what was read cannot be trusted
+    stale: bool  # a partition has not been committed for too long
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class Reading:
     plan: ViewPlan
     ids: list[str | int | None]
     sources: dict[str, SourceReading]
-    corrupt: dict[int, str] = field(default_factory=dict)   # index into ids -> what is wrong with its state
+    corrupt: dict[int, str] = field(default_factory=dict)  # index into ids -> what is wrong with its state
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,9 @@ class Fetcher:
         self._reader, self._wall, self._stale_ms = reader, wall, stale_after_us // 1000
         self._records: dict[bytes, tuple[bytes, OffsetRecord | None]] = {}
 
-    async def fetch(self, wanted: Mapping[ViewPlan, Sequence[str | int | None]], budget_s: float | None) -> dict[ViewPlan, Reading] | Unread:
+    async def fetch(
+        self, wanted: Mapping[ViewPlan, Sequence[str | int | None]], budget_s: float | None
+    ) -> dict[ViewPlan, Reading] | Unread:
         """One read for all views and ids. ``budget_s`` None: as long as the store's own time-out."""
         names: list[bytes] = []
         for plan, ids in wanted.items():
@@ -73,20 +75,24 @@ class Fetcher:
                 if entity_id is not None:
                     names.extend(plan.state_keys(entity_id))
         try:
-            blobs = await (self._reader.read(names) if budget_s is None else within(self._reader.read(names), budget_s)) if names else []
+            blobs = (
+                await (self._reader.read(names) if budget_s is None else within(self._reader.read(names), budget_s))
+                if names
+                else []
+            )
         except TimeoutError:
             return Unread("timeout", f"the online store did not answer within {(budget_s or 0) * 1e3:.1f} ms")
         except UnavailableError as error:
             return Unread("unavailable", str(error))
         at, readings = 0, {}
         for plan, ids in wanted.items():
-            offsets = blobs[at:(at := at + len(plan.offset_keys))]
+            offsets = blobs[at : (at := at + len(plan.offset_keys))]
             entities: list[Blobs] = []
             for entity_id in ids:
                 if entity_id is None:
                     entities.append(plan.nothing)
                 else:
-                    entities.append(blobs[at:(at := at + plan.keys_per_id)])
+                    entities.append(blobs[at : (at := at + plan.keys_per_id)])
             readings[plan] = self._reading(plan, list(ids), offsets, entities)
         return readings
 
@@ -104,7 +110,7 @@ class Fetcher:
         now_ms, at, first = self._wall.now_us() // 1000, 0, 0
         reading = Reading(plan, ids, {})
         for source in plan.sources:
-            own = [blobs[at:at + source.stride] for blobs in entities] if len(plan.sources) > 1 else entities
+            own = [blobs[at : at + source.stride] for blobs in entities] if len(plan.sources) > 1 else entities
             at += source.stride
             applied, missing, stale = {}, False, False
             for partition, key in enumerate(source.offset_keys):
@@ -176,4 +182,4 @@ async def within(reading: Coroutine[Any, Any, list[bytes | None]], budget_s: flo
 
 def _given_up(task: asyncio.Task[list[bytes | None]]) -> None:
     if not task.cancelled():
-        task.exception()                   # looked at, so that the loop does not report it
+        task.exception()  # looked at, so that the loop does not report it

@@ -1,6 +1,6 @@
 """The models that are ready to answer. Loaded off the event loop and swapped whole: a request never waits for a file or a session.
 
-``ref`` is what stands after ``@`` in a request's path: a version, an alias, or nothing for the model's newest version.
+``ref`` is what stands after ``@`` in a request's path: a version, an alias, or nothing for the model's ``latest`` version.
 """
 
 from __future__ import annotations
@@ -12,74 +12,72 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 
+from featureflow.define import spec
 from featureflow.errors import ModelError, RequestError
-from featureflow.models.store import LoadedModel, ModelStore
+from featureflow.models.loaded import LoadedModel
+from featureflow.models.manifest import inputs_of
+from featureflow.models.store import ModelStore
 from featureflow.serve.answer import Shed
 
-KEPT = 16                                  # sessions held at once, beyond the models' own newest versions
+NAMED_KEPT = 16  # versions and aliases held at once, beyond the models' latest
 REFUSALS_KEPT = 256
-REFUSAL_S = 5.0                            # before a ref that could not be loaded is tried again
+REFUSAL_S = 5.0  # before a ref that could not be loaded is tried again
 LOADS_AT_ONCE = 4
 REF = re.compile(r"[A-Za-z0-9_.\-]{0,64}")
-Key = tuple[str, str]                      # model, ref
+Key = tuple[str, str]  # model, ref
 
 
 class LoadedModels:
-    """Belongs to one event loop."""
+    """Belongs to one event loop. ``said`` hears of each model that begins to answer."""
 
-    def __init__(self, store: ModelStore, said: Callable[[str, LoadedModel], None]) -> None:
+    def __init__(self, store: ModelStore, said: Callable[[LoadedModel], None]) -> None:
         self._store, self._said = store, said
-        self._ready: OrderedDict[Key, LoadedModel] = OrderedDict()
+        self._ready: OrderedDict[Key, tuple[LoadedModel, spec.Model]] = OrderedDict()
         self._refused: OrderedDict[Key, tuple[float, str]] = OrderedDict()
         self._loading: dict[Key, asyncio.Task[None]] = {}
-        self._names: frozenset[str] = frozenset()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="models")
 
-    def get(self, name: str, ref: str) -> LoadedModel | Shed:
-        """The model if it is ready. Otherwise it begins to load, and the caller is told to come back.
+    def get(self, model: spec.Model, ref: str) -> LoadedModel | Shed:
+        """The model if it is ready and takes this definition's inputs. Otherwise it begins to load, and the caller is told to come back.
 
         Raises RequestError (404) for a ref that this model does not have.
         """
-        key = (name, ref)
+        key = (model.name, ref)
         found = self._ready.get(key)
-        if found is not None:
+        if found is not None and (found[1] is model or _fits(found[0], model)):
             if ref:
                 self._ready.move_to_end(key)
-            return found
+            return found[0]
         if not REF.fullmatch(ref):
-            raise RequestError("No such model version", "after @ stands a version or alias: letters, digits, _ . -", status=404)
+            raise RequestError(
+                "No such model version", "after @ stands a version or alias: letters, digits, _ . -", status=404
+            )
         refused = self._refused.get(key)
         if refused is not None and monotonic() - refused[0] < REFUSAL_S:
             if ref:
                 raise RequestError("No such model version", refused[1], status=404)
             return Shed("model", refused[1], retry_after_s=5)
-        if key not in self._loading and len(self._loading) < LOADS_AT_ONCE:
-            self._loading[key] = asyncio.get_running_loop().create_task(self._load(key))
-        return Shed("loading", f"model {name}{'@' + ref if ref else ''} is being loaded", retry_after_s=1)
+        if len(self._loading) < LOADS_AT_ONCE:
+            self._begin(key, model)
+        return Shed("loading", f"model {model.name}{'@' + ref if ref else ''} is being loaded")
 
-    def peek(self, name: str) -> LoadedModel | str:
-        """The newest version as it is loaded now, or why it is not."""
+    def latest(self, name: str) -> LoadedModel | None:
+        """What answers for this model when no version is named."""
         found = self._ready.get((name, ""))
-        if found is not None:
-            return found
-        refused = self._refused.get((name, ""))
-        return refused[1] if refused else "it is being loaded"
+        return None if found is None else found[0]
 
     def problem(self, name: str) -> str | None:
-        """Why the newest version does not answer: empty when it does, None while that is not known yet."""
-        if (name, "") in self._ready:
-            return ""
+        """Why the latest version does not answer, or is not the one that answers; None where nothing is known to be wrong."""
         refused = self._refused.get((name, ""))
-        return refused[1] if refused else None
+        return None if refused is None else refused[1]
 
-    async def refresh(self, names: Iterable[str]) -> None:
+    async def refresh(self, models: Iterable[spec.Model]) -> None:
         """Load what these models' refs stand for now, where that has changed. What answers now goes on until its successor is ready."""
-        self._names = frozenset(names)
-        for key in [key for key in self._ready if key[0] not in self._names]:
+        named = {model.name: model for model in models}
+        for key in [key for key in self._ready if key[0] not in named]:
             del self._ready[key]
-        for key in {(name, "") for name in self._names} | set(self._ready):
-            if key not in self._loading:
-                self._loading[key] = asyncio.get_running_loop().create_task(self._load(key))
+        for key in {(name, "") for name in named} | set(self._ready):
+            self._begin(key, named[key[0]])
         await asyncio.gather(*self._loading.values())
 
     def close(self) -> None:
@@ -87,28 +85,36 @@ class LoadedModels:
             task.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _load(self, key: Key) -> None:
-        name, ref = key
+    def _begin(self, key: Key, model: spec.Model) -> None:
+        if key not in self._loading:
+            self._loading[key] = asyncio.get_running_loop().create_task(self._load(key, model))
+
+    async def _load(self, key: Key, model: spec.Model) -> None:
         current = self._ready.get(key)
         try:
-            loaded = await asyncio.get_running_loop().run_in_executor(self._thread, self._changed, key, current)
-            if loaded is not None:
-                self._ready[key] = loaded
-                self._said(name, loaded)
+            loaded = await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._successor, key[1], model, current and current[0]
+            )
+            self._ready[key] = (loaded, model)
             self._refused.pop(key, None)
+            if current is None or loaded is not current[0]:
+                self._said(loaded)
         except ModelError as error:
             self._refused[key] = (monotonic(), str(error))
             if len(self._refused) > REFUSALS_KEPT:
                 self._refused.popitem(last=False)
         finally:
-            self._loading.pop(key, None)
+            del self._loading[key]
             named = [key for key in self._ready if key[1]]
-            for old in named[: max(0, len(named) - KEPT)]:
+            for old in named[: max(0, len(named) - NAMED_KEPT)]:
                 del self._ready[old]
 
-    def _changed(self, key: Key, current: LoadedModel | None) -> LoadedModel | None:
-        """Load what the ref stands for now; None where ``current`` is that already. In the loading thread."""
-        name, ref = key
-        if current is not None and self._store.resolve(name, ref or None) == current.version:
-            return None
-        return self._store.load(name, ref or None)
+    def _successor(self, ref: str, model: spec.Model, current: LoadedModel | None) -> LoadedModel:
+        """What the ref stands for now: ``current`` where that is it already. In the loading thread. Raises ModelError."""
+        if current is not None and _fits(current, model) and self._store.is_current(current, ref or None):
+            return current
+        return self._store.load(model.name, ref or None, model=model)
+
+
+def _fits(loaded: LoadedModel, model: spec.Model) -> bool:
+    return loaded.manifest.inputs == inputs_of(model)

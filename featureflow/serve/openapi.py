@@ -9,8 +9,17 @@ import msgspec
 from featureflow.serve.wire import v1
 
 TYPES = (
-    v1.ScoreBody, v1.ScoreAnswer, v1.FeaturesBody, v1.FeaturesAnswer, v1.EntityFeatures, v1.EventsAnswer, v1.ViewsAnswer, v1.ModelsAnswer,
-    v1.Health, v1.Ready, v1.Problem,
+    v1.ScoreBody,
+    v1.ScoreAnswer,
+    v1.FeaturesBody,
+    v1.FeaturesAnswer,
+    v1.EntityFeatures,
+    v1.EventsAnswer,
+    v1.ViewsAnswer,
+    v1.ModelsAnswer,
+    v1.Health,
+    v1.Ready,
+    v1.Problem,
 )
 
 
@@ -20,39 +29,84 @@ def document(version: str) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": "FeatureFlow", "version": version, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            "title": "FeatureFlow",
+            "version": version,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             "description": "Windowed features, kept exactly once, and the scores that models make of them.",
         },
         "paths": {
-            "/v1/score/{model}": {"post": _operation(
-                "score", "Score one or many rows", v1.ScoreAnswer, body=v1.ScoreBody,
-                parameters=[_path("model", "a model's name, or name@version"), _header("X-Request-ID"), _header("traceparent")],
-                problems=(400, 404, 408, 413, 415, 422, 503),
-            )},
-            "/v1/events/{source}": {"post": _operation(
-                "postEvents", "Append events to a source's topic; answered once they are durable", v1.EventsAnswer,
-                body_schema={"oneOf": [{"type": "object"}, {"type": "array", "items": {"type": "object"}, "minItems": 1}]},
-                parameters=[_path("source", "an event's name, as in the definitions"), _header("X-Request-ID")],
-                problems=(400, 404, 408, 413, 415, 422, 503),
-            )},
-            "/v1/features/{view}": {"post": _operation(
-                "features", "Features of many entities, from one atomic read", v1.FeaturesAnswer, body=v1.FeaturesBody,
-                parameters=[_path("view", "a view's name")], problems=(400, 404, 408, 413, 415, 422, 503),
-            )},
-            "/v1/features/{view}/{id}": {"get": _operation(
-                "entityFeatures", "Features of one entity", v1.EntityFeatures,
-                parameters=[
-                    _path("view", "a view's name"), _path("id", "the entity's id, percent-encoded"),
-                    {"name": "at", "in": "query", "schema": {"type": "string"}, "description": "RFC 3339 with a zone, or microseconds since 1970 UTC"},
-                ],
-                problems=(400, 404, 422, 503),
-            )},
-            "/v1/views": {"get": _operation("views", "Views, their features, and how far they are", v1.ViewsAnswer, problems=(503,))},
-            "/v1/models": {"get": _operation("models", "Models and what answers for them", v1.ModelsAnswer, problems=(503,))},
+            "/v1/score/{model}": {
+                "post": _operation(
+                    "score",
+                    "Score one or many rows",
+                    v1.ScoreAnswer,
+                    body=v1.ScoreBody,
+                    parameters=[
+                        _path("model", "a model's name, or name@version"),
+                        _header("X-Request-ID"),
+                        _header("traceparent"),
+                    ],
+                    problems=(400, 404, 408, 413, 415, 422, 503),
+                )
+            },
+            "/v1/events/{source}": {
+                "post": _operation(
+                    "postEvents",
+                    "Append events to a source's topic; answered once they are durable",
+                    v1.EventsAnswer,
+                    body_schema={
+                        "oneOf": [{"type": "object"}, {"type": "array", "items": {"type": "object"}, "minItems": 1}]
+                    },
+                    parameters=[_path("source", "an event's name, as in the definitions"), _header("X-Request-ID")],
+                    problems=(400, 404, 408, 413, 415, 422, 503),
+                )
+            },
+            "/v1/features/{view}": {
+                "post": _operation(
+                    "features",
+                    "Features of many entities, from one atomic read",
+                    v1.FeaturesAnswer,
+                    body=v1.FeaturesBody,
+                    parameters=[_path("view", "a view's name")],
+                    problems=(400, 404, 408, 413, 415, 422, 503),
+                )
+            },
+            "/v1/features/{view}/{id}": {
+                "get": _operation(
+                    "entityFeatures",
+                    "Features of one entity",
+                    v1.EntityFeatures,
+                    parameters=[
+                        _path("view", "a view's name"),
+                        _path("id", "the entity's id, percent-encoded"),
+                        {
+                            "name": "at",
+                            "in": "query",
+                            "schema": {"type": "string"},
+                            "description": "RFC 3339 with a zone, or microseconds since 1970 UTC",
+                        },
+                    ],
+                    problems=(400, 404, 422, 503),
+                )
+            },
+            "/v1/views": {
+                "get": _operation(
+                    "views", "Views, their features, and how far they are", v1.ViewsAnswer, problems=(503,)
+                )
+            },
+            "/v1/models": {
+                "get": _operation("models", "Models and what answers for them", v1.ModelsAnswer, problems=(503,))
+            },
             "/healthz": {"get": _operation("health", "Whether the process runs", v1.Health)},
-            "/readyz": {"get": {**_operation("ready", "Whether it can answer, and what is down", v1.Ready), "responses": {
-                "200": _response("It can answer", v1.Ready), "503": _response("Something is down", v1.Ready),
-            }}},
+            "/readyz": {
+                "get": {
+                    **_operation("ready", "Whether it can answer, and what is down", v1.Ready),
+                    "responses": {
+                        "200": _response("It can answer", v1.Ready),
+                        "503": _response("Something is down", v1.Ready),
+                    },
+                }
+            },
             "/metrics": {"get": _plain("metrics", "Prometheus exposition text", "text/plain")},
             "/openapi.json": {"get": _plain("openapi", "This document", "application/json")},
             "/": {"get": _plain("index", "What there is", "text/plain")},
@@ -62,10 +116,20 @@ def document(version: str) -> dict[str, Any]:
 
 
 def _operation(
-    name: str, summary: str, answer: type, *, body: type | None = None, body_schema: dict[str, Any] | None = None,
-    parameters: list[dict[str, Any]] | None = None, problems: tuple[int, ...] = (),
+    name: str,
+    summary: str,
+    answer: type,
+    *,
+    body: type | None = None,
+    body_schema: dict[str, Any] | None = None,
+    parameters: list[dict[str, Any]] | None = None,
+    problems: tuple[int, ...] = (),
 ) -> dict[str, Any]:
-    operation: dict[str, Any] = {"operationId": name, "summary": summary, "responses": {"200": _response("The answer", answer)}}
+    operation: dict[str, Any] = {
+        "operationId": name,
+        "summary": summary,
+        "responses": {"200": _response("The answer", answer)},
+    }
     if parameters:
         operation["parameters"] = parameters
     schema = _reference(body) if body is not None else body_schema
@@ -78,8 +142,11 @@ def _operation(
 
 def _plain(name: str, summary: str, content_type: str) -> dict[str, Any]:
     kind = "string" if content_type.startswith("text") else "object"
-    return {"operationId": name, "summary": summary,
-            "responses": {"200": {"description": summary, "content": {content_type: {"schema": {"type": kind}}}}}}
+    return {
+        "operationId": name,
+        "summary": summary,
+        "responses": {"200": {"description": summary, "content": {content_type: {"schema": {"type": kind}}}}},
+    }
 
 
 def _response(description: str, answer: type) -> dict[str, Any]:

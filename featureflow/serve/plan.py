@@ -17,7 +17,7 @@ from featureflow.kernel.columns import Layout
 from featureflow.kernel.finalize import ViewKernel
 from featureflow.store import keys
 
-CACHED_IDS = 50_000                        # key names remembered per view
+CACHED_IDS = 50_000  # key names remembered per view
 
 
 class SourcePlan:
@@ -30,7 +30,7 @@ class SourcePlan:
         self.layout = layout
         self.keyed: bool = layout.keyed
         self.partitions = partitions
-        self.stride = 1 if layout.keyed else partitions   # state keys per entity
+        self.stride = 1 if layout.keyed else partitions  # state keys per entity
         self.offset_keys = tuple(keys.offset_key(view.id, self.name, p) for p in range(partitions))
 
 
@@ -83,11 +83,11 @@ class Used:
     slot: int
     feature: int
     span: slice
-    single: bool                           # one column, given to expressions as a vector
+    single: bool  # one column, given to expressions as a vector
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestInput:
     """A request input that a model reads: ``column`` is ``request:field``."""
 
     column: str
@@ -102,10 +102,14 @@ class ModelPlan:
         requests = {f"{r.name}:{f.name}": f for r in project.requests for f in r.fields}
         columns = tuple(dict.fromkeys(name for i in model.inputs for name in spec.columns_of(i.expr)))
         references = [name for name in columns if name not in requests]
-        self.views: tuple[ViewPlan, ...] = tuple(views[name] for name in dict.fromkeys(r.partition(":")[0] for r in references))
+        self.views: tuple[ViewPlan, ...] = tuple(
+            views[name] for name in dict.fromkeys(r.partition(":")[0] for r in references)
+        )
         self.join_keys: dict[str, str] = {v.view.join_key: v.entity_type for v in self.views}
-        self.slots = tuple(v.view.join_key for v in self.views)
-        self.context = {requests[name].name: Asked(name, requests[name]) for name in columns if name in requests}
+        self.slots = tuple(
+            list(self.join_keys).index(v.view.join_key) for v in self.views
+        )  # view -> place among the ids
+        self.context = {requests[name].name: RequestInput(name, requests[name]) for name in columns if name in requests}
         used = []
         for reference in references:
             name = reference.partition(":")[0]

@@ -5,8 +5,8 @@ The queue is bounded in rows; what does not fit is dropped and counted, because 
 
 from __future__ import annotations
 
-import base64
 import threading
+from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 
 from featureflow import limits
 from featureflow.define.system import PREDICTIONS
-from featureflow.errors import LogError, UnavailableError
 from featureflow.kernel.finalize import Status
 from featureflow.serve.request import Row
 from featureflow.store.log.protocol import Log, Record
 
-BATCH_ROWS = 2_000                         # appended in one call
+BATCH_ROWS = 2_000  # appended in one call
+GATHER_S = 0.02  # the thread looks this often: to be woken by every turn would cost the loop more
 FIRST_RETRY_S, LAST_RETRY_S = 0.1, 5.0
-LETTERS = np.array([status.letter for status in Status])
+LETTERS = np.array([status.letter for status in sorted(Status)], "S1")
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
     """The scores of one model in one turn: n rows that share everything but their inputs."""
 
-    asked_at_us: int                       # q
+    asked_at_us: int  # q
     model: str
     version: str
     variant: str
@@ -41,44 +41,29 @@ class Predictions:
     request_ids: Sequence[str]
     traces: Sequence[str]
     scores: Sequence[float]
-    views: dict[str, str]                  # view -> version, in the order of ``features``
+    views: dict[str, str]  # view -> version, in the order of ``features``
     applied: dict[str, dict[str, dict[int, int]]]
-    features: NDArray[np.float64]          # (n, all columns of all views of the model), as finalized
-    statuses: NDArray[np.int8]             # (n, all features of all views)
+    features: NDArray[np.float64]  # (n, all columns of all views of the model), as finalized
+    statuses: NDArray[np.int8]  # (n, all features of all views)
     degraded: Sequence[str]
-
-
-class _Value(msgspec.Struct):
-    """The event's value; fields as in ``define.system.PREDICTIONS``."""
-
-    asked_at: int
-    prediction_id: str
-    request_id: str
-    model: str
-    model_version: str
-    variant: str
-    provider: str
-    score: float
-    entities: str
-    context: str
-    views: str
-    applied: str
-    features: str
-    statuses: str
-    degraded: str
 
 
 class PredictionLog:
     """``offer`` from the event loop; one thread encodes and appends."""
 
-    def __init__(self, log: Log, *, capacity_rows: int = limits.PREDICTION_LOG_QUEUE,
-                 dropped: Callable[[str, int], None], logged: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        *,
+        capacity_rows: int = limits.PREDICTION_LOG_QUEUE,
+        dropped: Callable[[str, int], None],
+        logged: Callable[[int], None],
+    ) -> None:
         self._log, self._capacity, self._dropped, self._logged = log, capacity_rows, dropped, logged
         self._queue: deque[Predictions] = deque()
-        self._wake = threading.Event()
         self._closing = threading.Event()
-        self._offered = self._taken = 0    # rows; each is written by one thread only
-        self.problem: str | None = None    # why the log cannot be written now
+        self._offered = self._taken = 0  # rows; each is written by one thread only
+        self.problem: str | None = None  # why the log cannot be written now
         self._thread = threading.Thread(target=self._drain, name="prediction-log", daemon=True)
 
     def start(self) -> None:
@@ -97,14 +82,11 @@ class PredictionLog:
             return False
         self._offered += n
         self._queue.append(predictions)
-        if not self._wake.is_set():
-            self._wake.set()
         return True
 
     def close(self, timeout_s: float) -> None:
         """Append what is queued, for at most ``timeout_s``; what is left then is dropped and counted."""
         self._closing.set()
-        self._wake.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
         if self.waiting:
@@ -116,8 +98,7 @@ class PredictionLog:
             if not self._queue:
                 if self._closing.is_set():
                     return
-                self._wake.wait()
-                self._wake.clear()
+                self._closing.wait(GATHER_S)
                 continue
             batch, rows = [self._queue.popleft()], 0
             while self._queue and (rows := rows + len(batch[-1].rows)) < BATCH_ROWS:
@@ -132,34 +113,52 @@ class PredictionLog:
                     self._logged(len(whole))
                     self.problem, retry_s = None, FIRST_RETRY_S
                     break
-                except (UnavailableError, LogError) as error:
+                except Exception as error:  # whatever it is, the thread goes on: nobody would start another
                     self.problem = str(error)
                     if self._closing.wait(retry_s):
-                        return             # close() counts what is left
+                        return  # close() counts what is left
                     retry_s = min(2 * retry_s, LAST_RETRY_S)
             self._taken += len(records)
 
 
 def encode(predictions: Predictions) -> list[Record]:
-    """One record per row, keyed by its prediction id."""
+    """One record per row, keyed by its prediction id; fields as in ``define.system.PREDICTIONS``.
+
+    What the rows share is encoded once; the rest is joined as bytes, since this runs beside the event loop and takes time from it.
+    """
     dump = msgspec.json.encode
-    shared = {
-        "asked_at": predictions.asked_at_us, "model": predictions.model, "model_version": predictions.version,
-        "variant": predictions.variant, "provider": predictions.provider, "views": dump(predictions.views).decode(),
-        "applied": dump(predictions.applied).decode(), "degraded": dump(list(predictions.degraded)).decode(),
-    }
+    shared = dump(
+        {
+            "asked_at": predictions.asked_at_us,
+            "model": predictions.model,
+            "model_version": predictions.version,
+            "variant": predictions.variant,
+            "provider": predictions.provider,
+            "views": dump(predictions.views).decode(),
+            "applied": dump(predictions.applied).decode(),
+            "degraded": dump(list(predictions.degraded)).decode(),
+        }
+    )[:-1]
     features = np.ascontiguousarray(predictions.features, "<f8").tobytes()
     width = 8 * predictions.features.shape[1]
-    letters = LETTERS[predictions.statuses]
+    letters = LETTERS[predictions.statuses].tobytes()
+    count = predictions.statuses.shape[1]
     records = []
     for i, row in enumerate(predictions.rows):
-        prediction_id = predictions.prediction_ids[i]
-        value = _Value(
-            **shared, prediction_id=prediction_id, request_id=predictions.request_ids[i], score=predictions.scores[i],
-            entities=dump(row.entities).decode(), context=dump(row.context).decode(),
-            features=base64.b64encode(features[i * width:(i + 1) * width]).decode(), statuses="".join(letters[i]),
+        prediction_id = predictions.prediction_ids[i].encode()
+        value = (
+            b'%b,"prediction_id":"%b","request_id":%b,"score":%b,"entities":%b,"context":%b,"features":"%b","statuses":"%b"}'
+            % (
+                shared,
+                prediction_id,
+                dump(predictions.request_ids[i]),
+                dump(predictions.scores[i]),
+                dump(dump(row.entities).decode()),
+                dump(dump(row.context).decode()),
+                b64encode(features[i * width : (i + 1) * width]),
+                letters[i * count : (i + 1) * count],
+            )
         )
         trace = predictions.traces[i]
-        headers = (("traceparent", trace.encode()),) if trace else ()
-        records.append(Record(dump(value), prediction_id.encode(), headers=headers))
+        records.append(Record(value, prediction_id, headers=(("traceparent", trace.encode()),) if trace else ()))
     return records

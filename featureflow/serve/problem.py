@@ -16,16 +16,20 @@ def of(error: RequestError, request_id: str = "") -> Answer:
     return answer(error.status, error.title, error.detail, request_id)
 
 
-def answer(status: int, title: str, detail: str, request_id: str = "", *, retry_after_s: int = 0, allow: str = "") -> Answer:
+def answer(
+    status: int, title: str, detail: str, request_id: str = "", *, retry_after_s: int = 0, allow: str = ""
+) -> Answer:
     body = msgspec.json.encode(Problem(title=title, status=status, detail=detail, request_id=request_id))
     headers = (("Retry-After", str(retry_after_s)),) if retry_after_s else (("Allow", allow),) if allow else ()
     return Answer(status, body, CONTENT_TYPE, headers)
 
 
-def undecodable(error: msgspec.DecodeError | UnicodeDecodeError | RecursionError) -> RequestError:
+def undecodable(error: ValueError | RecursionError) -> RequestError:
     """A body that is not JSON (400) or is JSON of another shape (422, with the path of the wrong place)."""
     if isinstance(error, msgspec.ValidationError):
         return RequestError("Body has the wrong shape", f"{error}. /openapi.json describes the body", status=422)
     if isinstance(error, RecursionError):
-        return RequestError("Body is nested too deeply", "send the object that /openapi.json describes; it is at most four levels deep")
+        return RequestError(
+            "Body is nested too deeply", "send the object that /openapi.json describes; it is at most four levels deep"
+        )
     return RequestError("Body is not JSON", f"{error}; send UTF-8 JSON as /openapi.json describes it")

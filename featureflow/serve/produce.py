@@ -44,7 +44,9 @@ class Producer:
     async def append(self, topic: str, records: Sequence[Record]) -> Positions:
         """(partition, offset) of each record, durable. Raises UnavailableError (also when too much is queued), LogError."""
         if self._waiting + len(records) > QUEUE_RECORDS:
-            raise UnavailableError(f"{self._waiting} events wait to be appended already; the log is slower than the producers")
+            raise UnavailableError(
+                f"{self._waiting} events wait to be appended already; the log is slower than the producers"
+            )
         post = _Post(topic, records, self._loop.create_future())
         self._waiting += len(records)
         self._queue.append(post)
@@ -70,7 +72,11 @@ class Producer:
                 continue
             posts = [self._queue.popleft()]
             count = len(posts[0].records)
-            while self._queue and self._queue[0].topic == posts[0].topic and count + len(self._queue[0].records) <= BATCH_RECORDS:
+            while (
+                self._queue
+                and self._queue[0].topic == posts[0].topic
+                and count + len(self._queue[0].records) <= BATCH_RECORDS
+            ):
                 posts.append(self._queue.popleft())
                 count += len(posts[-1].records)
             try:
@@ -81,7 +87,7 @@ class Producer:
                 continue
             at = 0
             for post in posts:
-                self._tell(post, positions[at:at + len(post.records)])
+                self._tell(post, positions[at : at + len(post.records)])
                 at += len(post.records)
 
     def _tell(self, post: _Post, outcome: Positions | FeatureFlowError) -> None:

@@ -9,7 +9,7 @@ from aiohttp.helpers import rfc822_formatted_time
 
 from featureflow.serve.answer import Answer
 
-SMALL_BYTES = 64 * 1024                    # larger ones, and those to a slow reader, take aiohttp's own way with its flow control
+SMALL_BYTES = 64 * 1024  # larger ones, and those to a slow reader, take aiohttp's own way with its flow control
 
 
 class Heads:
@@ -32,7 +32,9 @@ class Heads:
         extra = "".join(f"{name}: {value}\r\n" for name, value in answer.headers) if answer.headers else ""
         closing = "" if keep_alive else "Connection: close\r\n"
         return b"%b%b%b" % (
-            known, self._date, f"X-Request-ID: {request_id}\r\nContent-Length: {len(answer.body)}\r\n{extra}{closing}\r\n".encode()
+            known,
+            self._date,
+            f"X-Request-ID: {request_id}\r\nContent-Length: {len(answer.body)}\r\n{extra}{closing}\r\n".encode(),
         )
 
 
@@ -63,10 +65,18 @@ def respond(request: web.BaseRequest, answer: Answer, request_id: str, heads: He
     """The response to return from a handler."""
     transport = request.transport
     if (
-        transport is not None and len(answer.body) <= SMALL_BYTES and request.method != "HEAD"
-        and request.version == (1, 1) and not transport.get_write_buffer_size()
+        transport is not None
+        and len(answer.body) <= SMALL_BYTES
+        and request.method != "HEAD"
+        and request.version == (1, 1)
+        and not transport.get_write_buffer_size()
     ):
         keep_alive = request.keep_alive
         return Written(heads.bytes(answer, request_id, keep_alive) + answer.body, answer.status, keep_alive)
-    headers = {"Content-Type": answer.content_type, "X-Request-ID": request_id, "Server": "featureflow", **dict(answer.headers)}
+    headers = {
+        "Content-Type": answer.content_type,
+        "X-Request-ID": request_id,
+        "Server": "featureflow",
+        **dict(answer.headers),
+    }
     return web.Response(status=answer.status, body=answer.body, headers=headers)

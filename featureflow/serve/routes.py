@@ -10,7 +10,6 @@ from time import perf_counter, time_ns
 from urllib.parse import unquote
 
 import msgspec
-import numpy as np
 import structlog
 from aiohttp import web
 
@@ -18,18 +17,19 @@ from featureflow import limits
 from featureflow.define.spec import Source
 from featureflow.errors import FeatureFlowError, RequestError
 from featureflow.kernel.decode import Decoder
+from featureflow.kernel.finalize import NO_TIME_US
 from featureflow.serve import body, catalog, problem
 from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.explain import STATUS_NAMES, feature_value, rfc3339
 from featureflow.serve.features import Features
 from featureflow.serve.produce import Producer
 from featureflow.serve.request import check_id, instant_us
 from featureflow.serve.response import Heads, respond
-from featureflow.serve.scorer import STATUS_NAMES, Scorer, feature_value, rfc3339
-from featureflow.serve.tracing import NoTracer, Tracer
+from featureflow.serve.scorer import Scorer
+from featureflow.serve.tracing import Tracer
 from featureflow.serve.upkeep import Upkeep
 from featureflow.serve.wire import v1
 from featureflow.store.log.protocol import Record
-from featureflow.store.online.protocol import NO_TIME
 
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -51,19 +51,31 @@ class Call:
 class Routes:
     """``handle`` answers every request; it raises nothing. Belongs to one event loop."""
 
-    def __init__(self, scorer: Scorer, producer: Producer, upkeep: Upkeep, openapi: bytes, *, tracer: Tracer | None = None,
-                 body_s: float = body.BODY_S) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        producer: Producer,
+        upkeep: Upkeep,
+        openapi: bytes,
+        *,
+        tracer: Tracer | None = None,
+        body_s: float = body.BODY_S,
+    ) -> None:
         self._scorer, self._producer, self._upkeep, self._openapi = scorer, producer, upkeep, openapi
-        self._tracer: Tracer = tracer or NoTracer()
+        self._tracer = tracer
         self._body_s = body_s
         self._heads = Heads()
         self._id_prefix, self._id_count = os.urandom(6).hex(), 0
         self._decoders: dict[str, Decoder] = {}
         self._loop = asyncio.get_running_loop()
         self._exact: dict[str, tuple[str, Handler]] = {
-            "/": ("GET", self._index), "/healthz": ("GET", self._health), "/readyz": ("GET", self._ready),
-            "/metrics": ("GET", self._metrics), "/openapi.json": ("GET", self._document),
-            "/v1/views": ("GET", self._views), "/v1/models": ("GET", self._models),
+            "/": ("GET", self._index),
+            "/healthz": ("GET", self._health),
+            "/readyz": ("GET", self._ready),
+            "/metrics": ("GET", self._metrics),
+            "/openapi.json": ("GET", self._document),
+            "/v1/views": ("GET", self._views),
+            "/v1/models": ("GET", self._models),
         }
         self._prefixes: tuple[tuple[str, str, str, Handler], ...] = (
             ("/v1/score/", "POST", "score", self._score),
@@ -73,7 +85,7 @@ class Routes:
 
     async def handle(self, http: web.BaseRequest) -> web.StreamResponse:
         """The response to one request: 2xx, or problem details (4xx: what to change; 503: when to come back)."""
-        since_s = self._loop.time()        # with uvloop: when the loop's last poll returned, so parsing counts too
+        since_s = self._loop.time()  # with uvloop: when the loop's last poll returned, so parsing counts too
         began = perf_counter()
         headers = http.headers
         request_id = headers.get("X-Request-ID", "")
@@ -97,18 +109,20 @@ class Routes:
             self._scorer.metrics.shed.labels("unavailable").inc()
         except Exception:
             log.exception("request_failed", request_id=request_id, method=http.method, path=http.path)
-            answer = problem.answer(500, "Internal error", "this is a fault of the server; its log has the request id", request_id)
+            answer = problem.answer(
+                500, "Internal error", "this is a fault of the server; its log has the request id", request_id
+            )
         metrics = self._scorer.metrics
-        metrics.request(route, answer.status)
+        metrics.requests.add(route, answer.status)
         if route == "score":
-            metrics.stage["total"].observe(perf_counter() - began)
+            metrics.total.observe(perf_counter() - began)
         return respond(http, answer, request_id, self._heads)
 
     def _find(self, http: web.BaseRequest) -> tuple[str, str, Handler, str]:
         path = http.rel_url.raw_path
         for prefix, method, name, handler in self._prefixes:
             if path.startswith(prefix):
-                rest = path[len(prefix):]
+                rest = path[len(prefix) :]
                 if name == "features" and "/" in rest:
                     return name, "GET", self._entity, rest
                 return name, method, handler, rest
@@ -122,20 +136,28 @@ class Routes:
     async def _score(self, call: Call) -> Answer:
         name, _, ref = call.rest.partition("@")
         raw = await body.read(call.http, within_s=self._body_s)
-        try:
-            asked = v1.SCORE_BODY.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise problem.undecodable(error) from None
-        began_ns = time_ns()
-        deadline, future = self._scorer.score(name, ref, asked, request_id=call.id, since_s=call.since_s, trace=call.trace)
-        answer = await future
-        if isinstance(answer, Answer) and deadline.passed():
+        began_ns = time_ns() if self._tracer is not None else 0
+        request = self._scorer.score(name, ref, raw, request_id=call.id, since_s=call.since_s, trace=call.trace)
+        answer = await request.future
+        if isinstance(answer, Answer) and request.deadline.passed():
             answer = Shed("late", "its deadline passed before its answer could be sent")
         if isinstance(answer, Shed):
             self._scorer.metrics.shed.labels(answer.reason).inc()
-            answer = problem.answer(503, "Not answered in time" if "late" in answer.reason else "Not answered", answer.detail, call.id,
-                                    retry_after_s=answer.retry_after_s)
-        self._tracer.span("score", call.trace, began_ns, time_ns(), {"model": name, "status": answer.status, "request_id": call.id})
+            answer = problem.answer(
+                503,
+                "Not answered in time" if "late" in answer.reason else "Not answered",
+                answer.detail,
+                call.id,
+                retry_after_s=answer.retry_after_s,
+            )
+        if self._tracer is not None:
+            self._tracer.span(
+                "score",
+                call.trace,
+                began_ns,
+                time_ns(),
+                {"model": name, "status": answer.status, "request_id": call.id},
+            )
         return answer
 
     # -- events --------------------------------------------------------------------------------------------------------
@@ -150,10 +172,14 @@ class Routes:
         decoded = decoder.decode(values)
         if decoded.refused:
             first = decoded.refused[0]
-            detail = (f"{len(decoded.refused)} of {len(values)} events are refused, so none was appended. "
-                      f"The first, at {first.index}, is {first.reason}: {first.detail}")
+            detail = (
+                f"{len(decoded.refused)} of {len(values)} events are refused, so none was appended. "
+                f"The first, at {first.index}, is {first.reason}: {first.detail}"
+            )
             refused = [v1.RefusedEvent(r.index, r.reason, r.detail) for r in decoded.refused[:SHOWN_REFUSALS]]
-            whole = v1.Problem(title="Not an event of this source", status=422, detail=detail, request_id=call.id, refused=refused)
+            whole = v1.Problem(
+                title="Not an event of this source", status=422, detail=detail, request_id=call.id, refused=refused
+            )
             return Answer(422, msgspec.json.encode(whole), problem.CONTENT_TYPE)
         keys: list[bytes | None] = [None] * len(values)
         if source.keyed_by is not None:
@@ -179,22 +205,33 @@ class Routes:
         raw = await body.read(call.http, within_s=self._body_s)
         try:
             asked = v1.FEATURES_BODY.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise problem.undecodable(error) from None
         at_us = None if asked.at is None else instant_us(asked.at, "at")
         join_key, ids = view.view.join_key, []
         for i, entity in enumerate(asked.entities):
             if isinstance(entity, dict):
                 if entity.keys() != {join_key}:
-                    raise RequestError("Wrong entities", f'entities[{i}] must be an id or {{"{join_key}": id}}', status=422)
+                    raise RequestError(
+                        "Wrong entities", f'entities[{i}] must be an id or {{"{join_key}": id}}', status=422
+                    )
                 entity = entity[join_key]
             check_id(entity, view.entity_type, f"entities[{i}]")
             ids.append(entity)
         q_us, found = await self._scorer.features(view, ids, at_us)
-        return _json(v1.FeaturesAnswer(
-            view.view.name, view.view.version, view.view.entity, q_us, rfc3339(q_us), _applied(found), [f.name for f in view.view.features],
-            _rows(found), list(found.degraded),
-        ))
+        return _json(
+            v1.FeaturesAnswer(
+                view.view.name,
+                view.view.version,
+                view.view.entity,
+                q_us,
+                rfc3339(q_us),
+                _applied(found),
+                [f.name for f in view.view.features],
+                _rows(found),
+                list(found.degraded),
+            )
+        )
 
     async def _entity(self, call: Call) -> Answer:
         name, _, rest = call.rest.partition("/")
@@ -210,10 +247,19 @@ class Routes:
         at_us = None if at is None else instant_us(int(at) if re.fullmatch(r"-?[0-9]{1,19}", at) else at, "at")
         q_us, found = await self._scorer.features(view, [entity_id], at_us)
         features = {f.name: feature_value(found, 0, i) for i, f in enumerate(view.view.features)}
-        return _json(v1.EntityFeatures(
-            view.view.name, view.view.version, view.view.entity, entity_id, q_us, rfc3339(q_us), _applied(found), features,
-            list(found.degraded),
-        ))
+        return _json(
+            v1.EntityFeatures(
+                view.view.name,
+                view.view.version,
+                view.view.entity,
+                entity_id,
+                q_us,
+                rfc3339(q_us),
+                _applied(found),
+                features,
+                list(found.degraded),
+            )
+        )
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
@@ -243,7 +289,15 @@ class Routes:
             lines += [f"POST /v1/score/{name}" for name in plan.models]
             lines += [f"POST /v1/events/{source.name}" for source in plan.project.sources]
             lines += [f"POST /v1/features/{name}   GET /v1/features/{name}/<id>" for name in plan.views]
-        lines += ["GET  /v1/views", "GET  /v1/models", "GET  /healthz", "GET  /readyz", "GET  /metrics", "GET  /openapi.json", ""]
+        lines += [
+            "GET  /v1/views",
+            "GET  /v1/models",
+            "GET  /healthz",
+            "GET  /readyz",
+            "GET  /metrics",
+            "GET  /openapi.json",
+            "",
+        ]
         return Answer(200, "\n".join(lines).encode(), "text/plain; charset=utf-8")
 
 
@@ -258,30 +312,41 @@ def _text(part: str, what: str) -> str:
         raise RequestError("Path is not UTF-8", f"percent-encode the {what} as UTF-8") from None
 
 
-def _events_of(raw: bytes) -> list[bytes | None]:
+def _events_of(raw: bytes) -> list[bytes]:
     """The records of a body: one object, or a list of them. Raises RequestError."""
     if raw.lstrip(SPACE)[:1] != b"[":
         return [raw.strip(SPACE)]
     try:
         listed = msgspec.json.decode(raw, type=list[msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise problem.undecodable(error) from None
     if not 1 <= len(listed) <= limits.ROWS_PER_REQUEST:
-        raise RequestError("Wrong number of events", f"send 1 to {limits.ROWS_PER_REQUEST} events at a time", status=422)
+        raise RequestError(
+            "Wrong number of events", f"send 1 to {limits.ROWS_PER_REQUEST} events at a time", status=422
+        )
     return [bytes(value) for value in listed]
 
 
 def _applied(found: Features) -> dict[str, dict[str, int]]:
-    return {source: {str(partition): offset for partition, offset in offsets.items()} for source, offsets in found.applied.items()}
+    return {
+        source: {str(partition): offset for partition, offset in offsets.items()}
+        for source, offsets in found.applied.items()
+    }
 
 
 def _rows(found: Features) -> list[v1.FeaturesRow]:
     values, statuses = found.values.tolist(), found.statuses.tolist()
-    times = np.where(found.event_times_us == NO_TIME, None, found.event_times_us.astype(object)).tolist()
-    shape = [(span, feature.aggregation.op == "last_n") for span, feature in zip(found.plan.columns, found.plan.view.features, strict=True)]
+    times = [[None if t == NO_TIME_US else t for t in row] for row in found.event_times_us.tolist()]
+    shape = [
+        (span, feature.aggregation.op == "last_n")
+        for span, feature in zip(found.plan.columns, found.plan.view.features, strict=True)
+    ]
     return [
         v1.FeaturesRow(
-            entity_id, [row[span] if listed else row[span.start] for span, listed in shape], [STATUS_NAMES[s] for s in statuses[i]], times[i]
+            entity_id,
+            [row[span] if listed else row[span.start] for span, listed in shape],
+            [STATUS_NAMES[s] for s in statuses[i]],
+            times[i],
         )
         for i, (entity_id, row) in enumerate(zip(found.ids, values, strict=True))
     ]

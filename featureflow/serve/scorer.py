@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from datetime import UTC
 from time import perf_counter
 
 import msgspec
@@ -21,30 +20,32 @@ import structlog
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from featureflow.clock import Clock, SystemClock, from_us
+from featureflow.clock import Clock, SystemClock
 from featureflow.define.spec import Project
 from featureflow.errors import ModelError, RequestError, UnavailableError
 from featureflow.kernel.derive import features_to_inputs
 from featureflow.kernel.finalize import Status
-from featureflow.models.store import LoadedModel, ModelStore
+from featureflow.models.loaded import LoadedModel
+from featureflow.models.store import ModelStore
 from featureflow.serve import features as feature_values
 from featureflow.serve.admission import Admission
 from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.asked import BodyDecoder
 from featureflow.serve.deadline import Deadline, fetch_budget_s
+from featureflow.serve.explain import explain, rfc3339
 from featureflow.serve.features import Features
 from featureflow.serve.fetch import Fetcher, Reader, Unread
 from featureflow.serve.loaded import LoadedModels
 from featureflow.serve.metrics import Metrics
 from featureflow.serve.plan import ModelPlan, Plan, ViewPlan
 from featureflow.serve.prediction_log import PredictionLog, Predictions
-from featureflow.serve.request import Request, Row, rows_of
+from featureflow.serve.request import Request, Row
 from featureflow.serve.turn import Batch, Turns
-from featureflow.serve.wire.v1 import FeatureValue, ScoreAnswer, ScoreBody
+from featureflow.serve.wire.v1 import ScoreAnswer
+from featureflow.serve.work import Work
 from featureflow.store.keys import meta_key
-from featureflow.store.online.protocol import NO_TIME
 from featureflow.store.registry import PROJECT_DOCUMENT, partitions_document
 
-STATUS_NAMES = [status.name.lower() for status in sorted(Status)]
 log = structlog.get_logger("featureflow.serve")
 
 
@@ -69,10 +70,11 @@ class Scorer:
         self.predictions = predictions
         self.models = LoadedModels(models, self._loaded)
         self.plan: Plan | None = None
-        self.problem = "the definitions have not been read yet"   # why there is no plan
+        self.problem = "the definitions have not been read yet"  # why there is no plan
         self.turns = Turns(self._turn, admission or Admission())
         self.fetcher = Fetcher(reader, self.wall, stale_after_us)
         self._reader = reader
+        self._bodies: dict[str, BodyDecoder] = {}
         self._definitions: tuple[bytes | None, ...] = ()
         self._id_prefix, self._id_count = os.urandom(8).hex(), 0
         self._loop = asyncio.get_running_loop()
@@ -95,41 +97,55 @@ class Scorer:
             definitions = (document, *counts)
             if definitions == self._definitions:
                 return False
-            partitions = {name: int(msgspec.json.decode(c)) for name, c in zip(names, counts, strict=True) if c is not None}
-            self.plan = Plan(project, partitions)
+            partitions = {
+                name: int(msgspec.json.decode(c)) for name, c in zip(names, counts, strict=True) if c is not None
+            }
+            plan = Plan(project, partitions)
+            bodies = {name: BodyDecoder(model) for name, model in plan.models.items()}
         except UnavailableError:
             raise
         except Exception as error:
-            self.problem = f"the registered definitions cannot be served ({error}): run `featureflow apply` of this version"
+            self.problem = (
+                f"the registered definitions cannot be served ({error}): run `featureflow apply` of this version"
+            )
             log.error("definitions_refused", error=str(error))
             return False
+        self.plan, self._bodies = plan, bodies
         self.fetcher.forget()
         self._definitions, self.problem = definitions, ""
-        await self.models.refresh(self.plan.models)
+        await self.models.refresh(m.model for m in plan.models.values())
         self.metrics.reloads.inc()
-        log.info("definitions_loaded", views=[v.view.id for v in self.plan.views.values()], models=list(self.plan.models), waiting=self.plan.waiting)
+        log.info(
+            "definitions_loaded",
+            views=[v.view.id for v in plan.views.values()],
+            models=list(plan.models),
+            waiting=plan.waiting,
+        )
         return True
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
-    def score(
-        self, name: str, ref: str, body: ScoreBody, *, request_id: str, since_s: float, trace: str = ""
-    ) -> tuple[Deadline, asyncio.Future[Answer | Shed]]:
-        """Check the request and put it into the coming turn.
+    def score(self, name: str, ref: str, body: bytes, *, request_id: str, since_s: float, trace: str = "") -> Request:
+        """Check the request and put it into the coming turn; its ``future`` gives the answer.
 
-        Raises RequestError: 404 for an unknown model, 422 for a body that does not fit the model.
+        Raises RequestError: 404 for an unknown model, 400 for a body that is not JSON, 422 for one that does not fit the model.
         """
         model = self._model(name)
-        deadline = Deadline.after(model.model.deadline_us if body.deadline_ms is None else body.deadline_ms * 1e3, since_s=since_s)
+        asked = self._bodies[name].decode(body)
+        budget_us = model.model.deadline_us if asked.deadline_ms is None else asked.deadline_ms * 1e3
         future: asyncio.Future[Answer | Shed] = self._loop.create_future()
-        request = Request(request_id, model, ref, rows_of(body, model), deadline, future, explain=body.explain, trace=trace)
-        loaded = self.models.get(name, ref)
+        request = Request(
+            request_id, model, ref, asked.rows, Deadline(since_s + budget_us * 1e-6), future, asked.explain, trace
+        )
+        loaded = self.models.get(model.model, ref)
         refused = loaded if isinstance(loaded, Shed) else self.turns.join(request)
         if refused is not None:
             future.set_result(refused)
-        return deadline, future
+        return request
 
-    async def features(self, view: ViewPlan, ids: Sequence[str | int | None], at_us: int | None) -> tuple[int, Features]:
+    async def features(
+        self, view: ViewPlan, ids: Sequence[str | int | None], at_us: int | None
+    ) -> tuple[int, Features]:
         """(q, features) of one view for these ids, all from one atomic read.
 
         Raises UnavailableError; RequestError (422) where ``at_us`` cannot be answered exactly from what is kept.
@@ -144,7 +160,7 @@ class Scorer:
             index, why = next(iter(found.unanswerable.items()))
             raise RequestError(
                 "Cannot be answered exactly at that instant",
-                f"{len(found.unanswerable)} of {len(unique)} ids, the first {found.ids[index]!r}: {why}. Ask for a later instant, or leave `at` out",
+                f"{len(found.unanswerable)} of {len(unique)} ids, the first {found.ids[index]!r}: {why}. Ask for a later instant",
                 status=422,
             )
         if len(unique) != len(ids):
@@ -157,7 +173,9 @@ class Scorer:
         plan = self.current()
         if name not in plan.views:
             if name in plan.waiting:
-                raise UnavailableError(f"view {name}: the partition count of {plan.waiting[name]} is not in the online store; run `featureflow apply`")
+                raise UnavailableError(
+                    f"view {name}: the partition count of {plan.waiting[name]} is not in the online store; run `featureflow apply`"
+                )
             raise RequestError("No such view", f"views: {', '.join(plan.views) or 'none'}", status=404)
         return plan.views[name]
 
@@ -166,7 +184,9 @@ class Scorer:
         found = plan.models.get(name)
         if found is None:
             if any(m.name == name for m in plan.project.models):
-                raise UnavailableError(f"model {name}: a view that it reads waits for {plan.waiting}; run `featureflow apply`")
+                raise UnavailableError(
+                    f"model {name}: a view that it reads waits for {plan.waiting}; run `featureflow apply`"
+                )
             raise RequestError("No such model", f"models: {', '.join(plan.models) or 'none'}", status=404)
         return found
 
@@ -192,14 +212,14 @@ class Scorer:
         for request in live:
             groups.setdefault((request.plan, request.ref), []).append(request)
         wanted: dict[ViewPlan, dict[str | int | None, int]] = {}
-        works: list[_Work] = []
+        works: list[Work] = []
         for (plan, ref), requests in groups.items():
             rows = requests[0].rows if len(requests) == 1 else [row for request in requests for row in request.rows]
             places = []
-            for slot, view in enumerate(plan.views):
+            for view, key in zip(plan.views, plan.slots, strict=True):
                 ids = wanted.setdefault(view, {})
-                places.append([ids.setdefault(row.ids[slot], len(ids)) for row in rows])
-            works.append(_Work(plan, ref, requests, rows, places))
+                places.append([ids.setdefault(row.ids[key], len(ids)) for row in rows])
+            works.append(Work(plan, ref, requests, rows, places))
         self.metrics.turn_rows.observe(sum(len(work.rows) for work in works))
 
         # 2. read state and offsets, once
@@ -221,10 +241,10 @@ class Scorer:
         for work in works:
             self._score(work, [found[view] for view in work.plan.views], q_us, said)
 
-    def _score(self, work: _Work, found: list[Features], q_us: int, said: tuple[str, ...]) -> None:
+    def _score(self, work: Work, found: list[Features], q_us: int, said: tuple[str, ...]) -> None:
         """Steps 4 to 6 for one model."""
         plan = work.plan
-        loaded = self.models.get(plan.model.name, work.ref)
+        loaded = self.models.get(plan.model, work.ref)
         if isinstance(loaded, Shed):
             work.shed(loaded)
             return
@@ -234,17 +254,23 @@ class Scorer:
         values = [f.values[place] for f, place in zip(found, places, strict=True)]
         columns: dict[str, NDArray[np.float64] | NDArray[np.object_]] = {}
         for used in plan.used:
-            columns[used.reference] = values[used.slot][:, used.span.start] if used.single else values[used.slot][:, used.span]
+            columns[used.reference] = (
+                values[used.slot][:, used.span.start] if used.single else values[used.slot][:, used.span]
+            )
         for index, asked in enumerate(plan.context.values()):
             kind = object if asked.field.type == "str" else np.float64
-            columns[asked.column] = np.array([row.inputs[index] for row in work.rows], kind)
+            column = np.array([row.inputs[index] for row in work.rows], kind)  # a null number becomes NaN
+            columns[asked.column] = column if kind is object else column + 0.0  # -0.0 becomes 0.0
         inputs = features_to_inputs(plan.model, columns)
         derived = perf_counter()
         self.metrics.stage["derive"].observe(derived - began)
         if plan.model.when_missing == "refuse" and any(f.lost for f in found):
             work.refuse_rows(
                 self._rows_missing(plan, found, places),
-                Shed("missing", f"{', '.join(said) or 'state'}: features that {plan.model.name} reads are missing, and it is declared to refuse then"),
+                Shed(
+                    "missing",
+                    f"{', '.join(said) or 'state'}: features that {plan.model.name} reads are missing, and it is declared to refuse then",
+                ),
             )
 
         # 5. infer, once per model
@@ -258,7 +284,7 @@ class Scorer:
         model, version, variant, provider = plan.model.name, loaded.version, loaded.variant, loaded.provider
         listed = scores.tolist()
         ids = self._prediction_ids(len(listed))
-        at, kept, late = 0, [], 0
+        at, kept = 0, []
         for request in work.requests:
             first, at = at, at + len(request.rows)
             if request.future.done():
@@ -266,9 +292,18 @@ class Scorer:
             if request.deadline.passed():
                 request.future.set_result(Shed("late", "its deadline passed before its score was ready"))
                 continue
-            explained = self._explain(plan, found, places, range(first, at)) if request.explain else UNSET
+            explained = explain(plan, found, places, range(first, at)) if request.explain else UNSET
             body = ScoreAnswer(
-                model, version, variant, provider, asked_at, listed[first:at], ids[first:at], degraded, request.id, explained
+                model,
+                version,
+                variant,
+                provider,
+                asked_at,
+                listed[first:at],
+                ids[first:at],
+                degraded,
+                request.id,
+                explained,
             )
             request.future.set_result(Answer(200, msgspec.json.encode(body)))
             kept.append((request, first, at))
@@ -282,7 +317,7 @@ class Scorer:
             self._log(work, found, places, values, kept, chosen, listed, ids, loaded, q_us, degraded)
         self.metrics.stage["answer"].observe(perf_counter() - inferred)
 
-    def _infer(self, loaded: LoadedModel, inputs: NDArray[np.float64], work: _Work) -> NDArray[np.float64]:
+    def _infer(self, loaded: LoadedModel, inputs: NDArray[np.float64], work: Work) -> NDArray[np.float64]:
         """Scores (n,). A row that the model refuses is answered by itself, so that it does not take its neighbours along."""
         try:
             return loaded.score(inputs)
@@ -292,7 +327,7 @@ class Scorer:
         refused: dict[int, str] = {}
         for row in range(len(inputs)):
             try:
-                scores[row] = loaded.score(inputs[row:row + 1])[0]
+                scores[row] = loaded.score(inputs[row : row + 1])[0]
             except ModelError as error:
                 refused[row] = str(error)
         if refused:
@@ -308,14 +343,6 @@ class Scorer:
             lost.update(np.flatnonzero(statuses == Status.MISSING).tolist())
         return lost
 
-    def _explain(self, plan: ModelPlan, found: list[Features], places: list[NDArray[np.intp]], rows: range) -> list[dict[str, FeatureValue]]:
-        out = []
-        for row in rows:
-            out.append({
-                used.reference: feature_value(found[used.slot], int(places[used.slot][row]), used.feature) for used in plan.used
-            })
-        return out
-
     def _prediction_ids(self, n: int) -> list[str]:
         first = self._id_count
         self._id_count += n
@@ -323,9 +350,18 @@ class Scorer:
         return [f"{prefix}{i:012x}" for i in range(first, first + n)]
 
     def _log(
-        self, work: _Work, found: list[Features], places: list[NDArray[np.intp]], values: list[NDArray[np.float64]],
-        kept: list[tuple[Request, int, int]], chosen: NDArray[np.intp] | None, scores: list[float], ids: list[str],
-        loaded: LoadedModel, q_us: int, degraded: list[str],
+        self,
+        work: Work,
+        found: list[Features],
+        places: list[NDArray[np.intp]],
+        values: list[NDArray[np.float64]],
+        kept: list[tuple[Request, int, int]],
+        chosen: NDArray[np.intp] | None,
+        scores: list[float],
+        ids: list[str],
+        loaded: LoadedModel,
+        q_us: int,
+        degraded: list[str],
     ) -> None:
         matrix = np.concatenate(values, axis=1) if values else np.empty((len(ids), 0))
         statuses = [f.statuses[place] for f, place in zip(found, places, strict=True)]
@@ -335,52 +371,27 @@ class Scorer:
             matrix, letters = matrix[chosen], letters[chosen]
             rows, scores, ids = [rows[i] for i in chosen], [scores[i] for i in chosen], [ids[i] for i in chosen]
         assert self.predictions is not None
-        self.predictions.offer(Predictions(
-            asked_at_us=q_us, model=work.plan.model.name, version=loaded.version, variant=loaded.variant, provider=loaded.provider,
-            rows=rows, prediction_ids=ids,
-            request_ids=[request.id for request, first, last in kept for _ in range(first, last)],
-            traces=[request.trace for request, first, last in kept for _ in range(first, last)],
-            scores=scores, views=work.plan.view_versions, applied={f.plan.view.name: f.applied for f in found},
-            features=matrix, statuses=letters, degraded=degraded,
-        ))
+        self.predictions.offer(
+            Predictions(
+                asked_at_us=q_us,
+                model=work.plan.model.name,
+                version=loaded.version,
+                variant=loaded.variant,
+                provider=loaded.provider,
+                rows=rows,
+                prediction_ids=ids,
+                request_ids=[request.id for request, first, last in kept for _ in range(first, last)],
+                traces=[request.trace for request, first, last in kept for _ in range(first, last)],
+                scores=scores,
+                views=work.plan.view_versions,
+                applied={f.plan.view.name: f.applied for f in found},
+                features=matrix,
+                statuses=letters,
+                degraded=degraded,
+            )
+        )
 
-    def _loaded(self, name: str, loaded: LoadedModel) -> None:
-        log.info("model_loaded", model=name, version=loaded.version, variant=loaded.variant, provider=loaded.provider)
-
-
-class _Work:
-    """One model's part of a turn: its requests, their rows one after another, and each row's place in each view's features."""
-
-    __slots__ = ("places", "plan", "ref", "requests", "rows")
-
-    def __init__(self, plan: ModelPlan, ref: str, requests: Batch, rows: list[Row], places: list[list[int]]) -> None:
-        self.plan, self.ref, self.requests, self.rows, self.places = plan, ref, requests, rows, places
-
-    def shed(self, why: Shed) -> None:
-        for request in self.requests:
-            if not request.future.done():
-                request.future.set_result(why)
-
-    def refuse_rows(self, refused: set[int], why: Shed) -> None:
-        at = 0
-        for request in self.requests:
-            first, at = at, at + len(request.rows)
-            if not request.future.done() and any(row in refused for row in range(first, at)):
-                request.future.set_result(why)
-
-
-def feature_value(found: Features, row: int, feature: int) -> FeatureValue:
-    """One feature of one entity, for people to read."""
-    span = found.plan.columns[feature]
-    values = found.values[row, span].tolist()
-    event_time = int(found.event_times_us[row, feature])
-    return FeatureValue(
-        values if found.plan.view.features[feature].aggregation.op == "last_n" else values[0],
-        STATUS_NAMES[found.statuses[row, feature]],
-        None if event_time == NO_TIME else rfc3339(event_time),
-    )
-
-
-def rfc3339(us: int) -> str:
-    """Microseconds since 1970 UTC as RFC 3339, to the microsecond."""
-    return from_us(us).astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    def _loaded(self, loaded: LoadedModel) -> None:
+        log.info(
+            "model_loaded", model=loaded.name, version=loaded.version, variant=loaded.variant, provider=loaded.provider
+        )

@@ -11,13 +11,6 @@ class Tracer(Protocol):
         ...
 
 
-class NoTracer:
-    """Tracing is off."""
-
-    def span(self, name: str, parent: str, began_ns: int, ended_ns: int, attributes: dict[str, str | int]) -> None:
-        return
-
-
 def open_telemetry() -> Tracer:
     """Spans to the globally configured OpenTelemetry provider. Raises ImportError without the ``otel`` extra."""
     from opentelemetry import trace

@@ -79,7 +79,9 @@ class Turns:
             self._admission.ended(perf_counter() - began)
             for request in batch:
                 if not request.future.done():
-                    request.future.set_result(Shed("failed", "this batch of requests failed; the server's log says why"))
+                    request.future.set_result(
+                        Shed("failed", "this batch of requests failed; the server's log says why")
+                    )
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

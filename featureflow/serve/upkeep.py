@@ -55,15 +55,19 @@ class Upkeep:
         warnings: dict[str, str] = {}
         loading = False
         if scorer.plan is not None:
-            down.update({f"view {name}": f"the partition count of {sources} is not in the online store: run `featureflow apply`"
-                         for name, sources in scorer.plan.waiting.items()})
+            down.update(
+                {
+                    f"view {name}": f"the partition count of {sources} is not in the online store: run `featureflow apply`"
+                    for name, sources in scorer.plan.waiting.items()
+                }
+            )
             for name in scorer.plan.models:
                 problem = scorer.models.problem(name)
-                if problem is None:
+                if problem is not None:
+                    warnings[f"model {name}"] = problem
+                elif scorer.models.latest(name) is None:
                     loading = True
                     down[f"model {name}"] = "it is being loaded"
-                elif problem:
-                    warnings[f"model {name}"] = problem
         ready = not (self.draining or loading or scorer.plan is None or "online store" in down)
         return Ready(ready, down, warnings)
 
@@ -72,7 +76,7 @@ class Upkeep:
 
     async def _models(self) -> None:
         if self._scorer.plan is not None:
-            await self._scorer.models.refresh(self._scorer.plan.models)
+            await self._scorer.models.refresh(m.model for m in self._scorer.plan.models.values())
 
     async def _ping(self) -> None:
         await asyncio.to_thread(self._log.ping)

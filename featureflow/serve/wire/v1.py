@@ -15,12 +15,18 @@ from featureflow import limits
 
 EntityId = str | int | None
 Scalar = bool | int | float | str | None
-Entities = Annotated[dict[str, EntityId], Meta(description="join key -> id; null: there is no such entity, its features take their defaults")]
+Entities = Annotated[
+    dict[str, EntityId],
+    Meta(description="join key -> id; null: there is no such entity, its features take their defaults"),
+]
 Context = Annotated[dict[str, Scalar], Meta(description="request inputs by field name")]
-DeadlineMs = Annotated[float, Meta(gt=0, le=60_000, description="milliseconds until the answer is useless; default: the model's deadline")]
+DeadlineMs = Annotated[
+    float, Meta(gt=0, le=60_000, description="milliseconds until the answer is useless; default: the model's deadline")
+]
 
 
 # -- scoring -----------------------------------------------------------------------------------------------------------
+
 
 class RowBody(Struct, forbid_unknown_fields=True):
     entities: Entities
@@ -38,11 +44,11 @@ class ScoreBody(Struct, forbid_unknown_fields=True):
 
 
 class FeatureValue(Struct):
-    """``status``: present, default (no event counts), expired (older than the view's ttl), stale (ingest is behind), missing (state unreachable)."""
+    """``status``: present, default (no event counts), expired (older than the view's ttl), stale (ingest is behind), missing (no state)."""
 
     value: float | list[float | None] | None
     status: str
-    event_time: str | None                 # RFC 3339: the newest event that counts
+    event_time: str | None  # RFC 3339: the newest event that counts
 
 
 class ScoreAnswer(Struct, omit_defaults=False):
@@ -53,12 +59,13 @@ class ScoreAnswer(Struct, omit_defaults=False):
     asked_at: str
     scores: list[float]
     prediction_ids: list[str]
-    degraded: list[str]                    # "view:stale", "view:missing", "view:corrupt", "fetch:timeout", "fetch:unavailable"
+    degraded: list[str]  # "view:stale", "view:missing", "view:corrupt", "fetch:timeout", "fetch:unavailable"
     request_id: str
-    features: list[dict[str, FeatureValue]] | UnsetType = UNSET   # with explain: per row, "view:feature" -> value
+    features: list[dict[str, FeatureValue]] | UnsetType = UNSET  # with explain: per row, "view:feature" -> value
 
 
 # -- events ------------------------------------------------------------------------------------------------------------
+
 
 class Position(Struct):
     partition: int
@@ -67,7 +74,7 @@ class Position(Struct):
 
 class EventsAnswer(Struct):
     source: str
-    positions: list[Position]              # in the order of the events sent; durable when this is read
+    positions: list[Position]  # in the order of the events sent; durable when this is read
     request_id: str
 
 
@@ -79,14 +86,15 @@ class RefusedEvent(Struct):
 
 # -- features ----------------------------------------------------------------------------------------------------------
 
+
 class FeaturesBody(Struct, forbid_unknown_fields=True):
     entities: Annotated[list[EntityId | dict[str, EntityId]], Meta(max_length=limits.ROWS_PER_REQUEST)]
-    at: str | int | None = None            # RFC 3339 with a zone, or microseconds since 1970 UTC
+    at: str | int | None = None  # RFC 3339 with a zone, or microseconds since 1970 UTC
 
 
 class FeaturesRow(Struct):
     id: EntityId
-    values: list[float | list[float | None] | None]   # in the order of ``features``; last_n is a list, newest first
+    values: list[float | list[float | None] | None]  # in the order of ``features``; last_n is a list, newest first
     statuses: list[str]
     event_times_us: list[int | None]
 
@@ -97,7 +105,7 @@ class FeaturesAnswer(Struct):
     entity: str
     q: int
     at: str
-    applied: dict[str, dict[str, int]]     # source -> partition -> the offset up to which events are counted
+    applied: dict[str, dict[str, int]]  # source -> partition -> the offset up to which events are counted
     features: list[str]
     rows: list[FeaturesRow]
     degraded: list[str]
@@ -117,6 +125,7 @@ class EntityFeatures(Struct):
 
 # -- what there is -----------------------------------------------------------------------------------------------------
 
+
 class FeatureInfo(Struct):
     name: str
     op: str
@@ -128,7 +137,7 @@ class FeatureInfo(Struct):
 
 class PartitionInfo(Struct):
     partition: int
-    offset: int | None                     # null: the offset record is absent
+    offset: int | None  # null: the offset record is absent
     committed_ms_ago: int | None
     dirty: bool
 
@@ -148,18 +157,19 @@ class ViewsAnswer(Struct):
 
 class LoadedInfo(Struct):
     version: str
-    variant: str
-    provider: str
+    variant: str  # fp32 | fp16 | int8
+    provider: str  # cpu | cuda
+    reason: str  # why this variant
 
 
 class ModelInfo(Struct):
     name: str
     inputs: list[str]
-    entities: list[str]                    # join keys that a request must give
-    context: dict[str, str]                # request inputs and their types
+    entities: list[str]  # join keys that a request must give
+    context: dict[str, str]  # request inputs and their types
     deadline_ms: float
     when_missing: str
-    loaded: LoadedInfo | None              # what answers when no version is named; null: see ``problem``
+    loaded: LoadedInfo | None  # what answers when no version is named; null: see ``problem``
     problem: str | None
 
 
@@ -169,8 +179,8 @@ class ModelsAnswer(Struct):
 
 class Ready(Struct):
     ready: bool
-    down: dict[str, str]                   # part -> what is wrong and what to do
-    warnings: dict[str, str]               # what does not work yet, and is nobody's fault: a model without a version
+    down: dict[str, str]  # part -> what is wrong and what to do
+    warnings: dict[str, str]  # what does not work yet, and is nobody's fault: a model without a version
 
 
 class Health(Struct):

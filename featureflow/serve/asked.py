@@ -1,0 +1,218 @@
+"""A score body against one model: decoded straight into that model's own types, and looked at again, by the exact rules, where it
+does not fit, for a message that says what to change.
+
+The typed structs take a subset of what the rules take (a string is measured in characters, times four), with the same values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta
+from msgspec.structs import astuple
+
+from featureflow import limits
+from featureflow.define.spec import Field
+from featureflow.errors import RequestError
+from featureflow.serve import problem
+from featureflow.serve.plan import ModelPlan
+from featureflow.serve.request import Row, check_id, instant_us
+from featureflow.serve.wire.v1 import SCORE_BODY, DeadlineMs, EntityId, Scalar, ScoreBody
+
+
+class Asked:
+    """What a body asks for."""
+
+    __slots__ = ("deadline_ms", "explain", "rows")
+
+    def __init__(self, rows: list[Row], deadline_ms: float | None, explain: bool) -> None:
+        self.rows, self.deadline_ms, self.explain = rows, deadline_ms, explain
+
+
+class BodyDecoder:
+    """Decodes the bodies of one model."""
+
+    def __init__(self, plan: ModelPlan) -> None:
+        self._plan = plan
+        entities = msgspec.defstruct(
+            "Entities",
+            [(f"f{i}", _id(kind), msgspec.field(name=name)) for i, (name, kind) in enumerate(plan.join_keys.items())],
+            forbid_unknown_fields=True,
+            gc=False,
+        )
+        fields = [_input(i, asked.field) for i, asked in enumerate(plan.context.values())]
+        context = msgspec.defstruct("Context", fields, forbid_unknown_fields=True, kw_only=True, gc=False)
+        needed = not all(asked.field.nullable for asked in plan.context.values())
+        row = msgspec.defstruct(
+            "Row",
+            [
+                ("entities", entities),
+                ("context", context) if needed else ("context", context, msgspec.field(default_factory=context)),
+            ],
+            forbid_unknown_fields=True,
+        )
+        one = msgspec.defstruct(
+            "Body",
+            [
+                ("entities", entities),
+                ("context", context) if needed else ("context", context, msgspec.field(default_factory=context)),
+                ("deadline_ms", DeadlineMs | None, None),
+                ("explain", bool, False),
+            ],
+            forbid_unknown_fields=True,
+        )
+        many = msgspec.defstruct(
+            "Bodies",
+            [
+                ("rows", Annotated[list[row], Meta(min_length=1, max_length=limits.ROWS_PER_REQUEST)]),  # type: ignore[valid-type]  # made here
+                ("deadline_ms", DeadlineMs | None, None),
+                ("explain", bool, False),
+            ],
+            forbid_unknown_fields=True,
+        )
+        self._one = msgspec.json.Decoder(one).decode
+        self._many = msgspec.json.Decoder(many).decode
+        self._instants = [i for i, asked in enumerate(plan.context.values()) if asked.field.type == "datetime"]
+
+    def decode(self, raw: bytes) -> Asked:
+        """Raises RequestError: 400 for a body that is not JSON, 422 for one that does not fit the model, naming the row and the field."""
+        body: Any
+        try:
+            if b'"rows"' in raw:
+                body = self._many(raw)
+                return Asked([self._row(row) for row in body.rows], body.deadline_ms, body.explain)
+            body = self._one(raw)
+            return Asked([self._row(body)], body.deadline_ms, body.explain)
+        except (ValueError, RecursionError):  # msgspec's and Unicode errors are ValueErrors
+            pass
+        try:
+            general = SCORE_BODY.decode(raw)
+        except (ValueError, RecursionError) as error:
+            raise problem.undecodable(error) from None
+        return Asked(rows_of(general, self._plan), general.deadline_ms, general.explain)
+
+    def _row(self, body: Any) -> Row:
+        inputs = astuple(body.context)
+        if self._instants:
+            changed = list(inputs)
+            for i in self._instants:
+                if changed[i] is not None:
+                    changed[i] = float(instant_us(changed[i], "context"))
+            inputs = tuple(changed)
+        return Row(body.entities, body.context, astuple(body.entities), inputs)
+
+
+def _id(kind: str) -> Any:
+    if kind == "str":
+        return Annotated[str, Meta(min_length=1, max_length=limits.KEY_BYTES // 4)] | None
+    return Annotated[int, Meta(ge=-limits.INTEGER_ABS, le=limits.INTEGER_ABS)] | None
+
+
+def _input(i: int, field: Field) -> tuple[str, Any, Any]:
+    kinds: dict[str, Any] = {
+        "str": Annotated[str, Meta(max_length=field.max_bytes // 4)],
+        "int": Annotated[int, Meta(ge=-limits.INTEGER_ABS, le=limits.INTEGER_ABS)],
+        "float": Annotated[float, Meta(gt=-limits.NUMBER_ABS, lt=limits.NUMBER_ABS)],
+        "bool": bool,
+        "datetime": str | int,
+    }
+    kind = kinds[field.type]
+    if field.nullable:
+        return f"f{i}", kind | None, msgspec.field(default=None, name=field.name)
+    return f"f{i}", kind, msgspec.field(name=field.name)
+
+
+# -- the exact rules ---------------------------------------------------------------------------------------------------
+
+
+def rows_of(body: ScoreBody, plan: ModelPlan) -> list[Row]:
+    """The rows of a score body.
+
+    Raises RequestError (422) naming the row and the field, and what to send instead.
+    """
+    if body.rows is not UNSET:
+        if body.entities is not UNSET or body.context is not UNSET:
+            raise RequestError(
+                "Two kinds of body", "send either rows, or entities and context at the top; not both", status=422
+            )
+        return [row_of(r.entities, r.context, plan, f"rows[{i}].") for i, r in enumerate(body.rows)]
+    if body.entities is UNSET:
+        if plan.join_keys:
+            raise RequestError("No entities", f"send entities: {_shape(plan)}", status=422)
+        return [row_of({}, {} if body.context is UNSET else body.context, plan, "")]
+    return [row_of(body.entities, {} if body.context is UNSET else body.context, plan, "")]
+
+
+def row_of(entities: Mapping[str, EntityId], context: Mapping[str, Scalar], plan: ModelPlan, place: str) -> Row:
+    """One row, checked. ``place`` stands before a field's name in messages."""
+    if entities.keys() != plan.join_keys.keys():
+        absent, unknown = plan.join_keys.keys() - entities.keys(), entities.keys() - plan.join_keys.keys()
+        said = "; ".join(filter(None, (_names("absent", absent), _names("not known", unknown))))
+        raise RequestError(
+            "Wrong entities", f"{place}entities: {said}. Send {_shape(plan)} (an id may be null)", status=422
+        )
+    for name, kind in plan.join_keys.items():
+        check_id(entities[name], kind, f"{place}entities.{name}")
+    inputs: tuple[float | str | None, ...] = ()
+    if plan.context or context:
+        inputs = _inputs(context, plan, place)
+    return Row(entities, context, tuple(entities[name] for name in plan.join_keys), inputs)
+
+
+def _inputs(context: Mapping[str, Scalar], plan: ModelPlan, place: str) -> tuple[float | str | None, ...]:
+    if unknown := context.keys() - plan.context.keys():
+        raise RequestError(
+            "Unknown context", f"{place}context: {_names('not known', unknown)}. Send {_context(plan)}", status=422
+        )
+    out: list[float | str | None] = []
+    for name, asked in plan.context.items():
+        value = context.get(name)
+        if value is None:
+            if not asked.field.nullable:
+                raise RequestError(
+                    "Context is absent", f"{place}context.{name} is absent or null. Send {_context(plan)}", status=422
+                )
+            out.append(None)
+        else:
+            out.append(_scalar(value, asked.field, f"{place}context.{name}"))
+    return tuple(out)
+
+
+def _scalar(value: bool | int | float | str, field: Field, place: str) -> float | str:
+    match field.type:
+        case "int" if type(value) is int or (type(value) is float and value.is_integer()):
+            if abs(value) <= limits.INTEGER_ABS:
+                return float(value)
+            raise RequestError("Number out of range", f"{place} must be within +-2^53", status=422)
+        case "float" if type(value) is int or type(value) is float:
+            if abs(value) < limits.NUMBER_ABS:
+                return float(value)
+            raise RequestError("Number out of range", f"{place} must be within +-2^63", status=422)
+        case "bool" if type(value) is bool:
+            return float(value)
+        case "str" if type(value) is str:
+            if len(value.encode()) <= field.max_bytes:
+                return value
+            raise RequestError("String too long", f"{place} has more than {field.max_bytes} bytes of UTF-8", status=422)
+        case "datetime" if type(value) is str or type(value) is int:
+            return float(instant_us(value, place))
+    raise RequestError("Wrong type of context", f"{place} must be {field.type}, not {type(value).__name__}", status=422)
+
+
+def _names(what: str, names: set[str]) -> str:
+    shown = ", ".join(sorted(name[:64] for name in names)[:8])
+    return f"{what}: {shown}" if names else ""
+
+
+def _shape(plan: ModelPlan) -> str:
+    return (
+        "{"
+        + ", ".join(f'"{name}": {"string" if kind == "str" else "integer"}' for name, kind in plan.join_keys.items())
+        + "}"
+    )
+
+
+def _context(plan: ModelPlan) -> str:
+    return "{" + ", ".join(f'"{name}": {asked.field.type}' for name, asked in plan.context.items()) + "}"

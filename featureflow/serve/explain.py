@@ -1,0 +1,47 @@
+"""Feature values for people to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featureflow.clock import from_us
+from featureflow.kernel.finalize import NO_TIME_US, Status
+from featureflow.serve.features import Features
+from featureflow.serve.plan import ModelPlan
+from featureflow.serve.wire.v1 import FeatureValue
+
+STATUS_NAMES = [status.name.lower() for status in sorted(Status)]
+
+
+def explain(
+    plan: ModelPlan, found: Sequence[Features], places: Sequence[NDArray[np.intp]], rows: range
+) -> list[dict[str, FeatureValue]]:
+    """Per row, what the model read: ``view:feature`` -> value, status and event time.
+
+    ``found`` and ``places`` per view of the model: its features, and where each row's entity stands in them.
+    """
+    return [
+        {u.reference: feature_value(found[u.slot], int(places[u.slot][row]), u.feature) for u in plan.used}
+        for row in rows
+    ]
+
+
+def feature_value(found: Features, row: int, feature: int) -> FeatureValue:
+    """One feature of one entity, for people to read."""
+    span = found.plan.columns[feature]
+    values = found.values[row, span].tolist()
+    event_time = int(found.event_times_us[row, feature])
+    return FeatureValue(
+        values if found.plan.view.features[feature].aggregation.op == "last_n" else values[0],
+        STATUS_NAMES[found.statuses[row, feature]],
+        None if event_time == NO_TIME_US else rfc3339(event_time),
+    )
+
+
+def rfc3339(us: int) -> str:
+    """Microseconds since 1970 UTC as RFC 3339, to the microsecond."""
+    return from_us(us).astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
