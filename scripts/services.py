@@ -413,25 +413,41 @@ def start_native(servers: Servers, cache: Path, ports: dict[str, int]) -> None:
     for name in START:
         if servers.alive(name):
             continue
-        port = ports[name] or free_port(2 if name == "kafka" else 1)
-        for taken in (port, port + 1) if name == "kafka" else (port,):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", taken)) == 0:
-                    raise ServicesError(
-                        f"port {taken} is in use by something that was not started here.\n"
-                        f"Set FEATUREFLOW_{name.upper()}_PORT (or --{name}-port) to another one; 0 takes a free one."
-                    )
-        START[name](servers, cache, port)
+        check_free(name, ports[name], 2 if name == "kafka" else 1)
+        START[name](servers, cache, ports[name])
     for name in START:
         wait_ready(servers, name)
 
 
-def free_port(count: int) -> int:
-    """A port, the first of ``count`` in a row, below the range that the system hands out by itself."""
+def check_free(name: str, port: int, count: int) -> None:
+    for taken in range(port, port + count):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", taken)) == 0:
+                raise ServicesError(
+                    f"port {taken} is in use by something that was not started here.\n"
+                    f"Set FEATUREFLOW_{name.upper()}_PORT (or --{name}-port) to another one; 0 takes a free one."
+                )
+
+
+def choose_ports(wanted: dict[str, int]) -> dict[str, int]:
+    """The ports with a free one for every 0, and for Kafka's the next one free too."""
+    chosen = dict(wanted)
+    reserved = {number for port in wanted.values() for number in (port, port + 1)}
+    for name, port in wanted.items():
+        if not port:
+            chosen[name] = free_pair(reserved)
+            reserved |= {chosen[name], chosen[name] + 1}
+    return chosen
+
+
+def free_pair(reserved: set[int]) -> int:
+    """The first of two free ports in a row, below the range that the system hands out by itself."""
     for port in range(20_000 + os.getpid() % 5_000, 32_000, 7):
+        if reserved & {port, port + 1}:
+            continue
         with contextlib.ExitStack() as stack:
             try:
-                for number in range(port, port + count):
+                for number in (port, port + 1):
                     stack.enter_context(socket.socket()).bind(("127.0.0.1", number))
             except OSError:
                 continue
@@ -450,7 +466,9 @@ def compose(servers: Servers, ports: dict[str, int], *arguments: str) -> bool:
 
 
 def start_compose(servers: Servers, ports: dict[str, int]) -> None:
-    ports = {name: port or free_port(1) for name, port in ports.items()}
+    for name, port in ports.items():
+        if not servers.state:
+            check_free(name, port, 1)
     servers.state = {name: {"version": "", "port": ports[name], "pid": None, "started": None} for name in ports}
     servers.state["kafka"]["version"] = KAFKA_VERSION
     servers.save()
@@ -473,9 +491,9 @@ def start(servers: Servers, cache: Path, ports: dict[str, int], *, as_json: bool
     with only_one(servers.folder):
         servers = Servers(servers.folder)
         if in_containers(servers):
-            start_compose(servers, {name: servers.port(name) if servers.state else ports[name] for name in PORTS})
+            start_compose(servers, {name: servers.port(name) for name in servers.state} or choose_ports(ports))
         else:
-            start_native(servers, cache, ports)
+            start_native(servers, cache, choose_ports(ports))
     return status(servers, as_json=as_json)
 
 
