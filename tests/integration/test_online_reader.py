@@ -1,0 +1,196 @@
+"""The scorer's reader against real servers: many reads at once, servers that stop, start and stall."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import redis
+import uvloop
+
+from featureflow.errors import UnavailableError
+from featureflow.store.online.embedded import EmbeddedServer
+from featureflow.store.online.reader import AsyncReader
+
+
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[[Awaitable[None]], None]:
+    runner: Callable[[Awaitable[None]], None] = request.param
+    return runner
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not is_so():
+            await asyncio.sleep(0.005)
+
+
+def test_reads_at_once_each_get_their_own_answer(redis_url: str, run: Callable[[Awaitable[None]], None]) -> None:
+    with redis.Redis.from_url(redis_url) as raw:
+        raw.mset({f"k{i}": b"\r\n$-1" * i for i in range(200)})
+
+    async def main() -> None:
+        reader = AsyncReader(redis_url)
+        answers = await asyncio.gather(*(reader.read([f"k{i}".encode(), b"absent", f"k{i}".encode()]) for i in range(200)))
+        assert answers == [[b"\r\n$-1" * i, None, b"\r\n$-1" * i] for i in range(200)]
+        assert await reader.read([]) == []
+        assert (await reader.ping()).split()[0] in ("Redis", "Valkey")
+        await reader.close()
+
+    run(main())
+
+
+def test_one_read_sees_one_moment(redis_url: str, run: Callable[[Awaitable[None]], None]) -> None:
+    keys = [f"k{i}".encode() for i in range(50)]
+
+    async def main() -> None:
+        reader, writer = AsyncReader(redis_url), AsyncReader(redis_url)
+        for n in range(50):
+            both = dict.fromkeys(keys, str(n).encode())
+            write = (b"MSET", *(part for pair in both.items() for part in pair))
+            _, *seen = await asyncio.gather(writer.execute(write), *(reader.read(keys) for _ in range(4)))
+            assert all(len(set(values)) == 1 for values in seen)
+        await reader.close()
+        await writer.close()
+
+    run(main())
+
+
+def test_a_value_of_another_type_is_an_absent_one_and_an_error_reply_is_told(
+    redis_url: str, run: Callable[[Awaitable[None]], None]
+) -> None:
+    async def main() -> None:
+        reader = AsyncReader(redis_url)
+        await reader.execute((b"LPUSH", b"list", b"x"))
+        assert await reader.read([b"list"]) == [None]
+        with pytest.raises(UnavailableError, match="WRONGTYPE"):
+            await reader.execute((b"GET", b"list"))
+        assert await reader.read([b"absent"]) == [None], "the replies are still in step"
+        await reader.close()
+
+    run(main())
+
+
+def test_nobody_there_is_told_at_once_with_the_setting_and_without_the_password() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+
+    async def main() -> None:
+        reader = AsyncReader(f"redis://user:secret@127.0.0.1:{port}/0")
+        for _ in range(3):
+            with pytest.raises(UnavailableError, match=r"online\.url") as told:
+                await reader.read([b"a"])
+            assert f"127.0.0.1:{port}" in str(told.value)
+            assert "secret" not in str(told.value)
+        assert not reader.connected
+        assert reader.problem
+        await reader.close()
+
+    asyncio.run(main())
+
+
+def test_a_password_and_a_database_are_used(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path) as server, redis.Redis.from_url(server.url) as raw:
+        raw.config_set("port", 0)
+        port = free_port()
+        raw.config_set("port", port)
+        raw.config_set("requirepass", "p@ss")
+        with redis.Redis(port=port, password="p@ss", db=3) as third:
+            third.set("a", "3")
+
+        async def main() -> None:
+            reader = AsyncReader(f"redis://:p%40ss@127.0.0.1:{port}/3")
+            assert await reader.read([b"a"]) == [b"3"]
+            await reader.close()
+            stranger = AsyncReader(f"redis://127.0.0.1:{port}/3")
+            with pytest.raises(UnavailableError, match="NOAUTH"):
+                await stranger.read([b"a"])
+            await stranger.close()
+
+        asyncio.run(main())
+        raw.config_set("requirepass", "")
+
+
+def test_a_server_that_stalls_costs_no_more_than_the_time_given(tmp_path: Path, run: Callable[[Awaitable[None]], None]) -> None:
+    with EmbeddedServer(tmp_path) as server:
+
+        async def main() -> None:
+            reader = AsyncReader(server.url)
+            await reader.execute((b"SET", b"a", b"1"))
+            os.kill(server.pid, signal.SIGSTOP)
+            try:
+                with pytest.raises(UnavailableError, match="did not answer within 20.0 ms"):
+                    await reader.read([b"a"], timeout_s=0.02)
+            finally:
+                os.kill(server.pid, signal.SIGCONT)
+            assert await reader.read([b"a"]) == [b"1"], "the answer that came late is nobody else's"
+            await reader.close()
+
+        run(main())
+
+
+def test_a_connection_that_died_silently_is_given_up_after_three_reads(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path) as server:
+
+        async def main() -> None:
+            reader = AsyncReader(server.url, timeout_s=0.05)
+            await reader.execute((b"SET", b"a", b"1"))
+            os.kill(server.pid, signal.SIGSTOP)
+            try:
+                for _ in range(3):
+                    with pytest.raises(UnavailableError):
+                        await reader.read([b"a"], timeout_s=0.01)
+                await until(lambda: not reader.connected)
+            finally:
+                os.kill(server.pid, signal.SIGCONT)
+            await until(lambda: reader.connected)
+            assert await reader.read([b"a"], timeout_s=1.0) == [b"1"]
+            await reader.close()
+
+        asyncio.run(main())
+
+
+def test_a_lost_connection_fails_what_was_under_way_and_comes_back_by_itself(
+    redis_url: str, run: Callable[[Awaitable[None]], None]
+) -> None:
+    async def main() -> None:
+        reader = AsyncReader(redis_url)
+        await reader.execute((b"SET", b"a", b"1"))
+        me = await reader.execute((b"CLIENT", b"ID"))
+        blocked = asyncio.create_task(reader.execute((b"BLPOP", b"nothing", b"0"), timeout_s=5.0))
+        await asyncio.sleep(0)
+        with redis.Redis.from_url(redis_url) as raw:
+            raw.client_kill_filter(_id=me)
+        with pytest.raises(UnavailableError, match="went away"):
+            await blocked
+        await until(lambda: not reader.connected or reader.problem is None)
+        await until(lambda: reader.connected)
+        assert await reader.read([b"a"]) == [b"1"]
+        assert await reader.execute((b"CLIENT", b"ID")) != me
+        await reader.close()
+
+    run(main())
+
+
+def test_closing_lets_the_loop_end_and_fails_what_was_under_way(redis_url: str, run: Callable[[Awaitable[None]], None]) -> None:
+    async def main() -> None:
+        reader = AsyncReader(redis_url)
+        await reader.start()
+        blocked = asyncio.create_task(reader.execute((b"BLPOP", b"nothing", b"0"), timeout_s=5.0))
+        await asyncio.sleep(0.01)
+        await reader.close()
+        with pytest.raises(UnavailableError):
+            await blocked
+
+    run(main())
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

@@ -1,0 +1,168 @@
+"""What is done about each thing that can become of a commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from featureflow.clock import ManualClock
+from featureflow.errors import UnavailableError, UnknownOutcomeError
+from featureflow.ingest.commit import ATTEMPTS, send
+from featureflow.store.online.memory import MemoryOnlineStore
+from featureflow.store.online.protocol import Advance, Commit, Committed, OffsetRecord, Patch, Refused, StateWrite
+
+Step = Callable[["Scripted", Commit], Committed | Refused]
+
+
+class Scripted(MemoryOnlineStore):
+    """A store whose next commits go as the script says; after it, as they should."""
+
+    def __init__(self, *script: Step) -> None:
+        super().__init__(ManualClock(1_000_000))
+        self.script: Iterator[Step] = iter(script)
+        self.sent: list[Commit] = []
+        self.create_offsets("v@1", "trip", "topic", {0: 0})
+        self.token = self.claim("trip", 0, ["v@1"], "topic").token
+
+    def commit(self, commit: Commit) -> Committed | Refused:
+        self.sent.append(commit)
+        return next(self.script, Scripted.applied)(self, commit)
+
+    def applied(self, commit: Commit) -> Committed | Refused:
+        return super().commit(commit)
+
+    def lost_there(self, commit: Commit) -> Committed | Refused:
+        raise UnknownOutcomeError("lost on the way there")
+
+    def lost_back(self, commit: Commit) -> Committed | Refused:
+        super().commit(commit)
+        raise UnknownOutcomeError("lost on the way back")
+
+    def taken(self, commit: Commit) -> Committed | Refused:
+        self.claim("trip", 0, ["v@1"], "topic")
+        raise UnknownOutcomeError("lost, and a rival came")
+
+    def moved_on(self, to: int) -> Committed | Refused:
+        return super().commit(Commit("trip", 0, self.token, (Advance("v@1", 0, to),), 0, ()))
+
+    def offset(self) -> int:
+        record = self.offsets("trip", 0, ["v@1"])["v@1"]
+        assert record is not None
+        return record.offset
+
+
+def commit(store: Scripted, *writes: StateWrite, start: int = 0, to: int = 3) -> Commit:
+    return Commit("trip", 0, store.token, (Advance("v@1", start, to),), 7, writes)
+
+
+def none_whole(writes: tuple[StateWrite, ...], indices: tuple[int, ...]) -> tuple[StateWrite, ...]:
+    raise AssertionError("nothing has expired")
+
+
+def test_an_applied_commit_is_sent_once() -> None:
+    store = Scripted()
+    mine = commit(store)
+    assert send(store, mine, none_whole) == (mine, Committed(1_000))
+    assert store.sent == [mine]
+
+
+def test_a_lost_reply_of_an_applied_commit_is_found_out_by_reading() -> None:
+    store = Scripted(Scripted.lost_back)
+    mine = commit(store, StateWrite(b"k", 0, b"", 0, whole=b"head"))
+    assert send(store, mine, none_whole) == (mine, Committed(1_000))
+    assert store.sent == [mine]
+    assert store.visible("v@1", "trip", 0) == [(1_000, 3)]
+
+
+def test_a_commit_that_never_arrived_is_sent_again_as_it_was() -> None:
+    store = Scripted(Scripted.lost_there)
+    mine = commit(store)
+    assert send(store, mine, none_whole) == (mine, Committed(1_000))
+    assert store.sent == [mine, mine]
+
+
+def test_a_commit_that_never_arrives_is_given_up_as_unknown() -> None:
+    store = Scripted(*[Scripted.lost_there] * 10)
+    with pytest.raises(UnknownOutcomeError):
+        send(store, commit(store), none_whole)
+    assert len(store.sent) == ATTEMPTS
+    assert store.offset() == 0
+
+
+def test_a_lost_reply_and_a_rival_is_a_refusal() -> None:
+    store = Scripted(Scripted.taken)
+    _, answer = send(store, commit(store), none_whole)
+    assert isinstance(answer, Refused)
+    assert answer.reason == "fenced"
+    assert len(store.sent) == 1
+
+
+def test_a_lost_reply_and_an_offset_that_is_neither_is_a_refusal() -> None:
+    def elsewhere(store: Scripted, sent: Commit) -> Committed | Refused:
+        store.moved_on(2)
+        raise UnknownOutcomeError("lost, and the offset is another")
+
+    store = Scripted(elsewhere)
+    _, answer = send(store, commit(store), none_whole)
+    assert isinstance(answer, Refused)
+
+
+def test_a_lost_reply_and_a_broken_commit_is_a_refusal() -> None:
+    store = Scripted(Scripted.lost_there)
+    mine = commit(store)
+    store.drop_view("v@1")
+    _, answer = send(store, mine, none_whole)
+    assert isinstance(answer, Refused)
+
+
+def test_an_empty_commit_whose_reply_is_lost_counts_as_applied() -> None:
+    store = Scripted(Scripted.lost_there)
+    _, answer = send(store, commit(store, start=0, to=0), none_whole)
+    assert isinstance(answer, Committed)
+
+
+def test_a_store_that_cannot_be_read_leaves_the_outcome_open() -> None:
+    class Away(Scripted):
+        def offsets(self, source: str, partition: int, view_ids: Sequence[str]) -> dict[str, OffsetRecord | None]:
+            raise UnavailableError("away")
+
+    store = Away(Scripted.lost_back)
+    with pytest.raises(UnavailableError, match="away"):
+        send(store, commit(store), none_whole)
+
+
+def test_expired_keys_are_written_whole_and_the_rest_stays_as_it_was() -> None:
+    store = Scripted()
+    kept = StateWrite(b"a", 0, b"", 0, whole=b"headA")
+    gone = StateWrite(b"b", 9, b"head", 0, patches=(Patch(9, b"more"),))
+    asked: list[tuple[int, ...]] = []
+
+    def whole(writes: tuple[StateWrite, ...], indices: tuple[int, ...]) -> tuple[StateWrite, ...]:
+        asked.append(indices)
+        return writes[0], StateWrite(b"b", 0, b"", 0, whole=b"headB")
+
+    sent, answer = send(store, commit(store, kept, gone), whole)
+    assert isinstance(answer, Committed)
+    assert asked == [(1,)]
+    assert sent.writes[0] is kept
+    assert store.read([b"a", b"b"]) == [b"headA", b"headB"]
+
+
+def test_keys_that_seem_to_expire_again_are_a_refusal() -> None:
+    store = Scripted()
+    gone = StateWrite(b"b", 9, b"head", 0, patches=(Patch(9, b"more"),))
+    _, answer = send(store, commit(store, gone), lambda writes, indices: writes)
+    assert isinstance(answer, Refused)
+    assert answer.reason == "expired"
+    assert len(store.sent) == 2
+
+
+def test_a_reply_lost_after_the_rewrite_sends_the_rewritten_bytes_again() -> None:
+    store = Scripted(Scripted.applied, Scripted.lost_there)
+    gone = StateWrite(b"b", 9, b"head", 0, patches=(Patch(9, b"more"),))
+    rewritten = StateWrite(b"b", 0, b"", 0, whole=b"headB")
+    sent, answer = send(store, commit(store, gone), lambda writes, indices: (rewritten,))
+    assert isinstance(answer, Committed)
+    assert [one.writes for one in store.sent] == [(gone,), (rewritten,), (rewritten,)]
+    assert sent.writes == (rewritten,)
