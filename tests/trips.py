@@ -61,6 +61,8 @@ def aggregation(
     name: str, op: str, source: str, *windows: Window, where: Expr | None = None, size: int = 1, default: float | None = None
 ) -> Aggregation:
     value = None if op == "count" else Column("delay")
+    if op == "count" and default is None:
+        default = 0.0
     return Aggregation(
         name=name, op=op, source=source, value=value, where=where, windows=windows, size=size, bare=op == "last_n", default=default
     )

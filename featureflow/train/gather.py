@@ -19,6 +19,7 @@ from featureflow.store.history.protocol import HistoryStore
 
 Int = NDArray[np.int64]
 NOBODY = -1
+PAGE_ROWS = 50_000
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,10 @@ def gather(
     names = tuple(dict.fromkeys((*columns, *(field for want in wanted for field in want.layout.fields))))
     kept: list[list[tuple[Int, Int, Events]]] = [[] for _ in wanted]
     max_time_us = NO_TIME_US
-    for page in history.scan(source, partition=partition, columns=names, from_offset=from_offset, to_offset=to_offset):
+    pages = history.scan(
+        source, partition=partition, columns=names, from_offset=from_offset, to_offset=to_offset, page_rows=PAGE_ROWS
+    )
+    for page in pages:
         events = page.events
         verdict = judge(events, max_time_us, source)
         max_time_us = verdict.max_time_us(max_time_us)

@@ -1,0 +1,134 @@
+"""A spine may come as a frame, a file or plain Python; each gives the same rows, and what is ambiguous is refused."""
+
+from __future__ import annotations
+
+import csv
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from featureflow.define.spec import Field
+from featureflow.errors import RequestError
+from featureflow.train.spine import Spine, read_spine
+
+AT = [datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, 2, 0, 0, 250_001, tzinfo=timezone(timedelta(hours=2))), datetime(2024, 7, 1, tzinfo=UTC)]
+AT_US = [1_704_067_200_000_000, 1_704_067_200_250_001, 1_719_792_000_000_000]
+ROWS: list[dict[str, Any]] = [
+    {"at": AT[0], "carrier": "AA", "airport": 7, "hour": 3, "night": True, "kind": "line", "label": 1.0, "other": "x"},
+    {"at": AT[1], "carrier": "007", "airport": None, "hour": 4, "night": False, "kind": None, "label": 0.0, "other": "y"},
+    {"at": AT[2], "carrier": None, "airport": 12, "hour": None, "night": None, "kind": "charter", "label": None, "other": "z"},
+]
+CONTEXT = {
+    "hour": Field(name="hour", type="int"), "night": Field(name="night", type="bool"), "kind": Field(name="kind", type="str"),
+}
+
+
+def read(spine: object, **changed: Any) -> Spine:
+    arguments: dict[str, Any] = {"join_keys": {"carrier": "str", "airport": "int"}, "context": CONTEXT, "instant": "at", "label": "label"}
+    return read_spine(spine, **{**arguments, **changed})
+
+
+def check(got: Spine) -> None:
+    assert got.instants_us.tolist() == AT_US
+    assert got.ids["carrier"].tolist() == ["AA", "007", None]
+    np.testing.assert_array_equal(got.ids["airport"], [7, np.nan, 12])
+    np.testing.assert_array_equal(got.context["hour"], [3, 4, np.nan])
+    np.testing.assert_array_equal(got.context["night"], [1, 0, np.nan])
+    assert got.context["kind"].tolist() == ["line", None, "charter"]
+    np.testing.assert_array_equal(got.labels, [1, 0, np.nan])
+
+
+def frame() -> pd.DataFrame:
+    return pd.DataFrame(ROWS).assign(at=pd.to_datetime([a.isoformat() for a in AT], utc=True, format="ISO8601"))
+
+
+def as_columns(at: list[Any]) -> dict[str, list[Any]]:
+    return {**{name: [row[name] for row in ROWS] for name in ROWS[0]}, "at": at}
+
+
+def test_rows_and_columns_of_plain_python() -> None:
+    check(read(ROWS))
+    check(read(as_columns(AT)))
+    check(read(as_columns(AT_US)))
+    check(read(as_columns([a.isoformat() for a in AT])))
+
+
+def test_a_pandas_frame_with_nullable_or_plain_columns() -> None:
+    check(read(frame()))
+    check(read(frame().convert_dtypes()))
+
+
+def test_an_arrow_table() -> None:
+    check(read(pa.Table.from_pandas(frame())))
+
+
+def test_a_parquet_file(tmp_path: Path) -> None:
+    parquet.write_table(pa.Table.from_pandas(frame()), tmp_path / "spine.parquet")
+    check(read(tmp_path / "spine.parquet"))
+
+
+def test_a_csv_file_keeps_ids_that_look_like_numbers(tmp_path: Path) -> None:
+    with (tmp_path / "spine.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(ROWS[0])
+        for row in ROWS:
+            writer.writerow([value.isoformat() if isinstance(value, datetime) else value for value in row.values()])
+    check(read(str(tmp_path / "spine.csv")))
+
+
+def test_a_label_and_request_inputs_are_optional() -> None:
+    got = read([{"at": AT[0], "carrier": "AA"}], join_keys={"carrier": "str"}, context={}, label=None)
+    assert got.labels is None
+    assert got.context == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"at": datetime(2024, 1, 1)}, "has no time zone"),
+        ({"at": "2024-01-01"}, "has no time zone"),
+        ({"at": "yesterday"}, "RFC 3339"),
+        ({"at": None}, "names no instant"),
+        ({"at": 1.5}, "is a float"),
+        ({"carrier": 7}, "row 1: 'carrier' is 7, a int; the definitions say str"),
+        ({"airport": "LAX"}, "Write numbers"),
+        ({"hour": 2.5}, "not whole"),
+        ({"label": float("inf")}, "infinity"),
+    ],
+)
+def test_what_is_ambiguous_or_of_a_wrong_type_is_refused(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        read([ROWS[0], {**ROWS[1], **change}])
+    assert says in caught.value.detail
+
+
+def test_a_frame_with_naive_instants_is_told_how_to_say_which_zone() -> None:
+    naive = frame().assign(at=lambda f: f["at"].dt.tz_localize(None))
+    with pytest.raises(RequestError) as caught:
+        read(naive)
+    assert "tz_localize" in caught.value.detail
+    with pytest.raises(RequestError, match="without a zone"):
+        read(pa.Table.from_pandas(naive))
+
+
+def test_a_missing_column_is_named_with_those_that_are_there() -> None:
+    with pytest.raises(RequestError) as caught:
+        read([{"at": AT[0], "Carrier": "AA"}])
+    assert "no column 'carrier'" in caught.value.detail
+    assert "it has at, Carrier" in caught.value.detail
+
+
+def test_files_of_another_kind_and_ragged_ones_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"\.xlsx"):
+        read(tmp_path / "spine.xlsx")
+    (tmp_path / "ragged.csv").write_text("at,carrier\n1,AA\n2\n")
+    with pytest.raises(RequestError, match="line 3 has 1 fields"):
+        read(tmp_path / "ragged.csv")
+    with pytest.raises(RequestError, match="a list of something else than rows"):
+        read([1, 2])
