@@ -37,7 +37,7 @@ def writing(home: Path) -> Iterator[None]:
 def check_name(name: str, what: str) -> None:
     """Raises ModelError unless the name can be a folder's, on its own and in a request's path."""
     if not NAME.fullmatch(name):
-        raise ModelError(f"{name!r} cannot name a {what}: write letters, digits, _ . - (at most 64, no leading . or -)")
+        raise ModelError(f"{name!r} cannot name {what}: write letters, digits, _ . - (at most 64, no leading . or -)")
 
 
 def versions(home: Path) -> list[str]:

@@ -34,17 +34,19 @@ def parse(content: bytes, place: str) -> onnx.ModelProto:
         raise ModelError(f"{place} has {len(content):,} bytes; a model may have {MODEL_BYTES:,}")
     try:
         model = onnx.load_model_from_string(content)
-        onnx.checker.check_model(model)
-    except Exception as error:             # protobuf's and the checker's own types have no base in common
+    except Exception as error:             # protobuf's own types, which have no stubs
         raise ModelError(f"{place} is not a valid ONNX model: {error}; export it again") from error
-    graphs = [model.graph, *model.functions]
-    nodes = [node for graph in graphs for node in _nodes(graph.node)]
+    nodes = [node for graph in (model.graph, *model.functions) for node in _nodes(graph.node)]
     for tensor in _tensors(model.graph, nodes):
         if tensor.data_location == TensorProto.EXTERNAL:
             raise ModelError(
                 f"{place} keeps {tensor.name or 'a tensor'} in another file, whose content no checksum covers; "
                 "save it as one file (onnx.save_model(..., save_as_external_data=False))"
             )
+    try:
+        onnx.checker.check_model(model)    # after the above: it would open the other files
+    except Exception as error:             # ValidationError, ValueError and more
+        raise ModelError(f"{place} is not a valid ONNX model: {error}; export it again") from error
     own = {function.domain for function in model.functions}
     for node in nodes:
         if node.domain not in DOMAINS | own:

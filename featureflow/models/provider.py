@@ -68,7 +68,7 @@ def session(content: bytes, provider: Provider) -> onnxruntime.InferenceSession:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3         # errors; they are raised as well
+    options.log_severity_level = 4         # its errors are raised; printed as well they look like ours
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     providers: list[str | tuple[str, dict[str, str]]] = [EXECUTION["cpu"]]

@@ -91,9 +91,9 @@ class ModelStore:
         Raises ModelError when the file, inputs and transforms do not fit together or to the definition, when it gives no finite
         scores, or when the version exists.
         """
-        folder.check_name(name, "model")
+        folder.check_name(name, "a model")
         if version is not None:
-            folder.check_name(version, "version")
+            folder.check_name(version, "a version")
         content = folder.read(Path(onnx_path), limit=MODEL_BYTES)
         place = f"model {name} ({onnx_path})"
         signed = signature(parse(content, place), place, output=output)
@@ -185,7 +185,7 @@ class ModelStore:
 
         Setting ``latest`` back is a rollback.
         """
-        folder.check_name(alias, "alias")
+        folder.check_name(alias, "an alias")
         version = self.resolve(name, ref)
         home = self.path / name
         with folder.writing(home):
@@ -213,7 +213,7 @@ class ModelStore:
 
     def resolve(self, name: str, ref: str | None = None) -> str:
         """The version that a version, an alias, or nothing (``latest``) stands for. Raises ModelError saying what there is."""
-        folder.check_name(name, "model")
+        folder.check_name(name, "a model")
         home = self.path / name
         versions = folder.versions(home)
         if not versions:
