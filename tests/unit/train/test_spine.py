@@ -17,7 +17,8 @@ from featureflow.define.spec import Field
 from featureflow.errors import RequestError
 from featureflow.train.spine import Spine, read_spine
 
-AT = [datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, 2, 0, 0, 250_001, tzinfo=timezone(timedelta(hours=2))), datetime(2024, 7, 1, tzinfo=UTC)]
+EAST = timezone(timedelta(hours=2))
+AT = [datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, 2, 0, 0, 250_001, tzinfo=EAST), datetime(2024, 7, 1, tzinfo=UTC)]
 AT_US = [1_704_067_200_000_000, 1_704_067_200_250_001, 1_719_792_000_000_000]
 ROWS: list[dict[str, Any]] = [
     {"at": AT[0], "carrier": "AA", "airport": 7, "hour": 3, "night": True, "kind": "line", "label": 1.0, "other": "x"},

@@ -1,0 +1,259 @@
+"""Applying definitions: whole or again, in an order that can be cut short anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+from trips import PROJECT, VIEWS, aggregation, view, window
+
+from featureflow.clock import ManualClock
+from featureflow.define import spec
+from featureflow.define.system import SYSTEM_SOURCES
+from featureflow.errors import LogError, OffsetMissingError, UnavailableError
+from featureflow.store.history.protocol import Extent
+from featureflow.store.history.sql import SqlHistory
+from featureflow.store.keys import offset_key
+from featureflow.store.log.memory import MemoryLog
+from featureflow.store.log.protocol import Record, TopicState
+from featureflow.store.online.memory import MemoryOnlineStore
+from featureflow.store.registry import Registry, mirrored, partitions_document
+
+REPLACED = view("origin_now", "airport", "origin", aggregation("worst", "max", "departure", window("2h"), default=-1.0))
+CHANGED = msgspec.structs.replace(PROJECT, views=tuple(REPLACED if v.name == "origin_now" else v for v in VIEWS))
+
+
+class Place:
+    """Everything that a registry writes to."""
+
+    def __init__(self, url: str) -> None:
+        self.clock = ManualClock(1_700_000_000_000_000)
+        self.history, self.online, self.log = SqlHistory(url), MemoryOnlineStore(self.clock), MemoryLog(self.clock)
+        self.registry = Registry(self.history, self.online, self.log, self.clock)
+
+    def offsets(self, view: spec.View) -> dict[tuple[str, int], int | None]:
+        found: dict[tuple[str, int], int | None] = {}
+        for source in view.sources:
+            for partition in self.log.topic(f"{source}s").beginning:
+                record = self.online.offsets(source, partition, [view.id])[view.id]
+                found[source, partition] = None if record is None else record.offset
+        return found
+
+    def everything(self) -> list[object]:
+        """What apply leaves behind, but for the random ids of topics."""
+        positions = [self.history.query("positions", {"view_id": v.id}) for v in VIEWS]
+        return [
+            mirrored(self.online),
+            {v.name: self.offsets(v) for v in VIEWS},
+            [[{**row, "topic_id": ""} for row in rows] for rows in positions],
+            [{**row, "changed_at_us": 0} for row in self.history.query("view_versions", {})],
+            {s.name: self.online.get_meta(partitions_document(s.name)) for s in (*PROJECT.sources, *SYSTEM_SOURCES)},
+            {s.name: self.history.extents(s.name) for s in (*PROJECT.sources, *SYSTEM_SOURCES)},
+            len(self.history.query("newest_definition", {})),
+        ]
+
+
+@pytest.fixture
+def place(sqlite_url: str) -> Iterator[Place]:
+    place = Place(sqlite_url)
+    yield place
+    place.history.close()
+
+
+def test_apply_makes_tables_topics_offsets_and_the_mirror(place: Place) -> None:
+    plan = place.registry.apply(PROJECT, partitions={"departure": 3, "arrival": 2})
+    assert "+ view carrier_now: version" in str(plan)
+    assert place.registry.current() == PROJECT == mirrored(place.online)
+    assert place.offsets(VIEWS[0]) == {("departure", 0): 0, ("departure", 1): 0, ("departure", 2): 0, ("arrival", 0): 0, ("arrival", 1): 0}
+    assert place.online.get_meta("partitions:departure") == b"3"
+    assert place.online.get_meta("partitions:featureflow_predictions") == b"1"
+    assert place.log.topic("featureflow.dead-letters").partitions == 1
+    assert place.history.offsets("arrival") == {0: 0, 1: 0}
+
+
+def test_applying_the_same_again_changes_nothing(place: Place) -> None:
+    place.registry.apply(PROJECT, partitions=2)
+    before = place.everything()
+    plan = place.registry.apply(PROJECT, partitions=2)
+    assert not plan
+    assert str(plan) == "nothing changes"
+    assert place.everything() == before
+    assert len({str(row["id"]) for row in place.history.query("newest_definition", {})}) == 1
+
+
+class CutShortError(Exception):
+    pass
+
+
+class CutShort:
+    """Passes calls on until the n-th of them all, which it refuses; ``after``: does it first, and then refuses to say so."""
+
+    def __init__(self, inner: Any, calls: list[int], at: int, after: bool) -> None:
+        self._inner, self._calls, self._at, self._after = inner, calls, at, after
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._inner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._calls[0] += 1
+            if self._calls[0] != self._at:
+                return method(*args, **kwargs)
+            if self._after:
+                method(*args, **kwargs)
+            raise CutShortError(name)
+
+        return call
+
+
+def test_apply_cut_short_at_any_call_is_finished_by_the_next(tmp_path_factory: pytest.TempPathFactory) -> None:
+    def made(name: str) -> Place:
+        return Place(f"sqlite:///{tmp_path_factory.mktemp('cut')}/{name}.db")
+
+    whole = made("whole")
+    whole.registry.apply(PROJECT)
+    wanted, at, done = whole.everything(), 0, False
+    while not done:
+        at += 1 if at < 12 else 4                  # the long run of equal calls is sampled
+        for after in (False, True):
+            place, calls = made(f"{at}{after}"), [0]
+            broken = [CutShort(part, calls, at, after) for part in (place.history, place.online, place.log)]
+            try:
+                Registry(*broken, clock=place.clock).apply(PROJECT)      # type: ignore[arg-type]  # stand in
+                done = True
+            except CutShortError:
+                pass
+            place.registry.apply(PROJECT)
+            assert place.everything() == wanted, f"cut short at call {at}, {'after' if after else 'before'} it"
+            place.history.close()
+    whole.history.close()
+    assert at > 30
+
+
+def test_a_changed_view_is_a_new_version_that_begins_at_the_logs_beginning(place: Place) -> None:
+    place.registry.apply(PROJECT)
+    place.log.append("departures", [Record(b"{}") for _ in range(10)])
+    place.log.delete_before("departures", 0, 4)
+    plan = place.registry.plan(CHANGED)
+    old = PROJECT.view("origin_now")
+    assert [str(change) for change in plan.changes] == [
+        f"~ view origin_now: version {old.version} -> {REPLACED.version}, folded again from the log's beginning; "
+        "features +worst_2h -worst_1h -best_1h -sum_30m -sum_3h"
+    ]
+    assert mirrored(place.online) == PROJECT, "a plan changes nothing"
+    place.registry.apply(CHANGED)
+    assert place.offsets(REPLACED) == {("departure", 0): 4}
+    assert place.offsets(old) == {("departure", 0): 0, ("arrival", 0): 0}, "the old version serves on until it is dropped"
+    assert place.registry.retired() == [old.id]
+    assert place.registry.drop_retired() == {old.id: 2}
+    assert place.offsets(old) == {("departure", 0): None, ("arrival", 0): None}
+    assert place.registry.retired() == []
+    place.registry.apply(PROJECT)
+    assert place.offsets(old) == {("departure", 0): 4, ("arrival", 0): 0}, "a version that was dropped begins again"
+
+
+def test_going_back_before_the_old_version_is_dropped_goes_on_where_it_was(place: Place) -> None:
+    place.registry.apply(PROJECT)
+    place.registry.apply(CHANGED)
+    place.registry.apply(PROJECT)
+    assert place.registry.retired() == [REPLACED.id]
+    assert place.offsets(PROJECT.view("origin_now")) == {("departure", 0): 0, ("arrival", 0): 0}
+
+
+def test_names_and_defaults_do_not_make_a_new_version(place: Place) -> None:
+    place.registry.apply(PROJECT)
+    shown = tuple(
+        msgspec.structs.replace(v, aggregations=tuple(msgspec.structs.replace(a, default=0.0) for a in v.aggregations)) for v in VIEWS
+    )
+    plan = place.registry.apply(msgspec.structs.replace(PROJECT, views=shown))
+    assert all("names or defaults only" in str(change) for change in plan.changes)
+    assert place.registry.retired() == []
+
+
+def test_state_that_was_lost_is_loud_and_is_never_made_again_in_silence(place: Place) -> None:
+    place.registry.apply(PROJECT)
+    lost = PROJECT.view("carrier_last")
+    place.online.drop_view(lost.id)
+    assert list(place.registry.lost(PROJECT)) == [lost.id]
+    with pytest.raises(OffsetMissingError, match=rf"{lost.id}.*apply --rebuild"):
+        place.registry.apply(PROJECT)
+    assert place.offsets(lost) == {("arrival", 0): None}
+    assert place.registry.rebuild(PROJECT) == [lost.id]
+    assert place.offsets(lost) == {("arrival", 0): 0}
+    assert place.registry.rebuild(PROJECT) == []
+
+
+class Grown(MemoryLog):
+    """A log whose topic gets a partition more, as an administrator may do."""
+
+    more = 0
+
+    def topic(self, topic: str) -> TopicState:
+        state = super().topic(topic)
+        if topic != "departures":
+            return state
+        added = {len(state.beginning) + i: 0 for i in range(self.more)}
+        count = state.partitions + self.more
+        return replace(state, partitions=count, beginning=state.beginning | added, end=state.end | added)
+
+
+def test_new_partitions_of_a_topic_get_offsets_and_the_count_is_said(place: Place) -> None:
+    log = Grown(place.clock)
+    registry = Registry(place.history, place.online, log, place.clock)
+    registry.apply(PROJECT)
+    log.more, place.log = 1, log
+    registry.apply(PROJECT)
+    assert place.offsets(PROJECT.view("aircraft_ever")) == {("departure", 0): 0, ("departure", 1): 0}
+    assert place.online.get_meta("partitions:departure") == b"2"
+    assert place.history.extents("departure") == {0: Extent(0, 0), 1: Extent(0, 0)}
+
+
+def test_a_topic_that_was_created_again_is_refused(place: Place) -> None:
+    place.registry.apply(PROJECT)
+    place.log.delete_topic("departures")
+    with pytest.raises(LogError, match="'departures' of event 'departure' was deleted and created again"):
+        place.registry.apply(PROJECT)
+
+
+def test_what_is_applied_is_known_while_the_mirror_is_away(place: Place) -> None:
+    place.registry.apply(PROJECT)
+
+    class Away:
+        def get_meta(self, name: str) -> bytes | None:
+            raise UnavailableError("online.url")
+
+    assert Registry(place.history, Away(), place.log).current() == PROJECT      # type: ignore[arg-type]  # only this is called
+    assert Registry(place.history, MemoryOnlineStore(place.clock), place.log).current() == PROJECT
+
+
+def test_every_kind_of_change_is_said(place: Place) -> None:
+    place.registry.apply(PROJECT)
+    departure = PROJECT.source("departure")
+    gate = spec.Field(name="gate", type="str", nullable=True)
+    model = msgspec.structs.replace(PROJECT.models[0], deadline_us=5_000, inputs=PROJECT.models[0].inputs[::-1])
+    new = msgspec.structs.replace(
+        PROJECT,
+        sources=(msgspec.structs.replace(departure, fields=(*departure.fields, gate), disorder_us=1), PROJECT.source("arrival")),
+        models=(model, msgspec.structs.replace(model, name="later")),
+        requests=(),
+        entities=(*PROJECT.entities, spec.Entity(name="gate", type="str")),
+    )
+    assert [str(change) for change in place.registry.plan(new).changes] == [
+        "+ entity gate",
+        "~ event departure: fields +gate; disorder_us 600000000 -> 1",
+        "- request ask",
+        "+ model later",
+        "~ model late: inputs in another order; deadline_us 20000 -> 5000",
+    ]
+
+
+def test_an_offset_record_under_the_planned_name_is_never_overwritten(place: Place) -> None:
+    """A second apply at the same time must not send a view back to the beginning."""
+    place.registry.apply(PROJECT)
+    v = PROJECT.view("aircraft_ever")
+    before = place.online.read([offset_key(v.id, "departure", 0)])
+    assert place.online.create_offsets(v.id, "departure", "other", {0: 99}) == []
+    place.registry.apply(PROJECT)
+    assert place.online.read([offset_key(v.id, "departure", 0)]) == before
