@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from prometheus_client import CollectorRegistry
@@ -16,6 +16,7 @@ from featureflow.define.spec import (
     Call,
     Column,
     Entity,
+    Expr,
     Field,
     Literal,
     Project,
@@ -31,11 +32,12 @@ from featureflow.ingest.failpoint import Failpoint, unarmed
 from featureflow.ingest.metrics import WorkerMetrics
 from featureflow.ingest.worker import Worker
 from featureflow.kernel import state
+from featureflow.kernel.events import Events
 from featureflow.kernel.finalize import Values, ViewKernel
 from featureflow.kernel.replay import recompute
 from featureflow.store.keys import state_key
 from featureflow.store.log.memory import MemoryLog
-from featureflow.store.log.protocol import Log, Partition, Record
+from featureflow.store.log.protocol import Batch, Log, Record
 from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.protocol import Claim, Commit, Committed, OffsetRecord, OnlineStore, Refused
 from featureflow.store.registry import partitions_document
@@ -47,46 +49,59 @@ WINDOWS = (
     Window(kind="sliding", length_us=3_600 * SECOND_US, text="1h"),
     Window(kind="tumbling", length_us=600 * SECOND_US, text="10m"),
 )
-TRIP = Source(
-    name="trip",
-    topic="trips",
-    time_field="at",
-    disorder_us=30 * SECOND_US,
-    future_us=10 * SECOND_US,
-    keyed_by="rider",
-    fields=(
-        Field(name="at", type="datetime"),
-        Field(name="rider", type="str", entity="rider"),
-        Field(name="zone", type="int", entity="zone", nullable=True),
-        Field(name="fare", type="float", nullable=True),
-    ),
-)
+RIDERS = ("ada", "bob:{0}", "c\r\nd", "é*")
+ZONES = (7, -3)
 _FARE = Column("fare")
 
 
-def _view(name: str, entity: str, *aggregations: Aggregation, ttl_us: int | None = None) -> View:
-    view = View(name=name, entity=entity, join_key=entity, keys={"trip": entity}, aggregations=aggregations, ttl_us=ttl_us)
-    return with_version(view, {"trip": TRIP})
+def project_on(topic: str) -> Project:
+    """One source on this topic, keyed by the rider, and a view by rider and one by zone (which is in every partition)."""
+    trip = Source(
+        name="trip",
+        topic=topic,
+        time_field="at",
+        disorder_us=30 * SECOND_US,
+        future_us=10 * SECOND_US,
+        keyed_by="rider",
+        fields=(
+            Field(name="at", type="datetime"),
+            Field(name="rider", type="str", entity="rider"),
+            Field(name="zone", type="int", entity="zone", nullable=True),
+            Field(name="fare", type="float", nullable=True),
+        ),
+    )
+    costly = Call("gt", (_FARE, Literal(10.0)))
+    lifetime = (Window(kind="lifetime", length_us=0, text="lifetime"),)
+    rider = View(
+        name="rider_now",
+        entity="rider",
+        join_key="rider",
+        keys={"trip": "rider"},
+        aggregations=(_of("count"), _of("sum"), _of("max"), _of("stddev")),
+    )
+    zone = View(
+        name="zone_now",
+        entity="zone",
+        join_key="zone",
+        keys={"trip": "zone"},
+        aggregations=(_of("count", where=costly), _of("last_n", lifetime, size=3)),
+        ttl_us=86_400 * SECOND_US,
+    )
+    views = tuple(with_version(view, {"trip": trip}) for view in (rider, zone))
+    entities = (Entity(name="rider", type="str"), Entity(name="zone", type="int"))
+    return Project(entities=entities, sources=(trip,), views=views)
 
 
-def _of(op: str, windows: tuple[Window, ...] = WINDOWS, **more: object) -> Aggregation:
-    settings = {"value": None if op == "count" else _FARE, "where": None, **more}
-    return Aggregation(name=op, op=op, source="trip", windows=windows, **settings)  # type: ignore[arg-type]  # settings by name
+def _of(op: str, windows: tuple[Window, ...] = WINDOWS, *, where: Expr | None = None, size: int = 1) -> Aggregation:
+    value = None if op == "count" else _FARE
+    return Aggregation(
+        name=op, op=op, source="trip", value=value, where=where, windows=windows, size=size, bare=op == "last_n"
+    )
 
 
-RIDER = _view("rider_now", "rider", _of("count"), _of("sum"), _of("max"), _of("stddev"))
-ZONE = _view(
-    "zone_now",
-    "zone",
-    _of("count", where=Call("gt", (_FARE, Literal(10.0)))),
-    _of("last_n", (Window(kind="lifetime", length_us=0, text="lifetime"),), size=3, bare=True),
-    ttl_us=86_400 * SECOND_US,
-)
-PROJECT = Project(
-    entities=(Entity(name="rider", type="str"), Entity(name="zone", type="int")), sources=(TRIP,), views=(RIDER, ZONE)
-)
-RIDERS = ("ada", "bob:{0}", "c\r\nd", "é*")
-ZONES = (7, -3)
+PROJECT = project_on("trips")
+(TRIP,) = PROJECT.sources
+RIDER, ZONE = PROJECT.views
 
 
 class TroubledStore:
@@ -167,7 +182,7 @@ class TroubledStore:
 
 
 class Rig:
-    """``partitions`` of the topic ``trips``, all views applied from offset 0.
+    """``partitions`` of the project's topic, all its views applied from offset 0. Everything in memory, unless given.
 
     ``online_class`` puts such a store behind a bad network (``TroubledStore``).
     """
@@ -176,6 +191,7 @@ class Rig:
         self,
         partitions: int = 2,
         *,
+        project: Project = PROJECT,
         log: Log | None = None,
         online: OnlineStore | None = None,
         online_class: type[MemoryOnlineStore] | None = None,
@@ -189,23 +205,26 @@ class Rig:
         self.online: OnlineStore = online or MemoryOnlineStore(self.clock)
         if online_class is not None:
             self.online = TroubledStore(online_class(self.clock), luck or self.luck)
+        self.project, (self.source,) = project, project.sources
         self.partitions = partitions
-        self.log.ensure_topic(TRIP.topic, partitions)
+        self.log.ensure_topic(self.source.topic, partitions)
         self.log.ensure_topic(DEAD_LETTERS.topic, 1)
-        self.online.put_meta(partitions_document(TRIP.name), str(partitions).encode())
-        for view in PROJECT.views:
-            self.apply(view)
-
-    def apply(self, view: View) -> None:
-        topic_id = self.log.topic(TRIP.topic).topic_id
-        self.online.create_offsets(view.id, TRIP.name, topic_id, dict.fromkeys(range(self.partitions), 0))
+        self.online.put_meta(partitions_document(self.source.name), str(partitions).encode())
+        topic_id = self.log.topic(self.source.topic).topic_id
+        for view in project.views:
+            self.online.create_offsets(view.id, self.source.name, topic_id, dict.fromkeys(range(partitions), 0))
 
     def worker(
-        self, *, project: Project = PROJECT, commit_rows: int = 8, failpoint: Failpoint = unarmed, registry: CollectorRegistry | None = None
+        self,
+        *,
+        project: Project | None = None,
+        commit_rows: int = 8,
+        failpoint: Failpoint = unarmed,
+        registry: CollectorRegistry | None = None,
     ) -> Worker:
         metrics = WorkerMetrics(registry or CollectorRegistry())
         return Worker(
-            self.log, self.online, project, self.clock, metrics,
+            self.log, self.online, project or self.project, self.clock, metrics,
             commit_rows=commit_rows, failpoint=failpoint, slab_bytes=200_000,
         )
 
@@ -216,9 +235,12 @@ class Rig:
         self.append([self.trip() if self.luck.random() >= bad else self.poison() for _ in range(count)])
 
     def append(self, records: Sequence[Record]) -> None:
-        for record in records:
-            self.clock.advance(self.luck.choice((0, 0, 1_000, 700_000)))
-            self.log.append(TRIP.topic, [record])
+        if self.log is self.memory_log:
+            for record in records:
+                self.clock.advance(self.luck.choice((0, 0, 1_000, 700_000)))
+                self.log.append(self.source.topic, [record])
+        else:
+            self.log.append(self.source.topic, records)
 
     def trip(self, **fields: object) -> Record:
         ago_us = self.luck.choice((0, 0, 0, self.luck.randrange(90 * SECOND_US), 4_000 * SECOND_US, -60 * SECOND_US))
@@ -241,7 +263,7 @@ class Rig:
 
     def drain(self, worker: Worker, *, most_steps: int = 2_000) -> None:
         """Step until every partition is folded to its end, moving the clock so that waits pass."""
-        end = self.log.topic(TRIP.topic).end
+        end = self.log.topic(self.source.topic).end
         for _ in range(most_steps):
             worker.step(timeout_s=0.0, wait=lambda seconds: None)
             self.clock.advance(300_000)
@@ -254,7 +276,7 @@ class Rig:
 
     def actual(self, view: View, q_us: int) -> Values:
         """The view's values of every entity, from the store."""
-        kernel = ViewKernel(view, {"trip": TRIP})
+        kernel = ViewKernel(view, {"trip": self.source})
         layout, ids = kernel.layouts["trip"], _ids(view)
         owners: list[int | None] = [None] if layout.keyed else list(range(self.partitions))
         blobs = [
@@ -265,49 +287,54 @@ class Rig:
 
     def expected(self, view: View, q_us: int, applied: dict[int, int] | None = None) -> Values:
         """The same from the log's records."""
-        kernel, ids = ViewKernel(view, {"trip": TRIP}), _ids(view)
-        upto: dict[int, int] = applied or self.log.topic(TRIP.topic).end
+        kernel, ids = ViewKernel(view, {"trip": self.source}), _ids(view)
+        upto: dict[int, int] = applied or self.log.topic(self.source.topic).end
         return recompute(
-            kernel, {"trip": TRIP}, {"trip": self.events()}, ids, np.full(len(ids), q_us, np.int64), {"trip": upto}
+            kernel, {"trip": self.source}, {"trip": self.events()}, ids, np.full(len(ids), q_us, np.int64), {"trip": upto}
         )
 
-    def events(self) -> list:  # type: ignore[type-arg]  # of Events
-        consumer = self.log.consumer("reading", {"trip": TRIP.topic})
-        decoder = Decoder(TRIP)
-        found = {p: [] for p in range(self.partitions)}  # type: ignore[var-annotated]  # of batches
-        end = self.log.topic(TRIP.topic).end
-        for p in consumer.poll(timeout_s=5, max_records=1, max_bytes=1).assignment.assigned:
-            consumer.seek(p, 0)
+    def events(self) -> list[Events]:
+        """The log's events, decoded: one item for each partition."""
+        decoder = Decoder(self.source)
+        decoded: dict[int, list[Events]] = {partition: [] for partition in range(self.partitions)}
+        for batch in self._read(self.source.topic, self.log.topic(self.source.topic).end):
+            decoded[batch.partition].append(decoder.decode(batch).events)
+        return [_joined(parts) for parts in decoded.values() if parts]
+
+    def _read(self, topic: str, end: dict[int, int]) -> Iterator[Batch]:
+        """Everything of the topic up to ``end``."""
+        consumer = self.log.consumer(f"reading-{self.luck.getrandbits(64):x}", {"read": topic})
         at = dict.fromkeys(end, 0)
         while at != end:
-            for batch in consumer.poll(timeout_s=5, max_records=100_000, max_bytes=1 << 30).batches:
-                found[batch.partition].append(batch)
+            polled = consumer.poll(timeout_s=5, max_records=100_000, max_bytes=1 << 30)
+            for place in polled.assignment.assigned:
+                consumer.seek(place, 0)
+            for batch in polled.batches:
                 at[batch.partition] = batch.next
+                yield batch
         consumer.close()
-        merged = []
-        for batches in found.values():
-            for batch in batches[:1]:
-                assert len(batches) == 1
-                merged.append(decoder.decode(batch).events)
-        return merged
 
     def agrees(self, q_us: int | None = None) -> bool:
         """Whether every value of every view is, to the bit, what the log says."""
         q_us = q_us or self.clock.now_us() + 60 * SECOND_US
-        return all(_bytes(self.actual(view, q_us)) == _bytes(self.expected(view, q_us)) for view in PROJECT.views)
+        return all(_bytes(self.actual(view, q_us)) == _bytes(self.expected(view, q_us)) for view in self.project.views)
 
     def letters(self) -> list[dict[str, object]]:
         """What stands on the dead-letter topic."""
-        consumer = self.log.consumer("letters", {"dead": DEAD_LETTERS.topic})
-        consumer.poll(timeout_s=5, max_records=1, max_bytes=1)
-        consumer.seek(Partition("dead", 0), 0)
-        found: list[dict[str, object]] = []
-        end = self.log.topic(DEAD_LETTERS.topic).end[0]
-        while len(found) < end:
-            for batch in consumer.poll(timeout_s=5, max_records=100_000, max_bytes=1 << 30).batches:
-                found += [json.loads(value) for value in batch.values if value]
-        consumer.close()
-        return found
+        topic = DEAD_LETTERS.topic
+        return [json.loads(value) for batch in self._read(topic, self.log.topic(topic).end) for value in batch.values if value]
+
+
+def _joined(parts: Sequence[Events]) -> Events:
+    first = parts[0]
+    return Events(
+        first.partition,
+        np.concatenate([part.offsets for part in parts]),
+        np.concatenate([part.times_us for part in parts]),
+        np.concatenate([part.timestamps_us for part in parts]),
+        {name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns},
+        first.append_time,
+    )
 
 
 def _ids(view: View) -> Sequence[str | int]:
