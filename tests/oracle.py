@@ -198,7 +198,11 @@ def answers(
     """Every feature of the view for one entity at q, from the records below ``applied[source, partition]`` (None: all)."""
     records = list(records)
     visible = [r for r in records if applied is None or r.offset < applied.get((r.source, r.partition), 0)]
-    mine = [r for r in counting(view, sources, visible) if r.fields[view.keys[r.source]] == entity]
+    return answer(view, [r for r in counting(view, sources, visible) if r.fields[view.keys[r.source]] == entity], q)
+
+
+def answer(view: View, mine: Sequence[Record], q: int) -> list[Answer]:
+    """Every feature of the view at q for the entity that these records, all of which count, are about."""
     found = []
     for feature in view.features:
         aggregation, window = feature.aggregation, feature.window
