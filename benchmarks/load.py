@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import uvloop
@@ -19,6 +20,7 @@ class Load:
     req_s: float
     p50_ms: float
     p99_ms: float
+    stddev_ms: float
     max_ms: float
     requests: int
     not_ok: int
@@ -33,8 +35,7 @@ class _Connection(asyncio.Protocol):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
         self._send()
 
     def _send(self) -> None:
@@ -85,11 +86,14 @@ def run(port: int, requests: list[bytes], *, connections: int, seconds: float) -
             ))[1]
             for i in range(connections)
         ]
-        await asyncio.wait_for(asyncio.gather(*(c.done for c in made)), seconds + 30)
+        done, stuck = await asyncio.wait([c.done for c in made], timeout=seconds + 30)
+        if stuck:
+            raise SystemExit(f"{len(stuck)} of {connections} connections got no answer; {len(durations)} requests were answered")
         took = time.perf_counter() - began
         ms = np.array(durations) * 1000
         return Load(
-            len(ms) / took, float(np.percentile(ms, 50)), float(np.percentile(ms, 99)), float(ms.max()), len(ms), sum(c.not_ok for c in made)
+            len(ms) / took, float(np.percentile(ms, 50)), float(np.percentile(ms, 99)), float(ms.std()), float(ms.max()),
+            len(ms), sum(c.not_ok for c in made),
         )
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

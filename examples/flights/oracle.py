@@ -132,6 +132,7 @@ class Oracle:
     def __init__(self) -> None:
         self._events: dict[tuple[str, str, str], list[Seen]] = defaultdict(list)      # (source, key field, id) -> as they came
         self._newest: dict[tuple[str, int], int] = {}
+        self.ends: dict[tuple[str, int], int] = {}                                    # (source, partition) -> next offset
         self.newest = 0
 
     def take(self, source: str, event: Raw, partition: int, offset: int) -> None:
@@ -140,6 +141,7 @@ class Oracle:
         place = (source, partition)
         self._newest[place] = max(self._newest.get(place, time), time)
         self.newest = max(self.newest, time)
+        self.ends[place] = offset + 1
         seen = Seen(time, partition, offset, self._newest[place] - time, event)
         for key in KEYS:
             if event[key] is not None:
@@ -149,8 +151,12 @@ class Oracle:
         key = VIEWS[view][0]
         return sorted({entity for _, field, entity in self._events if field == key})
 
-    def features(self, view: str, entity: str, q: int, applied: dict[str, dict[int, int]], without_flight: int | None = None) -> dict[str, object]:
-        """Feature -> value at ``q``; None where no event counts; for last_8 a list of eight."""
+    def features(self, view: str, entity: str, q: int, applied: dict[str, dict[int, int]], without_flight: int | None = None,
+                 known_by: int | None = None) -> dict[str, object]:
+        """Feature -> value at ``q``; None where no event counts; for last_8 a list of eight.
+
+        ``known_by``: only events that had happened by then count, whatever was applied (a training row's view of the past).
+        """
         key, definitions = VIEWS[view]
         answer: dict[str, object] = {}
         for name, (operation, source, window, counts) in definitions.items():
@@ -160,6 +166,8 @@ class Oracle:
             used = []
             for seen in self._candidates((source, key, entity), q, window):
                 if seen.offset >= known.get(seen.partition, 0) or seen.raw["flight"] == without_flight:
+                    continue
+                if known_by is not None and seen.time > known_by:
                     continue
                 if oldest is not None and seen.late_by > oldest:
                     continue
@@ -190,7 +198,9 @@ def _value(operation: str, used: list[Seen], q: int) -> object:
     pairs = [(seen.time, seen.partition, seen.offset, value) for seen in used if (value := delay(seen.raw)) is not None]
     values = [pair[3] for pair in pairs]
     if operation == "last_8":
-        newest = [value for time, *_, value in sorted(pairs, reverse=True)[:8] if time >= q - EXPIRES]
+        if not used or max(seen.time for seen in used) < q - EXPIRES:
+            return [None] * 8              # nothing, or expired
+        newest = [pair[3] for pair in sorted(pairs, reverse=True)[:8]]
         return newest + [None] * (8 - len(newest))
     if not values:
         return None

@@ -1,0 +1,194 @@
+"""``make bench-score``: three views and an INT8 model over HTTP, beside what aiohttp alone costs, in one run, alternated.
+
+The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.request import urlopen
+
+import msgspec
+import numpy as np
+from load import Load, request_bytes, run
+from noise import noise
+from prometheus_client import CollectorRegistry
+from servers import Servers
+
+from featureflow.cli.consume import log_as_json
+from featureflow.cli.context import Context
+from featureflow.ingest.metrics import WorkerMetrics
+from featureflow.ingest.worker import Worker
+from featureflow.kernel.decode import encode
+from featureflow.models.export import export_mlp
+from featureflow.models.manifest import inputs_of
+from featureflow.models.store import ModelStore
+from featureflow.models.transform import Steps, fit
+from featureflow.store.log.protocol import Record
+
+HERE = Path(__file__).parent
+DATABASE = 14
+EVENTS, USERS, MERCHANTS, DEVICES = 60_000, 2_000, 500, 3_000
+BODIES = 2_000
+CONNECTIONS = 64
+
+
+def fill(here: Context) -> None:
+    """Events of the last hour, folded."""
+    chance = np.random.default_rng(5)
+    now_us = time.time_ns() // 1000
+    source = here.applied.source("purchase")
+    records = [
+        Record(encode(source, {
+            "at": now_us - 3_600_000_000 + i * (3_600_000_000 // EVENTS), "user": f"u{chance.integers(USERS)}",
+            "merchant": f"m{chance.integers(MERCHANTS)}", "device": f"d{chance.integers(DEVICES)}",
+            "amount": float(np.round(chance.lognormal(3, 1), 2)),
+        }))
+        for i in range(EVENTS)
+    ]  # fmt: skip
+    for start in range(0, EVENTS, 2_000):
+        here.log.append(source.topic, records[start:start + 2_000])
+    worker = Worker(here.log, here.online, here.applied, here.clock, WorkerMetrics(CollectorRegistry()))
+    worker.open()
+    done = 0
+    while done < EVENTS:
+        done += worker.step()
+    worker.close()
+
+
+def make_model(here: Context) -> str:
+    """A perceptron 256-128 with random weights, quantized; the variant that answers."""
+    chance = np.random.default_rng(3)
+    model = here.applied.model("odd")
+    inputs = inputs_of(model)
+    rows = np.abs(chance.lognormal(2, 1, (4_000, sum(i.size for i in inputs))))
+    transforms = fit(rows, inputs, otherwise=Steps(clip=(0.001, 0.999)))
+    sizes = [rows.shape[1], 256, 128, 1]
+    weights = [chance.normal(0, (2 / a) ** 0.5, (a, b)) for a, b in zip(sizes, sizes[1:], strict=False)]
+    file = here.folder / "odd.onnx"
+    export_mlp(weights, [np.zeros(b) for b in sizes[1:]], file)
+    store = ModelStore(here.settings.path(here.settings.models.path))
+    store.add("odd", file, inputs=inputs, transforms=transforms, calibration=rows, model=model)
+    store.quantize("odd", tolerance=model.drift)
+    return store.load("odd").variant
+
+
+@contextmanager
+def child(command: list[str], ready: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        while ready not in (line := process.stdout.readline()):
+            if not line:
+                raise SystemExit(f"{' '.join(command)} ended before it was ready")
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(15)
+
+
+def ask_once(port: int, body: bytes) -> dict[str, object]:
+    from urllib.request import Request
+
+    until = time.monotonic() + 30
+    while True:
+        try:
+            with urlopen(Request(f"http://127.0.0.1:{port}/v1/score/odd", body, {"Content-Type": "application/json"}), timeout=5) as answer:
+                return json.loads(answer.read())
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each of the measured stretches")
+    parser.add_argument("--rounds", type=int, default=3, help="times ours, bare, bare, ours")
+    arguments = parser.parse_args()
+    log_as_json()
+    servers = Servers.find(DATABASE)
+    servers.empty()
+    folder = Path(tempfile.mkdtemp(prefix="featureflow-bench-"))
+    port, bare_port = free_port(), free_port()
+    try:
+        shutil.copy(HERE / "purchases.py", folder / "features.py")
+        (folder / "featureflow.toml").write_text(
+            f'[log]\nurl = "{servers.redis}"\n[online]\nurl = "{servers.redis}"\nstale_after = "1d"\n[serve]\nport = {port}\n'
+        )
+        with Context(folder, {}) as here:
+            here.registry.apply(here.written, partitions=1)
+            fill(here)
+            variant = make_model(here)
+        chance = np.random.default_rng(8)
+        bodies = [
+            msgspec.json.encode({
+                "entities": {
+                    "user": f"u{chance.integers(USERS)}", "merchant": f"m{chance.integers(MERCHANTS)}", "device": f"d{chance.integers(DEVICES)}",
+                },
+                "context": {"amount": float(np.round(chance.lognormal(3, 1), 2))},
+            })
+            for _ in range(BODIES)
+        ]  # fmt: skip
+        scorer = [sys.executable, "-m", "featureflow.cli", "--project", str(folder), "serve"]
+        with child(scorer, "Scoring at"):
+            explained = ask_once(port, bodies[0][:-1] + b',"explain":true}')
+            answer = json.dumps(ask_once(port, bodies[0])).encode()
+            statuses = [f["status"] for row in explained["features"] for f in row.values()]
+            if explained["variant"] != variant or explained["degraded"] or "present" not in statuses:
+                raise SystemExit(f"not what is to be measured: {explained}")
+            requests = [request_bytes("/v1/score/odd", body) for body in bodies]
+            with child([sys.executable, str(HERE / "bare.py"), str(bare_port), str(len(answer))], "serving"):
+                before = noise()
+                ours, bare = measure(port, bare_port, requests, arguments.seconds, arguments.rounds)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        servers.empty()
+    ratios = [a.req_s / b.req_s for a, b in zip(ours, bare, strict=True)]
+    print(json.dumps({
+        "connections": CONNECTIONS, "views": 3, "variant": variant, "answer_bytes": len(answer),
+        "req_s": round(float(np.median([load.req_s for load in ours]))),
+        "p50_ms": round(float(np.median([load.p50_ms for load in ours])), 3),
+        "p99_ms": round(float(np.median([load.p99_ms for load in ours])), 3),
+        "score_stddev_ms": round(float(np.median([load.stddev_ms for load in ours])), 3),
+        "bare_req_s": round(float(np.median([load.req_s for load in bare]))),
+        "bare_p50_ms": round(float(np.median([load.p50_ms for load in bare])), 3),
+        "bare_p99_ms": round(float(np.median([load.p99_ms for load in bare])), 3),
+        "ratio_to_bare": round(float(np.median(ratios)), 3), "ratio_min": round(min(ratios), 3), "ratio_max": round(max(ratios), 3),
+        "not_ok": sum(load.not_ok for load in (*ours, *bare)),
+        "noise_before": before, "noise_after": noise(), "versions": servers.versions,
+    }))  # fmt: skip
+
+
+def measure(port: int, bare_port: int, requests: list[bytes], seconds: float, rounds: int) -> tuple[list[Load], list[Load]]:
+    """Stretches of each, in the order ours, bare, bare, ours."""
+    ours: list[Load] = []
+    bare: list[Load] = []
+    run(port, requests, connections=CONNECTIONS, seconds=2)
+    run(bare_port, requests, connections=CONNECTIONS, seconds=2)
+    for _ in range(rounds):
+        for measured, at in ((ours, port), (bare, bare_port), (bare, bare_port), (ours, port)):
+            measured.append(run(at, requests, connections=CONNECTIONS, seconds=seconds))
+            print(f"{'ours' if measured is ours else 'bare'}: {measured[-1].req_s:,.0f} req/s, p99 {measured[-1].p99_ms:.2f} ms", file=sys.stderr)
+    return ours, bare
+
+
+if __name__ == "__main__":
+    main()
