@@ -15,6 +15,7 @@ import msgspec
 from featureflow import limits
 from featureflow.clock import to_us
 from featureflow.errors import RequestError
+from featureflow.models.loaded import LoadedModel
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.deadline import Deadline
 from featureflow.serve.plan import ModelPlan
@@ -37,20 +38,27 @@ class Row:
 
 
 class Request:
-    __slots__ = ("deadline", "explain", "future", "id", "plan", "ref", "rows", "trace")
+    __slots__ = ("deadline", "explain", "future", "id", "loaded", "plan", "rows", "trace")
 
     def __init__(
         self,
         id: str,
         plan: ModelPlan,
-        ref: str,
+        loaded: LoadedModel,
         rows: list[Row],
         deadline: Deadline,
         future: asyncio.Future[Answer | Shed],
         explain: bool,
         trace: str,
     ) -> None:
-        self.id, self.plan, self.ref, self.rows, self.deadline, self.future = id, plan, ref, rows, deadline, future
+        self.id, self.plan, self.loaded, self.rows, self.deadline, self.future = (
+            id,
+            plan,
+            loaded,
+            rows,
+            deadline,
+            future,
+        )
         self.explain, self.trace = explain, trace  # trace: W3C traceparent, or empty
 
 

@@ -137,9 +137,11 @@ class Routes:
         name, _, ref = call.rest.partition("@")
         raw = await body.read(call.http, within_s=self._body_s)
         began_ns = time_ns() if self._tracer is not None else 0
-        request = self._scorer.score(name, ref, raw, request_id=call.id, since_s=call.since_s, trace=call.trace)
-        answer = await request.future
-        if isinstance(answer, Answer) and request.deadline.passed():
+        deadline, future = self._scorer.score(
+            name, ref, raw, request_id=call.id, since_s=call.since_s, trace=call.trace
+        )
+        answer = await future
+        if isinstance(answer, Answer) and deadline.passed():
             answer = Shed("late", "its deadline passed before its answer could be sent")
         if isinstance(answer, Shed):
             self._scorer.metrics.shed.labels(answer.reason).inc()

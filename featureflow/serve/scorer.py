@@ -125,8 +125,10 @@ class Scorer:
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
-    def score(self, name: str, ref: str, body: bytes, *, request_id: str, since_s: float, trace: str = "") -> Request:
-        """Check the request and put it into the coming turn; its ``future`` gives the answer.
+    def score(
+        self, name: str, ref: str, body: bytes, *, request_id: str, since_s: float, trace: str = ""
+    ) -> tuple[Deadline, asyncio.Future[Answer | Shed]]:
+        """Check the request and put it into the coming turn; the future gives its answer.
 
         Raises RequestError: 404 for an unknown model, 400 for a body that is not JSON, 422 for one that does not fit the model.
         """
@@ -134,14 +136,16 @@ class Scorer:
         asked = self._bodies[name].decode(body)
         budget_us = model.model.deadline_us if asked.deadline_ms is None else asked.deadline_ms * 1e3
         future: asyncio.Future[Answer | Shed] = self._loop.create_future()
-        request = Request(
-            request_id, model, ref, asked.rows, Deadline(since_s + budget_us * 1e-6), future, asked.explain, trace
-        )
+        deadline = Deadline(since_s + budget_us * 1e-6)
         loaded = self.models.get(model.model, ref)
-        refused = loaded if isinstance(loaded, Shed) else self.turns.join(request)
+        refused = (
+            loaded
+            if isinstance(loaded, Shed)
+            else self.turns.join(Request(request_id, model, loaded, asked.rows, deadline, future, asked.explain, trace))
+        )
         if refused is not None:
             future.set_result(refused)
-        return request
+        return deadline, future
 
     async def features(
         self, view: ViewPlan, ids: Sequence[str | int | None], at_us: int | None
@@ -208,18 +212,18 @@ class Scorer:
                 live.append(request)
         if not live:
             return
-        groups: dict[tuple[ModelPlan, str], Batch] = {}
+        groups: dict[tuple[ModelPlan, int], Batch] = {}
         for request in live:
-            groups.setdefault((request.plan, request.ref), []).append(request)
+            groups.setdefault((request.plan, id(request.loaded)), []).append(request)
         wanted: dict[ViewPlan, dict[str | int | None, int]] = {}
         works: list[Work] = []
-        for (plan, ref), requests in groups.items():
+        for (plan, _), requests in groups.items():
             rows = requests[0].rows if len(requests) == 1 else [row for request in requests for row in request.rows]
             places = []
             for view, key in zip(plan.views, plan.slots, strict=True):
                 ids = wanted.setdefault(view, {})
                 places.append([ids.setdefault(row.ids[key], len(ids)) for row in rows])
-            works.append(Work(plan, ref, requests, rows, places))
+            works.append(Work(plan, requests[0].loaded, requests, rows, places))
         self.metrics.turn_rows.observe(sum(len(work.rows) for work in works))
 
         # 2. read state and offsets, once
@@ -243,11 +247,7 @@ class Scorer:
 
     def _score(self, work: Work, found: list[Features], q_us: int, said: tuple[str, ...]) -> None:
         """Steps 4 to 6 for one model."""
-        plan = work.plan
-        loaded = self.models.get(plan.model, work.ref)
-        if isinstance(loaded, Shed):
-            work.shed(loaded)
-            return
+        plan, loaded = work.plan, work.loaded
         began = perf_counter()
         # 4. derive the model's inputs
         places = [np.array(p, np.intp) for p in work.places]

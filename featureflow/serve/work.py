@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from featureflow.models.loaded import LoadedModel
 from featureflow.serve.answer import Shed
 from featureflow.serve.plan import ModelPlan
 from featureflow.serve.request import Row
@@ -11,17 +12,15 @@ from featureflow.serve.turn import Batch
 class Work:
     """Requests, their rows one after another, and each row's place in each view's features."""
 
-    __slots__ = ("places", "plan", "ref", "requests", "rows")
+    __slots__ = ("loaded", "places", "plan", "requests", "rows")
 
-    def __init__(self, plan: ModelPlan, ref: str, requests: Batch, rows: list[Row], places: list[list[int]]) -> None:
-        self.plan, self.ref, self.requests, self.rows, self.places = plan, ref, requests, rows, places
-
-    def shed(self, why: Shed) -> None:
-        for request in self.requests:
-            if not request.future.done():
-                request.future.set_result(why)
+    def __init__(
+        self, plan: ModelPlan, loaded: LoadedModel, requests: Batch, rows: list[Row], places: list[list[int]]
+    ) -> None:
+        self.plan, self.loaded, self.requests, self.rows, self.places = plan, loaded, requests, rows, places
 
     def refuse_rows(self, refused: set[int], why: Shed) -> None:
+        """Answer each request that has one of these rows with ``why``."""
         at = 0
         for request in self.requests:
             first, at = at, at + len(request.rows)

@@ -1,0 +1,207 @@
+"""A scorer over the worker's rig: log and store in memory, real kernel, real models, and HTTP over loopback where a test wants it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import aiohttp
+import msgspec
+import numpy as np
+from aiohttp import web
+from worker_rig import PROJECT, TRIP, Rig
+
+from featureflow.define.spec import Call, Column, Field, Input, Literal, Model, Project, Request
+from featureflow.define.system import PREDICTIONS
+from featureflow.models.export import export_mlp
+from featureflow.models.manifest import inputs_of
+from featureflow.models.store import ModelStore
+from featureflow.models.transform import fit
+from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.metrics import Metrics
+from featureflow.serve.openapi import document
+from featureflow.serve.prediction_log import PredictionLog
+from featureflow.serve.produce import Producer
+from featureflow.serve.routes import Routes
+from featureflow.serve.scorer import Scorer
+from featureflow.serve.upkeep import Upkeep
+from featureflow.store.online.protocol import OnlineStore
+from featureflow.store.registry import PROJECT_DOCUMENT
+
+ASK = Request(
+    name="ask",
+    fields=(
+        Field(name="hour", type="int"),
+        Field(name="weight", type="float", nullable=True),
+        Field(name="vip", type="bool", nullable=True),
+        Field(name="since", type="datetime", nullable=True),
+        Field(name="city", type="str", nullable=True, max_bytes=40),
+    ),
+)
+INPUTS = (
+    Input(name="count", expr=Column("rider_now:count_1h")),
+    Input(name="share", expr=Call("div", (Column("rider_now:sum_1m"), Column("rider_now:sum_1h"))), default=0.0),
+    Input(name="last", expr=Column("zone_now:last_n"), size=3),
+    Input(name="hour", expr=Column("ask:hour")),
+    Input(name="weight", expr=Column("ask:weight")),
+    Input(name="vip", expr=Column("ask:vip")),
+    Input(name="since", expr=Column("ask:since")),
+    Input(name="paris", expr=Call("eq", (Column("ask:city"), Literal("Paris")))),
+)
+TIP = Model(name="tip", inputs=INPUTS, deadline_us=10_000_000, drift=0.1)
+STRICT = Model(name="strict", inputs=INPUTS[:3], deadline_us=10_000_000, drift=0.1, when_missing="refuse")
+WITH_MODELS: Project = msgspec.structs.replace(PROJECT, requests=(ASK,), models=(TIP, STRICT))
+
+
+def train(store: ModelStore, model: Model, seed: int = 0) -> str:
+    """Add a version of the model with drawn weights; its name."""
+    draw = np.random.default_rng(seed)
+    inputs = inputs_of(model)
+    width = sum(item.size for item in inputs)
+    rows = draw.normal(3.0, 10.0, (200, width))
+    rows[draw.random(rows.shape) < 0.1] = np.nan
+    transforms = fit(rows, inputs)
+    sizes = (transforms.width_out, 8, 1)
+    store.path.mkdir(parents=True, exist_ok=True)
+    onnx = store.path / f".{model.name}-{seed}.onnx"
+    export_mlp(
+        [draw.normal(size=(a, b)) / np.sqrt(a) for a, b in zip(sizes, sizes[1:], strict=False)],
+        [np.zeros(b) for b in sizes[1:]],
+        onnx,
+    )
+    return store.add(model.name, onnx, inputs=inputs, transforms=transforms, model=model).version
+
+
+class DirectReader:
+    """The asynchronous side of a store in memory. ``reads`` counts them; ``hold`` keeps them waiting; ``fail`` makes them fail."""
+
+    def __init__(self, store: OnlineStore) -> None:
+        self.store = store
+        self.reads: list[int] = []
+        self.fail: Exception | None = None
+        self.hold: asyncio.Event | None = None
+
+    async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        self.reads.append(len(keys))
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.fail is not None:
+            raise self.fail
+        return self.store.read(keys)
+
+
+@dataclass
+class ServeRig:
+    rig: Rig
+    reader: DirectReader
+    scorer: Scorer
+    predictions: PredictionLog
+    metrics: Metrics
+    models: ModelStore
+
+    async def ask(self, model: str, body: object, *, ref: str = "") -> Answer | Shed:
+        """One request, answered."""
+        return await self.begin(model, body, ref=ref)
+
+    def begin(self, model: str, body: object, *, ref: str = "") -> asyncio.Future[Answer | Shed]:
+        raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        return self.scorer.score(model, ref, raw, request_id="r1", since_s=monotonic())[1]
+
+    def logged(self) -> list[dict[str, object]]:
+        """What stands on the prediction topic, once the log is closed."""
+        self.predictions.close(10.0)
+        log = self.rig.memory_log
+        consumer = log.consumer("reading", {"p": PREDICTIONS.topic})
+        assigned = consumer.poll(timeout_s=5, max_records=1, max_bytes=1).assignment.assigned
+        end, found = log.topic(PREDICTIONS.topic).end, []
+        for partition in assigned:
+            consumer.seek(partition, 0)
+        while len(found) < sum(end.values()):
+            for batch in consumer.poll(timeout_s=5, max_records=100_000, max_bytes=1 << 30).batches:
+                found += [msgspec.json.decode(value) for value in batch.values if value]
+        consumer.close()
+        return found
+
+
+@asynccontextmanager
+async def serving(
+    models: ModelStore,
+    *,
+    rig: Rig | None = None,
+    project: Project = WITH_MODELS,
+    capacity_rows: int = 10_000,
+    stale_after_us: int = 30_000_000,
+) -> AsyncIterator[ServeRig]:
+    """A scorer that has read its definitions and loaded its models."""
+    rig = rig or Rig()
+    rig.log.ensure_topic(PREDICTIONS.topic, 2)
+    rig.online.put_meta(PROJECT_DOCUMENT, msgspec.json.encode(project))
+    reader, metrics = DirectReader(rig.online), Metrics()
+    predictions = PredictionLog(
+        rig.log,
+        capacity_rows=capacity_rows,
+        dropped=lambda reason, n: metrics.dropped.labels(reason).inc(n),
+        logged=metrics.logged.inc,
+    )
+    scorer = Scorer(
+        reader,
+        models,
+        clock=rig.clock,
+        wall=rig.clock,
+        stale_after_us=stale_after_us,
+        predictions=predictions,
+        metrics=metrics,
+    )
+    predictions.start()
+    try:
+        await scorer.refresh()
+        yield ServeRig(rig, reader, scorer, predictions, metrics, models)
+    finally:
+        predictions.close(10.0)
+        scorer.models.close()
+
+
+@dataclass
+class Door:
+    """HTTP on loopback in front of a ``ServeRig``."""
+
+    rig: ServeRig
+    url: str
+    client: aiohttp.ClientSession
+    host: str
+    port: int
+
+
+@asynccontextmanager
+async def listening(rig: ServeRig, *, body_s: float = 10.0) -> AsyncIterator[Door]:
+    producer = Producer(rig.rig.log)
+    producer.start()
+    upkeep = Upkeep(rig.scorer, rig.rig.log)
+    routes = Routes(rig.scorer, producer, upkeep, msgspec.json.encode(document("0")), body_s=body_s)
+    server = web.Server(routes.handle, access_log=None, lingering_time=0.1, auto_decompress=False)
+    runner = web.ServerRunner(server, shutdown_timeout=2.0)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    try:
+        async with aiohttp.ClientSession(auto_decompress=False) as client:
+            yield Door(rig, f"http://{host}:{port}", client, host, port)
+    finally:
+        await runner.cleanup()
+        producer.close(5.0)
+
+
+def models_in(folder: Path) -> ModelStore:
+    """A store with one version of each model."""
+    store = ModelStore(folder, provider="cpu")
+    for model in WITH_MODELS.models:
+        train(store, model)
+    return store
+
+
+__all__ = ["ASK", "TRIP", "Door", "Rig", "ServeRig", "listening", "models_in", "serving", "train"]

@@ -1,0 +1,189 @@
+"""A body against its model: what fits, what does not, and what the caller is told to change."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from serve_rig import TIP, WITH_MODELS
+
+from featureflow.errors import RequestError
+from featureflow.serve.asked import BodyDecoder, rows_of
+from featureflow.serve.plan import ModelPlan, Plan
+from featureflow.serve.wire.v1 import SCORE_BODY
+
+PLAN: ModelPlan = Plan(WITH_MODELS, {"trip": 2}).models[TIP.name]
+DECODER = BodyDecoder(PLAN)
+GOOD: dict[str, Any] = {"entities": {"rider": "ada", "zone": 7}, "context": {"hour": 17}}
+
+
+def refusal(body: object) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        DECODER.decode(body if isinstance(body, bytes) else msgspec.json.encode(body))
+    return caught.value
+
+
+def test_one_row_or_many_may_be_asked() -> None:
+    one = DECODER.decode(msgspec.json.encode({**GOOD, "deadline_ms": 5, "explain": True}))
+    assert (len(one.rows), one.deadline_ms, one.explain) == (1, 5.0, True)
+    assert one.rows[0].ids == ("ada", 7)
+    many = DECODER.decode(msgspec.json.encode({"rows": [GOOD, {**GOOD, "entities": {"zone": None, "rider": None}}]}))
+    assert [row.ids for row in many.rows] == [("ada", 7), (None, None)]
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "says"),
+    [
+        ({"entities": {"rider": "ada"}}, 422, 'entities: absent: zone. Send {"rider": string, "zone": integer}'),
+        ({"entities": {"rider": "ada", "zone": 7, "zon": 1}}, 422, "not known: zon"),
+        ({"entities": {"rider": 5, "zone": 7}}, 422, "entities.rider must be a string (or null), not int"),
+        ({"entities": {"rider": "ada", "zone": "7"}}, 422, "entities.zone must be a whole number"),
+        ({"entities": {"rider": "ada", "zone": 7.5}}, 422, "$.entities"),
+        ({"entities": {"rider": "ada", "zone": True}}, 422, "$.entities"),
+        ({"entities": {"rider": "ada", "zone": 2**53 + 1}}, 422, "2^53"),
+        ({"entities": {"rider": "é" * 129, "zone": 7}}, 422, "256 bytes"),
+        ({"entities": {"rider": "", "zone": 7}}, 422, "empty"),
+        ({"entities": 5}, 422, "$.entities"),
+        ({"context": {}}, 422, 'context.hour is absent or null. Send {"hour": int'),
+        ({"context": {"hour": 17, "houre": 1}}, 422, "not known: houre"),
+        ({"context": {"hour": 17.5}}, 422, "context.hour must be int, not float"),
+        ({"context": {"hour": "17"}}, 422, "context.hour must be int, not str"),
+        ({"context": {"hour": 2**60}}, 422, "2^53"),
+        ({"context": {"hour": 17, "weight": 1e300}}, 422, "2^63"),
+        ({"context": {"hour": 17, "vip": 1}}, 422, "context.vip must be bool"),
+        ({"context": {"hour": 17, "since": "yesterday"}}, 422, "RFC 3339"),
+        ({"context": {"hour": 17, "since": "2013-12-30T22:00:00"}}, 422, "RFC 3339"),
+        ({"context": {"hour": 17, "since": 2**62}}, 422, "RFC 3339"),
+        ({"context": {"hour": 17, "city": "x" * 41}}, 422, "40 bytes"),
+        ({"deadline_ms": 0}, 422, "$.deadline_ms"),
+        ({"deadline_ms": 1e9}, 422, "$.deadline_ms"),
+        ({"explain": "yes"}, 422, "$.explain"),
+        ({"explian": True}, 422, "explian"),
+        ({"rows": [GOOD]}, 422, "not both"),
+    ],
+)
+def test_a_body_that_does_not_fit_says_what_to_change(change: dict[str, object], status: int, says: str) -> None:
+    error = refusal({**GOOD, **change})
+    assert error.status == status
+    assert says in error.detail
+
+
+def test_a_wrong_row_among_many_is_named() -> None:
+    error = refusal({"rows": [GOOD, {"entities": {"rider": "ada", "zone": 7}}]})
+    assert "rows[1].context.hour" in error.detail
+    assert refusal({"rows": []}).status == 422
+    assert refusal({"rows": [GOOD] * 1001}).status == 422
+    assert refusal({}).status == 422
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"NaN",
+        b'{"entities": NaN}',
+        b"\xff\xfe",
+        b'{"entities": {"rider": "\xff"}}',
+        b"[" * 100_000,
+        b'{"rows":' * 50_000,
+        b"\0",
+        b'"\\ud800"',
+    ],
+)
+def test_what_is_not_json_is_a_400_or_422(raw: bytes) -> None:
+    assert refusal(raw).status in (400, 422)
+
+
+def test_whole_numbers_may_be_written_as_floats_and_instants_in_two_ways() -> None:
+    context = {"hour": 17.0, "since": "2013-12-30T22:00:00Z"}
+    written = DECODER.decode(msgspec.json.encode({**GOOD, "context": context})).rows[0].inputs
+    counted = (
+        DECODER.decode(msgspec.json.encode({**GOOD, "context": {"hour": 17, "since": 1_388_440_800_000_000}}))
+        .rows[0]
+        .inputs
+    )
+    assert written == counted == (17, None, None, 1_388_440_800_000_000.0, None)
+
+
+IDS = (
+    st.none()
+    | st.text(max_size=70)
+    | st.integers(-(2**54), 2**54)
+    | st.booleans()
+    | st.floats(allow_nan=False)
+    | st.sampled_from([":{}\r\n\0", "a:b{0}", "\x00", "*", "é" * 100])
+)
+SCALARS = (
+    IDS
+    | st.floats()
+    | st.lists(st.integers(), max_size=2)
+    | st.sampled_from(["2013-12-30T22:00:00Z", "Paris", 2**53, 1e19, -0.0])
+)
+ENTITIES = st.fixed_dictionaries({}, optional={"rider": IDS, "zone": IDS, "other": IDS})
+CONTEXTS = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(["hour", "weight", "vip", "since", "city", "other"], SCALARS)
+)
+ROWS = st.fixed_dictionaries({}, optional={"entities": ENTITIES | SCALARS, "context": CONTEXTS | SCALARS})
+BODIES = ROWS | st.fixed_dictionaries(
+    {},
+    optional={
+        "rows": st.lists(ROWS, max_size=3) | SCALARS,
+        "deadline_ms": SCALARS,
+        "explain": SCALARS,
+        "entities": ENTITIES,
+    },
+)
+GOOD_ROWS = st.fixed_dictionaries(
+    {
+        "entities": st.fixed_dictionaries(
+            {"rider": st.none() | st.text(min_size=1, max_size=70), "zone": st.none() | st.integers(-(2**53), 2**53)}
+        ),
+        "context": st.fixed_dictionaries(
+            {"hour": st.integers(-(2**53), 2**53)},
+            optional={
+                "weight": st.none() | st.floats(-1e18, 1e18) | st.integers(-(2**62), 2**62),
+                "vip": st.none() | st.booleans(),
+                "since": st.none() | st.integers(0, 2**53),
+                "city": st.none() | st.text(max_size=12),
+            },
+        ),
+    }
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(BODIES | GOOD_ROWS | st.fixed_dictionaries({"rows": st.lists(GOOD_ROWS, min_size=1, max_size=3)}))
+def test_the_typed_way_takes_nothing_that_the_exact_rules_refuse_and_gives_the_same_rows(body: dict[str, Any]) -> None:
+    raw = msgspec.json.encode(body)
+    try:
+        taken = [(row.ids, _same(row.inputs)) for row in DECODER.decode(raw).rows]
+    except RequestError as error:
+        assert 400 <= error.status < 500
+        taken = None
+    try:
+        exact = [(row.ids, _same(row.inputs)) for row in rows_of(SCORE_BODY.decode(raw), PLAN)]
+    except (RequestError, msgspec.DecodeError):
+        exact = None
+    assert taken == exact
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
+def test_any_bytes_at_all_are_a_request_error_or_rows(raw: bytes) -> None:
+    try:
+        DECODER.decode(raw)
+    except RequestError as error:
+        assert 400 <= error.status < 500
+        assert error.detail
+
+
+def _same(inputs: tuple[Any, ...]) -> list[object]:
+    return [
+        None if value is None else value if isinstance(value, str) else (float(value) + 0.0, math.isnan(value))
+        for value in inputs
+    ]

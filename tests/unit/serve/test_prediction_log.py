@@ -1,0 +1,154 @@
+"""The prediction log: never in a request's way, and never silently short."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from featureflow.clock import ManualClock
+from featureflow.define.system import PREDICTIONS
+from featureflow.errors import UnavailableError
+from featureflow.kernel.decode import Decoder
+from featureflow.serve.prediction_log import PredictionLog, Predictions, encode
+from featureflow.serve.request import Row
+from featureflow.store.log.memory import MemoryLog
+from featureflow.store.log.protocol import Record
+
+NASTY = 'a"b\\c\n\u2028é:{}\r\0'
+
+
+def predictions(n: int = 2, trace: str = "") -> Predictions:
+    return Predictions(
+        asked_at_us=1_700_000_000_123_456,
+        model="tip",
+        version="3",
+        variant="int8",
+        provider="cpu",
+        rows=[Row({"rider": NASTY, "zone": i}, {"note": NASTY}, (NASTY, i), ()) for i in range(n)],
+        prediction_ids=[f"p{i}" for i in range(n)],
+        request_ids=[f'r"{i}' for i in range(n)],
+        traces=[trace] * n,
+        scores=[0.1 * i for i in range(n)],
+        views={"rider_now": "v1"},
+        applied={"rider_now": {"trip": {0: 5, 1: 7}}},
+        features=np.array([[i, np.nan, -0.5] for i in range(n)]),
+        statuses=np.array([[0, 1, 4]] * n, np.int8),
+        degraded=["rider_now:stale"],
+    )
+
+
+class CountingLog(MemoryLog):
+    """A log in memory that can be told to be down, and to hold its callers."""
+
+    def __init__(self) -> None:
+        super().__init__(ManualClock(0))
+        self.ensure_topic(PREDICTIONS.topic, 1)
+        self.down = 0
+        self.door = threading.Event()
+        self.door.set()
+        self.calls = 0
+
+    def append(self, topic: str, records: Sequence[Record]) -> list[tuple[int, int]]:
+        self.door.wait()
+        self.calls += 1
+        if self.down:
+            self.down -= 1
+            raise UnavailableError("the log is down; see log.url")
+        return super().append(topic, records)
+
+    def count(self) -> int:
+        return self.topic(PREDICTIONS.topic).end[0]
+
+
+def logging(log: CountingLog, capacity_rows: int = 100) -> tuple[PredictionLog, Counter[str], list[int]]:
+    dropped: Counter[str] = Counter()
+    logged: list[int] = []
+    return (
+        PredictionLog(
+            log, capacity_rows=capacity_rows, dropped=lambda r, n: dropped.update({r: n}), logged=logged.append
+        ),
+        dropped,
+        logged,
+    )
+
+
+def test_a_record_is_an_event_of_the_predictions_source_whatever_the_ids_hold() -> None:
+    parent = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+    records = encode(predictions(trace=parent))
+    decoded = Decoder(PREDICTIONS).decode([r.value for r in records], [r.key for r in records])
+    assert not decoded.refused
+    columns = decoded.events.columns
+    assert decoded.events.times_us.tolist() == [1_700_000_000_123_456] * 2
+    assert columns["prediction_id"].tolist() == ["p0", "p1"]
+    assert columns["request_id"].tolist() == ['r"0', 'r"1']
+    assert msgspec.json.decode(columns["entities"][1]) == {"rider": NASTY, "zone": 1}
+    assert msgspec.json.decode(columns["context"][0]) == {"note": NASTY}
+    assert msgspec.json.decode(columns["applied"][0]) == {"rider_now": {"trip": {"0": 5, "1": 7}}}
+    assert (
+        np.frombuffer(base64.b64decode(columns["features"][1]), "<f8").tobytes()
+        == np.array([1, np.nan, -0.5]).tobytes()
+    )
+    assert columns["statuses"].tolist() == ["pdm", "pdm"]
+    assert records[0].headers == (("traceparent", parent.encode()),)
+
+
+def test_what_is_offered_is_appended_in_order_and_closing_waits_for_it() -> None:
+    log = CountingLog()
+    journal, dropped, logged = logging(log)
+    journal.start()
+    for _ in range(5):
+        assert journal.offer(predictions())
+    journal.close(10.0)
+    assert (log.count(), sum(logged), dropped, journal.waiting) == (10, 10, {}, 0)
+
+
+def test_what_does_not_fit_the_queue_is_dropped_and_counted_at_once() -> None:
+    log = CountingLog()
+    log.door.clear()
+    journal, dropped, _ = logging(log, capacity_rows=5)
+    journal.start()
+    assert [journal.offer(predictions()) for _ in range(4)] == [True, True, False, False]
+    assert dropped == {"queue_full": 4}
+    log.door.set()
+    journal.close(10.0)
+    assert log.count() == 4
+
+
+def test_a_log_that_is_down_is_tried_again_and_nothing_is_lost() -> None:
+    log = CountingLog()
+    log.down = 1
+    journal, dropped, _ = logging(log)
+    journal.start()
+    journal.offer(predictions())
+    while log.calls < 2:
+        threading.Event().wait(0.001)
+    journal.close(10.0)
+    assert (log.count(), dropped, journal.problem) == (2, {}, None)
+
+
+def test_what_cannot_be_appended_before_the_end_is_counted() -> None:
+    log = CountingLog()
+    log.down = 1_000
+    journal, dropped, _ = logging(log)
+    journal.start()
+    journal.offer(predictions())
+    journal.close(10.0)
+    assert dropped == {"shutdown": 2}
+    assert journal.problem is not None
+    assert "log.url" in journal.problem
+
+
+def test_a_record_beyond_the_logs_bound_is_dropped_and_the_others_are_not() -> None:
+    log = CountingLog()
+    journal, dropped, _ = logging(log)
+    big = predictions()
+    big.rows[0].context = {"note": "x" * 70_000}
+    journal.start()
+    journal.offer(big)
+    journal.close(10.0)
+    assert (log.count(), dropped) == (1, {"too_large": 1})

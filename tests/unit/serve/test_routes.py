@@ -1,0 +1,380 @@
+"""HTTP over loopback: every route, and what it says to a caller who is wrong, slow or hostile."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from serve_rig import TRIP, Door, Rig, listening, serving
+from worker_rig import RIDERS, SECOND_US
+
+from featureflow import limits
+from featureflow.errors import UnavailableError
+from featureflow.models.store import ModelStore
+from featureflow.serve import routes
+from featureflow.store.keys import offset_key
+
+GOOD = {"entities": {"rider": "ada", "zone": 7}, "context": {"hour": 17}}
+PATHS = ("/v1/score/tip", "/v1/events/trip", "/v1/features/rider_now", "/v1/features/zone_now")
+
+
+def fed() -> Rig:
+    rig = Rig()
+    rig.produce(200)
+    worker = rig.worker()
+    worker.open()
+    rig.drain(worker)
+    return rig
+
+
+async def post(door: Door, path: str, body: object, **more: Any) -> tuple[int, Any, Any]:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    async with door.client.post(door.url + path, data=io.BytesIO(data), **more) as response:
+        return response.status, json.loads(await response.read()), response.headers
+
+
+async def get(door: Door, path: str) -> tuple[int, Any, Any]:
+    from yarl import URL
+
+    async with door.client.get(URL(door.url + path, encoded=True)) as response:
+        raw = await response.read()
+        return (
+            response.status,
+            json.loads(raw) if "json" in response.headers["Content-Type"] else raw.decode(),
+            response.headers,
+        )
+
+
+def test_a_score_over_http(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+            status, answer, headers = await post(door, "/v1/score/tip", GOOD, headers={"X-Request-ID": "mine-1"})
+            assert status == 200
+            assert headers["X-Request-ID"] == answer["request_id"] == "mine-1"
+            assert headers["Content-Type"] == "application/json"
+            assert 0 < answer["scores"][0] < 1
+            status, answer, headers = await post(door, "/v1/score/tip", GOOD, headers={"X-Request-ID": "has space"})
+            assert headers["X-Request-ID"] == answer["request_id"] != "has space"
+
+    asyncio.run(go())
+
+
+def test_features_of_many_ids_come_from_one_read_with_the_offsets_they_stand_for(models: ModelStore) -> None:
+    async def go() -> None:
+        rig = fed()
+        async with serving(models, rig=rig) as serve, listening(serve) as door:
+            serve.reader.reads.clear()
+            q = rig.clock.now_us() - 5 * SECOND_US
+            ids = [*RIDERS, {"rider": "nobody"}, None]
+            status, answer, _ = await post(door, "/v1/features/rider_now", {"entities": ids, "at": q})
+            assert status == 200
+            assert len(serve.reader.reads) == 1
+            assert (answer["q"], answer["degraded"]) == (q, [])
+            assert answer["applied"] == {"trip": {str(p): o for p, o in rig.log.topic(TRIP.topic).end.items()}}
+            assert [row["id"] for row in answer["rows"]] == [*RIDERS, "nobody", None]
+            view = serve.scorer.view("rider_now").view
+            assert answer["features"] == [f.name for f in view.features]
+            expected = rig.expected(view, q)
+            for row, values, times in zip(
+                answer["rows"], expected.values.tolist(), expected.event_times_us.tolist(), strict=False
+            ):
+                assert row["values"] == [None if v != v else v for v in values]
+                assert [t for t in row["event_times_us"] if t is not None] == [t for t in times if t > 0]
+            assert set(answer["rows"][-1]["statuses"]) == {"default"}
+
+    asyncio.run(go())
+
+
+def test_features_of_one_entity_by_get_whatever_its_id_holds(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+            for rider in RIDERS:
+                status, answer, _ = await get(door, f"/v1/features/rider_now/{quote(rider, safe='')}")
+                assert (status, answer["id"]) == (200, rider)
+                assert answer["features"]["count_1h"]["status"] == "present"
+            status, answer, _ = await get(door, "/v1/features/zone_now/-3?at=2023-11-14T22:13:30%2B00:00")
+            assert (status, answer["id"], answer["at"]) == (200, -3, "2023-11-14T22:13:30.000000Z")
+            for path, status in (
+                ("/v1/features/zone_now/x", 422),
+                ("/v1/features/zone_now/" + "9" * 30, 422),
+                ("/v1/features/zone_now/7?at=noon", 422),
+                ("/v1/features/rider_now/%ff", 400),
+                ("/v1/features/rider_now/", 422),
+                ("/v1/features/nope/1", 404),
+                ("/v1/features/rider_now", 405),
+                ("/v1/features/rider_now/ada?at=1000000", 422),
+            ):
+                found, answer, headers = await get(door, path)
+                assert (path, found) == (path, status)
+                assert headers["Content-Type"] == "application/problem+json"
+                assert answer["detail"]
+
+    asyncio.run(go())
+
+
+def test_events_are_answered_with_their_positions_once_they_are_in_the_log(models: ModelStore) -> None:
+    async def go() -> None:
+        rig = Rig()
+        async with serving(models, rig=rig) as serve, listening(serve) as door:
+            event = {"at": rig.clock.now_us(), "rider": "ada", "fare": 3.5, "extra": [1]}
+            status, answer, _ = await post(
+                door, "/v1/events/trip", event, headers={"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"}
+            )
+            assert status == 200
+            (first,) = answer["positions"]
+            status, answer, _ = await post(door, "/v1/events/trip", [event] * 3)
+            assert status == 200
+            assert [p["partition"] for p in answer["positions"]] == [first["partition"]] * 3
+            assert [p["offset"] for p in answer["positions"]] == [1, 2, 3]
+            worker = rig.worker()
+            worker.open()
+            rig.drain(worker)
+            _, features, _ = await get(door, "/v1/features/rider_now/ada")
+            assert features["features"]["count_1h"]["value"] == 4.0
+            assert features["features"]["sum_1h"]["value"] == 14.0
+
+    asyncio.run(go())
+
+
+def test_events_that_are_none_are_refused_together_with_a_reason_each_and_nothing_is_appended(
+    models: ModelStore,
+) -> None:
+    async def go() -> None:
+        rig = Rig()
+        async with serving(models, rig=rig) as serve, listening(serve) as door:
+            good = {"at": rig.clock.now_us(), "rider": "ada"}
+            status, answer, _ = await post(door, "/v1/events/trip", [good, {**good, "fare": "x"}, {"rider": "ada"}])
+            assert status == 422
+            assert [(r["index"], r["reason"]) for r in answer["refused"]] == [(1, "wrong_type"), (2, "missing_field")]
+            for body in (
+                b"",
+                b"[]",
+                b"[1",
+                b"5",
+                b'[{"at": NaN}]',
+                b'{"at": 1e400}',
+                [good] * (limits.ROWS_PER_REQUEST + 1),
+            ):
+                assert (await post(door, "/v1/events/trip", body))[0] in (400, 422)
+            assert (await post(door, "/v1/events/predictions", good))[0] == 404
+            assert set(rig.log.topic(TRIP.topic).end.values()) == {0}
+
+    asyncio.run(go())
+
+
+def test_what_there_is_can_be_looked_at(models: ModelStore) -> None:
+    async def go() -> None:
+        rig = fed()
+        async with serving(models, rig=rig) as serve, listening(serve) as door:
+            _, views, _ = await get(door, "/v1/views")
+            assert [v["name"] for v in views["views"]] == ["rider_now", "zone_now"]
+            assert {p["partition"]: p["offset"] for p in views["views"][0]["sources"]["trip"]} == rig.log.topic(
+                TRIP.topic
+            ).end
+            _, listed, _ = await get(door, "/v1/models")
+            assert listed["models"][0]["loaded"]["variant"] == "fp32"
+            assert listed["models"][0]["entities"] == ["rider", "zone"]
+            assert (await get(door, "/healthz"))[:2] == (200, {"status": "ok"})
+            assert (await get(door, "/readyz"))[:2] == (200, {"ready": True, "down": {}, "warnings": {}})
+            assert (await get(door, "/openapi.json"))[1]["openapi"] == "3.1.0"
+            assert "POST /v1/score/tip" in (await get(door, "/"))[1]
+            await post(door, "/v1/score/tip", GOOD)
+            text = (await get(door, "/metrics"))[1]
+            for name in (
+                'featureflow_requests_total{route="score",status="200"} 1.0',
+                "model_inference_duration_seconds_count",
+                "inference_latency_p95",
+                'featureflow_request_seconds_bucket{le="0.001",stage="fetch"}',
+                "featureflow_score_seconds_count 1.0",
+                'featureflow_scores_total{model="tip",provider="cpu",variant="fp32"} 1.0',
+            ):
+                assert name in text, name
+            rig.online._values.pop(offset_key(serve.scorer.view("rider_now").view.id, "trip", 1))
+            assert (await get(door, "/v1/views"))[1]["views"][0]["sources"]["trip"][1]["offset"] is None
+
+    asyncio.run(go())
+
+
+def test_wrong_methods_and_paths_say_what_to_use(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models) as serve, listening(serve) as door:
+            status, _, headers = await get(door, "/v1/score/tip")
+            assert (status, headers["Allow"]) == (405, "POST")
+            status, _, headers = await post(door, "/healthz", {})
+            assert (status, headers["Allow"]) == (405, "GET")
+            assert (await get(door, "/nope"))[0] == 404
+            assert (await post(door, "/v1/score/nope", GOOD))[0] == 404
+            assert (await post(door, "/v1/score/tip@no/pe", GOOD))[0] == 404
+
+    asyncio.run(go())
+
+
+def test_a_store_that_is_down_is_a_503_with_a_time_to_come_back_and_readiness_says_so(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+            serve.reader.fail = UnavailableError("Redis at x does not answer; see online.url")
+            for status, answer, headers in (
+                await get(door, "/v1/views"),
+                await get(door, "/v1/features/rider_now/ada"),
+                await post(door, "/v1/score/strict", {"entities": GOOD["entities"]}),
+            ):
+                assert status == 503
+                assert int(headers["Retry-After"]) >= 1
+                assert headers["Content-Type"] == "application/problem+json"
+                assert answer["detail"]
+            assert (await get(door, "/healthz"))[0] == 200
+
+    asyncio.run(go())
+
+
+def test_bodies_are_bounded_in_bytes_and_time(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models) as serve, listening(serve, body_s=0.05) as door:
+            status, answer, _ = await post(door, "/v1/score/tip", b" " * (limits.REQUEST_BYTES + 1))
+            assert (status, answer["status"]) == (413, 413)
+            status, _, _ = await post(door, "/v1/score/tip", b"x", headers={"Content-Encoding": "gzip"})
+            assert status == 415
+            reader, writer = await asyncio.open_connection(door.host, door.port)
+            writer.write(b"POST /v1/score/tip HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            assert (await reader.readline()).split()[1] == b"408"
+            writer.close()
+            await writer.wait_closed()
+
+            async def endless() -> Any:
+                for _ in range(40):
+                    yield b" " * 65_536
+
+            async with door.client.post(f"{door.url}/v1/score/tip", data=endless()) as response:
+                assert response.status == 413
+
+    asyncio.run(go())
+
+
+async def talk(door: Door, raw: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection(door.host, door.port)
+    writer.write(raw)
+    try:
+        return await asyncio.wait_for(reader.read(), 10)
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+def test_connections_are_kept_pipelined_and_closed_as_http_says(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+            body = json.dumps(GOOD).encode()
+            one = b"POST /v1/score/tip HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%b\r\n%b"
+            kept, closed = one % (len(body), b"", body), one % (len(body), b"Connection: close\r\n", body)
+            answers = await talk(door, kept * 5 + closed)
+            assert answers.count(b"HTTP/1.1 200 OK\r\n") == 6
+            assert answers.count(b"Connection: close\r\n") == 1
+            old = await talk(door, b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert b" 200 OK\r\n" in old
+            assert old.endswith(b'{"status":"ok"}')
+            head = await talk(door, b"HEAD /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert b" 405 " in head.split(b"\r\n")[0]
+            assert head.endswith(b"\r\n\r\n")
+            assert b" 400 " in (await talk(door, b"\x16\x03\x01 nonsense\r\n\r\n")).split(b"\r\n")[0]
+
+    asyncio.run(go())
+
+
+def test_no_request_is_answered_with_500_and_every_problem_says_what_to_change(models: ModelStore) -> None:
+    json_values = st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | st.text(max_size=20)
+        | st.sampled_from([":{}\r\n\0", "ada", 7, "2023-11-14T22:13:30Z", "\ud800", 1e308, -(2**63)]),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "entities",
+                        "context",
+                        "rows",
+                        "explain",
+                        "deadline_ms",
+                        "at",
+                        "rider",
+                        "zone",
+                        "hour",
+                        "fare",
+                        "x",
+                    ]
+                ),
+                inner,
+                max_size=5,
+            )
+        ),
+        max_leaves=12,
+    )
+    huge = {
+        "lists": b"[" * 200_000,
+        "objects": b'{"entities":' * 80_000,
+        "a string": b'{"a":"' + b"x" * 900_000 + b'"}',
+        "bom": b"\xef\xbb\xbf{}",
+        "no utf-8": b'{"entities":{"rider":"\xc3\x28","zone":1}}',
+    }
+    bodies = (
+        json_values.map(lambda value: json.dumps(value).encode())
+        | st.binary(max_size=60)
+        | st.sampled_from(sorted(huge))
+    )
+    ids = st.text(max_size=12) | st.sampled_from([":{}\r\n\0", "%", "..", "a/b", "@", "\x00"])
+
+    async def go() -> None:
+        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+            loop = asyncio.get_running_loop()
+
+            @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+            @given(st.sampled_from(PATHS), bodies, ids)
+            def fuzz(path: str, body: bytes | str, name: str) -> None:
+                asyncio.run_coroutine_threadsafe(one(door, path, body, name), loop).result(30)
+
+            await asyncio.to_thread(fuzz)
+            assert "500" not in {str(status) for _, status in serve.metrics.requests._counts}
+            assert (await post(door, "/v1/score/tip", GOOD))[0] == 200
+
+    async def one(door: Door, path: str, asked: bytes | str, name: str) -> None:
+        body = huge[asked] if isinstance(asked, str) else asked
+        for status, answer, headers in (
+            await post(door, path, body),
+            await get(door, f"/v1/features/rider_now/{quote(name.encode('utf-8', 'replace'), safe='')}"),
+            await get(door, f"/v1/features/{quote(name.encode('utf-8', 'replace'), safe='')}/1"),
+        ):
+            assert status in (200, 400, 404, 405, 413, 422), (status, answer)
+            if status != 200:
+                assert headers["Content-Type"] == "application/problem+json"
+                assert answer["status"] == status
+                assert answer["detail"]
+
+    asyncio.run(go())
+
+
+def test_a_fault_of_the_server_is_logged_with_the_request_id_and_tells_the_caller_nothing_else(
+    models: ModelStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> object:
+        raise ZeroDivisionError("secret")
+
+    async def go() -> None:
+        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+            monkeypatch.setattr(routes.catalog, "models", broken)
+            status, answer, _ = await get(door, "/v1/models")
+            assert status == 500
+            assert "secret" not in msgspec.json.encode(answer).decode()
+            assert answer["request_id"] in capsys.readouterr().out
+
+    asyncio.run(go())

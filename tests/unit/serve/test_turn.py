@@ -1,0 +1,99 @@
+"""Requests that arrive together leave together."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from featureflow.serve.admission import Admission
+from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.deadline import Deadline
+from featureflow.serve.request import Request, Row
+from featureflow.serve.turn import Batch, Turns
+
+
+def request(rows: int = 1) -> Request:
+    loop = asyncio.get_running_loop()
+    nothing: Any = None  # a turn looks at rows, deadline and future only
+    return Request(
+        "r", nothing, nothing, [Row({}, {}, (), ())] * rows, Deadline(loop.time() + 60), loop.create_future(), False, ""
+    )
+
+
+def test_requests_of_one_loop_turn_are_one_batch_and_those_that_come_meanwhile_are_the_next() -> None:
+    async def go() -> None:
+        batches: list[int] = []
+        door = asyncio.Event()
+
+        async def run(batch: Batch) -> None:
+            batches.append(len(batch))
+            await door.wait()
+            for one in batch:
+                one.future.set_result(Answer(200, b""))
+
+        turns = Turns(run, Admission())
+        first = [request() for _ in range(5)]
+        for one in first:
+            assert turns.join(one) is None
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert (turns.waiting, turns.active, batches) == (0, 1, [5])
+        later = [request() for _ in range(3)]
+        for one in later:
+            turns.join(one)
+            await asyncio.sleep(0)
+        assert (turns.waiting, turns.active) == (3, 1)
+        door.set()
+        await asyncio.gather(*(one.future for one in (*first, *later)))
+        assert batches == [5, 3]
+
+    asyncio.run(go())
+
+
+def test_a_turn_closes_at_its_size_and_a_larger_request_travels_alone() -> None:
+    async def go() -> None:
+        batches: list[list[int]] = []
+
+        async def run(batch: Batch) -> None:
+            batches.append([len(one.rows) for one in batch])
+            for one in batch:
+                one.future.set_result(Answer(200, b""))
+
+        turns = Turns(run, Admission(turn_rows=10))
+        asked = [request(n) for n in (25, 4, 4, 4)]
+        assert [turns.join(one) for one in asked[:1]] == [None]
+        for one in asked[1:]:
+            assert turns.join(one) is None
+        await asyncio.gather(*(one.future for one in asked))
+        assert batches == [[25], [4, 4], [4]]
+
+    asyncio.run(go())
+
+
+@pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning")
+def test_a_turn_that_fails_leaves_nobody_waiting_and_the_next_one_runs() -> None:
+    async def go() -> None:
+        problems: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
+        fail = True
+
+        async def run(batch: Batch) -> None:
+            if fail:
+                raise ZeroDivisionError
+            batch[0].future.set_result(Answer(200, b""))
+
+        turns = Turns(run, Admission())
+        first = request()
+        turns.join(first)
+        answer = await first.future
+        assert isinstance(answer, Shed)
+        assert answer.reason == "failed"
+        fail = False
+        second = request()
+        turns.join(second)
+        assert isinstance(await second.future, Answer)
+        assert len(problems) == 1
+
+    asyncio.run(go())
