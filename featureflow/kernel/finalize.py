@@ -96,7 +96,7 @@ def _finalize(plan: Plan, states: States, q_us: Int, out: Values) -> None:
     begin = (q_us - plan.back) // plan.step * plan.step  # (windows, n)
     if len(plan.lifetime):
         begin[plan.lifetime] = LIFETIME_START_US
-    _refuse_what_was_rolled_up(plan, states, q_us, begin)
+    _refuse_what_was_rolled_up(plan, states, begin)
     table = layout.table(states.rows)
     bands = [_bands(begin[chain], table[:, START], states.entity, q_us) for chain in plan.chains]
     totals = [_totals(layout, table, states.entity, band, len(begin[chain]), n) for chain, band in zip(plan.chains, bands, strict=True)]
@@ -178,13 +178,14 @@ def _newest(layout: Layout, table: Table, entity: Int, partial: LastN, n: int) -
     return LastN.read(newest(np.repeat(entity, partial.size), entries, n, partial.size).T).T
 
 
-def _refuse_what_was_rolled_up(plan: Plan, states: States, q_us: Int, begin: Int) -> None:
+def _refuse_what_was_rolled_up(plan: Plan, states: States, begin: Int) -> None:
     blob = states.blob_entity
     if not len(blob):
         return
+    # A window of the finest tile begins before q and not before any frontier, so that no instant is before one either.
     horizons = states.horizons[:, np.newaxis]
-    edges = np.concatenate((states.frontiers, np.full_like(horizons, LOWEST)), axis=1)  # nothing is above the largest tile
-    wrong = (np.maximum(edges[:, plan.above], horizons) > begin[:, blob].T).any(axis=1) | (q_us[blob] < edges.max(axis=1))
+    edges = np.concatenate((states.frontiers, horizons), axis=1)  # nothing is above the largest tile
+    wrong = (np.maximum(edges[:, plan.above], horizons) > begin[:, blob].T).any(axis=1)
     if wrong.any():
         raise StateError(
             f"{plan.layout.view_id} from {plan.layout.source} was rolled up past the instant asked for, for the entities at "

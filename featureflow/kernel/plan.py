@@ -194,13 +194,9 @@ def _chains(windows: Sequence[Window]) -> list[list[Window]]:
 
 
 def _within(narrow: Window, wide: Window) -> bool:
-    """Whether ``wide`` never begins after ``narrow``.
+    """Whether ``wide``, which is no shorter, never begins after ``narrow``.
 
-    Sliding: the wider one's tile is a multiple of the narrower one's. Tumbling: so is its length. A tumbling window lies within a
-    sliding one that is no shorter, since floor(q, w) > q - w, and floor keeps the order.
+    Any window lies within a sliding one: its tile is a multiple of a shorter sliding window's, floor keeps the order, and a tumbling
+    window begins after q - its length. A tumbling window holds the tumbling ones that divide it.
     """
-    if wide.kind == "lifetime":
-        return True
-    if wide.kind == "sliding":
-        return narrow.kind != "lifetime" and narrow.length_us <= wide.length_us
-    return narrow.kind == "tumbling" and wide.length_us % narrow.length_us == 0
+    return wide.kind != "tumbling" or (narrow.kind == "tumbling" and wide.length_us % narrow.length_us == 0)

@@ -52,6 +52,11 @@ def test_every_path_of_rounding_is_taken_by_its_own_size() -> None:
     tie_and_a_bit = (1 << 117) + (1 << 64) + 1
     for x in (tie_and_a_bit >> 40, tie_and_a_bit, tie_and_a_bit << 20, -tie_and_a_bit, (2**53 + 1 << 60) + 1):
         assert exact.to_float(limbs_of([x])).tolist() == [float(Fraction(x, UNIT))]
+    for shift in range(1, 67):                                     # a tie of 53 bits, and just beside it
+        for beside in (-1, 0, 1):
+            for bits in (2**52 + 1, 2**52 + 2, -(2**52) - 1):
+                x = (bits << shift) + (1 << shift - 1) + beside
+                assert exact.to_float(limbs_of([x])).tolist() == [float(Fraction(x, UNIT))]
     double_rounding = np.float64(2.0**61) + (np.float64(2.0**8) + np.float64(2.0**-56))
     assert exact.to_float(limbs_of([(1 << 117) + (1 << 64) + 1]))[0] > double_rounding
 
