@@ -138,10 +138,10 @@ def test_a_changed_view_is_a_new_version_that_begins_at_the_logs_beginning(place
     place.log.delete_before("departures", 0, 4)
     plan = place.registry.plan(CHANGED)
     old = PROJECT.view("origin_now")
-    assert [str(change) for change in plan.changes] == [
+    assert str(plan) == (
         f"~ view origin_now: version {old.version} -> {REPLACED.version}, folded again from the log's beginning; "
         "features +worst_2h -worst_1h -best_1h -sum_30m -sum_3h"
-    ]
+    )
     assert mirrored(place.online) == PROJECT, "a plan changes nothing"
     place.registry.apply(CHANGED)
     assert place.offsets(REPLACED) == {("departure", 0): 4}

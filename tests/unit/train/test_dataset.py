@@ -122,7 +122,7 @@ def test_pages_groups_and_chunks_do_not_change_a_bit(history: SqlHistory, monkey
     fill(history, 4)
     rows = spine(4, 300)
     whole = dataset(history, PROJECT, rows, features=REFERENCES, known_at=KNOWN)
-    monkeypatch.setattr(gather, "PAGE_ROWS", 13)
+    monkeypatch.setattr(gather, "PAGE_ROWS", 2)
     monkeypatch.setattr(point_in_time, "TREE_BYTES", 20_000)
     monkeypatch.setattr(point_in_time, "CHUNK_BYTES", 30_000)
     cut = dataset(history, PROJECT, rows, features=REFERENCES, known_at=KNOWN)
