@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -326,8 +327,8 @@ class Worker:
     def _count(self, judged: Judged) -> None:
         source = judged.batch.source
         self._dead += len(judged.dead)
-        for letter in judged.dead:
-            self._metrics.dead_letters.labels(source, letter.reason).inc()
+        for reason, count in Counter(letter.reason for letter in judged.dead).items():
+            self._metrics.dead_letters.labels(source, reason).inc(count)
         for view_id, late in judged.late.items():
             self._late += late
             self._metrics.late.labels(source, view_id).inc(late)

@@ -36,9 +36,11 @@ def check(commit: Commit) -> None:
             raise ValueError(f"{len(write.patches)} patches of {write.key!r}; over {most} it is written whole")
         end = write.expected_bytes
         for patch in write.patches:
-            if not (0 <= patch.position <= end and patch.data):
-                raise ValueError(f"a patch at {patch.position} leaves a hole in {write.key!r} of {end} bytes")
-            end = max(end, patch.position + len(patch.data))
+            position, size = patch.position, len(patch.data)
+            if not (0 <= position <= end and size):
+                raise ValueError(f"a patch at {position} leaves a hole in {write.key!r} of {end} bytes")
+            if position + size > end:
+                end = position + size
 
 
 def arguments(commit: Commit) -> tuple[list[bytes], list[bytes | int]]:
@@ -64,11 +66,14 @@ def arguments(commit: Commit) -> tuple[list[bytes], list[bytes | int]]:
 def packed(writes: Sequence[StateWrite]) -> bytes:
     """The writes as ``commit.lua`` unpacks them."""
     parts: list[bytes] = []
+    head, place = _WRITE.pack, _PATCH.pack
     for write in writes:
-        count = WHOLE if write.whole is not None else len(write.patches)
-        parts += (_WRITE.pack(write.expected_bytes, write.ttl_ms, len(write.header), count), write.header)
-        if write.whole is not None:
-            parts += (_BYTES.pack(len(write.whole)), write.whole)
-        for patch in write.patches:
-            parts += (_PATCH.pack(patch.position, len(patch.data)), patch.data)
+        header, patches, whole = write.header, write.patches, write.whole
+        if whole is None:
+            parts += (head(write.expected_bytes, write.ttl_ms, len(header), len(patches)), header)
+            for patch in patches:
+                data = patch.data
+                parts += (place(patch.position, len(data)), data)
+        else:
+            parts += (head(write.expected_bytes, write.ttl_ms, len(header), WHOLE), header, _BYTES.pack(len(whole)), whole)
     return b"".join(parts)
