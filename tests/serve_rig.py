@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from time import monotonic
 
@@ -69,7 +70,7 @@ def train(store: ModelStore, model: Model, seed: int = 0) -> str:
     store.path.mkdir(parents=True, exist_ok=True)
     onnx = store.path / f".{model.name}-{seed}.onnx"
     export_mlp(
-        [draw.normal(size=(a, b)) / np.sqrt(a) for a, b in zip(sizes, sizes[1:], strict=False)],
+        [draw.normal(size=(a, b)) / np.sqrt(a) for a, b in pairwise(sizes)],
         [np.zeros(b) for b in sizes[1:]],
         onnx,
     )

@@ -1,9 +1,10 @@
 """Who is let in: a request that would be answered too late is refused at once, while that is still cheap.
 
-The queue is bounded in rows, and a request is refused when the predicted wait breaks its deadline. The prediction is what is left of
-the turn under way, and ``1.25 x median`` of recent turns for each that stands before the answer. Turns older than half a second no longer count, so that
-one stall does not keep everybody out for good. (The slow end of recent turns would predict better under a steady overload, but on a shared
-machine one preempted turn in a hundred would then refuse everybody: measured, 90 % of requests at a load that is served without it.)
+The queue is bounded in rows, and a request is refused when the predicted wait breaks its deadline. The prediction is
+what is left of the turn under way, and ``1.25 x median`` of recent turns for each that stands before the answer. Turns
+older than half a second no longer count, so that one stall does not keep everybody out for good. (The slow end of recent
+turns would predict better under a steady overload, but on a shared machine one preempted turn in a hundred would then
+refuse everybody: measured, 90 % of the requests at a load that is served without it.)
 """
 
 from __future__ import annotations
