@@ -120,6 +120,8 @@ class ModelStore:
             if given == LATEST or given in aliases:
                 raise ModelError(f"{given} is an alias of model {name}; give the version another name")
             made = msgspec.structs.replace(made, version=given)
+            for left in home.glob(".adding-*"):    # by an add that was killed: this one holds the lock
+                shutil.rmtree(left, ignore_errors=True)
             staged = home / f".adding-{secrets.token_hex(8)}"
             try:
                 staged.mkdir()
