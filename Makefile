@@ -5,10 +5,13 @@ PYTHON3 ?= python3
 PYTHON  := .venv/bin/python
 SHELL   := /bin/bash
 
-.PHONY: help environment services services-stop test check lint format clean
+.PHONY: help demo environment services services-stop test check lint format bench-ingest bench-score clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+demo: environment ## a year of real flights to served scores (ONCE=1: check itself and stop; SABOTAGE=state: must fail; PORT=8080)
+	@$(PYTHON) examples/flights/demo.py --port $(or $(PORT),8080) $(if $(ONCE),--once) $(if $(SABOTAGE),--sabotage $(SABOTAGE))
 
 environment: ## the Python environment (.venv), made or brought up to date
 	@$(PYTHON3) scripts/environment.py
@@ -40,6 +43,12 @@ lint: environment ## ruff, mypy strict, import-linter
 format: environment ## let ruff lay the code out
 	@$(PYTHON) -m ruff check --fix .
 	@$(PYTHON) -m ruff format .
+
+bench-ingest: environment services ## events to exactly-once features on real Kafka and Redis, beside a worker written by hand
+	@$(PYTHON) benchmarks/ingest.py $(BENCH_ARGS)
+
+bench-score: environment services ## scores over HTTP, beside bare aiohttp
+	@$(PYTHON) benchmarks/score.py $(BENCH_ARGS)
 
 clean: services-stop ## remove what was made here (the downloads in ~/.cache/featureflow stay)
 	@rm -rf .services .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -21,7 +21,13 @@ def run(bootstrap: str, topic: str, redis_url: str, events: int) -> None:
     decode = msgspec.json.Decoder(Event).decode
     store = redis.Redis.from_url(redis_url)
     pipeline = store.pipeline(transaction=False)
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id="by-hand", enable_auto_commit=False, max_poll_records=1000, fetch_max_bytes=8 << 20)
+    consumer = KafkaConsumer(
+        bootstrap_servers=bootstrap,
+        group_id="by-hand",
+        enable_auto_commit=False,
+        max_poll_records=1000,
+        fetch_max_bytes=8 << 20,
+    )
     consumer.assign([TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic)])
     consumer.seek_to_beginning()
     tiles: dict[tuple[str, int], list[float]] = {}

@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections import Counter
+from typing import ClassVar
 
 from prometheus_client import CollectorRegistry
 
@@ -25,7 +26,7 @@ IDLE_S = 3.0
 class Stages:
     """Wall time between the places that the worker passes, and the longest time between two commits."""
 
-    STAGE = {
+    STAGE: ClassVar = {
         "after_poll": "poll", "after_decode": "decode", "after_dead_letters": "dead_letters", "after_fold": "load_and_fold",
         "before_commit": "pack", "after_commit": "commit", "after_advisory": "advisory",
     }  # fmt: skip
@@ -58,12 +59,14 @@ def main(kafka: str, redis: str, group: str, events: int, forever: bool) -> None
     project = mirrored(online)
     assert project is not None, "apply first"
     stages = Stages()
-    worker = Worker(log, online, project, SystemClock(), WorkerMetrics(CollectorRegistry()), group=group, failpoint=stages)
+    worker = Worker(
+        log, online, project, SystemClock(), WorkerMetrics(CollectorRegistry()), group=group, failpoint=stages
+    )
     worker.open()
     done = 0
     while not worker.status().partitions or any(p.problem for p in worker.status().partitions):
-        done += worker.step(timeout_s=0.05)               # join and claim; what it may fold already counts
-    stages.__init__()                                      # type: ignore[misc]  # begin again: joining is not folding
+        done += worker.step(timeout_s=0.05)  # join and claim; what it may fold already counts
+    stages.__init__()  # type: ignore[misc]  # begin again: joining is not folding
     began, used = time.perf_counter(), cpu_s()
     while done < events:
         done += worker.step()

@@ -20,7 +20,6 @@ import msgspec
 import numpy as np
 from kafka import KafkaProducer
 from noise import noise
-from servers import Servers
 
 from featureflow.define import spec
 from featureflow.define.project import load
@@ -32,28 +31,38 @@ from featureflow.store.log.open import open_log
 from featureflow.store.online import record
 from featureflow.store.online.redis import RedisOnlineStore
 from featureflow.store.registry import Registry
+from servers import Servers
 
 HERE = Path(__file__).parent
 DATABASE = 15
-SPAN_S = 3600                              # event time that the events cover
+SPAN_S = 3600  # event time that the events cover
 USERS = 10_000
 TILE_US = 10_000_000
 LIVE_PER_S, LIVE_S = 5_000, 10
 
 
-def events_of(count: int, first: int, base_us: int, span_s: float, users: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def events_of(
+    count: int, first: int, base_us: int, span_s: float, users: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(user number, event time, amount in cents) of so many events."""
     chance = np.random.default_rng(first)
     at = base_us + (np.arange(count) * (span_s * 1e6 / count)).astype(np.int64)
     return chance.integers(0, users, count), at, chance.integers(1, 100_000, count)
 
 
-def produce(servers: Servers, topic: str, users: np.ndarray, at: np.ndarray, cents: np.ndarray, per_s: float = 0.0) -> None:
-    producer = KafkaProducer(bootstrap_servers=servers.kafka, compression_type="lz4", linger_ms=5 if per_s else 20, batch_size=256 * 1024)
+def produce(
+    servers: Servers, topic: str, users: np.ndarray, at: np.ndarray, cents: np.ndarray, per_s: float = 0.0
+) -> None:
+    producer = KafkaProducer(
+        bootstrap_servers=servers.kafka, compression_type="lz4", linger_ms=5 if per_s else 20, batch_size=256 * 1024
+    )
     began = time.monotonic()
     for index, (user, time_us, amount) in enumerate(zip(users.tolist(), at.tolist(), cents.tolist(), strict=True)):
         name = f"user-{user:07d}"
-        body = f'{{"at":{time_us},"user":"{name}","amount":{amount / 100},"currency":"EUR","channel":"web","merchant":"m-{amount % 997:04d}","terminal":"t-{user % 89:05d}"}}'
+        body = (
+            f'{{"at":{time_us},"user":"{name}","amount":{amount / 100},"currency":"EUR","channel":"web",'
+            f'"merchant":"m-{amount % 997:04d}","terminal":"t-{user % 89:05d}"}}'
+        )
         producer.send(topic, body.encode(), name.encode())
         if per_s and index % 50 == 0:
             time.sleep(max(0.0, began + index / per_s - time.monotonic()))
@@ -75,14 +84,18 @@ def apply(servers: Servers, topic: str, partitions: int) -> spec.Project:
     return project
 
 
-def verify(servers: Servers, project: spec.Project, users: np.ndarray, at: np.ndarray, cents: np.ndarray) -> dict[str, float]:
+def verify(
+    servers: Servers, project: spec.Project, users: np.ndarray, at: np.ndarray, cents: np.ndarray
+) -> dict[str, float]:
     """Compare every feature of 300 users with a numpy replay; raises where one differs."""
     view, source = project.views[0], project.sources[0]
     kernel = ViewKernel(view, {source.name: source})
     online = RedisOnlineStore(servers.redis)
     sample = np.unique(users)[:: max(1, len(np.unique(users)) // 300)]
     q = int(at.max())
-    blobs = online.read([keys.state_key(view.entity, f"user-{u:07d}", view.id, source.name, None) for u in sample.tolist()])
+    blobs = online.read(
+        [keys.state_key(view.entity, f"user-{u:07d}", view.id, source.name, None) for u in sample.tolist()]
+    )
     layout = kernel.layouts[source.name]
     values = kernel.finalize({source.name: parse(layout, [[blob] for blob in blobs])}, np.full(len(sample), q)).values
     tiles = {"10m": 10_000_000, "1h": 300_000_000, "6h": 900_000_000}
@@ -113,7 +126,10 @@ def memory_per_entity(servers: Servers, project: spec.Project) -> float:
     """What Redis itself says that a state key takes, name and bookkeeping included."""
     view, source = project.views[0], project.sources[0]
     with servers.client() as client:
-        used = [client.memory_usage(keys.state_key(view.entity, f"user-{u:07d}", view.id, source.name, None)) or 0 for u in range(0, USERS, 50)]
+        used = [
+            client.memory_usage(keys.state_key(view.entity, f"user-{u:07d}", view.id, source.name, None)) or 0
+            for u in range(0, USERS, 50)
+        ]
     return float(np.mean(used))
 
 
@@ -127,7 +143,15 @@ def ours(servers: Servers, events: int, partitions: int) -> dict[str, object]:
     produce(servers, topic, users, at, cents)
     redis_before = servers.redis_cpu_s()
     worker = subprocess.Popen(
-        [sys.executable, str(HERE / "fold.py"), servers.kafka, servers.redis, f"ours-{servers.run}", str(events), "forever"],
+        [
+            sys.executable,
+            str(HERE / "fold.py"),
+            servers.kafka,
+            servers.redis,
+            f"ours-{servers.run}",
+            str(events),
+            "forever",
+        ],
         stdout=subprocess.PIPE,
     )
     try:
@@ -175,14 +199,23 @@ def freshness(servers: Servers, project: spec.Project, topic: str) -> dict[str, 
             time.sleep(0.02)
     producer.close()
     os.waitpid(child, 0)
-    return {"freshness_p50_ms": round(float(np.percentile(taken, 50)), 2), "freshness_p99_ms": round(float(np.percentile(taken, 99)), 2)}
+    return {
+        "freshness_p50_ms": round(float(np.percentile(taken, 50)), 2),
+        "freshness_p99_ms": round(float(np.percentile(taken, 99)), 2),
+    }
 
 
 def by_hand(servers: Servers, events: int, topic: str) -> dict[str, object]:
     """The same topic through the hand-written worker; its output checked against numpy."""
     servers.empty()
-    before, redis_before, began = resource.getrusage(resource.RUSAGE_CHILDREN), servers.redis_cpu_s(), time.perf_counter()
-    subprocess.run([sys.executable, str(HERE / "by_hand.py"), servers.kafka, topic, servers.redis, str(events)], check=True)
+    before, redis_before, began = (
+        resource.getrusage(resource.RUSAGE_CHILDREN),
+        servers.redis_cpu_s(),
+        time.perf_counter(),
+    )
+    subprocess.run(
+        [sys.executable, str(HERE / "by_hand.py"), servers.kafka, topic, servers.redis, str(events)], check=True
+    )
     after, wall_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - began
     with servers.client() as client:
         total = 0

@@ -53,7 +53,7 @@ class _Connection(asyncio.Protocol):
         if head < 0:
             return
         at = self.buffer.lower().find(b"content-length:", 0, head)
-        length = int(self.buffer[at + 15:self.buffer.find(b"\r\n", at)])
+        length = int(self.buffer[at + 15 : self.buffer.find(b"\r\n", at)])
         if len(self.buffer) < head + 4 + length:
             return
         self.durations.append(time.perf_counter() - self.sent)
@@ -69,7 +69,8 @@ class _Connection(asyncio.Protocol):
 
 def request_bytes(path: str, body: bytes, host: str = "127.0.0.1") -> bytes:
     return (
-        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        + body
     )
 
 
@@ -81,19 +82,28 @@ def run(port: int, requests: list[bytes], *, connections: int, seconds: float) -
         durations: list[float] = []
         began = time.perf_counter()
         made = [
-            (await loop.create_connection(
-                lambda i=i: _Connection(requests, i * 7919, began + seconds, durations), "127.0.0.1", port
-            ))[1]
+            (
+                await loop.create_connection(
+                    lambda i=i: _Connection(requests, i * 7919, began + seconds, durations), "127.0.0.1", port
+                )
+            )[1]
             for i in range(connections)
         ]
-        done, stuck = await asyncio.wait([c.done for c in made], timeout=seconds + 30)
+        _, stuck = await asyncio.wait([c.done for c in made], timeout=seconds + 30)
         if stuck:
-            raise SystemExit(f"{len(stuck)} of {connections} connections got no answer; {len(durations)} requests were answered")
+            raise SystemExit(
+                f"{len(stuck)} of {connections} connections got no answer; {len(durations)} requests were answered"
+            )
         took = time.perf_counter() - began
         ms = np.array(durations) * 1000
         return Load(
-            len(ms) / took, float(np.percentile(ms, 50)), float(np.percentile(ms, 99)), float(ms.std()), float(ms.max()),
-            len(ms), sum(c.not_ok for c in made),
+            len(ms) / took,
+            float(np.percentile(ms, 50)),
+            float(np.percentile(ms, 99)),
+            float(ms.std()),
+            float(ms.max()),
+            len(ms),
+            sum(c.not_ok for c in made),
         )
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -61,4 +61,4 @@ class Odd(Model, deadline="1s", drift=0.1):
         DeviceNow.purchases["1h"],
         DeviceNow.spent["1h"],
     )
-    defaults = {compared: 1.0}
+    defaults = {compared: 1.0}  # noqa: RUF012  # a definition, read once

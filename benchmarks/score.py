@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -24,7 +25,6 @@ import numpy as np
 from load import Load, request_bytes, run
 from noise import noise
 from prometheus_client import CollectorRegistry
-from servers import Servers
 
 from featureflow.cli.consume import log_as_json
 from featureflow.cli.context import Context
@@ -36,6 +36,7 @@ from featureflow.models.manifest import inputs_of
 from featureflow.models.store import ModelStore
 from featureflow.models.transform import Steps, fit
 from featureflow.store.log.protocol import Record
+from servers import Servers
 
 HERE = Path(__file__).parent
 DATABASE = 14
@@ -58,7 +59,7 @@ def fill(here: Context) -> None:
         for i in range(EVENTS)
     ]  # fmt: skip
     for start in range(0, EVENTS, 2_000):
-        here.log.append(source.topic, records[start:start + 2_000])
+        here.log.append(source.topic, records[start : start + 2_000])
     worker = Worker(here.log, here.online, here.applied, here.clock, WorkerMetrics(CollectorRegistry()))
     worker.open()
     done = 0
@@ -75,7 +76,7 @@ def make_model(here: Context) -> str:
     rows = np.abs(chance.lognormal(2, 1, (4_000, sum(i.size for i in inputs))))
     transforms = fit(rows, inputs, otherwise=Steps(clip=(0.001, 0.999)))
     sizes = [rows.shape[1], 256, 128, 1]
-    weights = [chance.normal(0, (2 / a) ** 0.5, (a, b)) for a, b in zip(sizes, sizes[1:], strict=False)]
+    weights = [chance.normal(0, (2 / a) ** 0.5, (a, b)) for a, b in pairwise(sizes)]
     file = here.folder / "odd.onnx"
     export_mlp(weights, [np.zeros(b) for b in sizes[1:]], file)
     store = ModelStore(here.settings.path(here.settings.models.path))
@@ -104,7 +105,9 @@ def ask_once(port: int, body: bytes) -> dict[str, object]:
     until = time.monotonic() + 30
     while True:
         try:
-            with urlopen(Request(f"http://127.0.0.1:{port}/v1/score/odd", body, {"Content-Type": "application/json"}), timeout=5) as answer:
+            with urlopen(
+                Request(f"http://127.0.0.1:{port}/v1/score/odd", body, {"Content-Type": "application/json"}), timeout=5
+            ) as answer:
                 return json.loads(answer.read())
         except OSError:
             if time.monotonic() > until:
@@ -141,7 +144,9 @@ def main() -> None:
         bodies = [
             msgspec.json.encode({
                 "entities": {
-                    "user": f"u{chance.integers(USERS)}", "merchant": f"m{chance.integers(MERCHANTS)}", "device": f"d{chance.integers(DEVICES)}",
+                    "user": f"u{chance.integers(USERS)}",
+                    "merchant": f"m{chance.integers(MERCHANTS)}",
+                    "device": f"d{chance.integers(DEVICES)}",
                 },
                 "context": {"amount": float(np.round(chance.lognormal(3, 1), 2))},
             })
@@ -177,7 +182,9 @@ def main() -> None:
     }))  # fmt: skip
 
 
-def measure(port: int, bare_port: int, requests: list[bytes], seconds: float, rounds: int) -> tuple[list[Load], list[Load]]:
+def measure(
+    port: int, bare_port: int, requests: list[bytes], seconds: float, rounds: int
+) -> tuple[list[Load], list[Load]]:
     """Stretches of each, in the order ours, bare, bare, ours."""
     ours: list[Load] = []
     bare: list[Load] = []
@@ -186,7 +193,10 @@ def measure(port: int, bare_port: int, requests: list[bytes], seconds: float, ro
     for _ in range(rounds):
         for measured, at in ((ours, port), (bare, bare_port), (bare, bare_port), (ours, port)):
             measured.append(run(at, requests, connections=CONNECTIONS, seconds=seconds))
-            print(f"{'ours' if measured is ours else 'bare'}: {measured[-1].req_s:,.0f} req/s, p99 {measured[-1].p99_ms:.2f} ms", file=sys.stderr)
+            print(
+                f"{'ours' if measured is ours else 'bare'}: {measured[-1].req_s:,.0f} req/s, p99 {measured[-1].p99_ms:.2f} ms",
+                file=sys.stderr,
+            )
     return ours, bare
 
 

@@ -19,16 +19,20 @@ class Servers:
     kafka: str
     redis: str
     versions: dict[str, str]
-    run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])     # in every topic's and group's name
+    run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])  # in every topic's and group's name
 
     @staticmethod
     def find(database: int) -> Servers:
-        status = json.loads(subprocess.run([sys.executable, SERVICES, "status", "--json"], stdout=subprocess.PIPE, check=True).stdout)
+        status = json.loads(
+            subprocess.run([sys.executable, SERVICES, "status", "--json"], stdout=subprocess.PIPE, check=True).stdout
+        )
         up = {service["name"]: service for service in status["services"] if service["up"]}
         if absent := {"kafka", "redis"} - up.keys():
             raise SystemExit(f"{', '.join(sorted(absent))} is not up. Run: make services")
         address = {name: f"{service['host']}:{service['port']}" for name, service in up.items()}
-        return Servers(address["kafka"], f"redis://{address['redis']}/{database}", {name: s["version"] for name, s in up.items()})
+        return Servers(
+            address["kafka"], f"redis://{address['redis']}/{database}", {name: s["version"] for name, s in up.items()}
+        )
 
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.redis)

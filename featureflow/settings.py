@@ -26,55 +26,57 @@ _DURATION_US = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __repr__(self) -> str:
-        shown = ", ".join(f"{f}={mask(v) if isinstance(v := getattr(self, f), str) else v!r}" for f in self.__struct_fields__)
+        shown = ", ".join(
+            f"{f}={mask(v) if isinstance(v := getattr(self, f), str) else v!r}" for f in self.__struct_fields__
+        )
         return f"{type(self).__name__}({shown})"
 
 
-class ProjectSettings(_Section):
-    definitions: str = "features.py"       # the file that says what features are
-    data: str = ".featureflow"             # embedded servers and SQLite keep their files here
+class ProjectSettings(_Section, frozen=True):
+    definitions: str = "features.py"  # the file that says what features are
+    data: str = ".featureflow"  # embedded servers and SQLite keep their files here
 
 
-class LogSettings(_Section):
-    url: str = EMBEDDED                    # or kafka://host:9092,host:9092
-    partitions: int = 4                    # of topics that ``apply`` creates
+class LogSettings(_Section, frozen=True):
+    url: str = EMBEDDED  # or kafka://host:9092,host:9092
+    partitions: int = 4  # of topics that ``apply`` creates
     replication: int = 1
 
 
-class OnlineSettings(_Section):
-    url: str = EMBEDDED                    # or redis://[user:password@]host:6379/0, rediss://, unix:///path
-    stale_after: str = "30s"               # an offset record older than this marks the features read with it ``stale``
+class OnlineSettings(_Section, frozen=True):
+    url: str = EMBEDDED  # or redis://[user:password@]host:6379/0, rediss://, unix:///path
+    stale_after: str = "30s"  # an offset record older than this marks the features read with it ``stale``
 
 
-class HistorySettings(_Section):
-    url: str = EMBEDDED                    # or mysql+pymysql://user:password@host:3306/database, sqlite:///file
+class HistorySettings(_Section, frozen=True):
+    url: str = EMBEDDED  # or mysql+pymysql://user:password@host:3306/database, sqlite:///file
 
 
-class ModelSettings(_Section):
+class ModelSettings(_Section, frozen=True):
     path: str = "models"
 
 
-class ServeSettings(_Section):
+class ServeSettings(_Section, frozen=True):
     host: str = "127.0.0.1"
     port: int = 8080
     workers: int = 1
     log_predictions: bool = True
 
 
-class WorkerSettings(_Section):
+class WorkerSettings(_Section, frozen=True):
     """Of ``ingest`` and ``history`` alike."""
 
-    group: str = ""                        # consumer group; empty: featureflow-ingest, featureflow-history
-    member: str = ""                       # durable name of this member (static membership); empty: none
+    group: str = ""  # consumer group; empty: featureflow-ingest, featureflow-history
+    member: str = ""  # durable name of this member (static membership); empty: none
     metrics_host: str = "127.0.0.1"
-    metrics_port: int = 0                  # 0: no metrics endpoint
+    metrics_port: int = 0  # 0: no metrics endpoint
 
 
-class ClockSettings(_Section):
-    shift_us: int = 0                      # added to the system's clock: a replayed past that counts as now
+class ClockSettings(_Section, frozen=True):
+    shift_us: int = 0  # added to the system's clock: a replayed past that counts as now
 
 
-class Settings(_Section):
+class Settings(_Section, frozen=True):
     project: ProjectSettings = ProjectSettings()
     log: LogSettings = LogSettings()
     online: OnlineSettings = OnlineSettings()
@@ -84,7 +86,7 @@ class Settings(_Section):
     ingest: WorkerSettings = WorkerSettings()
     history_writer: WorkerSettings = WorkerSettings()
     clock: ClockSettings = ClockSettings()
-    folder: str = "."                      # where the file stood; relative paths start here
+    folder: str = "."  # where the file stood; relative paths start here
 
     def path(self, relative: str) -> Path:
         """A path of the settings, relative to the project's folder."""
@@ -120,7 +122,7 @@ def load(folder: Path, environment: Mapping[str, str]) -> Settings:
 def duration_us(text: str, key: str) -> int:
     """``"30s"`` -> 30,000,000. Raises SettingsError naming ``key``."""
     if (match := re.fullmatch(r"(\d+)(ms|s|m|h|d)", text)) is None:
-        raise SettingsError(f"{key} = {text!r} is no duration; write a whole number and ms, s, m, h or d, as in \"30s\"")
+        raise SettingsError(f'{key} = {text!r} is no duration; write a whole number and ms, s, m, h or d, as in "30s"')
     return int(match[1]) * _DURATION_US[match[2]]
 
 
@@ -141,7 +143,7 @@ def _key_of(variable: str) -> tuple[str, str] | None:
     for section, name in _keys():
         if rest == f"{section}_{name}":
             return section, name
-    return None                            # FEATUREFLOW_ names that are not settings belong to scripts
+    return None  # FEATUREFLOW_ names that are not settings belong to scripts
 
 
 def _keys() -> list[tuple[str, str]]:
@@ -155,7 +157,9 @@ def _refuse_unknown(raw: dict[str, Any], file: Path) -> None:
         known.setdefault(section, set()).add(name)
     for section, values in raw.items():
         if section not in known:
-            raise SettingsError(f"{file}: [{section}] is no section{_near(section, known)}. Sections: {', '.join(sorted(known))}")
+            raise SettingsError(
+                f"{file}: [{section}] is no section{_near(section, known)}. Sections: {', '.join(sorted(known))}"
+            )
         if not isinstance(values, dict):
             raise SettingsError(f"{file}: {section} must be a section: write [{section}] on its own line")
         for name in values:

@@ -6,15 +6,16 @@ import random
 from dataclasses import dataclass, field
 
 from http_client import Scorer
+
 from oracle import VIEWS, Oracle
 
-PER_VIEW = 220                             # entities checked per view and log position
+PER_VIEW = 220  # entities checked per view and log position
 
 
 @dataclass
 class Tally:
     entities: int = 0
-    nonempty: int = 0                      # entities with at least one event in some window
+    nonempty: int = 0  # entities with at least one event in some window
     values: int = 0
     mismatches: int = 0
     examples: list[str] = field(default_factory=list)
@@ -27,7 +28,9 @@ def check(scorer: Scorer, oracle: Oracle, at_us: int, tally: Tally, seed: int) -
         known = oracle.ids(view)
         ids = pick.sample(known, min(PER_VIEW, len(known)))
         answer = scorer.post(f"/v1/features/{view}", {"entities": ids, "at": at_us})
-        applied = {source: {int(p): offset for p, offset in places.items()} for source, places in answer["applied"].items()}
+        applied = {
+            source: {int(p): offset for p, offset in places.items()} for source, places in answer["applied"].items()
+        }
         for row in answer["rows"]:
             expected = oracle.features(view, row["id"], at_us, applied)
             got = dict(zip(answer["features"], row["values"], strict=True))

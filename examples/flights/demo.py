@@ -31,7 +31,6 @@ import pandas
 import raw
 from checking import Tally, check
 from http_client import Scorer
-from oracle import HOUR, VIEWS, Oracle, micros
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sabotage import flip_one_bit
@@ -41,13 +40,14 @@ from featureflow.define.project import load
 from featureflow.models.manifest import inputs_of
 from featureflow.models.transform import Steps
 from featureflow.models.transform import fit as fit_transforms
+from oracle import VIEWS, Oracle, micros
 
 HERE = Path(__file__).parent
-POSITIONS = 20                             # places in the log at which the oracle checks
-LIST_EVENTS = 1_000                        # events per request
+POSITIONS = 20  # places in the log at which the oracle checks
+LIST_EVENTS = 1_000  # events per request
 TRAINING_ROWS = 80_000
-TRAINED = 0.75                             # share of them to train on, the oldest; the rest tests
-SCORED = 2_000                             # single requests whose latency is measured
+TRAINED = 0.75  # share of them to train on, the oldest; the rest tests
+SCORED = 2_000  # single requests whose latency is measured
 SEED = 2013
 PARTITIONS = 4
 
@@ -118,7 +118,7 @@ class Demo:
             task = progress.add_task("  events", total=len(happenings))
             for index, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
                 for at in range(start, end, LIST_EVENTS):
-                    chunk = happenings[at:min(at + LIST_EVENTS, end)]
+                    chunk = happenings[at : min(at + LIST_EVENTS, end)]
                     self.send(chunk)
                     progress.advance(task, len(chunk))
                 if index == POSITIONS - 1:
@@ -159,7 +159,9 @@ class Demo:
         """Until the history database holds every event."""
         with sqlite3.connect(f"file:{self.folder}/.featureflow/history.db?mode=ro", uri=True) as database:
             while True:
-                (held,) = database.execute("SELECT (SELECT count(*) FROM ev_departure) + (SELECT count(*) FROM ev_arrival)").fetchone()
+                (held,) = database.execute(
+                    "SELECT (SELECT count(*) FROM ev_departure) + (SELECT count(*) FROM ev_arrival)"
+                ).fetchone()
                 if held >= events:
                     return
                 time.sleep(0.5)
@@ -172,22 +174,44 @@ class Demo:
         spine, file = self.folder / "spine.csv", self.folder / "dataset.csv"
         with spine.open("w", newline="") as out:
             rows = csv.writer(out)
-            rows.writerow(["at", "carrier", "origin", "dest", "route", "aircraft", "hour", "weekday", "distance", "label"])
+            rows.writerow(
+                ["at", "carrier", "origin", "dest", "route", "aircraft", "hour", "weekday", "distance", "label"]
+            )
             for f in asked:
-                rows.writerow([
-                    f.asked.isoformat(), f.carrier, f.origin, f.dest, f.route, f.aircraft or "", *context(f).values(), int(bool(f.label))
-                ])
+                rows.writerow(
+                    [
+                        f.asked.isoformat(),
+                        f.carrier,
+                        f.origin,
+                        f.dest,
+                        f.route,
+                        f.aircraft or "",
+                        *context(f).values(),
+                        int(bool(f.label)),
+                    ]
+                )
         # every event here became known at its event time
         answer = self.featureflow(
-            "dataset", "late", spine, file, "--label", "label", "--known-at", "departure=left_at", "--known-at", "arrival=landed_at"
+            "dataset",
+            "late",
+            spine,
+            file,
+            "--label",
+            "label",
+            "--known-at",
+            "departure=left_at",
+            "--known-at",
+            "arrival=landed_at",
         )
         self.report["training_rows"] = answer["rows"]
         table = pandas.read_csv(file)
         matrix, labels = table[answer["inputs"]].to_numpy(np.float64), table["label"].to_numpy() > 0
-        before = np.arange(len(asked)) < TRAINED * len(asked)              # split by time: they stand in order of asking
+        before = np.arange(len(asked)) < TRAINED * len(asked)  # split by time: they stand in order of asking
         after = ~before
         model = load(self.folder / "features.py").model("late")
-        transforms = fit_transforms(matrix[before], inputs_of(model), otherwise=Steps(impute="mean", clip=(0.001, 0.999)))
+        transforms = fit_transforms(
+            matrix[before], inputs_of(model), otherwise=Steps(impute="mean", clip=(0.001, 0.999))
+        )
         given = transforms.apply(matrix)
         with self.progress() as progress:
             progress.add_task("  training", total=None)
@@ -197,12 +221,21 @@ class Demo:
             masked = transforms.apply(self.without_own_events(matrix, answer["inputs"], asked))
         self.report["auc"] = round(trained.auc, 4)
         self.report["auc_without_windowed_features"] = round(plain.auc, 4)
-        self.report["auc_own_events_masked"] = round(auc(labels[after], trained.network.predict_proba(masked[after])[:, 1]), 4)
+        self.report["auc_own_events_masked"] = round(
+            auc(labels[after], trained.network.predict_proba(masked[after])[:, 1]), 4
+        )
         trained.export(self.folder / "late.onnx")
         (self.folder / "transforms.json").write_bytes(msgspec.json.encode(transforms))
         table[after].to_csv(self.folder / "held_out.csv", index=False)
         self.featureflow(
-            "model", "add", "late", self.folder / "late.onnx", "--transforms", self.folder / "transforms.json", "--dataset", self.folder / "held_out.csv"
+            "model",
+            "add",
+            "late",
+            self.folder / "late.onnx",
+            "--transforms",
+            self.folder / "transforms.json",
+            "--dataset",
+            self.folder / "held_out.csv",
         )
         quantized = self.featureflow("model", "quantize", "late")
         int8 = next(v for v in quantized["report"]["variants"] if v["variant"] == "int8")
@@ -218,13 +251,15 @@ class Demo:
         everything = {source: dict.fromkeys(range(PARTITIONS), 2**62) for source in ("departure", "arrival")}
         for row, flight in enumerate(asked):
             q = micros(flight.asked.isoformat())
-            if micros(str(raw.departure(flight)["left_at"])) > q + HOUR:
-                continue                   # left after the question, by more than any tile of these views
+            if micros(str(raw.departure(flight)["left_at"])) > q:
+                continue  # nothing of the flight itself was known yet
             values: dict[str, object] = {}
             for view, (key, _) in VIEWS.items():
                 entity = raw.departure(flight)[key]
                 if entity is not None:
-                    found = self.oracle.features(view, str(entity), q, everything, without_flight=flight.number, known_by=q)
+                    found = self.oracle.features(
+                        view, str(entity), q, everything, without_flight=flight.number, known_by=q
+                    )
                     values |= {f"{view}:{name}": value for name, value in found.items()}
             for column, name in enumerate(names):
                 plain = name.partition("[")[0]
@@ -251,7 +286,9 @@ class Demo:
         self.report["score_p99_ms"] = round(float(np.percentile(taken, 99)), 3)
         self.report["provider"] = answer["provider"]
         if answer["variant"] != self.report["served_variant"]:
-            raise SystemExit(f"the scorer answers with {answer['variant']}, and {self.report['served_variant']} was chosen")
+            raise SystemExit(
+                f"the scorer answers with {answer['variant']}, and {self.report['served_variant']} was chosen"
+            )
 
     def wait_model(self, body: object) -> None:
         until = time.monotonic() + 30
@@ -272,7 +309,13 @@ class Demo:
             self.send([happening])
 
     def progress(self) -> Progress:
-        return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=self.console)
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self.console,
+        )
 
 
 CONTEXT = ("hour", "weekday", "distance")
@@ -285,12 +328,19 @@ def context(flight: raw.Flight) -> dict[str, float]:
 
 
 def question(flight: raw.Flight) -> dict[str, object]:
-    entities = {"carrier": flight.carrier, "origin": flight.origin, "dest": flight.dest, "route": flight.route, "aircraft": flight.aircraft}
+    entities = {
+        "carrier": flight.carrier,
+        "origin": flight.origin,
+        "dest": flight.dest,
+        "route": flight.route,
+        "aircraft": flight.aircraft,
+    }
     return {"entities": entities, "context": context(flight)}
 
 
 def derive(masked: np.ndarray, row: int, names: list[str], values: dict[str, object]) -> None:
     """The derived inputs of features.py, restated."""
+
     def value(name: str) -> float:
         found = values.get(name)
         return float("nan") if found is None else float(str(found))
@@ -338,7 +388,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--once", action="store_true", help="check, stop, and print one JSON line")
     parser.add_argument("--sabotage", choices=["state"], help="flip one bit of state before the last check")
-    parser.add_argument("--speed", type=float, default=60.0, help="how much faster than life the live flights are produced")
+    parser.add_argument(
+        "--speed", type=float, default=60.0, help="how much faster than life the live flights are produced"
+    )
     parser.add_argument("--flights", type=int, help="only the last so many flights of the past")
     arguments = parser.parse_args()
     console = Console(stderr=arguments.once, highlight=False)
@@ -360,7 +412,7 @@ def run(demo: Demo, arguments: argparse.Namespace) -> None:
     flights = sorted(raw.flights(), key=lambda f: f.scheduled)
     if arguments.flights:
         first_live = next(i for i, f in enumerate(flights) if f.scheduled >= raw.NOW)
-        flights = flights[max(0, first_live - arguments.flights):]
+        flights = flights[max(0, first_live - arguments.flights) :]
     demo.report["flights"] = len(flights)
     now_us = micros(raw.NOW.isoformat())
     happenings = happenings_of(flights)
@@ -369,7 +421,9 @@ def run(demo: Demo, arguments: argparse.Namespace) -> None:
     demo.make_project()
     demo.featureflow("apply")
     demo.start()
-    demo.step(f"3. {len(past):,} events to exactly-once features, checked against an oracle {POSITIONS} times on the way")
+    demo.step(
+        f"3. {len(past):,} events to exactly-once features, checked against an oracle {POSITIONS} times on the way"
+    )
     demo.produce(past, arguments.sabotage == "state")
     if demo.tally.mismatches:
         return
@@ -382,10 +436,16 @@ def run(demo: Demo, arguments: argparse.Namespace) -> None:
     for name, value in demo.report.items():
         demo.console.print(f"  {name:32} {value}")
     if not arguments.once:
-        demo.console.print(TRY.format(
-            now=f"{raw.NOW:%Y-%m-%d %H:%M} UTC", url=demo.scorer.url, body=json.dumps(question(coming[0])), python=sys.executable,
-            folder=demo.folder, speed=arguments.speed,
-        ))
+        demo.console.print(
+            TRY.format(
+                now=f"{raw.NOW:%Y-%m-%d %H:%M} UTC",
+                url=demo.scorer.url,
+                body=json.dumps(question(coming[0])),
+                python=sys.executable,
+                folder=demo.folder,
+                speed=arguments.speed,
+            )
+        )
         demo.live([h for h in happenings if h.at_us > now_us], arguments.speed)
         while True:
             time.sleep(3600)

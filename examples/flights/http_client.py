@@ -27,7 +27,7 @@ class Scorer:
                 text = answer.read()
                 break
             except (http.client.HTTPException, ConnectionError):
-                self._connection.close()           # a kept connection may have been closed meanwhile
+                self._connection.close()  # a kept connection may have been closed meanwhile
                 if last or method == "POST":
                     raise
         if answer.status != 200:

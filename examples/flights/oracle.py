@@ -35,7 +35,7 @@ class Seen:
     time: int
     partition: int
     offset: int
-    late_by: int                           # how far behind its partition's running maximum it was
+    late_by: int  # how far behind its partition's running maximum it was
     raw: Raw
 
 
@@ -66,52 +66,67 @@ def _diverted(event: Raw) -> bool:
 
 
 VIEWS: dict[str, tuple[str, dict[str, Definition]]] = {
-    "carrier_now": ("carrier", {
-        "flights_1h": ("count", "departure", HOUR, _every),
-        "flights_6h": ("count", "departure", 6 * HOUR, _every),
-        "cancelled_6h": ("count", "departure", 6 * HOUR, _cancelled),
-        "dep_delay_1h": ("mean", "departure", HOUR, _every),
-        "dep_delay_6h": ("mean", "departure", 6 * HOUR, _every),
-        "arr_delay_1h": ("mean", "arrival", HOUR, _every),
-        "arr_delay_6h": ("mean", "arrival", 6 * HOUR, _every),
-        "landed_6h": ("count", "arrival", 6 * HOUR, _every),
-        "late_6h": ("count", "arrival", 6 * HOUR, is_late),
-    }),
-    "origin_now": ("origin", {
-        "flights_1h": ("count", "departure", HOUR, _every),
-        "flights_3h": ("count", "departure", 3 * HOUR, _every),
-        "cancelled_3h": ("count", "departure", 3 * HOUR, _cancelled),
-        "cancelled_12h": ("count", "departure", 12 * HOUR, _cancelled),
-        "dep_delay_1h": ("mean", "departure", HOUR, _every),
-        "dep_delay_3h": ("mean", "departure", 3 * HOUR, _every),
-        "spread_3h": ("stddev", "departure", 3 * HOUR, _every),
-        "worst_1h": ("max", "departure", HOUR, _every),
-        "late_1h": ("count", "departure", HOUR, is_late),
-        "late_3h": ("count", "departure", 3 * HOUR, is_late),
-    }),
-    "dest_now": ("dest", {
-        "arr_delay_3h": ("mean", "arrival", 3 * HOUR, _every),
-        "arr_delay_12h": ("mean", "arrival", 12 * HOUR, _every),
-        "landed_12h": ("count", "arrival", 12 * HOUR, _every),
-        "late_12h": ("count", "arrival", 12 * HOUR, is_late),
-        "diverted_12h": ("count", "arrival", 12 * HOUR, _diverted),
-        "cancelled_12h": ("count", "departure", 12 * HOUR, _cancelled),
-    }),
-    "route_now": ("route", {
-        "dep_delay_6h": ("mean", "departure", 6 * HOUR, _every),
-        "dep_delay_7d": ("mean", "departure", 7 * DAY, _every),
-        "arr_delay_12h": ("mean", "arrival", 12 * HOUR, _every),
-        "arr_delay_7d": ("mean", "arrival", 7 * DAY, _every),
-    }),
-    "aircraft_now": ("aircraft", {
-        "last_delays": ("last_8", "arrival", 0, _every),
-        "last_departure_6h": ("last", "departure", 6 * HOUR, _every),
-        "last_departure_1d": ("last", "departure", DAY, _every),
-        "arr_delay_6h": ("mean", "arrival", 6 * HOUR, _every),
-        "arr_delay_1d": ("mean", "arrival", DAY, _every),
-    }),
+    "carrier_now": (
+        "carrier",
+        {
+            "flights_1h": ("count", "departure", HOUR, _every),
+            "flights_6h": ("count", "departure", 6 * HOUR, _every),
+            "cancelled_6h": ("count", "departure", 6 * HOUR, _cancelled),
+            "dep_delay_1h": ("mean", "departure", HOUR, _every),
+            "dep_delay_6h": ("mean", "departure", 6 * HOUR, _every),
+            "arr_delay_1h": ("mean", "arrival", HOUR, _every),
+            "arr_delay_6h": ("mean", "arrival", 6 * HOUR, _every),
+            "landed_6h": ("count", "arrival", 6 * HOUR, _every),
+            "late_6h": ("count", "arrival", 6 * HOUR, is_late),
+        },
+    ),
+    "origin_now": (
+        "origin",
+        {
+            "flights_1h": ("count", "departure", HOUR, _every),
+            "flights_3h": ("count", "departure", 3 * HOUR, _every),
+            "cancelled_3h": ("count", "departure", 3 * HOUR, _cancelled),
+            "cancelled_12h": ("count", "departure", 12 * HOUR, _cancelled),
+            "dep_delay_1h": ("mean", "departure", HOUR, _every),
+            "dep_delay_3h": ("mean", "departure", 3 * HOUR, _every),
+            "spread_3h": ("stddev", "departure", 3 * HOUR, _every),
+            "worst_1h": ("max", "departure", HOUR, _every),
+            "late_1h": ("count", "departure", HOUR, is_late),
+            "late_3h": ("count", "departure", 3 * HOUR, is_late),
+        },
+    ),
+    "dest_now": (
+        "dest",
+        {
+            "arr_delay_3h": ("mean", "arrival", 3 * HOUR, _every),
+            "arr_delay_12h": ("mean", "arrival", 12 * HOUR, _every),
+            "landed_12h": ("count", "arrival", 12 * HOUR, _every),
+            "late_12h": ("count", "arrival", 12 * HOUR, is_late),
+            "diverted_12h": ("count", "arrival", 12 * HOUR, _diverted),
+            "cancelled_12h": ("count", "departure", 12 * HOUR, _cancelled),
+        },
+    ),
+    "route_now": (
+        "route",
+        {
+            "dep_delay_6h": ("mean", "departure", 6 * HOUR, _every),
+            "dep_delay_7d": ("mean", "departure", 7 * DAY, _every),
+            "arr_delay_12h": ("mean", "arrival", 12 * HOUR, _every),
+            "arr_delay_7d": ("mean", "arrival", 7 * DAY, _every),
+        },
+    ),
+    "aircraft_now": (
+        "aircraft",
+        {
+            "last_delays": ("last_8", "arrival", 0, _every),
+            "last_departure_6h": ("last", "departure", 6 * HOUR, _every),
+            "last_departure_1d": ("last", "departure", DAY, _every),
+            "arr_delay_6h": ("mean", "arrival", 6 * HOUR, _every),
+            "arr_delay_1d": ("mean", "arrival", DAY, _every),
+        },
+    ),
 }
-EXPIRES = 30 * DAY                         # aircraft_now's ttl, for last_8
+EXPIRES = 30 * DAY  # aircraft_now's ttl, for last_8
 KEYS = ("carrier", "origin", "dest", "route", "aircraft")
 
 
@@ -130,9 +145,11 @@ def micros(text: str) -> int:
 
 class Oracle:
     def __init__(self) -> None:
-        self._events: dict[tuple[str, str, str], list[Seen]] = defaultdict(list)      # (source, key field, id) -> as they came
+        self._events: dict[tuple[str, str, str], list[Seen]] = defaultdict(
+            list
+        )  # (source, key field, id) -> as they came
         self._newest: dict[tuple[str, int], int] = {}
-        self.ends: dict[tuple[str, int], int] = {}                                    # (source, partition) -> next offset
+        self.ends: dict[tuple[str, int], int] = {}  # (source, partition) -> next offset
         self.newest = 0
 
     def take(self, source: str, event: Raw, partition: int, offset: int) -> None:
@@ -151,8 +168,15 @@ class Oracle:
         key = VIEWS[view][0]
         return sorted({entity for _, field, entity in self._events if field == key})
 
-    def features(self, view: str, entity: str, q: int, applied: dict[str, dict[int, int]], without_flight: int | None = None,
-                 known_by: int | None = None) -> dict[str, object]:
+    def features(
+        self,
+        view: str,
+        entity: str,
+        q: int,
+        applied: dict[str, dict[int, int]],
+        without_flight: int | None = None,
+        known_by: int | None = None,
+    ) -> dict[str, object]:
         """Feature -> value at ``q``; None where no event counts; for last_8 a list of eight.
 
         ``known_by``: only events that had happened by then count, whatever was applied (a training row's view of the past).
@@ -171,7 +195,9 @@ class Oracle:
                     continue
                 if oldest is not None and seen.late_by > oldest:
                     continue
-                if floor(seen.time, finest) > q or (window and floor(seen.time, tile(window)) < floor(q - window, tile(window))):
+                if floor(seen.time, finest) > q or (
+                    window and floor(seen.time, tile(window)) < floor(q - window, tile(window))
+                ):
                     continue
                 if counts(seen.raw):
                     used.append(seen)
@@ -183,7 +209,7 @@ class Oracle:
         events = self._events.get(place, [])
         if not window or len(events) < 64:
             return events
-        return events[bisect_left(events, q - window - 3 * DAY, key=lambda seen: seen.time):]
+        return events[bisect_left(events, q - window - 3 * DAY, key=lambda seen: seen.time) :]
 
     @staticmethod
     def _windows(view: str, source: str) -> tuple[int, int | None]:
@@ -199,7 +225,7 @@ def _value(operation: str, used: list[Seen], q: int) -> object:
     values = [pair[3] for pair in pairs]
     if operation == "last_8":
         if not used or max(seen.time for seen in used) < q - EXPIRES:
-            return [None] * 8              # nothing, or expired
+            return [None] * 8  # nothing, or expired
         newest = [pair[3] for pair in sorted(pairs, reverse=True)[:8]]
         return newest + [None] * (8 - len(newest))
     if not values:

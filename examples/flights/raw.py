@@ -16,20 +16,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-NOW = datetime(2013, 12, 30, 22, 0, tzinfo=UTC)          # a busy hour: the demo's clock starts here
-ASKED_BEFORE = timedelta(minutes=30)                     # the question is asked so long before the scheduled departure
+NOW = datetime(2013, 12, 30, 22, 0, tzinfo=UTC)  # a busy hour: the demo's clock starts here
+ASKED_BEFORE = timedelta(minutes=30)  # the question is asked so long before the scheduled departure
 LATE_MINUTES = 15
-ATLANTIC = {"BQN", "SJU", "STT", "PSE"}                  # no time zone in the data: UTC-4 all year
+ATLANTIC = {"BQN", "SJU", "STT", "PSE"}  # no time zone in the data: UTC-4 all year
 MINUTE = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    number: int                            # place in the published file
-    scheduled: datetime                    # departure, UTC
-    scheduled_arrival: datetime            # UTC
-    departed: datetime | None              # None: cancelled
-    landed: datetime | None                # None: cancelled or diverted
+    number: int  # place in the published file
+    scheduled: datetime  # departure, UTC
+    scheduled_arrival: datetime  # UTC
+    departed: datetime | None  # None: cancelled
+    landed: datetime | None  # None: cancelled or diverted
     dep_delay: float | None
     arr_delay: float | None
     carrier: str
@@ -81,7 +81,7 @@ def flights(limit: int | None = None) -> Iterator[Flight]:
         for number, row in enumerate(csv.DictReader(io.TextIOWrapper(raw, "utf-8"))):
             if number == limit:
                 return
-            day = datetime(int(row["year"]), int(row["month"]), int(row["day"]))
+            day = datetime(int(row["year"]), int(row["month"]), int(row["day"]))  # noqa: DTZ001  # local time, of two zones
             scheduled = _local(day, row["sched_dep_time"]) - offset(row["origin"], day)
             arrival = _local(day, row["sched_arr_time"]) - offset(row["dest"], day)
             while arrival <= scheduled:

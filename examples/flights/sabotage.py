@@ -11,7 +11,7 @@ from featureflow.kernel.columns import FIRST, Layout
 from featureflow.store.keys import state_key
 
 COLUMN_BYTES = 8
-BUSY = "JFK"                               # has flights in every hour; all three origins are always checked
+BUSY = "JFK"  # has flights in every hour; all three origins are always checked
 
 
 def flip_one_bit(folder: Path, partitions: int) -> str:

@@ -27,11 +27,15 @@ class Trained:
         export_mlp(self.network.coefs_, self.network.intercepts_, path)
 
 
-def fit(train: Matrix, train_labels: NDArray[np.bool_], test: Matrix, test_labels: NDArray[np.bool_], seed: int = 0) -> Trained:
+def fit(
+    train: Matrix, train_labels: NDArray[np.bool_], test: Matrix, test_labels: NDArray[np.bool_], seed: int = 0
+) -> Trained:
     """Inputs as the fitted transforms give them: imputed, scaled, float32 (n, width)."""
-    network = MLPClassifier((256, 128), alpha=1e-3, batch_size=1024, learning_rate_init=1e-3, max_iter=EPOCHS, random_state=seed)
+    network = MLPClassifier(
+        (256, 128), alpha=1e-3, batch_size=1024, learning_rate_init=1e-3, max_iter=EPOCHS, random_state=seed
+    )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)      # a fixed number of epochs is the plan
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a fixed number of epochs is the plan
         network.fit(train, train_labels)
     return Trained(network, auc(test_labels, network.predict_proba(test)[:, 1]))
 

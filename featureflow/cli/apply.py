@@ -18,7 +18,9 @@ def apply(
     context: typer.Context,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would change, and change nothing.")] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Fold lost views again from the log's beginning.")] = False,
-    prune: Annotated[bool, typer.Option("--prune", help="Delete the state of view versions that are no longer applied.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete the state of view versions that are no longer applied.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Check the definitions file and register it; says what changes first."""
@@ -44,7 +46,13 @@ def apply(
                 output.say(f"{view}: {keys} keys deleted.")
             for view in here.registry.retired():
                 output.say(f"{view} is retired; its state goes with: featureflow apply --prune")
-        output.result({
-            "changes": [{"action": c.action, "kind": c.kind, "name": c.name, "detail": c.detail} for c in changes.changes],
-            "applied": not plan, "rebuilt": rebuilt, "pruned": pruned,
-        })
+        output.result(
+            {
+                "changes": [
+                    {"action": c.action, "kind": c.kind, "name": c.name, "detail": c.detail} for c in changes.changes
+                ],
+                "applied": not plan,
+                "rebuilt": rebuilt,
+                "pruned": pruned,
+            }
+        )

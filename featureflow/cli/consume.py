@@ -16,7 +16,7 @@ from featureflow.define.spec import Project
 from featureflow.errors import StateError, UnavailableError
 from featureflow.settings import WorkerSettings
 
-LOOK_S = 2.0                               # how often new definitions are looked for
+LOOK_S = 2.0  # how often new definitions are looked for
 
 
 @contextmanager
@@ -64,7 +64,9 @@ def log_as_json() -> None:
     )
 
 
-def follow(stop: threading.Event, current: Callable[[], Project | None], run: Callable[[Project, threading.Event], None]) -> None:
+def follow(
+    stop: threading.Event, current: Callable[[], Project | None], run: Callable[[Project, threading.Event], None]
+) -> None:
     """Run a consumer with the applied definitions, and again with the new ones each time others are applied, until ``stop``."""
     while not stop.is_set():
         project = current()
@@ -80,7 +82,9 @@ def follow(stop: threading.Event, current: Callable[[], Project | None], run: Ca
             watcher.join()
 
 
-def _watch(project: Project, stop: threading.Event, leave: threading.Event, current: Callable[[], Project | None]) -> None:
+def _watch(
+    project: Project, stop: threading.Event, leave: threading.Event, current: Callable[[], Project | None]
+) -> None:
     """Set ``leave`` when the process is to stop or other definitions stand."""
     due = time.monotonic() + LOOK_S
     while not leave.is_set():
@@ -91,7 +95,7 @@ def _watch(project: Project, stop: threading.Event, leave: threading.Event, curr
             try:
                 changed = current() != project
             except UnavailableError:
-                continue                   # the consumer itself says so, and waits
+                continue  # the consumer itself says so, and waits
             if changed:
                 structlog.get_logger("featureflow").info("definitions_changed")
                 leave.set()

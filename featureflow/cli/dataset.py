@@ -26,8 +26,13 @@ def dataset(
     out: Annotated[Path, typer.Argument(help="Where to write: a .csv or .parquet file.")],
     instant: Annotated[str, typer.Option(help="The spine's column that says when each row is asked.")] = "at",
     label: Annotated[str, typer.Option(help="The spine's label column.")] = "",
-    known_at: Annotated[list[str] | None, typer.Option(help="EVENT=FIELD: the datetime field that says when an event was known.")] = None,
-    delay: Annotated[list[str] | None, typer.Option(help="EVENT=5s, or 5s for every event: how long after its event time one is visible.")] = None,
+    known_at: Annotated[
+        list[str] | None, typer.Option(help="EVENT=FIELD: the datetime field that says when an event was known.")
+    ] = None,
+    delay: Annotated[
+        list[str] | None,
+        typer.Option(help="EVENT=5s, or 5s for every event: how long after its event time one is visible."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """The inputs that the scorer would have computed for each row of a spine, from history."""
@@ -43,12 +48,30 @@ def dataset(
             progress.update(tasks[what], completed=done, total=of)
 
         made = make_dataset(
-            here.history, here.applied, spine, model=model, instant=instant, label=label or None,
-            known_at=_pairs(known_at, "--known-at", "EVENT=FIELD"), delay=_delay(delay), progress=show,
+            here.history,
+            here.applied,
+            spine,
+            model=model,
+            instant=instant,
+            label=label or None,
+            known_at=_pairs(known_at, "--known-at", "EVENT=FIELD"),
+            delay=_delay(delay),
+            progress=show,
         )
         _write(made, out)
-    output.say(f"{len(made):,} rows, {len(made.input_names)} inputs: {out}" + (" (simulated visibility)" if made.simulated else ""))
-    output.result({"rows": len(made), "inputs": list(made.input_names), "simulated": made.simulated, "views": made.views, "out": str(out)})
+    output.say(
+        f"{len(made):,} rows, {len(made.input_names)} inputs: {out}"
+        + (" (simulated visibility)" if made.simulated else "")
+    )
+    output.result(
+        {
+            "rows": len(made),
+            "inputs": list(made.input_names),
+            "simulated": made.simulated,
+            "views": made.views,
+            "out": str(out),
+        }
+    )
 
 
 def _write(made: Dataset, out: Path) -> None:

@@ -23,7 +23,7 @@ SIGNS: dict[State, str] = {"ok": "+", "warning": "!", "error": "x"}
 class Finding:
     part: str
     state: State
-    said: str                              # what is there, or what is wrong and how to fix it
+    said: str  # what is there, or what is wrong and how to fix it
 
 
 def register(app: typer.Typer) -> None:
@@ -45,8 +45,14 @@ def doctor(context: typer.Context, json: Json = False) -> None:
 def examine(here: Context) -> list[Finding]:
     findings = [Finding("python", "ok", sys.version.split()[0])]
     checks: list[tuple[str, Callable[[Context], list[Finding]]]] = [
-        ("settings", _settings), ("definitions", _definitions), ("log", _log), ("online", _online), ("history", _history),
-        ("applied", _applied), ("models", _models), ("onnxruntime", _runtime),
+        ("settings", _settings),
+        ("definitions", _definitions),
+        ("log", _log),
+        ("online", _online),
+        ("history", _history),
+        ("applied", _applied),
+        ("models", _models),
+        ("onnxruntime", _runtime),
     ]
     for part, look in checks:
         try:
@@ -58,24 +64,39 @@ def examine(here: Context) -> list[Finding]:
 
 def _settings(here: Context) -> list[Finding]:
     s = here.settings
-    return [Finding("settings", "ok", f"log {mask(s.log.url)}, online {mask(s.online.url)}, history {mask(s.history.url)}")]
+    return [
+        Finding("settings", "ok", f"log {mask(s.log.url)}, online {mask(s.online.url)}, history {mask(s.history.url)}")
+    ]
 
 
 def _definitions(here: Context) -> list[Finding]:
     written = here.written
-    return [Finding("definitions", "ok", f"{here.settings.project.definitions}: {len(written.views)} views, {len(written.models)} models")]
+    return [
+        Finding(
+            "definitions",
+            "ok",
+            f"{here.settings.project.definitions}: {len(written.views)} views, {len(written.models)} models",
+        )
+    ]
 
 
 def _log(here: Context) -> list[Finding]:
     findings = [Finding("log", "ok", here.log.ping())]
     for source in here.written.sources:
         topic = here.log.topic(source.topic)
-        findings.append(Finding("log", "ok", f"topic {source.topic}: {topic.partitions} partitions, {sum(topic.end.values()):,} records"))
+        findings.append(
+            Finding(
+                "log", "ok", f"topic {source.topic}: {topic.partitions} partitions, {sum(topic.end.values()):,} records"
+            )
+        )
     return findings
 
 
 def _online(here: Context) -> list[Finding]:
-    return [Finding("online", "ok", here.online.ping()), *(Finding("online", "warning", problem) for problem in here.online.check())]
+    return [
+        Finding("online", "ok", here.online.ping()),
+        *(Finding("online", "warning", problem) for problem in here.online.check()),
+    ]
 
 
 def _history(here: Context) -> list[Finding]:
@@ -87,10 +108,17 @@ def _applied(here: Context) -> list[Finding]:
     if current is None:
         return [Finding("applied", "warning", "nothing is applied yet. Run: featureflow apply")]
     findings = [
-        Finding("applied", "error", f"{problem}. Run: featureflow apply --rebuild") for problem in here.registry.lost(current).values()
+        Finding("applied", "error", f"{problem}. Run: featureflow apply --rebuild")
+        for problem in here.registry.lost(current).values()
     ]
     if current != here.written:
-        findings.append(Finding("applied", "warning", "the definitions file says something else than what is applied. Run: featureflow apply"))
+        findings.append(
+            Finding(
+                "applied",
+                "warning",
+                "the definitions file says something else than what is applied. Run: featureflow apply",
+            )
+        )
     return findings or [Finding("applied", "ok", "the definitions file is what is applied")]
 
 
@@ -100,9 +128,13 @@ def _models(here: Context) -> list[Finding]:
     store = ModelStore(here.settings.path(here.settings.models.path))
     standing = {entry.name for entry in store.list()}
     return [
-        Finding("models", "ok" if model.name in standing else "warning",
-                f"{model.name}: in the store" if model.name in standing
-                else f"{model.name} has no version yet. Run: featureflow model add {model.name} FILE.onnx")
+        Finding(
+            "models",
+            "ok" if model.name in standing else "warning",
+            f"{model.name}: in the store"
+            if model.name in standing
+            else f"{model.name} has no version yet. Run: featureflow model add {model.name} FILE.onnx",
+        )
         for model in here.written.models
     ]
 
@@ -113,4 +145,10 @@ def _runtime(here: Context) -> list[Finding]:
             return [Finding("onnxruntime", "ok", f"{package} {version(package)}")]
         except PackageNotFoundError:
             continue
-    return [Finding("onnxruntime", "error", 'not installed. Run: pip install "featureflow[cpu]", or "featureflow[gpu]" on a machine with CUDA')]
+    return [
+        Finding(
+            "onnxruntime",
+            "error",
+            'not installed. Run: pip install "featureflow[cpu]", or "featureflow[gpu]" on a machine with CUDA',
+        )
+    ]

@@ -50,18 +50,22 @@ def get(
         for feature, (reference, span) in enumerate(zip(plan.references, plan.columns, strict=True)):
             time_us = int(found.event_times_us[index, feature])
             values = [None if np.isnan(v) else float(v) for v in found.values[index, span]]
-            rows.append({
-                "id": entity,
-                "feature": reference,
-                "value": values if span.stop - span.start > 1 else values[0],
-                "status": Status(int(found.statuses[index, feature])).name.lower(),
-                "event_time": None if time_us == NO_TIME else from_us(time_us).isoformat(),
-            })
+            rows.append(
+                {
+                    "id": entity,
+                    "feature": reference,
+                    "value": values if span.stop - span.start > 1 else values[0],
+                    "status": Status(int(found.statuses[index, feature])).name.lower(),
+                    "event_time": None if time_us == NO_TIME else from_us(time_us).isoformat(),
+                }
+            )
     output.say(f"{plan.view.id} at {from_us(q_us).isoformat()}")
     output.table(("id", "feature", "value", "status", "event time"), [list(row.values()) for row in rows])
     for degraded in found.degraded:
         output.warn(f"degraded: {degraded}")
-    output.result({"view": plan.view.id, "q": q_us, "applied": found.applied, "features": rows, "degraded": list(found.degraded)})
+    output.result(
+        {"view": plan.view.id, "q": q_us, "applied": found.applied, "features": rows, "degraded": list(found.degraded)}
+    )
 
 
 class _Blocking:
@@ -74,7 +78,9 @@ class _Blocking:
         return self._online.read(keys)
 
 
-async def _read(online: OnlineStore, plan: ViewPlan, ids: list[str | int | None], q_us: int, stale_after_us: int) -> Features:
+async def _read(
+    online: OnlineStore, plan: ViewPlan, ids: list[str | int | None], q_us: int, stale_after_us: int
+) -> Features:
     read = await Fetcher(_Blocking(online), SystemClock(), stale_after_us).fetch({plan: ids}, None)
     if isinstance(read, Unread):
         raise UnavailableError(read.detail)
@@ -103,4 +109,6 @@ def _instant(text: str) -> int:
     try:
         return to_us(msgspec.convert(text, datetime))
     except (msgspec.ValidationError, ValueError):
-        raise RequestError("Not an instant", f'--at {text!r}: write RFC 3339 with a zone, such as "2013-12-30T22:00:00Z"') from None
+        raise RequestError(
+            "Not an instant", f'--at {text!r}: write RFC 3339 with a zone, such as "2013-12-30T22:00:00Z"'
+        ) from None

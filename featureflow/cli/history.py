@@ -30,7 +30,13 @@ def history(context: typer.Context, json: Json = False) -> None:
         def run(project: Project, leave: threading.Event) -> None:
             nonlocal rows
             writer = HistoryWriter(
-                here.log, here.history, project, here.clock, metrics, group=settings.group or GROUP, member=settings.member or None
+                here.log,
+                here.history,
+                project,
+                here.clock,
+                metrics,
+                group=settings.group or GROUP,
+                member=settings.member or None,
             )
             writer.run(leave)
             rows += writer.status().rows

@@ -30,7 +30,13 @@ def ingest(context: typer.Context, json: Json = False) -> None:
         def run(project: Project, leave: threading.Event) -> None:
             nonlocal events
             worker = Worker(
-                here.log, here.online, project, here.clock, metrics, group=settings.group or GROUP, member=settings.member or None
+                here.log,
+                here.online,
+                project,
+                here.clock,
+                metrics,
+                group=settings.group or GROUP,
+                member=settings.member or None,
             )
             worker.run(leave)
             events += worker.status().events

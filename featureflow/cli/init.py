@@ -28,7 +28,9 @@ def init(
     template = resources.files("featureflow.cli") / "template"
     standing = [name for name in FILES if (folder / name).exists()]
     if standing:
-        raise SettingsError(f"{folder} already holds {', '.join(standing)}; name a new folder, so that nothing is overwritten")
+        raise SettingsError(
+            f"{folder} already holds {', '.join(standing)}; name a new folder, so that nothing is overwritten"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         (folder / name).write_text((template / name).read_text("utf-8"), "utf-8")

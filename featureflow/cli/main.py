@@ -22,7 +22,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 @app.callback()
 def options(
     context: typer.Context,
-    folder: Annotated[Path, typer.Option("--project", "-p", help="The project's folder (where featureflow.toml is).")] = Path("."),
+    folder: Annotated[
+        Path, typer.Option("--project", "-p", help="The project's folder (where featureflow.toml is).")
+    ] = Path("."),
 ) -> None:
     """Exactly-once windowed features from Kafka, served with a quantized model, from one typed definition."""
     context.obj = Context(folder, dict(os.environ))

@@ -27,8 +27,12 @@ def add(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="The model's name in the definitions.")],
     file: Annotated[Path, typer.Argument(help="An ONNX file: float32 (batch, columns) -> one score a row.")],
-    transforms: Annotated[Path | None, typer.Option(help="Fitted transforms as JSON; none: the columns as they are.")] = None,
-    dataset: Annotated[Path | None, typer.Option(help="A file that `featureflow dataset` wrote; quantize measures on its rows.")] = None,
+    transforms: Annotated[
+        Path | None, typer.Option(help="Fitted transforms as JSON; none: the columns as they are.")
+    ] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="A file that `featureflow dataset` wrote; quantize measures on its rows.")
+    ] = None,
     version: Annotated[str, typer.Option(help="Default: one more than the highest.")] = "",
     json: Json = False,
 ) -> None:
@@ -40,12 +44,27 @@ def add(
         inputs = inputs_of(model)
         rows, labels = (None, None) if dataset is None else _vectors(dataset, inputs)
         made = _store(here).add(
-            name, file, inputs=inputs, transforms=_transforms(transforms, inputs), version=version or None,
-            calibration=rows, labels=labels, model=model,
+            name,
+            file,
+            inputs=inputs,
+            transforms=_transforms(transforms, inputs),
+            version=version or None,
+            calibration=rows,
+            labels=labels,
+            model=model,
         )
-    output.say(f"{name}@{made.version} is in the store; {made.transforms.width_in} columns, {made.transforms.width_out} after the transforms.")
+    output.say(
+        f"{name}@{made.version} is in the store; {made.transforms.width_in} columns, {made.transforms.width_out} after the transforms."
+    )
     output.say(f"Next: featureflow model quantize {name}" if dataset else "It answers as FP32.")
-    output.result({"name": name, "version": made.version, "inputs": [i.name for i in inputs], "sha256": made.variants["fp32"].sha256})
+    output.result(
+        {
+            "name": name,
+            "version": made.version,
+            "inputs": [i.name for i in inputs],
+            "sha256": made.variants["fp32"].sha256,
+        }
+    )
 
 
 @app.command("quantize")
@@ -53,8 +72,12 @@ def quantize(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="The model's name.")],
     ref: Annotated[str, typer.Option(help="A version or alias; the latest if left out.")] = "",
-    dataset: Annotated[Path | None, typer.Option(help="Rows to calibrate and measure on; default: those given to `model add`.")] = None,
-    expected_batch: Annotated[int, typer.Option(help="Rows that usually travel together; decides which variant is fastest.")] = 32,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Rows to calibrate and measure on; default: those given to `model add`.")
+    ] = None,
+    expected_batch: Annotated[
+        int, typer.Option(help="Rows that usually travel together; decides which variant is fastest.")
+    ] = 32,
     json: Json = False,
 ) -> None:
     """Make FP16 and INT8, measure drift and speed here, refuse what drifts too far, and choose."""
@@ -69,23 +92,47 @@ def quantize(
             report = store.quantize(
                 name, ref or None, tolerance=model.drift, vectors=rows, labels=labels, expected_batch=expected_batch
             )
-        made = next(entry.manifest for entry in store.list() if entry.name == name and entry.version == store.resolve(name, ref or None))
+        made = next(
+            entry.manifest
+            for entry in store.list()
+            if entry.name == name and entry.version == store.resolve(name, ref or None)
+        )
     assert made is not None
     output.table(
-        ("variant", "scheme", "max drift", "mean drift", "AUC loss", *(f"us at {t.batch}" for t in report.variants[0].times), "problem"),
+        (
+            "variant",
+            "scheme",
+            "max drift",
+            "mean drift",
+            "AUC loss",
+            *(f"us at {t.batch}" for t in report.variants[0].times),
+            "problem",
+        ),
         [
             (
-                v.variant, v.scheme, *((f"{v.drift.max:.4f}", f"{v.drift.mean:.5f}", _number(v.drift.auc_loss)) if v.drift else ("", "", "")),
-                *(f"{t.median_us:.0f}" for t in v.times), v.problem or "",
+                v.variant,
+                v.scheme,
+                *(
+                    (f"{v.drift.max:.4f}", f"{v.drift.mean:.5f}", _number(v.drift.auc_loss))
+                    if v.drift
+                    else ("", "", "")
+                ),
+                *(f"{t.median_us:.0f}" for t in v.times),
+                v.problem or "",
             )
             for v in report.variants
         ],
     )
     for provider, choice in made.chosen.items():
         output.say(f"on {provider}: {choice.reason}")
-    output.result({
-        "name": name, "version": made.version, "chosen": msgspec.to_builtins(made.chosen), "report": msgspec.to_builtins(report),
-    })
+    output.result(
+        {
+            "name": name,
+            "version": made.version,
+            "chosen": msgspec.to_builtins(made.chosen),
+            "report": msgspec.to_builtins(report),
+        }
+    )
 
 
 @app.command("list")
@@ -99,14 +146,19 @@ def list_models(context: typer.Context, json: Json = False) -> None:
         ("model", "version", "aliases", "variants", "answers with", "problem"),
         [(e.name, e.version, " ".join(e.aliases), *_shown(e.manifest), e.problem or "") for e in entries],
     )
-    output.result([
-        {
-            "name": e.name, "version": e.version, "aliases": list(e.aliases), "problem": e.problem,
-            "variants": [] if e.manifest is None else list(e.manifest.variants),
-            "chosen": {} if e.manifest is None else msgspec.to_builtins(e.manifest.chosen),
-        }
-        for e in entries
-    ])
+    output.result(
+        [
+            {
+                "name": e.name,
+                "version": e.version,
+                "aliases": list(e.aliases),
+                "problem": e.problem,
+                "variants": [] if e.manifest is None else list(e.manifest.variants),
+                "chosen": {} if e.manifest is None else msgspec.to_builtins(e.manifest.chosen),
+            }
+            for e in entries
+        ]
+    )
 
 
 def _shown(manifest: Manifest | None) -> tuple[str, str]:
@@ -133,7 +185,9 @@ def _transforms(file: Path | None, inputs: tuple[ModelInput, ...]) -> Transforms
     try:
         return msgspec.json.decode(file.read_bytes(), type=Transforms)
     except (OSError, msgspec.MsgspecError) as error:
-        raise ModelError(f"{file} holds no fitted transforms ({error}); write msgspec.json.encode(fit(...)) into it") from error
+        raise ModelError(
+            f"{file} holds no fitted transforms ({error}); write msgspec.json.encode(fit(...)) into it"
+        ) from error
 
 
 def _vectors(file: Path, inputs: tuple[ModelInput, ...]) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:

@@ -46,7 +46,13 @@ class Output:
     @contextmanager
     def progress(self) -> Iterator[Progress]:
         with Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            console=self._err, transient=True, disable=self.json,
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._err,
+            transient=True,
+            disable=self.json,
         ) as progress:
             yield progress

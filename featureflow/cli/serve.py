@@ -15,7 +15,7 @@ from featureflow.models.store import ModelStore
 from featureflow.serve.app import ServeOptions, run
 from featureflow.settings import duration_us
 
-WORKER = "FEATUREFLOW_SERVE_WORKER"        # set in the processes that share the port
+WORKER = "FEATUREFLOW_SERVE_WORKER"  # set in the processes that share the port
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +32,9 @@ def serve(context: typer.Context, json: Json = False) -> None:
         workers: list[subprocess.Popen[bytes]] = []
         if several and WORKER not in here.environment:
             command = [sys.executable, "-m", "featureflow.cli", "--project", str(here.folder), "serve"]
-            workers = [subprocess.Popen(command, env={**os.environ, WORKER: "1"}) for _ in range(settings.serve.workers - 1)]
+            workers = [
+                subprocess.Popen(command, env={**os.environ, WORKER: "1"}) for _ in range(settings.serve.workers - 1)
+            ]
         options = ServeOptions(
             host=settings.serve.host,
             port=settings.serve.port,

@@ -17,7 +17,7 @@ from featureflow.settings import EMBEDDED
 VERBS = ("ingest", "history", "serve")
 STOP_S = 10.0
 FIRST_WAIT_S, LAST_WAIT_S = 0.5, 10.0
-STEADY_S = 30.0                            # a child that ran so long starts again without waiting
+STEADY_S = 30.0  # a child that ran so long starts again without waiting
 
 
 def register(app: typer.Typer) -> None:
@@ -74,8 +74,8 @@ def up(context: typer.Context, json: Json = False) -> None:
     with here, consume.stopping() as stop:
         settings = here.settings
         if EMBEDDED in (settings.log.url, settings.online.url):
-            _ = here.embedded_url          # ours to hold, so that it outlives every child
-        _ = here.applied                   # a clear error now rather than three later
+            _ = here.embedded_url  # ours to hold, so that it outlives every child
+        _ = here.applied  # a clear error now rather than three later
         children = [Child(here, verb) for verb in VERBS]
         output.say(f"Scoring at http://{settings.serve.host}:{settings.serve.port}; stop with Ctrl-C.")
         while not stop.wait(0.2):

@@ -13,16 +13,18 @@ PORT = int(sys.argv[1]) if len(sys.argv) > 1 else 8080
 chance = random.Random(7)
 now = datetime.now(UTC)
 
-events = []
+events: list[dict[str, str | float | bool]] = []
 for number in range(2_000):
     user = f"u{chance.randrange(50)}"
     odd = user in ("u13", "u42")
-    events.append({
-        "at": (now - timedelta(seconds=2_400) + timedelta(seconds=1.2 * number)).isoformat(),
-        "user": user,
-        "amount": round(chance.lognormvariate(5.5 if odd else 3.0, 0.6), 2),
-        "declined": chance.random() < (0.3 if odd else 0.02),
-    })
+    events.append(
+        {
+            "at": (now - timedelta(seconds=2_400) + timedelta(seconds=1.2 * number)).isoformat(),
+            "user": user,
+            "amount": round(chance.lognormvariate(5.5 if odd else 3.0, 0.6), 2),
+            "declined": chance.random() < (0.3 if odd else 0.02),
+        }
+    )
 
 request = urllib.request.Request(
     f"http://127.0.0.1:{PORT}/v1/events/payment", json.dumps(events).encode(), {"Content-Type": "application/json"}
@@ -31,7 +33,7 @@ with urllib.request.urlopen(request) as answer:
     positions = json.load(answer)["positions"]
 print(f"{len(positions)} payments are in the log")
 
-with open("spine.csv", "w") as spine:     # the questions to train on: was this payment declined?
+with open("spine.csv", "w") as spine:  # the questions to train on: was this payment declined?
     spine.write("user,at,amount,label\n")
     for event in events[200:]:
         spine.write(f"{event['user']},{event['at']},{event['amount']},{int(event['declined'])}\n")
