@@ -21,7 +21,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -147,19 +148,24 @@ class Worker:
     def _turn(self, owned: Owned, batch: Batch) -> Refused | None:
         """One batch of a partition that is held: steps (2) to (4)."""
         source = self._sources[batch.source]
-        judged = source.judge(batch, owned)                                                  # (2)
-        self._failpoint("after_decode")
-        dead_letter.append(self._log, judged.dead, self._clock)
-        self._failpoint("after_dead_letters")
-        source.load(self._online, judged)                                                    # (3)
+        with self._timed("decode"):                                                          # (2)
+            judged = source.judge(batch, owned)
+            self._failpoint("after_decode")
+            dead_letter.append(self._log, judged.dead, self._clock)
+            self._failpoint("after_dead_letters")
+        with self._timed("load"):                                                            # (3)
+            source.load(self._online, judged)
         n, start, max_time_us = len(judged.events), 0, owned.max_time_us
         while owned.position < batch.next:
-            stop = source.fold(judged, start)
-            self._failpoint("after_fold")
-            if stop > start:
-                max_time_us = int(judged.running_max_us[stop - 1])
-            to_offset = int(judged.events.offsets[stop]) if stop < n else batch.next
-            answer = self._send(owned, source.commit(owned, to_offset, max_time_us), source)  # (4)
+            with self._timed("fold"):
+                stop = source.fold(judged, start)
+                self._failpoint("after_fold")
+                if stop > start:
+                    max_time_us = int(judged.running_max_us[stop - 1])
+                to_offset = int(judged.events.offsets[stop]) if stop < n else batch.next
+                commit = source.commit(owned, to_offset, max_time_us)
+            with self._timed("commit"):                                                      # (4)
+                answer = self._send(owned, commit, source)
             if isinstance(answer, Refused):
                 return answer
             self._fresh(judged, start, stop, answer)
@@ -315,6 +321,12 @@ class Worker:
         self._problem = problem
 
     # -- what is shown -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started_us = self._clock.now_us()
+        yield
+        self._metrics.stage_seconds.labels(stage).inc(max(0, self._clock.now_us() - started_us) / 1e6)
 
     def _fresh(self, judged: Judged, start: int, stop: int, committed: Committed) -> None:
         source = judged.batch.source
