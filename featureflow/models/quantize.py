@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -119,7 +120,7 @@ def quantize(
     expected = reference.run(rows.held_out)
     batches = sorted({*profile.BATCHES, expected_batch})
     base = _Candidate("fp32", "FP32", fp32, reference, drift.compare(expected, expected, rows.labels))
-    reports: list[VariantReport] = []
+    unmade: list[VariantReport] = []
     tried: list[str] = []
     admitted = [base]
 
@@ -136,18 +137,20 @@ def quantize(
         except DriftError:
             raise
         except ModelError as error:
-            reports.append(VariantReport(variant="fp16", provider="cpu", scheme="FP16", bytes=0, problem=str(error)))
+            unmade.append(VariantReport(variant="fp16", provider="cpu", scheme="FP16", bytes=0, problem=str(error)))
     if "int8" in variants:
         best, others = _int8(model, signature.tensor, rows, admit, expected_batch)
         tried += others
         if best is None:
             problem = "; ".join(others) or "it has no layer to quantize"
-            reports.append(VariantReport(variant="int8", provider="cpu", scheme="INT8", bytes=0, problem=problem))
+            unmade.append(VariantReport(variant="int8", provider="cpu", scheme="INT8", bytes=0, problem=problem))
         else:
             admitted.append(best)
 
+    reports: list[VariantReport] = []      # FP32 first
     for provider in providers:
         reports += _measured(admitted, provider, signature, columns, rows, batches, tolerance, place)
+    reports += [msgspec.structs.replace(r, provider=provider) for provider in providers for r in unmade]
     chosen = {p: choose([r for r in reports if r.provider == p], expected_batch) for p in providers}
     report = QuantizationReport(
         tolerance=tolerance, calibration_rows=len(rows.calibration), held_out_rows=len(rows.held_out), expected_batch=expected_batch,
