@@ -59,6 +59,14 @@ def kafka_log(services: Services) -> Iterator[KafkaLog]:
     log.close()
 
 
+@pytest.fixture
+def kafka_by_record_log(services: Services) -> Iterator[KafkaLog]:
+    """Kafka by kafka-python's public calls only."""
+    log = KafkaLog(services.kafka, whole_batches=False)
+    yield log
+    log.close()
+
+
 @pytest.fixture(scope="session")
 def embedded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     with EmbeddedServer(tmp_path_factory.mktemp("embedded")) as server:
@@ -115,7 +123,7 @@ def streams_log(embedded_redis_url: str) -> Iterator[RedisStreamsLog]:
     log.close()
 
 
-@pytest.fixture(params=["memory", "streams", "kafka"])
+@pytest.fixture(params=["memory", "streams", "kafka", "kafka_by_record"])
 def log(request: pytest.FixtureRequest) -> Log:
     """An event log; the test runs once on each kind."""
     made: Log = request.getfixturevalue(f"{request.param}_log")

@@ -1,4 +1,4 @@
-"""The log as Apache Kafka, through kafka-python's public calls.
+"""The log as Apache Kafka, through kafka-python.
 
 What Kafka does by itself and must not do here: choose where to read on from, and give out records of a partition before its
 stored offset has been looked up. So a newly assigned partition is put at offset 0 and paused in the very callback that reports
@@ -25,9 +25,11 @@ from kafka.structs import OffsetAndMetadata
 
 from featureflow import limits
 from featureflow.errors import LogError, OffsetOutOfRangeError, UnavailableError, UnknownOutcomeError
-from featureflow.store.log.kafka_batch import batch_of, cut
+from featureflow.store.log.columns import Columns, batch_of
+from featureflow.store.log.kafka_columns import WholeBatch, decode, decode_whole_batches
 from featureflow.store.log.protocol import Assignment, Batch, Partition, Polled, Record, TopicState
 
+FETCHED_BATCHES = 256                      # record batches that one poll of kafka-python may return
 SLICE_MS = 50                              # how long a poll goes on before it looks whether the assignment changed
 REQUEST_MS = 15_000
 BOOTSTRAP_MS = 10_000
@@ -40,12 +42,18 @@ T = TypeVar("T")
 
 
 class KafkaLog:
-    """``servers`` is ``host:port[,host:port]``; ``options`` are kafka-python's, for TLS and SASL."""
+    """``servers`` is ``host:port[,host:port]``; ``options`` are kafka-python's, for TLS and SASL.
 
-    def __init__(self, servers: str, *, session_ms: int = SESSION_MS, **options: Any) -> None:
+    ``whole_batches`` False keeps to kafka-python's public calls, at several times the cost a record.
+    """
+
+    def __init__(
+        self, servers: str, *, session_ms: int = SESSION_MS, whole_batches: bool = True, **options: Any
+    ) -> None:
         self._servers = servers
         self._options = {"bootstrap_servers": servers.split(","), "bootstrap_timeout_ms": BOOTSTRAP_MS, **options}
         self._session_ms = session_ms
+        self._whole_batches = whole_batches
         self._lock = threading.Lock()
         self._admin: KafkaAdminClient | None = None
         self._producer: KafkaProducer | None = None
@@ -57,7 +65,13 @@ class KafkaLog:
             self.topic(topic)
         return self._call(
             "join a group",
-            lambda: KafkaGroupConsumer(group, sources, member, {**self._options, "session_timeout_ms": self._session_ms}),
+            lambda: KafkaGroupConsumer(
+                group,
+                sources,
+                member,
+                {**self._options, "session_timeout_ms": self._session_ms},
+                whole_batches=self._whole_batches,
+            ),
         )
 
     def ensure_topic(self, topic: str, partitions: int, *, replication: int = -1) -> bool:
@@ -200,13 +214,21 @@ class KafkaGroupConsumer:
     ``close`` does not leave the group; one without leaves at once.
     """
 
-    def __init__(self, group: str, sources: dict[str, str], member: str | None, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        group: str,
+        sources: dict[str, str],
+        member: str | None,
+        options: dict[str, Any],
+        *,
+        whole_batches: bool,
+    ) -> None:
         self._group = group
         self._topics = dict(sources)
         self._sources = {topic: source for source, topic in sources.items()}
         self._noted: deque[tuple[str, tuple[TopicPartition, ...]]] = deque()
         self._next: dict[TopicPartition, int] = {}             # where the caller sought or we read to; absent: not started
-        self._held: dict[TopicPartition, list[Any]] = {}       # fetched, beyond the last poll's bounds
+        self._held: dict[TopicPartition, list[Columns]] = {}   # fetched, beyond the last poll's bounds
         self._paused: set[TopicPartition] = set()
         self._consumer = KafkaConsumer(
             group_id=group,
@@ -222,6 +244,7 @@ class KafkaGroupConsumer:
             metrics_enabled=False,
             **options,
         )
+        self._whole_batches = whole_batches and decode_whole_batches(self._consumer)
         self._consumer.subscribe(list(self._sources), listener=_Notes(self._consumer, self._noted))
 
     def poll(self, *, timeout_s: float, max_records: int, max_bytes: int) -> Polled:
@@ -229,13 +252,13 @@ class KafkaGroupConsumer:
         while True:
             if self._noted:
                 return Polled(self._assignment(), ())
-            if batches := self._batches({}, max_bytes):
+            if batches := self._batches({}, max_records, max_bytes):
                 return Polled(Assignment(), batches)
             left_ms = max(0, int((until - time.monotonic()) * 1000))
-            records = self._fetch(min(left_ms, SLICE_MS), max_records)
+            records = self._fetch(min(left_ms, SLICE_MS), FETCHED_BATCHES if self._whole_batches else max_records)
             if self._noted:
                 self._keep(records)
-            elif batches := self._batches(records, max_bytes):
+            elif batches := self._batches(records, max_records, max_bytes):
                 return Polled(Assignment(), batches)
             elif left_ms == 0:
                 return Polled(Assignment(), ())
@@ -301,7 +324,8 @@ class KafkaGroupConsumer:
     def _keep(self, records: dict[TopicPartition, list[Any]]) -> None:
         for place, found in records.items():
             if place in self._next:
-                self._held.setdefault(place, []).extend(found)
+                parts = [part.since(self._next[place]) for part in parts_of(found)]
+                self._held.setdefault(place, []).extend(part for part in parts if len(part))
 
     def _assignment(self) -> Assignment:
         """What was noted since the last poll, as the caller's change: told apart by what it knew and what is so now."""
@@ -318,18 +342,21 @@ class KafkaGroupConsumer:
                     told[kind].append(place)
         return Assignment(**{kind: self._partitions(places) for kind, places in told.items()})
 
-    def _batches(self, records: dict[TopicPartition, list[Any]], max_bytes: int) -> tuple[Batch, ...]:
+    def _batches(
+        self, records: dict[TopicPartition, list[Any]], max_records: int, max_bytes: int
+    ) -> tuple[Batch, ...]:
         self._keep(records)
         batches: list[Batch] = []
         for place in [place for place in self._held if place not in self._paused]:
-            found = self._held.pop(place)
-            taken, rest, max_bytes = cut(found, max_bytes, at_least=0 if batches else 1)
+            taken, rest = cut(self._held.pop(place), max_records, max_bytes, at_least=0 if batches else 1)
             if rest:
-                self._held[place] = rest
+                self._held[place] = rest   # behind the others, so that each has its turn
             if taken:
                 batch = batch_of(self._sources[place.topic], place.partition, self._next[place], taken)
                 self._next[place] = batch.next
                 batches.append(batch)
+                max_records -= len(batch)
+                max_bytes -= sum(int(part.sizes.sum()) for part in taken)
         return tuple(batches)
 
     def _out_of_range(self, places: Any) -> OffsetOutOfRangeError:
@@ -374,6 +401,35 @@ class _Notes(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python h
     def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
         if places := tuple(lost):
             self._noted.append(("lost", places))
+
+
+def parts_of(found: list[Any]) -> list[Columns]:
+    """What a poll of kafka-python gave for one partition: whole batches, or records (of format 1, or by the public path)."""
+    parts: list[Columns] = []
+    for (whole, _), group in itertools.groupby(found, lambda r: (isinstance(r.value, WholeBatch), r.timestamp_type)):
+        records = list(group)
+        parts.append(decode([record.value for record in records]) if whole else Columns.of_records(records))
+    return parts
+
+
+def cut(
+    parts: list[Columns], max_records: int, max_bytes: int, *, at_least: int
+) -> tuple[list[Columns], list[Columns]]:
+    """(what one batch may take, the rest): inside the bounds, and ending where the kind of timestamp changes."""
+    taken: list[Columns] = []
+    for index, part in enumerate(parts):
+        if part.timestamp_kind != parts[0].timestamp_kind:
+            return taken, parts[index:]
+        count = part.fit(max_records, max_bytes)
+        if not taken:
+            count = max(count, at_least)
+        if count:
+            taken.append(part.part(0, count))
+        if count < len(part):
+            return taken, [part.part(count, len(part)), *parts[index + 1 :]]
+        max_records -= count
+        max_bytes -= int(part.sizes.sum())
+    return taken, []
 
 
 def translated(error: Exception, what: str, *, writing: bool = False) -> Exception:

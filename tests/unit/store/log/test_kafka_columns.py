@@ -1,0 +1,126 @@
+"""Whole batches decode to what kafka-python's own record-by-record decoder gives."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kafka.consumer.fetcher import Fetcher
+from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+
+from featureflow.errors import LogError
+from featureflow.store.log.columns import Columns
+from featureflow.store.log.kafka_columns import WholeBatch, decode, decode_whole_batches
+
+NOW_MS = 1_700_000_000_000
+APPEND_TIME_BIT = 0x08
+ATTRIBUTES_AT = 21                         # of the header's two attribute bytes
+BASE_OFFSET = struct.Struct(">q")
+
+sizes = st.one_of(st.integers(0, 70), st.sampled_from([126, 127, 128, 8_191, 8_192, 20_000]))
+texts = st.one_of(st.none(), sizes.map(lambda size: b"x" * size), st.binary(max_size=20))
+headers = st.lists(
+    st.tuples(st.sampled_from(["traceparent", "other", ""]), st.one_of(st.none(), st.binary(max_size=5))), max_size=3
+)
+records = st.lists(
+    st.tuples(texts, texts, st.integers(-(2**40), 2**40), st.integers(1, 200), st.one_of(st.just([]), headers)),
+    min_size=1,
+    max_size=12,
+)
+
+
+def built(rows: list[Any], base: int, *, appended: bool) -> bytes:
+    """One batch as a broker would hand it out. ``rows``: (key, value, milliseconds from now, offset step, headers)."""
+    builder = DefaultRecordBatchBuilder(
+        magic=2,
+        compression_type=0,
+        is_transactional=False,
+        producer_id=-1,
+        producer_epoch=-1,
+        base_sequence=-1,
+        batch_size=1 << 30,
+    )
+    offset = 0
+    for key, value, shift, step, found in rows:
+        builder.append(offset, NOW_MS + shift, key, value, found)
+        offset += step
+    data = bytearray(builder.build())
+    BASE_OFFSET.pack_into(data, 0, base)
+    if appended:
+        data[ATTRIBUTES_AT + 1] |= APPEND_TIME_BIT
+    return bytes(data)
+
+
+def whole(data: bytes) -> WholeBatch:
+    batch = DefaultRecordBatch(data)
+    return WholeBatch(
+        bytes(batch._buffer),
+        batch._pos,
+        batch.records_count,
+        batch.base_offset,
+        batch.first_timestamp,
+        batch.max_timestamp,
+        batch.timestamp_type == 1,
+    )
+
+
+def same(one: Columns, other: Columns) -> None:
+    for name in ("offsets", "timestamps_us", "sizes"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    for name in ("values", "keys", "timestamp_kind", "trace_parents"):
+        assert getattr(one, name) == getattr(other, name)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(records, min_size=1, max_size=4), st.booleans())
+def test_batches_decode_as_the_reference_decodes_them(batches: list[list[Any]], appended: bool) -> None:
+    data, base = [], 0
+    for rows in batches:
+        data.append(built(rows, base, appended=appended))
+        base += sum(row[3] for row in rows)
+    reference = [record for one in data for record in DefaultRecordBatch(one)]
+    same(decode([whole(one) for one in data]), Columns.of_records(reference))
+
+
+def test_a_batch_cut_short_is_malformed() -> None:
+    batch = whole(built([(b"key", b"value", 0, 1, [])] * 3, 7, appended=True))
+    for data in (batch.data[:-1], batch.data + b"\0"):
+        broken = WholeBatch(data, batch.position, batch.count, 7, 0, 0, True)
+        with pytest.raises(LogError, match="offset 7 is malformed"):
+            decode([broken])
+
+
+def test_fields_that_do_not_fill_their_record_are_malformed() -> None:
+    batch = whole(built([(b"key", b"value", 0, 1, [])] * 3, 7, appended=True))
+    broken = batch.data.replace(b"\x0avalue", b"\x08value", 1)
+    assert broken != batch.data
+    with pytest.raises(LogError, match="offset 7 on are malformed"):
+        decode([WholeBatch(broken, batch.position, batch.count, 7, 0, 0, True)])
+
+
+def test_columns_are_cut_by_count_and_by_bytes() -> None:
+    columns = decode([whole(built([(b"k", b"v" * 9, 0, 2, [])] * 10, 0, appended=True))])
+    assert columns.fit(3, 1_000) == 3
+    assert columns.fit(100, 1_000) == 10
+    assert columns.fit(100, 39) == 3
+    assert columns.fit(100, 40) == 4
+    assert columns.fit(100, 9) == 0
+    assert columns.since(5).offsets.tolist() == [6, 8, 10, 12, 14, 16, 18]
+    assert columns.part(2, 4).offsets.tolist() == [4, 6]
+
+
+def test_a_kafka_python_without_the_private_parts_is_left_as_it_is() -> None:
+    assert not decode_whole_batches(object())
+
+
+def test_the_installed_kafka_python_has_the_private_parts() -> None:
+    class Consumer:
+        _fetcher = object.__new__(Fetcher)
+
+    assert decode_whole_batches(Consumer)
+    assert issubclass(Consumer._fetcher.PartitionRecords, Fetcher.PartitionRecords)
+    assert Consumer._fetcher.PartitionRecords is not Fetcher.PartitionRecords
