@@ -25,7 +25,7 @@ class Aggregation:
     """``finalize`` gets one array per partial and gives (f, n).
 
     Where it ``takes`` "numbers" an array is what the partial's ``read`` gave, (f, n); where it takes "columns" the raw canonical
-    int64 columns, (columns, f, n). The values of ``LastN`` are read as they are and never finalized.
+    int64 columns, (columns, f, n). Where it is not overridden, the last partial's number is the value; that of ``LastN`` always is.
     """
 
     needs: ClassVar[tuple[type[Partial], ...]]

@@ -65,7 +65,7 @@ def squares(integers: Float) -> Int:
 def to_float(limbs: Int) -> Float:
     """The canonical three-limb sum of units of 2^-56 as the nearest float64 (ties to even)."""
     low, middle, high = limbs
-    largest = max(int(high.max(initial=0)), -int(high.min(initial=0)))
+    largest = int(np.bitwise_or.reduce(high ^ (high >> 63), axis=None))  # within a factor of two
     if largest < 1 << 13:  # the upper two limbs are one float64, so there is one rounding
         return _scaled((high << LIMB_BITS) + middle, LIMB_BITS) + _scaled(low, 0)
     if largest < 1 << 53:

@@ -93,7 +93,9 @@ def _finalize(plan: Plan, states: States, q_us: Int, out: Values) -> None:
     if not len(plan.features):
         return
     layout, n = plan.layout, len(q_us)
-    begin = (q_us - plan.back) // plan.step * plan.step  # (windows, n)
+    if n > 1 and (q_us == q_us[0]).all():
+        q_us = q_us[:1]  # one instant for all, as a serving turn has, needs no look-up per row
+    begin = (q_us - plan.back) // plan.step * plan.step  # (windows, n or 1)
     if len(plan.lifetime):
         begin[plan.lifetime] = LIFETIME_START_US
     _refuse_what_was_rolled_up(plan, states, begin)
@@ -128,9 +130,10 @@ def _finalize(plan: Plan, states: States, q_us: Int, out: Values) -> None:
 def _bands(begin: Int, start: Int, entity: Int, q_us: Int) -> Int:
     """(k,) in how many of a chain's windows each row is: in the last so many."""
     band = np.zeros(len(start), np.int64)
+    one = len(q_us) == 1
     for first in begin:
-        band += start >= first[entity]
-    future = start > q_us[entity]
+        band += start >= (first if one else first[entity])
+    future = start > (q_us if one else q_us[entity])
     if future.any():
         band[future] = 0
     return band
@@ -158,13 +161,14 @@ def _totals(layout: Layout, table: Table, entity: Int, band: Int, windows: int, 
 
 
 def _scalars(plan: Plan, picked: Table, largest: Table) -> Float:
-    """(scalars, n) the groups' values."""
+    """(scalars, n) what is read as it is, then the groups' values."""
     n = picked.shape[1]
     numbers = np.empty((plan.numbers, n))
     for read in plan.reads:
         block = (picked if read.added else largest)[read.rows]
         numbers[read.numbers] = read.partial.read(block.reshape(read.columns, -1, n))
     scalars = np.empty((len(plan.columns), n))
+    scalars[:len(plan.read)] = numbers[plan.read]
     for group in plan.groups:
         scalars[group.scalars] = group.kind.finalize(
             *(numbers[index] for index in group.numbers), *(picked[rows].reshape(columns, -1, n) for rows, columns in group.columns)
@@ -185,7 +189,7 @@ def _refuse_what_was_rolled_up(plan: Plan, states: States, begin: Int) -> None:
     # A window of the finest tile begins before q and not before any frontier, so that no instant is before one either.
     horizons = states.horizons[:, np.newaxis]
     edges = np.concatenate((states.frontiers, horizons), axis=1)  # nothing is above the largest tile
-    wrong = (np.maximum(edges[:, plan.above], horizons) > begin[:, blob].T).any(axis=1)
+    wrong = (np.maximum(edges[:, plan.above], horizons) > (begin if begin.shape[1] == 1 else begin[:, blob]).T).any(axis=1)
     if wrong.any():
         raise StateError(
             f"{plan.layout.view_id} from {plan.layout.source} was rolled up past the instant asked for, for the entities at "

@@ -52,7 +52,8 @@ class Newest:
 @dataclass(frozen=True)
 class Plan:
     """``windows`` are those of the layout in chains, each from its narrowest to its widest: whatever the instant, a window
-    of a chain lies within the next. ``features`` are places in the view's features: those of the groups, then the newest."""
+    of a chain lies within the next. ``features`` are places in the view's features: those whose number is their value, those
+    of the groups, then the newest."""
 
     layout: Layout
     windows: tuple[Window, ...]
@@ -67,6 +68,7 @@ class Plan:
     pick_maxima: Index                     # rows of (maxima x windows): each feature's t_max first
     reads: tuple[Read, ...]
     numbers: int
+    read: Index                            # the numbers that are a feature's value as they are
     groups: tuple[Group, ...]
     newest: tuple[Newest, ...]
     expiring: NDArray[np.bool_] | None     # (features, 1) which the view's ttl expires; None: none
@@ -89,8 +91,10 @@ class _Planner:
             if feature.aggregation.source == layout.source:
                 grouped.setdefault(aggregation(feature.aggregation.op), []).append((i, feature))
         self.newest = [f for kind, members in grouped.items() if LastN in kind.needs for f in members]
-        self.grouped = {kind: members for kind, members in grouped.items() if LastN not in kind.needs}
-        self.scalars = [f for members in self.grouped.values() for f in members]
+        scalar = {kind: members for kind, members in grouped.items() if LastN not in kind.needs}
+        self.grouped = {kind: members for kind, members in scalar.items() if _is_computed(kind)}
+        self.read = [f for kind, members in scalar.items() if not _is_computed(kind) for f in members]
+        self.scalars = [*self.read, *(f for members in self.grouped.values() for f in members)]
         ordered = [*self.scalars, *self.newest]
         self.features = [i for i, _ in ordered]
         counts = [aggregation(f.aggregation.op).partials(f.aggregation)[0] for _, f in ordered]
@@ -113,6 +117,7 @@ class _Planner:
             columns=np.array([self.columns[i] for i, _ in self.scalars], np.intp),
             reads=tuple(reads),
             numbers=len(at),
+            read=np.array([at[self._read_of(f)] for _, f in self.read], np.intp),
             groups=tuple(self._groups(at)),
             newest=tuple(self._newest()),
             pick_added=np.array(self.added, np.intp),
@@ -137,11 +142,12 @@ class _Planner:
     def _reads(self) -> tuple[list[Read], dict[tuple[tuple[int, ...], Window], int]]:
         """What is read as numbers, each (partial, window) once, and where its numbers will be."""
         wanted: dict[type[Partial], dict[tuple[tuple[int, ...], Window], tuple[Partial, Feature]]] = {}
-        for kind, members in self.grouped.items():
-            for _, feature in members if kind.takes == "numbers" else ():
-                for partial in kind.partials(feature.aggregation):
-                    key = (self.layout.places(partial), feature.window)
-                    wanted.setdefault(type(partial), {}).setdefault(key, (partial, feature))
+        for _, feature in self.scalars:
+            kind = aggregation(feature.aggregation.op)
+            needed = kind.partials(feature.aggregation) if kind.takes == "numbers" else ()
+            for partial in needed if _is_computed(kind) else needed[-1:]:
+                key = (self.layout.places(partial), feature.window)
+                wanted.setdefault(type(partial), {}).setdefault(key, (partial, feature))
         reads: list[Read] = []
         at: dict[tuple[tuple[int, ...], Window], int] = {}
         for partial_type, found in wanted.items():
@@ -151,9 +157,13 @@ class _Planner:
             at |= {key: numbers.start + i for i, key in enumerate(found)}
         return reads, at
 
+    def _read_of(self, feature: Feature) -> tuple[tuple[int, ...], Window]:
+        """The last partial of an aggregation is the one that its number is read from."""
+        return self.layout.places(aggregation(feature.aggregation.op).partials(feature.aggregation)[-1]), feature.window
+
     def _groups(self, at: dict[tuple[tuple[int, ...], Window], int]) -> list[Group]:
         groups: list[Group] = []
-        begin = 0
+        begin = len(self.read)
         for kind, members in self.grouped.items():
             features = [f for _, f in members]
             kinds = list(zip(*(kind.partials(f.aggregation) for f in features), strict=True))
@@ -178,6 +188,11 @@ class _Planner:
             columns = slice(self.columns[i], self.columns[i] + feature.size)
             found.append(Newest(LastN.of(feature.aggregation), chain, window - self.chains[chain].start, columns))
         return found
+
+
+def _is_computed(kind: type[Aggregation]) -> bool:
+    """Whether an aggregation computes its value, rather than reading its last partial's number as it is."""
+    return kind.finalize is not Aggregation.finalize
 
 
 def _chains(windows: Sequence[Window]) -> list[list[Window]]:
