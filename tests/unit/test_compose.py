@@ -40,7 +40,7 @@ def test_a_server_is_pinned_to_a_version_and_watched(services: dict[str, Any], n
 
 
 def test_kafka_is_the_version_that_runs_without_docker_too(services: dict[str, Any]) -> None:
-    script = (REPOSITORY / "scripts" / "services.py").read_text()
+    script = (REPOSITORY / "scripts" / "service_downloads.py").read_text()
     [version] = re.findall(r'^KAFKA_VERSION = "(.+)"$', script, re.MULTILINE)
     assert services["kafka"]["image"] == f"apache/kafka:{version}"
 
