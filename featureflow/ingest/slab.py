@@ -17,6 +17,7 @@ to write is ever evicted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,13 +178,13 @@ class Slab:
         folded["start"], folded["level"] = start[rows_of], level[rows_of]
         slots, level, start = slots[rows_of], level[rows_of], start[rows_of]
         positions = self._find(slots, level, start)
-        fresh = np.flatnonzero(positions < 0)
+        absent = positions < 0
+        fresh, known = np.flatnonzero(absent), np.flatnonzero(~absent)
         if len(fresh):
             positions[fresh] = self._append(slots[fresh], level[fresh], start[fresh])
         rows = arena.base[slots] + positions
         new = layout.table(folded)
-        if len(fresh) < len(new):
-            known = np.setdiff1d(np.arange(len(new)), fresh, assume_unique=True) if len(fresh) else np.arange(len(new))
+        if len(known):
             old = layout.rows(arena.table[rows[known]])
             new[known] = layout.table(combine(layout, old, layout.rows(new[known])))
         arena.table[rows] = new
@@ -360,11 +361,14 @@ class Slab:
         entities = owners[begins]
         expected = header + self._stored_rows[entities] * size
         keys, headers, ttl_ms = self._keys, self._headers, self.layout.ttl_ms
+        groups: list[tuple[Patch, ...]]
+        if len(entities) == len(patches):
+            groups = [(patch,) for patch in patches]
+        else:
+            groups = [tuple(patches[begin:end]) for begin, end in pairwise([*begins.tolist(), len(patches)])]
         return [
-            StateWrite(keys[slot], length, headers[slot], ttl_ms, tuple(patches[begin:end]))
-            for slot, length, begin, end in zip(
-                entities.tolist(), expected.tolist(), begins.tolist(), [*begins[1:].tolist(), len(patches)], strict=True
-            )
+            StateWrite(keys[slot], length, headers[slot], ttl_ms, group)
+            for slot, length, group in zip(entities.tolist(), expected.tolist(), groups, strict=True)
         ]
 
     def _whole(self, slot: int) -> StateWrite | None:
