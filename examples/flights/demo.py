@@ -121,8 +121,8 @@ class Demo:
                     chunk = happenings[at : min(at + LIST_EVENTS, end)]
                     self.send(chunk)
                     progress.advance(task, len(chunk))
+                self.wait_folded()
                 if index == POSITIONS - 1:
-                    self.wait_folded()
                     self.report["events_per_s"] = round(len(happenings) / (time.monotonic() - began - checking))
                     if sabotage:
                         self.console.print(f"  one bit of {flip_one_bit(self.folder, PARTITIONS)} is flipped")

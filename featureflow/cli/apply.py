@@ -17,7 +17,6 @@ def register(app: typer.Typer) -> None:
 def apply(
     context: typer.Context,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would change, and change nothing.")] = False,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Fold lost views again from the log's beginning.")] = False,
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete the state of view versions that are no longer applied.")
     ] = False,
@@ -31,17 +30,12 @@ def apply(
         changes = here.registry.plan(written)
         for line in str(changes).splitlines():
             output.say(line)
-        rebuilt: list[str] = []
         pruned: dict[str, int] = {}
         if not plan:
-            if rebuild:
-                rebuilt = here.registry.rebuild(written)
             here.registry.apply(written, partitions=here.settings.log.partitions)
             if prune:
                 pruned = here.registry.drop_retired()
             output.say("Applied." if changes.changes else "Nothing to change; everything stands.")
-            for view in rebuilt:
-                output.say(f"{view} is folded again from the log's beginning.")
             for view, keys in pruned.items():
                 output.say(f"{view}: {keys} keys deleted.")
             for view in here.registry.retired():
@@ -52,7 +46,6 @@ def apply(
                     {"action": c.action, "kind": c.kind, "name": c.name, "detail": c.detail} for c in changes.changes
                 ],
                 "applied": not plan,
-                "rebuilt": rebuilt,
                 "pruned": pruned,
             }
         )

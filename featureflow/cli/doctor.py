@@ -95,7 +95,10 @@ def _log(here: Context) -> list[Finding]:
 def _online(here: Context) -> list[Finding]:
     return [
         Finding("online", "ok", here.online.ping()),
-        *(Finding("online", "warning", problem) for problem in here.online.check()),
+        *(
+            Finding("online", "warning" if problem.startswith("warning:") else "error", problem.removeprefix("warning: "))
+            for problem in here.online.check()
+        ),
     ]
 
 
@@ -108,8 +111,8 @@ def _applied(here: Context) -> list[Finding]:
     if current is None:
         return [Finding("applied", "warning", "nothing is applied yet. Run: featureflow apply")]
     findings = [
-        Finding("applied", "error", f"{problem}. Run: featureflow apply --rebuild")
-        for problem in here.registry.lost(current).values()
+        Finding("applied", "error", f"{problem}. Run: featureflow rebuild {view_id.partition('@')[0]}")
+        for view_id, problem in here.registry.lost(current).items()
     ]
     if current != here.written:
         findings.append(

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from featureflow.cli import apply, dataset, doctor, get, history, ingest, init, model, serve, up
+from featureflow.cli import apply, dataset, doctor, get, history, ingest, init, model, rebuild, serve, up
 from featureflow.cli.context import Context
 from featureflow.errors import FeatureFlowError
 
@@ -30,7 +30,7 @@ def options(
     context.obj = Context(folder, dict(os.environ))
 
 
-for verb in (init, apply, up, ingest, history, serve, get, dataset, doctor):
+for verb in (init, apply, up, ingest, history, serve, get, dataset, doctor, rebuild):
     verb.register(app)
 app.add_typer(model.app, name="model", help="The model store: add, quantize, list.")
 

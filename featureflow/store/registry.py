@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -106,17 +106,14 @@ class Registry:
                     found.setdefault(view.id, problem)
         return found
 
-    def rebuild(self, project: spec.Project) -> list[str]:
-        """Drop what is left of lost views and start them again at the log's beginning. The views started.
+    def rebuild(self, project: spec.Project, view_ids: Iterable[str]) -> None:
+        """Drop what is left of these views' state and start them again at the log's beginning.
 
         A worker that still holds one of them is refused at its next commit. Events that the log has deleted are not folded again.
         """
-        lost = sorted(self.lost(project))
-        for view_id in lost:
+        for view_id in view_ids:
             self._drop(view_id)
-        if lost:
-            self.apply(project)
-        return lost
+        self.apply(project)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -184,7 +181,7 @@ class Registry:
                 self._online.create_offsets(view.id, source, str(row["topic_id"]), {partition: _int(row["beginning"])})
                 self._history.execute([Statement("position_created", {"view_id": view.id, "source": source, "partition_id": partition})])
             elif problem := self._problem(view.id, source, partition):
-                raise OffsetMissingError(f"{problem}. To fold {view.id} again from the log's beginning, run: featureflow apply --rebuild")
+                raise OffsetMissingError(f"{problem}. To fold it again from the log's beginning, run: featureflow rebuild {view.name}")
 
     def _problem(self, view_id: str, source: str, partition: int) -> str:
         record = self._online.offsets(source, partition, [view_id])[view_id]

@@ -81,7 +81,7 @@ def test_records_are_trimmed_behind_the_slowest_group(
     start(fast)
     fast.commit_advisory({Partition("orders", 0): 5_000})
     assert 1_000 < streams_log.topic(topic).beginning[0] <= 2_000
-    with pytest.raises(OffsetOutOfRangeError, match="featureflow apply --rebuild"):
+    with pytest.raises(OffsetOutOfRangeError, match="featureflow rebuild"):
         read_all(fast)
     for consumer in (slow, fast):
         consumer.close()

@@ -193,7 +193,7 @@ class MemoryConsumer:
             if not state.beginning[number] <= position <= state.end(number):
                 raise OffsetOutOfRangeError(
                     f"{self._topics[partition.source]}/{number}: offset {position} is not in the log, which has "
-                    f"{state.beginning[number]} to {state.end(number)}; run 'featureflow apply --rebuild'"
+                    f"{state.beginning[number]} to {state.end(number)}; run 'featureflow rebuild'"
                 )
             start = position - state.beginning[number]
             taken: list[_Stored] = []

@@ -181,7 +181,7 @@ class RedisStreamsConsumer:
     def _out_of_range(self, partition: Partition, offset: int, found: str) -> OffsetOutOfRangeError:
         return OffsetOutOfRangeError(
             f"{self._topics[partition.source]}/{partition.partition}: offset {offset} is not in the log: {found}; "
-            f"run 'featureflow apply --rebuild'"
+            f"run 'featureflow rebuild'"
         )
 
     def _trim(self, partition: Partition, offset: int) -> None:

@@ -177,12 +177,12 @@ def test_state_that_was_lost_is_loud_and_is_never_made_again_in_silence(place: P
     lost = PROJECT.view("carrier_last")
     place.online.drop_view(lost.id)
     assert list(place.registry.lost(PROJECT)) == [lost.id]
-    with pytest.raises(OffsetMissingError, match=rf"{lost.id}.*apply --rebuild"):
+    with pytest.raises(OffsetMissingError, match=rf"{lost.id}.*featureflow rebuild"):
         place.registry.apply(PROJECT)
     assert place.offsets(lost) == {("arrival", 0): None}
-    assert place.registry.rebuild(PROJECT) == [lost.id]
+    place.registry.rebuild(PROJECT, [lost.id])
     assert place.offsets(lost) == {("arrival", 0): 0}
-    assert place.registry.rebuild(PROJECT) == []
+    assert place.registry.lost(PROJECT) == {}
 
 
 class Grown(MemoryLog):
