@@ -12,51 +12,39 @@ field, for a precise reason.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import compress
 from operator import attrgetter
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, Meta, Raw, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 from numpy.typing import NDArray
 
 from featureflow import limits
-from featureflow.clock import to_us
-from featureflow.define.spec import Field, Source
+from featureflow.define.spec import Source
 from featureflow.kernel.events import Events
-
-Reason = Literal[
-    "undecodable", "missing_field", "wrong_type", "oversized", "out_of_range", "bad_key", "null_key", "tombstone"
-]
-"""Why a record is not an event.
-
-undecodable    not one JSON object in UTF-8
-missing_field  a field that is not nullable is absent
-wrong_type     null where it may not be, or another JSON type than the field's; a time without a zone
-oversized      the record, or a string, is longer than its bound
-out_of_range   NaN, infinite, or too large to be computed with exactly
-bad_key        an empty id, or a record key other than the field that the source promises
-null_key       an id that is null
-tombstone      the record has no value
-"""
+from featureflow.kernel.field import (
+    Reason,
+    Refused,
+    bound,
+    column,
+    instants,
+    plain,
+    shown,
+    struct_field,
+    too_long,
+    value_of,
+)
 
 NESTING = 256                          # levels of lists and objects in one record; a decoder recurses
 FLAT_BYTES = 2 * NESTING               # a record this short cannot nest deeper
-_INTEGER = Annotated[int, Meta(ge=-limits.INTEGER_ABS, le=limits.INTEGER_ABS)]
-_NUMBER = Annotated[float, Meta(gt=-limits.NUMBER_ABS, lt=limits.NUMBER_ABS)]
-_INSTANT = Annotated[datetime, Meta(tz=True)]
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
 _NOT_FINITE = re.compile(rb"-?\b(?:NaN|Infinity)\b")
-_JSON_TYPES = {b'"': "a string", b"{": "an object", b"[": "a list", b"t": "true", b"f": "false", b"n": "null"}
-_WANTED = {"str": "a string", "int": "a whole number", "float": "a number", "bool": "true or false",
-           "datetime": "an RFC 3339 string with a zone, or whole microseconds since 1970"}
 
 
 @dataclass(frozen=True)
@@ -77,11 +65,6 @@ class Decoded:
     kept: NDArray[np.intp]
 
 
-class _Refused(Exception):
-    def __init__(self, reason: Reason, detail: str) -> None:
-        self.reason, self.detail = reason, detail
-
-
 class Decoder:
     """Decodes the records of one source. ``columns``: the fields wanted as columns, all of them by default; every field
     of every record is checked whichever are wanted."""
@@ -96,7 +79,7 @@ class Decoder:
         self._wanted = wanted
         self._key = None if source.keyed_by is None else gets[source.keyed_by]
         self._struct = msgspec.defstruct(
-            source.name, [_strict(i, f) for i, f in enumerate(source.fields)], gc=False, kw_only=True
+            source.name, [struct_field(i, f) for i, f in enumerate(source.fields)], gc=False, kw_only=True
         )
         self._decode = msgspec.json.Decoder(self._struct).decode
         raw = msgspec.defstruct(
@@ -128,12 +111,12 @@ class Decoder:
             if refused:
                 present = [row is not None for row in rows]
                 live, kept = list(compress(rows, present)), kept[present]
-            instants = {field.name: _instants(list(map(get, live))) for field, get in self._instants}
-            if not self._refuse_instants(rows, kept, instants, refused):
+            times = {field.name: instants(list(map(get, live))) for field, get in self._instants}
+            if not self._refuse_instants(rows, kept, times, refused):
                 break
-        times_us = instants[self.source.time_field].astype(np.int64)
-        columns = {field.name: _column(field, list(map(get, live))) for field, get in self._columns}
-        columns |= {name: column.astype(np.float64) for name, column in instants.items() if name in self._wanted}
+        times_us = times[self.source.time_field].astype(np.int64)
+        columns = {field.name: column(field, list(map(get, live))) for field, get in self._columns}
+        columns |= {name: instants_us.astype(np.float64) for name, instants_us in times.items() if name in self._wanted}
         events = Events(
             partition=partition,
             offsets=kept.astype(np.int64) if offsets is None else offsets[kept],
@@ -158,25 +141,25 @@ class Decoder:
             for index, value in enumerate(values):
                 try:
                     rows.append(self._row(value))
-                except _Refused as why:
+                except Refused as why:
                     rows.append(None)
                     refused.append(Refusal(index, why.reason, why.detail))
         for field, get in self._strings:
-            if longest > _bound(field):                          # escapes only lengthen: a string is no longer than its record
+            if longest > bound(field):                          # escapes only lengthen: a string is no longer than its record
                 for index, row in enumerate(rows):
                     text = None if row is None else get(row)
-                    if text is not None and len(text) > _bound(field) // 4 and len(text.encode()) > _bound(field):
-                        refused.append(Refusal(index, "oversized", _too_long(field, text)))
+                    if text is not None and len(text) > bound(field) // 4 and len(text.encode()) > bound(field):
+                        refused.append(Refusal(index, "oversized", too_long(field, text)))
                         rows[index] = None
         return rows, refused
 
     def _row(self, value: bytes | None) -> Any:
         if value is None:
-            raise _Refused("tombstone", "the record has no value")
+            raise Refused("tombstone", "the record has no value")
         if len(value) > limits.RECORD_BYTES:
-            raise _Refused("oversized", f"the record is {len(value)} bytes; at most {limits.RECORD_BYTES} are read")
+            raise Refused("oversized", f"the record is {len(value)} bytes; at most {limits.RECORD_BYTES} are read")
         if not _plain(value) and _depth(value) > NESTING:
-            raise _Refused("undecodable", f"lists and objects are nested deeper than {NESTING}")
+            raise Refused("undecodable", f"lists and objects are nested deeper than {NESTING}")
         try:
             return self._decode(value)
         except ValueError:
@@ -187,16 +170,16 @@ class Decoder:
             raw = self._decode_raw(value)
         except ValueError as error:
             if _NOT_FINITE.search(_STRINGS.sub(b'""', value)):
-                raise _Refused("out_of_range", "NaN and Infinity are not JSON and cannot be aggregated; send null") from None
-            raise _Refused("undecodable", f"{error}") from None
-        return self._struct(**{f"f{i}": _field_value(f, getattr(raw, f"f{i}")) for i, f in enumerate(self.source.fields)})
+                raise Refused("out_of_range", "NaN and Infinity are not JSON and cannot be aggregated; send null") from None
+            raise Refused("undecodable", f"{error}") from None
+        return self._struct(**{f"f{i}": value_of(f, getattr(raw, f"f{i}")) for i, f in enumerate(self.source.fields)})
 
     def _refuse_keys(self, rows: list[Any], keys: Sequence[bytes | None], refused: list[Refusal]) -> None:
         assert self._key is not None
         for index, (row, key) in enumerate(zip(rows, keys, strict=True)):
             if row is None or str(self._key(row)).encode() == key:
                 continue
-            found = "the record has no key" if key is None else f"the record's key {_shown(key)!r} is another"
+            found = "the record has no key" if key is None else f"the record's key {shown(key)!r} is another"
             refused.append(Refusal(
                 index, "bad_key",
                 f"{found}; source {self.source.name!r} promises the field {self.source.keyed_by!r} as the key, "
@@ -205,12 +188,12 @@ class Decoder:
             rows[index] = None
 
     def _refuse_instants(
-        self, rows: list[Any], kept: NDArray[np.intp], instants: dict[str, NDArray[Any]], refused: list[Refusal]
+        self, rows: list[Any], kept: NDArray[np.intp], times: dict[str, NDArray[Any]], refused: list[Refusal]
     ) -> bool:
         """Refuse rows with an instant that float64 cannot hold exactly. Whether there were any."""
         found = False
-        for name, column in instants.items():
-            for index in kept[np.abs(column) > limits.INTEGER_ABS].tolist():
+        for name, instants_us in times.items():
+            for index in kept[np.abs(instants_us) > limits.INTEGER_ABS].tolist():
                 found = True
                 if rows[index] is not None:
                     rows[index] = None
@@ -236,9 +219,9 @@ class Encoder:
         unknown = [field for field in values if field not in self.source.by_name]
         if unknown:
             raise ValueError(f"event {name!r} has no field {unknown[0]!r}; its fields are {', '.join(self.source.by_name)}")
-        plain = {field: _plain_value(self.source.by_name[field], value) for field, value in values.items()}
+        written = {field: plain(self.source.by_name[field], value) for field, value in values.items()}
         try:
-            data = msgspec.json.encode(plain)
+            data = msgspec.json.encode(written)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"event {name!r} is not JSON: {error}") from None
         for refusal in self._decoder.decode([data]).refused:
@@ -256,146 +239,6 @@ def key_of(source: Source, values: Mapping[str, Any]) -> bytes | None:
     return None if source.keyed_by is None else str(values[source.keyed_by]).encode()
 
 
-# -- one field ---------------------------------------------------------------------------------------------------------
-
-def _bound(field: Field) -> int:
-    return min(field.max_bytes, limits.KEY_BYTES) if field.entity else field.max_bytes
-
-
-def _strict(i: int, field: Field) -> tuple[str, Any, Any]:
-    """A field of the struct that records are decoded to. It takes what ``_field_value`` takes, with the same values, but for
-    strings between ``_bound`` characters and ``_bound`` bytes and instants that are too far: ``Decoder`` looks at these after it."""
-    kinds: dict[str, Any] = {
-        "str": Annotated[str, Meta(min_length=1 if field.entity else 0, max_length=_bound(field))],
-        "int": _INTEGER, "float": _NUMBER, "bool": bool, "datetime": _INSTANT | _INTEGER,
-    }
-    kind = kinds[field.type]
-    if field.nullable:
-        return f"f{i}", kind | None, msgspec.field(default=None, name=field.name)
-    return f"f{i}", kind, msgspec.field(name=field.name)
-
-
-_DECODERS: dict[str, Callable[[bytes], Any]] = {
-    "str": msgspec.json.Decoder(str).decode,
-    "int": msgspec.json.Decoder(int).decode,
-    "float": msgspec.json.Decoder(float).decode,
-    "bool": msgspec.json.Decoder(bool).decode,
-    "datetime": msgspec.json.Decoder(datetime | int).decode,
-}
-
-
-def _field_value(field: Field, raw: Raw | UnsetType) -> Any:
-    """The exact rules for one field of one record; raises _Refused."""
-    if raw is UNSET:
-        if field.nullable:
-            return None
-        raise _Refused("missing_field", f"field {field.name!r} is absent")
-    data = bytes(raw)
-    if data == b"null":
-        if field.nullable:
-            return None
-        if field.entity:
-            raise _Refused("null_key", f"field {field.name!r}, the id of {field.entity!r}, is null")
-        raise _Refused("wrong_type", f"field {field.name!r} is null and is not declared nullable")
-    number = data[:1] not in _JSON_TYPES
-    try:
-        value = _DECODERS[field.type](data)
-    except (msgspec.ValidationError, OverflowError):
-        fits = number and (field.type == "float" or (field.type in ("int", "datetime") and not re.search(rb"[.eE]", data)))
-        if fits:
-            raise _Refused("out_of_range", f"field {field.name!r}: {_shown(data)} is too large") from None
-        shown = _JSON_TYPES.get(data[:1], "the number") + (f" {_shown(data)}" if number or data[:1] == b'"' else "")
-        raise _Refused("wrong_type", f"field {field.name!r} should be {_WANTED[field.type]}, is {shown}") from None
-    except ValueError as error:
-        raise _Refused("undecodable", f"field {field.name!r}: {error}") from None
-    return _CHECKS[field.type](field, value)
-
-
-def _checked_string(field: Field, value: str) -> str:
-    if len(value.encode()) > _bound(field):
-        raise _Refused("oversized", _too_long(field, value))
-    if field.entity and not value:
-        raise _Refused("bad_key", f"field {field.name!r}, the id of {field.entity!r}, is empty")
-    return value
-
-
-def _checked_integer(field: Field, value: int) -> int:
-    if abs(value) > limits.INTEGER_ABS:
-        raise _Refused("out_of_range", f"field {field.name!r}: {value} is beyond 2^53, where numbers have gaps")
-    return value
-
-
-def _checked_number(field: Field, value: float) -> float:
-    if not abs(value) < limits.NUMBER_ABS:
-        raise _Refused("out_of_range", f"field {field.name!r}: {value} is beyond 2^63 and cannot be summed exactly")
-    return value
-
-
-def _checked_instant(field: Field, value: datetime | int) -> datetime | int:
-    if isinstance(value, int):
-        return _checked_integer(field, value)
-    if value.tzinfo is None:
-        raise _Refused("wrong_type", f"field {field.name!r}: {value.isoformat()} has no time zone, so it names no instant; add Z")
-    return value
-
-
-def _checked_bool(field: Field, value: bool) -> bool:
-    return value
-
-
-_CHECKS: dict[str, Callable[[Field, Any], Any]] = {
-    "str": _checked_string, "int": _checked_integer, "float": _checked_number,
-    "bool": _checked_bool, "datetime": _checked_instant,
-}
-
-
-# -- columns -----------------------------------------------------------------------------------------------------------
-
-def _column(field: Field, values: list[Any]) -> NDArray[Any]:
-    if field.type == "str":
-        strings: NDArray[Any] = np.empty(len(values), dtype=object)
-        strings[:] = values
-        return strings
-    numbers: NDArray[np.float64] = np.array(values, dtype=np.float64)     # None becomes NaN
-    if field.type == "float":
-        numbers += 0.0                                                    # -0.0 + 0.0 is 0.0
-    return numbers
-
-
-def _instants(values: list[Any]) -> NDArray[Any]:
-    """Microseconds of ints and aware datetimes: int64, or float64 with NaN where there is a None.
-
-    A datetime's float seconds are only rounded to whole ones, which is exact; its microseconds are added as integers.
-    """
-    kinds = set(map(type, values))
-    if kinds <= {int}:
-        return np.array(values, dtype=np.int64)
-    if kinds == {datetime}:
-        parts = np.array([value.microsecond for value in values], dtype=np.int64)
-        seconds = np.array([value.timestamp() for value in values])
-        whole: NDArray[np.int64] = np.rint(seconds - parts * 1e-6).astype(np.int64)
-        return whole * 1_000_000 + parts
-    mixed = [to_us(value) if isinstance(value, datetime) else value for value in values]
-    return np.array(mixed, dtype=np.float64 if None in mixed else np.int64)
-
-
-# -- text --------------------------------------------------------------------------------------------------------------
-
-def _plain_value(field: Field, value: Any) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"field {field.name!r} is {value}; NaN and infinities cannot be aggregated, use None")
-    if isinstance(value, datetime):                 # a naive one is written without a zone, for the decoder to refuse
-        aware = value.astimezone(UTC) if value.tzinfo is not None else value
-        return aware.isoformat().replace("+00:00", "Z")
-    return value
-
-
-def _too_long(field: Field, text: str) -> str:
-    return f"field {field.name!r} is {len(text.encode())} bytes; at most {_bound(field)} are kept"
-
-
 def _plain(value: bytes) -> bool:
     """Whether the record is surely neither too long nor nested too deep."""
     return len(value) <= FLAT_BYTES or (
@@ -409,8 +252,3 @@ def _depth(value: bytes) -> int:
         depth += 1 if bracket in b"[{" else -1
         deepest = max(deepest, depth)
     return deepest
-
-
-def _shown(data: bytes) -> str:
-    text = data.decode(errors="replace")
-    return text if len(text) <= 80 else f"{text[:77]}..."
