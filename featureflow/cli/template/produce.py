@@ -26,12 +26,18 @@ for number in range(2_000):
         }
     )
 
-request = urllib.request.Request(
-    f"http://127.0.0.1:{PORT}/v1/events/payment", json.dumps(events).encode(), {"Content-Type": "application/json"}
-)
-with urllib.request.urlopen(request) as answer:
-    positions = json.load(answer)["positions"]
-print(f"{len(positions)} payments are in the log")
+positions = 0
+for first in range(0, len(events), 1_000):  # at most 1,000 events in one request
+    sent = 0
+for start in range(0, len(events), 1_000):
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{PORT}/v1/events/payment",
+        json.dumps(events[start : start + 1_000]).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request) as answer:
+        sent += len(json.load(answer)["positions"])
+print(f"{sent} payments are in the log")
 
 with open("spine.csv", "w") as spine:  # the questions to train on: was this payment declined?
     spine.write("user,at,amount,label\n")
