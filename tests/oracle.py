@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 from featureflow.define.spec import Aggregation, Call, Column, Expr, Literal, Source, View, Window
@@ -75,6 +76,7 @@ def _reach(view: View, window: Window) -> float:
 
 # -- windows -----------------------------------------------------------------------------------------------------------
 
+@cache
 def tile_of(window: Window) -> float:
     if window.kind == "lifetime":
         return FOREVER
