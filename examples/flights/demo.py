@@ -210,7 +210,7 @@ class Demo:
         after = ~before
         model = load(self.folder / "features.py").model("late")
         transforms = fit_transforms(
-            matrix[before], inputs_of(model), otherwise=Steps(impute="mean", clip=(0.001, 0.999))
+            matrix[before], inputs_of(model), otherwise=Steps(impute="mean", clip=(0.01, 0.99))
         )
         given = transforms.apply(matrix)
         with self.progress() as progress:

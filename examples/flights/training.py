@@ -15,7 +15,7 @@ from sklearn.neural_network import MLPClassifier
 from featureflow.models.export import export_mlp
 
 Matrix = NDArray[np.float32]
-EPOCHS = 10
+EPOCHS = 6
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def fit(
 ) -> Trained:
     """Inputs as the fitted transforms give them: imputed, scaled, float32 (n, width)."""
     network = MLPClassifier(
-        (256, 128), alpha=1e-3, batch_size=1024, learning_rate_init=1e-3, max_iter=EPOCHS, random_state=seed
+        (256, 128), alpha=1e-2, batch_size=1024, learning_rate_init=1e-3, max_iter=EPOCHS, random_state=seed
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a fixed number of epochs is the plan

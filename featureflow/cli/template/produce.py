@@ -26,10 +26,8 @@ for number in range(2_000):
         }
     )
 
-positions = 0
-for first in range(0, len(events), 1_000):  # at most 1,000 events in one request
-    sent = 0
-for start in range(0, len(events), 1_000):
+sent = 0
+for start in range(0, len(events), 1_000):  # at most 1,000 events in one request
     request = urllib.request.Request(
         f"http://127.0.0.1:{PORT}/v1/events/payment",
         json.dumps(events[start : start + 1_000]).encode(),

@@ -1,0 +1,70 @@
+"""Settings are read once, completely, and a wrong one is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from featureflow.errors import SettingsError
+from featureflow.settings import EMBEDDED, FILE, Settings, duration_us, load, mask
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / FILE).write_text(text)
+    return folder
+
+
+def test_without_a_file_everything_runs_embedded(tmp_path: Path) -> None:
+    settings = load(tmp_path, {})
+    assert {settings.log.url, settings.online.url, settings.history.url} == {EMBEDDED}
+    assert settings.serve.host == "127.0.0.1"
+
+
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
+    write(tmp_path, '[log]\nurl = "kafka://a:9092"\npartitions = 3\n')
+    settings = load(tmp_path, {"FEATUREFLOW_LOG_URL": "kafka://b:9092", "FEATUREFLOW_SERVE_PORT": "9000"})
+    assert settings.log.url == "kafka://b:9092"
+    assert settings.log.partitions == 3
+    assert settings.serve.port == 9000
+
+
+def test_relative_paths_start_where_the_file_stands(tmp_path: Path) -> None:
+    assert load(tmp_path, {}).path("models") == (tmp_path / "models").resolve()
+
+
+def test_other_variables_with_the_prefix_are_left_alone(tmp_path: Path) -> None:
+    assert load(tmp_path, {"FEATUREFLOW_SERVICES_DIR": "/x", "FEATUREFLOW_KAFKA_PORT": "1"}) == load(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[log]\nurll = "x"\n', r"'urll' is no key of \[log\]; did you mean 'url'"),
+        ("[logs]\n", r"\[logs\] is no section; did you mean 'log'"),
+        ("log = 3\n", r"log must be a section"),
+        ('[serve]\nport = "many"\n', r"Expected `int`"),
+        ("[serve\n", "not valid TOML"),
+        ('[online]\nstale_after = "soon"\n', r'online.stale_after = .soon. is no duration.*"30s"'),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_may_stand_there(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        load(write(tmp_path, text), {})
+
+
+def test_a_password_is_never_shown(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, '[history]\nurl = "mysql+pymysql://me:secret@db/ff"\n'), {})
+    assert "secret" not in repr(settings)
+    assert mask("redis://:secret@h:1/0") == "redis://:***@h:1/0"
+    assert settings.history.url.count("secret") == 1
+
+
+def test_settings_cannot_change_once_they_are_read() -> None:
+    with pytest.raises(AttributeError):
+        Settings().folder = "elsewhere"  # type: ignore[misc]  # that it is refused is the point
+
+
+@pytest.mark.parametrize(("text", "us"), [("250ms", 250_000), ("30s", 30_000_000), ("5m", 300_000_000), ("1d", 86_400_000_000)])
+def test_durations_are_whole_numbers_with_a_unit(text: str, us: int) -> None:
+    assert duration_us(text, "x.y") == us
