@@ -363,7 +363,7 @@ class KafkaGroupConsumer:
         text = ", ".join(f"{p.topic}/{p.partition} at offset {o}" for p, o in dict(places).items())
         return OffsetOutOfRangeError(
             f"the log no longer (or not yet) has {text}: events were deleted before they were folded, or the topic was recreated; "
-            f"run 'featureflow apply --rebuild'"
+            f"run 'featureflow rebuild'"
         )
 
     def _place(self, partition: Partition) -> TopicPartition:
