@@ -1,0 +1,184 @@
+"""``featureflow ingest`` and ``history`` with a note of what they have in hand, in a file that outlives them.
+
+The verbs are the real ones, each in a process of its own, forked from a server that has imported everything: a start takes
+milliseconds, so that there is time for many. FEATUREFLOW_TEST_HAND names the file.
+
+The note says how many records were polled and are not known to be committed. It is written by the process itself, in memory that
+it shares with the file, so that a SIGKILL at any instruction leaves it as it was. With FEATUREFLOW_TEST_STOP naming a file that exists,
+the process stops itself (SIGSTOP) right before it sends its next commit that writes state, and removes the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import multiprocessing
+import os
+import signal
+import struct
+import sys
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from world import PATIENCE_S, Process, World
+
+from featureflow.cli import main as cli
+from featureflow.cli.context import Context
+from featureflow.define.spec import Source
+from featureflow.kernel.events import Events
+from featureflow.store.history.protocol import HistoryStore
+from featureflow.store.log.protocol import Consumer, Log, Polled
+from featureflow.store.online.protocol import Commit, Committed, OnlineStore, Refused
+
+NOTE = struct.Struct("<qqq")               # polls that brought records, records in hand, records committed
+
+
+class Hand:
+    """Shared by the process and whoever watches it."""
+
+    def __init__(self, file: Path) -> None:
+        if not file.exists():
+            file.write_bytes(bytes(NOTE.size))
+        with file.open("r+b") as opened:
+            self._memory = mmap.mmap(opened.fileno(), NOTE.size)
+
+    def read(self) -> tuple[int, int, int]:
+        polls, held, committed = NOTE.unpack(self._memory[:])
+        return polls, held, committed
+
+    def clear(self) -> None:
+        self._memory[:] = bytes(NOTE.size)
+
+    def polled(self, records: int) -> None:
+        polls, _, committed = self.read()
+        self._memory[:] = NOTE.pack(polls + (records > 0), records, committed)
+
+    def settled(self, records: int) -> None:
+        polls, held, committed = self.read()
+        self._memory[:] = NOTE.pack(polls, held - records, committed + records)
+
+
+class _Wrapped:
+    def __init__(self, inner: Any, hand: Hand) -> None:
+        self._inner, self._hand = inner, hand
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class WatchedConsumer(_Wrapped):
+    def poll(self, **bounds: Any) -> Polled:
+        self._hand.polled(0)               # what the last poll brought is committed, or was dropped
+        polled: Polled = self._inner.poll(**bounds)
+        self._hand.polled(sum(batch.next - batch.first for batch in polled.batches))
+        return polled
+
+
+class WatchedLog(_Wrapped):
+    def consumer(self, group: str, sources: dict[str, str], *, member: str | None = None) -> Consumer:
+        made: Consumer = WatchedConsumer(self._inner.consumer(group, sources, member=member), self._hand)  # type: ignore[assignment]  # delegates the rest
+        return made
+
+
+class WatchedStore(_Wrapped):
+    before: Callable[[Commit], None]
+
+    def commit(self, commit: Commit) -> Committed | Refused:
+        self.before(commit)
+        answer: Committed | Refused = self._inner.commit(commit)
+        if isinstance(answer, Committed):
+            self._hand.settled(commit.advances[0].to_offset - min(advance.from_offset for advance in commit.advances))
+        return answer
+
+
+class WatchedHistory(_Wrapped):
+    def append(self, source: Source, partition: int, events: Events, from_offset: int, to_offset: int) -> None:
+        self._inner.append(source, partition, events, from_offset, to_offset)
+        self._hand.settled(to_offset - from_offset)
+
+
+class WatchedContext(Context):
+    @cached_property
+    def hand(self) -> Hand:
+        hand = Hand(Path(self.environment["FEATUREFLOW_TEST_HAND"]))
+        hand.clear()
+        return hand
+
+    @cached_property
+    def log(self) -> Log:
+        made: Log = WatchedLog(super().log, self.hand)  # type: ignore[assignment]  # delegates the rest
+        return made
+
+    @cached_property
+    def online(self) -> OnlineStore:
+        store = WatchedStore(super().online, self.hand)
+        store.before = self._before
+        made: OnlineStore = store  # type: ignore[assignment]  # delegates the rest
+        return made
+
+    @cached_property
+    def history(self) -> HistoryStore:
+        made: HistoryStore = WatchedHistory(super().history, self.hand)  # type: ignore[assignment]  # delegates the rest
+        return made
+
+    def _before(self, commit: Commit) -> None:
+        stop = self.environment.get("FEATUREFLOW_TEST_STOP")
+        if stop and commit.writes and os.path.exists(stop):
+            os.unlink(stop)
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+PRELOADED = ["watched", "featureflow.store.log.open", "featureflow.store.online.redis", "featureflow.store.history.sql", "pymysql"]
+
+
+def start(world: World, verb: str, **settings: str) -> Forked:
+    """``featureflow VERB`` of this project, watched; ended with the world."""
+    count = len(list(world.folder.glob("watched-*.out")))
+    process = Forked(world.folder, verb, world.environment(**settings), world.folder / f"watched-{count}-{verb}")
+    world.ended_with(process.close)
+    return process
+
+
+class Forked(Process):
+    """As ``Process``, forked."""
+
+    def __init__(self, folder: Path, verb: str, environment: Mapping[str, str], output: Path) -> None:
+        self.output = output
+        for suffix in (".out", ".err"):
+            output.with_suffix(suffix).touch()
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        self._process = context.Process(target=_run, args=(str(folder), verb, dict(environment), str(output)), daemon=True)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def running(self) -> bool:
+        return self._process.is_alive()
+
+    def wait(self, seconds: float = PATIENCE_S) -> int:
+        self._process.join(seconds)
+        code = self._process.exitcode
+        assert code is not None, f"{self.output.name} still runs after {seconds:.0f} s"
+        return code
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        self._process.join()
+
+
+def _run(folder: str, verb: str, environment: dict[str, str], output: str) -> None:
+    """In the child: what ``python -m featureflow.cli --project FOLDER VERB`` does."""
+    for number, suffix in ((1, ".out"), (2, ".err")):
+        with open(output + suffix, "wb") as file:
+            os.dup2(file.fileno(), number)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["featureflow", "--project", folder, verb]
+    cli.Context = WatchedContext  # type: ignore[misc]  # the verbs are the real ones
+    cli.main()

