@@ -1,22 +1,45 @@
 """The application: global options, the verbs, and what an error looks like.
 
-Verbs import what they need when they run, so that ``--help`` is quick and a machine without ONNX Runtime can still ingest.
+A verb's module is imported when that verb runs: most need only a part of what is installed, and a machine without ONNX Runtime can still
+ingest.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from featureflow.cli import apply, dataset, doctor, get, history, ingest, init, model, rebuild, serve, up
 from featureflow.cli.context import Context
 from featureflow.errors import FeatureFlowError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+VERBS = ("init", "apply", "up", "ingest", "history", "serve", "get", "dataset", "model", "rebuild", "doctor")
+
+
+class Verbs(TyperGroup):
+    """Finds a verb in the module of its name."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in VERBS:
+            return None
+        verb = typer.Typer(name=cmd_name, rich_markup_mode=None, add_completion=False)
+        import_module(f"featureflow.cli.{cmd_name}").register(verb)
+        command = typer.main.get_command(verb)
+        command.name = cmd_name
+        return command
+
+
+app = typer.Typer(
+    cls=Verbs, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 
 
 @app.callback()
@@ -28,11 +51,6 @@ def options(
 ) -> None:
     """Exactly-once windowed features from Kafka, served with a quantized model, from one typed definition."""
     context.obj = Context(folder, dict(os.environ))
-
-
-for verb in (init, apply, up, ingest, history, serve, get, dataset, doctor, rebuild):
-    verb.register(app)
-app.add_typer(model.app, name="model", help="The model store: add, quantize, list.")
 
 
 def main() -> None:

@@ -19,10 +19,18 @@ from featureflow.models.store import ModelStore
 from featureflow.models.transform import Transforms, identity
 from featureflow.train.spine import columns_of
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+def register(app: typer.Typer) -> None:
+    app.callback(no_args_is_help=True)(model)
+    app.command("add")(add)
+    app.command("quantize")(quantize)
+    app.command("list")(list_models)
 
 
-@app.command("add")
+def model() -> None:
+    """The model store: add, quantize, list."""
+
+
 def add(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="The model's name in the definitions.")],
@@ -40,8 +48,8 @@ def add(
     here: Context = context.obj
     output = Output(json=json)
     with here:
-        model = _model(here, name)
-        inputs = inputs_of(model)
+        definition = _definition(here, name)
+        inputs = inputs_of(definition)
         rows, labels = (None, None) if dataset is None else _vectors(dataset, inputs)
         made = _store(here).add(
             name,
@@ -51,7 +59,7 @@ def add(
             version=version or None,
             calibration=rows,
             labels=labels,
-            model=model,
+            model=definition,
         )
     output.say(
         f"{name}@{made.version} is in the store; {made.transforms.width_in} columns, {made.transforms.width_out} after the transforms."
@@ -67,7 +75,6 @@ def add(
     )
 
 
-@app.command("quantize")
 def quantize(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="The model's name.")],
@@ -84,13 +91,13 @@ def quantize(
     here: Context = context.obj
     output = Output(json=json)
     with here:
-        model = _model(here, name)
-        rows, labels = (None, None) if dataset is None else _vectors(dataset, inputs_of(model))
+        definition = _definition(here, name)
+        rows, labels = (None, None) if dataset is None else _vectors(dataset, inputs_of(definition))
         store = _store(here)
         with output.progress() as progress:
             progress.add_task(f"quantizing {name}", total=None)
             report = store.quantize(
-                name, ref or None, tolerance=model.drift, vectors=rows, labels=labels, expected_batch=expected_batch
+                name, ref or None, tolerance=definition.drift, vectors=rows, labels=labels, expected_batch=expected_batch
             )
         made = next(
             entry.manifest
@@ -135,7 +142,6 @@ def quantize(
     )
 
 
-@app.command("list")
 def list_models(context: typer.Context, json: Json = False) -> None:
     """All versions of all models."""
     here: Context = context.obj
@@ -168,7 +174,7 @@ def _shown(manifest: Manifest | None) -> tuple[str, str]:
     return " ".join(manifest.variants), chosen or "fp32"
 
 
-def _model(here: Context, name: str) -> spec.Model:
+def _definition(here: Context, name: str) -> spec.Model:
     models = {model.name: model for model in here.written.models}
     if name not in models:
         raise ModelError(f"the definitions have no model {name!r}; they have {', '.join(sorted(models)) or 'none'}")
