@@ -175,6 +175,7 @@ class Door:
     client: aiohttp.ClientSession
     host: str
     port: int
+    server: web.Server
 
 
 @asynccontextmanager
@@ -191,7 +192,7 @@ async def listening(rig: ServeRig, *, body_s: float = 10.0) -> AsyncIterator[Doo
     host, port = runner.addresses[0][:2]
     try:
         async with aiohttp.ClientSession(auto_decompress=False) as client:
-            yield Door(rig, f"http://{host}:{port}", client, host, port)
+            yield Door(rig, f"http://{host}:{port}", client, host, port, server)
     finally:
         await runner.cleanup()
         producer.close(5.0)

@@ -22,11 +22,10 @@ async def read(request: web.BaseRequest, *, within_s: float = BODY_S) -> bytes:
         raise RequestError("Body is encoded", "send the body as it is, without Content-Encoding", status=415)
     if (request.content_length or 0) > limits.REQUEST_BYTES:
         raise _too_large()
-    if content.is_eof():  # it came with the head, as small bodies do
-        body = content.read_nowait()
-        if len(body) > limits.REQUEST_BYTES:
-            raise _too_large()
-        return body
+    if (
+        content.is_eof()
+    ):  # it came with the head, as small bodies do; a large one would have paused the connection first
+        return content.read_nowait()
     chunks, size = [], 0
     try:
         async with asyncio.timeout(within_s):

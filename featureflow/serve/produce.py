@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from featureflow.errors import FeatureFlowError, UnavailableError
+from featureflow.errors import UnavailableError
 from featureflow.store.log.protocol import Log, Record
 
 QUEUE_RECORDS = 50_000
@@ -81,7 +81,7 @@ class Producer:
                 count += len(posts[-1].records)
             try:
                 positions = self._log.append(posts[0].topic, [record for post in posts for record in post.records])
-            except FeatureFlowError as error:
+            except Exception as error:  # whatever it is, the thread goes on: nobody would start another
                 for post in posts:
                     self._tell(post, error)
                 continue
@@ -90,11 +90,11 @@ class Producer:
                 self._tell(post, positions[at : at + len(post.records)])
                 at += len(post.records)
 
-    def _tell(self, post: _Post, outcome: Positions | FeatureFlowError) -> None:
+    def _tell(self, post: _Post, outcome: Positions | Exception) -> None:
         def resolve() -> None:
             if post.done.done():
                 return
-            if isinstance(outcome, FeatureFlowError):
+            if isinstance(outcome, Exception):
                 post.done.set_exception(outcome)
             else:
                 post.done.set_result(outcome)

@@ -98,6 +98,15 @@ def test_what_is_served_is_what_the_log_says(redis_url: str, models: ModelStore)
             assert {status for status, _ in answers} == {200}
             assert len({answer["scores"][0] for _, answer in answers}) <= 3  # batch sizes may differ in the last bits
             assert all(answer["degraded"] == [] for _, answer in answers)
+            async with client.get(f"{address}/metrics") as response:
+                text = await response.text()
+            for name in (
+                "pending_stream_count 0.0",
+                "model_active_streams 0.0",
+                "inference_latency_p95",
+                "featureflow_prediction_log_waiting",
+            ):
+                assert name in text
         assert sum(rig.log.topic(PREDICTIONS.topic).end.values()) == 50
 
     asyncio.run(go())

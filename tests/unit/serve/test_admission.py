@@ -87,8 +87,8 @@ def test_a_request_larger_than_the_queue_is_let_in_when_nothing_waits() -> None:
     assert admission.admit(1, Deadline(watch.s + 1)) is not None
 
 
-def test_the_fetch_may_take_half_of_what_is_left_and_10_ms_at_most() -> None:
+def test_the_fetch_may_take_half_of_what_is_left_and_50_ms_at_most() -> None:
     assert fetch_budget_s(0.020) == 0.010
-    assert fetch_budget_s(1.0) == 0.010
+    assert fetch_budget_s(1.0) == 0.050
     assert fetch_budget_s(0.004) == 0.002
     assert fetch_budget_s(-1.0) == 0.0

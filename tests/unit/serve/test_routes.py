@@ -288,6 +288,26 @@ def test_connections_are_kept_pipelined_and_closed_as_http_says(models: ModelSto
     asyncio.run(go())
 
 
+def test_a_client_that_asks_and_does_not_read_cannot_fill_the_servers_memory(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models) as serve, listening(serve) as door:
+            reader, writer = await asyncio.open_connection(door.host, door.port, limit=1_000)
+            one = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+            writer.write(one * 5_000)
+            (connection,) = door.server.connections
+            held = -1
+            while held != (now := connection.transport.get_write_buffer_size()) or not now:
+                held = now
+                for _ in range(200):
+                    await asyncio.sleep(0)
+            assert held < 1_000_000
+            assert serve.metrics.requests._counts[("/openapi.json", 200)] < 5_000
+            writer.transport.abort()
+            assert reader is not None
+
+    asyncio.run(go())
+
+
 def test_no_request_is_answered_with_500_and_every_problem_says_what_to_change(models: ModelStore) -> None:
     json_values = st.recursive(
         st.none()

@@ -248,6 +248,7 @@ def test_a_request_whose_deadline_passed_is_never_answered_with_a_score(models: 
             assert isinstance(answer, Shed)
             assert answer.reason == "predicted_late"
             assert answer.retry_after_s >= 1
+            before = list(serve.reader.reads)
             deadline, future = serve.scorer.score(
                 "tip", "", raw, request_id="r", since_s=asyncio.get_running_loop().time()
             )
@@ -255,7 +256,30 @@ def test_a_request_whose_deadline_passed_is_never_answered_with_a_score(models: 
             answer = await future
             assert isinstance(answer, Shed)
             assert answer.reason == "late"
+            assert serve.reader.reads == before
             assert serve.logged() == []
+
+    asyncio.run(go())
+
+
+def test_a_deadline_that_passes_while_features_are_read_is_not_answered_and_not_logged(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed()) as serve:
+            serve.reader.hold = asyncio.Event()
+            since_s = asyncio.get_running_loop().time()
+            raw = msgspec.json.encode(BODY)
+            deadline, future = serve.scorer.score("tip", "", raw, request_id="r", since_s=since_s)
+            _, in_time = serve.scorer.score("tip", "", raw, request_id="r", since_s=since_s)
+            reads = len(serve.reader.reads)
+            while len(serve.reader.reads) == reads:
+                await asyncio.sleep(0)
+            deadline.at_s = -1.0
+            serve.reader.hold.set()
+            answer = await future
+            assert isinstance(answer, Shed)
+            assert answer.reason == "late"
+            (prediction_id,) = answered(await in_time)["prediction_ids"]
+            assert [row["prediction_id"] for row in serve.logged()] == [prediction_id]
 
     asyncio.run(go())
 
@@ -346,6 +370,23 @@ def test_changed_definitions_are_served_without_a_restart(models: ModelStore) ->
             assert not await serve.scorer.refresh()
             assert "featureflow apply" in serve.scorer.problem
             assert answered(await serve.ask("strict", {"entities": BODY["entities"]}))["model"] == "strict"
+
+    asyncio.run(go())
+
+
+def test_a_model_whose_definition_asks_for_other_inputs_does_not_answer(tmp_path: Path) -> None:
+    async def go() -> None:
+        rig, store = fed(), models_in(tmp_path)
+        async with serving(store, rig=rig) as serve:
+            changed = msgspec.structs.replace(STRICT, inputs=STRICT.inputs[:2])
+            rig.online.put_meta("project", msgspec.json.encode(msgspec.structs.replace(WITH_MODELS, models=(changed,))))
+            await serve.scorer.refresh()
+            refused = await serve.ask("strict", {"entities": {"rider": "ada"}})
+            assert isinstance(refused, Shed)
+            assert "does not fit its definition" in refused.detail
+            train(store, changed, seed=9)
+            await serve.scorer.models.refresh((changed,))
+            assert answered(await serve.ask("strict", {"entities": {"rider": "ada"}}))["version"] == "2"
 
     asyncio.run(go())
 

@@ -11,7 +11,7 @@ from featureflow.serve.admission import Admission
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.deadline import Deadline
 from featureflow.serve.request import Request, Row
-from featureflow.serve.turn import Batch, Turns
+from featureflow.serve.turn import ROUNDS, Batch, Turns
 
 
 def request(rows: int = 1) -> Request:
@@ -37,8 +37,8 @@ def test_requests_of_one_loop_turn_are_one_batch_and_those_that_come_meanwhile_a
         first = [request() for _ in range(5)]
         for one in first:
             assert turns.join(one) is None
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        while not batches:
+            await asyncio.sleep(0)
         assert (turns.waiting, turns.active, batches) == (0, 1, [5])
         later = [request() for _ in range(3)]
         for one in later:
@@ -48,6 +48,33 @@ def test_requests_of_one_loop_turn_are_one_batch_and_those_that_come_meanwhile_a
         door.set()
         await asyncio.gather(*(one.future for one in (*first, *later)))
         assert batches == [5, 3]
+
+    asyncio.run(go())
+
+
+def test_callers_who_ask_again_at_once_travel_together_and_a_stream_of_them_does_not_hold_a_turn_back() -> None:
+    async def go() -> None:
+        batches: list[int] = []
+
+        async def run(batch: Batch) -> None:
+            batches.append(len(batch))
+            for one in batch:
+                one.future.set_result(Answer(200, b""))
+
+        turns = Turns(run, Admission())
+        asked = [request() for _ in range(3)]
+        for one in asked:  # one in each round of the loop
+            turns.join(one)
+            await asyncio.sleep(0)
+        await asyncio.gather(*(one.future for one in asked))
+        assert batches == [3]
+        endless = [request() for _ in range(3 * ROUNDS)]
+        for one in endless:
+            turns.join(one)
+            await asyncio.sleep(0)
+        await asyncio.gather(*(one.future for one in endless))
+        assert len(batches) >= 3
+        assert max(batches) <= ROUNDS + 4
 
     asyncio.run(go())
 
