@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 from trips import BEGIN_US, PROJECT
@@ -17,7 +16,6 @@ from featureflow.define.spec import Source
 from featureflow.define.system import DEAD_LETTERS, PREDICTIONS, SYSTEM_SOURCES
 from featureflow.errors import (
     LogError,
-    OffsetConflictError,
     OffsetOutOfRangeError,
     UnavailableError,
     UnknownOutcomeError,
@@ -266,11 +264,3 @@ def test_run_waits_for_a_database_that_comes_back(rig: Rig) -> None:
     stop.set()
     thread.join()
     assert rig.notes() == notes(10)
-
-
-def test_a_conflict_is_an_error_of_its_own(rig: Rig) -> None:
-    rig.history.create_offsets("departure", {0: 7})
-    nothing = np.zeros(0, np.int64)
-    empty = Events(0, nothing, nothing, nothing, {f.name: np.zeros(0) for f in DEPARTURE.fields})
-    with pytest.raises(OffsetConflictError):
-        rig.history.append(DEPARTURE, 0, empty, 3, 9)

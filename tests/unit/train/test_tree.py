@@ -1,0 +1,45 @@
+"""Any run of events is a few nodes, and they merge to the same bits as folding the run's visible events."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trips import SOURCES, VIEWS, events
+
+from featureflow.kernel.columns import Layout
+from featureflow.kernel.fold import lift, merge
+from featureflow.train.tree import Tree
+
+LAYOUTS = [Layout.of(view, SOURCES[name]) for view in VIEWS for name in view.sources]
+EVENTS = events(31, 0, 200)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    layout=st.sampled_from(LAYOUTS),
+    n=st.integers(1, 200),
+    runs=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200), st.integers(-1, 60)), min_size=1, max_size=8),
+    seed=st.integers(0, 1_000),
+)
+def test_a_cover_is_exactly_the_visible_rows_of_its_run(layout: Layout, n: int, runs: list[tuple[int, int, int]], seed: int) -> None:
+    rows = lift(layout, EVENTS.take(np.arange(n)))
+    seen = np.random.default_rng(seed).integers(0, 60, n)
+    tree = Tree(layout, rows, seen)
+    first, end, threshold = (np.minimum(np.array(column), n) for column in zip(*runs, strict=True))
+    owner, nodes = tree.cover(first, end, threshold)
+    for i, (a, b, limit) in enumerate(zip(first, end, threshold, strict=True)):
+        own = layout.rows(tree.take(nodes[owner == i]))
+        wanted = np.flatnonzero((np.arange(n) >= a) & (np.arange(n) < b) & (seen <= limit))
+        assert bool(len(own)) == bool(len(wanted))
+        if len(own):
+            begin = np.zeros(1, np.intp)
+            got = layout.table(merge(layout, own, np.arange(len(own)), begin))[0, 2:]
+            assert got.tobytes() == layout.table(merge(layout, rows, wanted, begin))[0, 2:].tobytes()
+
+
+def test_a_run_of_all_but_the_ends_is_few_nodes() -> None:
+    rows = lift(LAYOUTS[0], EVENTS)
+    tree = Tree(LAYOUTS[0], rows, np.zeros(200, np.int64))
+    _, nodes = tree.cover(np.array([1]), np.array([199]), np.array([0]))
+    assert len(nodes) <= 2 * tree.levels
