@@ -27,10 +27,10 @@ from featureflow.serve.prediction_log import PredictionLog
 from featureflow.serve.produce import Producer
 from featureflow.serve.routes import Routes
 from featureflow.serve.scorer import Scorer
-from featureflow.serve.tracing import Tracer, open_telemetry
 from featureflow.serve.upkeep import Upkeep
 from featureflow.store.log.protocol import Log
 from featureflow.store.online.reader import AsyncReader
+from featureflow.tracing import Tracer, open_telemetry
 
 DRAIN_S = 6.0  # for requests under way; with the logs' two seconds each, all ends within ten
 FLUSH_S = 1.5
@@ -77,7 +77,7 @@ class Server:
         )
         self.producer = Producer(log_store)
         self.upkeep = Upkeep(self.scorer, log_store)
-        tracer: Tracer | None = open_telemetry() if options.tracing else None
+        tracer: Tracer | None = open_telemetry("featureflow-serve") if options.tracing else None
         self._openapi = msgspec.json.encode(document(version("featureflow")))
         self._routes = Routes(self.scorer, self.producer, self.upkeep, self._openapi, tracer=tracer)
         self._runner: web.ServerRunner | None = None

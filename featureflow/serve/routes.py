@@ -26,10 +26,10 @@ from featureflow.serve.produce import Producer
 from featureflow.serve.request import check_id, instant_us
 from featureflow.serve.response import Heads, respond
 from featureflow.serve.scorer import Scorer
-from featureflow.serve.tracing import Tracer
 from featureflow.serve.upkeep import Upkeep
 from featureflow.serve.wire import v1
 from featureflow.store.log.protocol import Record
+from featureflow.tracing import Tracer
 
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")

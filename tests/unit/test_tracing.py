@@ -1,4 +1,4 @@
-"""A score is a span of the trace that its request belongs to."""
+"""A span is part of the trace that its request or event belongs to."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from featureflow.serve.tracing import open_telemetry
+from featureflow.tracing import open_telemetry
 
 
 def test_a_span_continues_the_trace_of_its_traceparent() -> None:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
-    tracer = open_telemetry()
+    tracer = open_telemetry("test")
     tracer.span("score", "00-" + "a" * 32 + "-" + "b" * 16 + "-01", 1_000, 3_000, {"model": "tip", "status": 200})
     tracer.span("score", "", 1_000, 3_000, {})
     joined, own = exporter.get_finished_spans()
