@@ -76,6 +76,10 @@ class ClockSettings(_Section, frozen=True):
     shift_us: int = 0  # added to the system's clock: a replayed past that counts as now
 
 
+class TracingSettings(_Section, frozen=True):
+    enabled: bool = False  # spans over OTLP, as the OTEL_* variables say; needs the otel extra
+
+
 class Settings(_Section, frozen=True):
     project: ProjectSettings = ProjectSettings()
     log: LogSettings = LogSettings()
@@ -86,6 +90,7 @@ class Settings(_Section, frozen=True):
     ingest: WorkerSettings = WorkerSettings()
     history_writer: WorkerSettings = WorkerSettings()
     clock: ClockSettings = ClockSettings()
+    tracing: TracingSettings = TracingSettings()
     folder: str = "."  # where the file stood; relative paths start here
 
     def path(self, relative: str) -> Path:

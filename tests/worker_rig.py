@@ -41,6 +41,7 @@ from featureflow.store.log.protocol import Batch, Log, Record
 from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.protocol import Claim, Commit, Committed, OffsetRecord, OnlineStore, Refused
 from featureflow.store.registry import partitions_document
+from featureflow.tracing import Tracer
 
 SECOND_US = 1_000_000
 START_US = 1_700_000_000 * SECOND_US
@@ -221,11 +222,12 @@ class Rig:
         commit_rows: int = 8,
         failpoint: Failpoint = unarmed,
         registry: CollectorRegistry | None = None,
+        tracer: Tracer | None = None,
     ) -> Worker:
         metrics = WorkerMetrics(registry or CollectorRegistry())
         return Worker(
             self.log, self.online, project or self.project, self.clock, metrics,
-            commit_rows=commit_rows, failpoint=failpoint, slab_bytes=200_000,
+            commit_rows=commit_rows, failpoint=failpoint, tracer=tracer, slab_bytes=200_000,
         )
 
     # -- events --------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from featureflow.define.spec import Project
 from featureflow.ingest.metrics import WorkerMetrics
 from featureflow.ingest.worker import GROUP, Worker
 from featureflow.store.registry import mirrored
+from featureflow.tracing import open_telemetry
 
 
 def register(app: typer.Typer) -> None:
@@ -25,6 +26,7 @@ def ingest(context: typer.Context, json: Json = False) -> None:
     consume.log_as_json()
     with here, consume.stopping() as stop, consume.metrics(here.settings.ingest) as registry:
         settings, metrics = here.settings.ingest, WorkerMetrics(registry)
+        tracer = open_telemetry("featureflow-ingest") if here.settings.tracing.enabled else None
         events = 0
 
         def run(project: Project, leave: threading.Event) -> None:
@@ -37,6 +39,7 @@ def ingest(context: typer.Context, json: Json = False) -> None:
                 metrics,
                 group=settings.group or GROUP,
                 member=settings.member or None,
+                tracer=tracer,
             )
             worker.run(leave)
             events += worker.status().events

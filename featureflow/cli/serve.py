@@ -41,6 +41,7 @@ def serve(context: typer.Context, json: Json = False) -> None:
             share_port=several,
             stale_after_us=duration_us(settings.online.stale_after, "online.stale_after"),
             log_predictions=settings.serve.log_predictions,
+            tracing=settings.tracing.enabled,
         )
         try:
             run(

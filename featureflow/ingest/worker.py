@@ -39,6 +39,7 @@ from featureflow.ingest.metrics import PartitionStatus, WorkerMetrics, WorkerSta
 from featureflow.ingest.source_views import Judged, SourceViews
 from featureflow.store.log.protocol import Assignment, Batch, Consumer, Log, Partition, Polled
 from featureflow.store.online.protocol import Commit, Committed, OnlineStore, Refused
+from featureflow.tracing import Tracer
 
 GROUP = "featureflow-ingest"
 POLL_S = 0.25
@@ -72,11 +73,12 @@ class Worker:
         group: str = GROUP,
         member: str | None = None,
         failpoint: Failpoint = unarmed,
+        tracer: Tracer | None = None,
         slab_bytes: int = limits.SLAB_BYTES,
         commit_rows: int = limits.COMMIT_ROWS,
     ) -> None:
         self._log, self._online, self._clock, self._metrics = log, online, clock, metrics
-        self._group, self._member, self._failpoint = group, member, failpoint
+        self._group, self._member, self._failpoint, self._tracer = group, member, failpoint, tracer
         used = [source for source in project.sources if project.views_of(source.name)]
         self._sources = {
             source.name: SourceViews(project, source, slab_bytes=slab_bytes // len(used), commit_rows=commit_rows)
@@ -335,6 +337,8 @@ class Worker:
         if stop > start:
             age_ms = committed.committed_ms - int(judged.events.timestamps_us[stop - 1]) // 1000
             self._metrics.freshness_seconds.labels(source).observe(max(0, age_ms) / 1e3)
+        if self._tracer is not None and judged.batch.trace_parents:
+            self._trace(self._tracer, judged, start, stop, committed)
 
     def _count(self, judged: Judged) -> None:
         source = judged.batch.source
@@ -344,6 +348,15 @@ class Worker:
         for view_id, late in judged.late.items():
             self._late += late
             self._metrics.late.labels(source, view_id).inc(late)
+
+    @staticmethod
+    def _trace(tracer: Tracer, judged: Judged, start: int, stop: int, committed: Committed) -> None:
+        """A span for each event that came with a traceparent: from the log's timestamp to the commit that made it count."""
+        batch, events = judged.batch, judged.events
+        for offset, time_us in zip(events.offsets[start:stop].tolist(), events.timestamps_us[start:stop].tolist(), strict=True):
+            if parent := batch.trace_parents.get(offset):
+                place: dict[str, str | int] = {"source": batch.source, "partition": batch.partition, "offset": offset}
+                tracer.span("ingest", parent, time_us * 1_000, committed.committed_ms * 1_000_000, place)
 
     def _show(self) -> None:
         partitions = [

@@ -19,7 +19,7 @@ from featureflow.ingest.claim import take
 from featureflow.ingest.source_views import SourceViews
 from featureflow.store.keys import offset_key
 from featureflow.store.log.memory import MemoryConsumer
-from featureflow.store.log.protocol import Partition, Record
+from featureflow.store.log.protocol import TRACE_PARENT, Partition, Record
 from featureflow.store.online import record
 from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.protocol import Advance, Commit, Committed, OffsetRecord, Refused
@@ -443,3 +443,28 @@ def test_views_at_different_offsets_both_say_that_they_live() -> None:
         after = at(rig, view)
         assert after.committed_ms > before[view.id].committed_ms
         assert replace(after, committed_ms=0) == replace(before[view.id], committed_ms=0)
+
+
+class Spans:
+    """Keeps the spans that it is told of."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, dict[str, str | int]]] = []
+        self.took_ns: list[int] = []
+
+    def span(self, name: str, parent: str, began_ns: int, ended_ns: int, attributes: dict[str, str | int]) -> None:
+        self.seen.append((name, parent, attributes))
+        self.took_ns.append(ended_ns - began_ns)
+
+
+def test_the_trace_of_an_event_goes_on_to_the_commit_that_made_it_count() -> None:
+    rig, spans = Rig(), Spans()
+    worker = started(rig, tracer=spans)
+    parent = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+    plain, traced = rig.trip(at=rig.clock.now_us()), rig.trip(at=rig.clock.now_us())
+    rig.append([plain, replace(traced, headers=((TRACE_PARENT, parent.encode()),)), plain])
+    rig.drain(worker)
+    ((name, joined, place),) = spans.seen
+    assert (name, joined) == ("ingest", parent)
+    assert place["source"] == "trip"
+    assert spans.took_ns[0] >= 0
