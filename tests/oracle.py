@@ -213,7 +213,13 @@ def answer(view: View, mine: Sequence[Record], q: int) -> list[Answer]:
         newest = max((r.time_us for r in inside), default=None)
         counted = participating(aggregation, inside)
         undefined = math.nan if aggregation.default is None else aggregation.default
-        expired = window.kind == "lifetime" and view.ttl_us is not None and newest is not None and newest < q - view.ttl_us
+        expired = False
+        if window.kind == "lifetime" and view.ttl_us is not None and counted:
+            if aggregation.op in ("last", "last_n"):  # each value lives for the ttl
+                fresh = [(r, value) for r, value in counted if r.time_us >= q - view.ttl_us]
+                counted, expired = fresh or counted, not fresh
+            else:
+                expired = newest is not None and newest < q - view.ttl_us
         if not counted or expired:
             status = "x" if counted else "d"
             found.append(Answer((undefined,) * aggregation.size, status, newest))

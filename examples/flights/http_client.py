@@ -8,9 +8,13 @@ import time
 from typing import Any
 
 
+IDLE_S = 30.0
+
+
 class Scorer:
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._used = 0.0
         self.url = f"http://127.0.0.1:{port}"
 
     def post(self, path: str, body: object) -> Any:
@@ -20,6 +24,9 @@ class Scorer:
         return self._call("GET", path, None)
 
     def _call(self, method: str, path: str, body: bytes | None) -> Any:
+        if time.monotonic() - self._used > IDLE_S:
+            self._connection.close()  # the server may have closed it meanwhile, and a POST must not be sent twice
+        self._used = time.monotonic()
         for last in (False, True):
             try:
                 self._connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})

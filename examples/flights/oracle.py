@@ -224,9 +224,7 @@ def _value(operation: str, used: list[Seen], q: int) -> object:
     pairs = [(seen.time, seen.partition, seen.offset, value) for seen in used if (value := delay(seen.raw)) is not None]
     values = [pair[3] for pair in pairs]
     if operation == "last_8":
-        if not used or max(seen.time for seen in used) < q - EXPIRES:
-            return [None] * 8  # nothing, or expired
-        newest = [pair[3] for pair in sorted(pairs, reverse=True)[:8]]
+        newest = [pair[3] for pair in sorted(pairs, reverse=True)[:8] if pair[0] >= q - EXPIRES]
         return newest + [None] * (8 - len(newest))
     if not values:
         return None

@@ -46,6 +46,7 @@ class Layout:
     levels: tuple[int, ...]                # tile sizes, finest first; LIFETIME_US last if there is one
     partials: tuple[Partial, ...]          # in column order
     required: frozenset[str]               # fields that are never null
+    accumulates: bool                      # some lifetime value is made of all events ever, not of the newest ones
 
     @staticmethod
     def of(view: View, source: Source) -> Layout:
@@ -68,6 +69,9 @@ class Layout:
             levels=tuple(sorted({tile_for(window) for window in windows})),
             partials=tuple(sorted(partials, key=lambda p: (rank.index(p.merge), len(p.columns), repr(p)))),
             required=required,
+            accumulates=any(
+                window.kind == "lifetime" and LastN not in aggregation(a.op).needs for a in declared for window in a.windows
+            ),
         )
 
     # -- time ----------------------------------------------------------------------------------------------------------
@@ -86,9 +90,11 @@ class Layout:
     def ttl_ms(self) -> int:
         """How long after its last write a state value may be needed; 0: for ever.
 
-        Longest (window + its tile) + disorder + future tolerance + one tile; a lifetime window's is its declared ttl.
+        Longest (window + its tile) + disorder + future tolerance + one tile; the declared ttl counts as the window of ``last`` and
+        ``last_n``, whose entries it expires one by one. Any other lifetime value of an entity that comes back after its ttl is made of
+        what was before too, so the state is kept for ever: were it dropped, the value would depend on whether it had been.
         """
-        if self.retention_us == LIFETIME_US:
+        if self.accumulates or self.retention_us == LIFETIME_US:
             return 0
         tiles = [0 if level == LIFETIME_US else level for level in self.levels]
         return -(-(self.retention_us + 2 * max(tiles) + self.disorder_us + self.future_us) // 1_000)

@@ -35,7 +35,7 @@ class Status(IntEnum):
 
     PRESENT = 0  # computed from at least one event
     DEFAULT = 1  # no event counted: the declared default, or undefined
-    EXPIRED = 2  # its newest event is older than the view's ttl: as DEFAULT
+    EXPIRED = 2  # what it is made of is older than the view's ttl: as DEFAULT
     STALE = 3    # computed from state that is known to lag (set by the reader)
     MISSING = 4  # the state is lost or unreachable: as DEFAULT (set by the reader)
 
@@ -122,7 +122,13 @@ def _finalize(plan: Plan, states: States, q_us: Int, out: Values) -> None:
     for i, feature in enumerate(plan.newest, len(scalars)):
         chain = plan.chains[feature.chain]
         inside = bands[feature.chain] >= chain.stop - chain.start - feature.window
-        values = _newest(layout, table[inside], states.entity[inside], feature.partial, n)
+        lifetime = plan.expiring is not None and bool(plan.expiring[i, 0])
+        since = q_us - layout.ttl_us if lifetime and layout.ttl_us is not None else None
+        values = _newest(layout, table[inside], states.entity[inside], feature.partial, n, since)
+        if since is not None:
+            expired = present[i] & np.isnan(values[:, 0])
+            out.statuses[expired, plan.features[i]] = Status.EXPIRED
+            present[i] &= ~expired
         cells = out.values[:, feature.columns]
         cells[:] = np.where(present[i][:, np.newaxis], values, cells)
 
@@ -176,10 +182,15 @@ def _scalars(plan: Plan, picked: Table, largest: Table) -> Float:
     return scalars
 
 
-def _newest(layout: Layout, table: Table, entity: Int, partial: LastN, n: int) -> Float:
+def _newest(layout: Layout, table: Table, entity: Int, partial: LastN, n: int, since_us: Int | None) -> Float:
+    """(n, size) the newest values, of events since ``since_us`` (n,) or (1,) where that is given."""
     places = layout.places(partial)
     entries = table[:, places[0]:places[-1] + 1].reshape(-1, ENTRY)
-    return LastN.read(newest(np.repeat(entity, partial.size), entries, n, partial.size).T).T
+    of = np.repeat(entity, partial.size)
+    if since_us is not None:
+        alive = entries[:, 0] >= (since_us if len(since_us) == 1 else since_us[of])
+        of, entries = of[alive], entries[alive]
+    return LastN.read(newest(of, entries, n, partial.size).T).T
 
 
 def _refuse_what_was_rolled_up(plan: Plan, states: States, begin: Int) -> None:

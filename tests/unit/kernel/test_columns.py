@@ -50,15 +50,19 @@ def test_levels_are_the_tiles_of_the_windows_finest_first() -> None:
     assert of.header_bytes == HEADER.itemsize + 16
 
 
-def ttl_of(*windows: Window, ttl_s: int | None = None) -> int:
-    return Layout.of(view([aggregation("count", windows)], [SOURCE], ttl_s=ttl_s), SOURCE).ttl_ms
+def ttl_of(*windows: Window, ttl_s: int | None = None, op: str = "count") -> int:
+    return Layout.of(view([aggregation(op, windows)], [SOURCE], ttl_s=ttl_s), SOURCE).ttl_ms
 
 
 def test_a_value_lives_as_long_as_a_window_may_need_it() -> None:
     disorder_and_future = 90
     assert ttl_of(sliding(600)) == (600 + 2 * 10 + disorder_and_future) * 1000
     assert ttl_of(sliding(600), LIFETIME) == 0
-    assert ttl_of(sliding(600), LIFETIME, ttl_s=3600) == (3600 + 2 * 10 + disorder_and_future) * 1000
+    assert ttl_of(sliding(600), LIFETIME, ttl_s=3600, op="last") == (3600 + 2 * 10 + disorder_and_future) * 1000
+
+
+def test_a_lifetime_total_is_never_dropped_behind_the_back_of_its_entity() -> None:
+    assert ttl_of(sliding(600), LIFETIME, ttl_s=3600, op="sum") == 0
 
 
 def test_the_id_changes_with_the_meaning_and_with_nothing_else() -> None:

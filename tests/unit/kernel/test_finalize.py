@@ -114,6 +114,16 @@ def test_a_value_older_than_its_ttl_is_expired_and_its_default() -> None:
         assert got.values[0, 2] == 1.0
 
 
+def test_the_values_of_last_n_expire_one_by_one() -> None:
+    """So it makes no difference whether the store has dropped the key of an entity that was away for longer than its ttl."""
+    q = NOON + 3700 * SECOND
+    for records in ([record(NOON, 5.0), record(q, 6.0)], [record(q, 6.0)]):
+        got = ask([aggregation("last_n", [LIFETIME], size=2)], records, q, ttl_s=3600)
+        assert got.statuses.tolist() == [[Status.PRESENT]]
+        assert got.values[0, 0] == 6.0
+        assert math.isnan(got.values[0, 1])
+
+
 def test_last_n_gives_the_newest_first_and_breaks_ties_on_partition_and_offset() -> None:
     records = [record(NOON, 1.0), record(NOON + 1, 2.0), record(NOON + 1, 3.0, partition=1), record(NOON + 1, 4.0)]
     got = ask([aggregation("last_n", [LIFETIME], size=5), aggregation("last", [LIFETIME])], records, NOON + 5)
