@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 import featureflow
 from featureflow.cli.main import app
+from featureflow.define.project import load
 from featureflow.ingest.history_metrics import HistoryMetrics
 from featureflow.ingest.metrics import WorkerMetrics
 from featureflow.kernel.aggregation import AGGREGATIONS
@@ -173,3 +174,9 @@ def test_the_tables_of_metrics_are_the_metrics() -> None:
 def test_every_name_of_the_package_aggregation_and_status_is_described() -> None:
     spans = set(re.findall(r"[a-z_]\w*", " ".join(SPAN.findall((ROOT / "docs" / "definitions.md").read_text())), re.I))
     assert {*featureflow.__all__, *AGGREGATIONS, *(status.name.lower() for status in Status)} <= spans
+
+
+def test_the_definitions_file_of_the_readme_is_right(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    (file := tmp_path / "features.py").write_text(blocks[0])
+    assert [model.name for model in load(file).models] == ["fraud"]
