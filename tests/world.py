@@ -31,7 +31,7 @@ import redis
 import oracle
 from featureflow.cli.context import Context
 from featureflow.define.spec import Project, View
-from featureflow.define.system import DEAD_LETTERS
+from featureflow.define.system import DEAD_LETTERS, SYSTEM_SOURCES
 from featureflow.kernel import state
 from featureflow.kernel.finalize import NO_TIME_US, Status, ViewKernel
 from featureflow.models.export import export_mlp
@@ -252,7 +252,7 @@ class World:
             **settings,
         }
         self._exits = contextlib.ExitStack()
-        self.context = self._exits.enter_context(Context(folder, self.settings))
+        self.context = self._exits.enter_context(Context(folder, dict(self.settings)))
         self._started = 0
 
     def __enter__(self) -> World:
@@ -331,7 +331,7 @@ class World:
     def recorded(self, sources: Iterable[str] = ("ride", "tip")) -> bool:
         """Whether history has come to the end of every partition."""
         for name in sources:
-            source = next(s for s in (*self.project.sources, DEAD_LETTERS) if s.name == name)
+            source = next(s for s in (*self.project.sources, *SYSTEM_SOURCES) if s.name == name)
             held = self.context.history.offsets(name)
             if any(held.get(partition, 0) < end for partition, end in self.context.log.topic(source.topic).end.items()):
                 return False

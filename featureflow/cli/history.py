@@ -23,7 +23,7 @@ def history(context: typer.Context, json: Json = False) -> None:
     """Write every event, prediction and dead letter to the history database, each (partition, offset) once."""
     here: Context = context.obj
     consume.log_as_json()
-    with here, consume.stopping() as stop, consume.metrics(here.settings.history_writer) as registry:
+    with here, consume.stopping() as stop, consume.metrics("history_writer", here.settings.history_writer) as registry:
         settings, metrics = here.settings.history_writer, HistoryMetrics(registry)
         rows = 0
 
@@ -41,5 +41,6 @@ def history(context: typer.Context, json: Json = False) -> None:
             writer.run(leave)
             rows += writer.status().rows
 
+        here.history.ping()                # down at start is an error; later it is waited for
         consume.follow(stop, lambda: mirrored(here.online), run)
         Output(json=json).result({"rows": rows})

@@ -75,7 +75,9 @@ def up(context: typer.Context, json: Json = False) -> None:
         settings = here.settings
         if EMBEDDED in (settings.log.url, settings.online.url):
             _ = here.embedded_url  # ours to hold, so that it outlives every child
-        _ = here.applied  # a clear error now rather than three later
+        for server in (here.log, here.online, here.history):
+            server.ping()  # a clear error now rather than three later; once they run, a server that is down is waited for
+        _ = here.applied
         children = [Child(here, verb) for verb in VERBS]
         output.say(f"Scoring at http://{settings.serve.host}:{settings.serve.port}; stop with Ctrl-C.")
         while not stop.wait(0.2):
