@@ -40,7 +40,6 @@ class ProjectSettings(_Section, frozen=True):
 class LogSettings(_Section, frozen=True):
     url: str = EMBEDDED  # or kafka://host:9092,host:9092
     partitions: int = 4  # of topics that ``apply`` creates
-    replication: int = 1
 
 
 class OnlineSettings(_Section, frozen=True):

@@ -13,7 +13,7 @@ import structlog
 from prometheus_client import CollectorRegistry, start_http_server
 
 from featureflow.define.spec import Project
-from featureflow.errors import StateError, UnavailableError
+from featureflow.errors import SettingsError, StateError, UnavailableError
 from featureflow.settings import WorkerSettings
 
 LOOK_S = 2.0  # how often new definitions are looked for
@@ -36,17 +36,27 @@ def stopping() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def metrics(settings: WorkerSettings) -> Iterator[CollectorRegistry]:
-    """A registry of this process; served at ``metrics_port`` of the settings unless that is 0."""
+def metrics(section: str, settings: WorkerSettings) -> Iterator[CollectorRegistry]:
+    """A registry of this process; served at ``metrics_port`` of the settings unless that is 0.
+
+    Raises SettingsError where something else listens there.
+    """
     registry = CollectorRegistry()
     if not settings.metrics_port:
         yield registry
         return
-    server, thread = start_http_server(settings.metrics_port, settings.metrics_host, registry)
+    try:
+        server, thread = start_http_server(settings.metrics_port, settings.metrics_host, registry)
+    except OSError as error:
+        raise SettingsError(
+            f"{section}.metrics_port: {settings.metrics_host}:{settings.metrics_port} cannot be listened on ({error.strerror}); "
+            "give another port, or 0 for no metrics"
+        ) from error
     try:
         yield registry
     finally:
         server.shutdown()
+        server.server_close()
         thread.join()
 
 

@@ -24,7 +24,7 @@ def ingest(context: typer.Context, json: Json = False) -> None:
     """Fold events into the online store, exactly once, until told to end."""
     here: Context = context.obj
     consume.log_as_json()
-    with here, consume.stopping() as stop, consume.metrics(here.settings.ingest) as registry:
+    with here, consume.stopping() as stop, consume.metrics("ingest", here.settings.ingest) as registry:
         settings, metrics = here.settings.ingest, WorkerMetrics(registry)
         tracer = open_telemetry("featureflow-ingest") if here.settings.tracing.enabled else None
         events = 0

@@ -16,9 +16,10 @@ import typer
 from typer.core import TyperGroup
 
 from featureflow.cli.context import Context
-from featureflow.errors import FeatureFlowError
+from featureflow.errors import FeatureFlowError, ModelError
 
 VERBS = ("init", "apply", "up", "ingest", "history", "serve", "get", "dataset", "model", "rebuild", "doctor")
+ANY_WORDS = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 
 class Verbs(TyperGroup):
@@ -31,10 +32,20 @@ class Verbs(TyperGroup):
         if cmd_name not in VERBS:
             return None
         verb = typer.Typer(name=cmd_name, rich_markup_mode=None, add_completion=False)
-        import_module(f"featureflow.cli.{cmd_name}").register(verb)
+        try:
+            import_module(f"featureflow.cli.{cmd_name}").register(verb)
+        except ModuleNotFoundError as error:
+            if error.name != "onnxruntime":
+                raise
+            verb.command(cmd_name, context_settings=ANY_WORDS)(without_runtime)
         command = typer.main.get_command(verb)
         command.name = cmd_name
         return command
+
+
+def without_runtime() -> None:
+    """Needs ONNX Runtime: pip install "featureflow[cpu]", or "featureflow[gpu]" on a machine with CUDA."""
+    raise ModelError('ONNX Runtime is not installed. Run: pip install "featureflow[cpu]", or "featureflow[gpu]" with CUDA')
 
 
 app = typer.Typer(

@@ -1,0 +1,67 @@
+"""What the consumers' verbs share."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from urllib.request import urlopen
+
+import pytest
+
+from featureflow.cli import consume
+from featureflow.define.spec import Project, Request
+from featureflow.errors import SettingsError, StateError
+from featureflow.settings import WorkerSettings
+
+
+def test_metrics_are_served_where_the_settings_say_and_gone_afterwards() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = WorkerSettings(metrics_port=port)
+    with consume.metrics("ingest", settings), urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        assert answer.status == 200
+    with pytest.raises(OSError, match="refused"):
+        urlopen(f"http://127.0.0.1:{port}/metrics")
+
+
+def test_a_metrics_port_that_is_taken_is_named_with_its_setting() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        settings = WorkerSettings(metrics_port=port)
+        with pytest.raises(SettingsError, match=rf"ingest\.metrics_port.*{port}"), consume.metrics("ingest", settings):
+            pass
+
+
+def test_a_signal_asks_to_stop_and_its_handler_is_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with consume.stopping() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(5)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_consumer_runs_again_with_the_definitions_that_are_applied_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consume, "LOOK_S", 0.01)
+    old, new = Project(), Project(requests=(Request(name="ask", fields=()),))
+    applied, stop, ran = [old], threading.Event(), []
+
+    def run(project: Project, leave: threading.Event) -> None:
+        ran.append(project)
+        if project == old:
+            applied[0] = new
+        else:
+            stop.set()
+        assert leave.wait(5)
+
+    consume.follow(stop, lambda: applied[0], run)
+    assert ran == [old, new]
+
+
+def test_without_applied_definitions_the_command_to_apply_them_is_named() -> None:
+    with pytest.raises(StateError, match="featureflow apply"):
+        consume.follow(threading.Event(), lambda: None, lambda project, leave: None)

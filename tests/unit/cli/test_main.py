@@ -1,0 +1,46 @@
+"""The command line itself: what it lists, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from featureflow.cli.main import VERBS
+
+WITHOUT_RUNTIME = """
+import sys
+sys.modules["onnxruntime"] = None          # what `import onnxruntime` finds where it is not installed
+from featureflow.cli.main import main
+sys.argv = ["featureflow", *sys.argv[1:]]
+main()
+"""
+
+
+def run(*words: str, code: str = "from featureflow.cli.main import main; main()") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60)
+
+
+def test_help_lists_every_verb() -> None:
+    listed = run("--help").stdout
+    assert [verb for verb in VERBS if f"  {verb} " not in listed] == []
+
+
+def test_an_error_is_one_message_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "featureflow.toml").write_text("[serv]\n")
+    done = run("--project", str(tmp_path), "apply")
+    assert done.returncode == 1
+    assert "SettingsError" in done.stderr
+    assert "did you mean 'serve'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [("serve",), ("model", "list")])
+def test_without_onnx_runtime_the_verbs_that_need_it_say_what_to_install(words: tuple[str, ...]) -> None:
+    done = run(*words, code=WITHOUT_RUNTIME)
+    assert done.returncode == 1
+    assert 'pip install "featureflow[cpu]"' in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "ingest" in run("--help", code=WITHOUT_RUNTIME).stdout
