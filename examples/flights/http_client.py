@@ -7,7 +7,6 @@ import json
 import time
 from typing import Any
 
-
 IDLE_S = 30.0
 
 
