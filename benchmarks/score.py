@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import socket
@@ -86,8 +87,14 @@ def make_model(here: Context) -> str:
 
 
 @contextmanager
-def child(command: list[str], ready: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+def child(command: list[str], ready: str, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    )
     try:
         assert process.stdout is not None
         while ready not in (line := process.stdout.readline()):
@@ -124,13 +131,13 @@ def free_port() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each of the measured stretches")
-    parser.add_argument("--rounds", type=int, default=3, help="times ours, bare, bare, ours")
+    parser.add_argument("--rounds", type=int, default=3, help="times each, in both orders")
     arguments = parser.parse_args()
     log_as_json()
     servers = Servers.find(DATABASE)
     servers.empty()
     folder = Path(tempfile.mkdtemp(prefix="featureflow-bench-"))
-    port, bare_port = free_port(), free_port()
+    port, bare_port, unlogged_port = free_port(), free_port(), free_port()
     try:
         shutil.copy(HERE / "purchases.py", folder / "features.py")
         (folder / "featureflow.toml").write_text(
@@ -153,51 +160,55 @@ def main() -> None:
             for _ in range(BODIES)
         ]  # fmt: skip
         scorer = [sys.executable, "-m", "featureflow.cli", "--project", str(folder), "serve"]
-        with child(scorer, "Scoring at"):
+        unlogged = {"FEATUREFLOW_SERVE_PORT": str(unlogged_port), "FEATUREFLOW_SERVE_LOG_PREDICTIONS": "false"}
+        with child(scorer, "Scoring at"), child(scorer, "Scoring at", unlogged):
             explained = ask_once(port, bodies[0][:-1] + b',"explain":true}')
             answer = json.dumps(ask_once(port, bodies[0])).encode()
+            ask_once(unlogged_port, bodies[0])
             statuses = [f["status"] for row in explained["features"] for f in row.values()]
             if explained["variant"] != variant or explained["degraded"] or "present" not in statuses:
                 raise SystemExit(f"not what is to be measured: {explained}")
             requests = [request_bytes("/v1/score/odd", body) for body in bodies]
             with child([sys.executable, str(HERE / "bare.py"), str(bare_port), str(len(answer))], "serving"):
                 before = noise()
-                ours, bare = measure(port, bare_port, requests, arguments.seconds, arguments.rounds)
+                ports = {"ours": port, "bare": bare_port, "unlogged": unlogged_port}
+                loads = measure(ports, requests, arguments.seconds, arguments.rounds)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         servers.empty()
-    ratios = [a.req_s / b.req_s for a, b in zip(ours, bare, strict=True)]
+    bare = [load.req_s for load in loads["bare"]]
+    ratios = {name: [a.req_s / b for a, b in zip(loads[name], bare, strict=True)] for name in ("ours", "unlogged")}
     print(json.dumps({
         "connections": CONNECTIONS, "views": 3, "variant": variant, "answer_bytes": len(answer),
-        "req_s": round(float(np.median([load.req_s for load in ours]))),
-        "p50_ms": round(float(np.median([load.p50_ms for load in ours])), 3),
-        "p99_ms": round(float(np.median([load.p99_ms for load in ours])), 3),
-        "score_stddev_ms": round(float(np.median([load.stddev_ms for load in ours])), 3),
-        "bare_req_s": round(float(np.median([load.req_s for load in bare]))),
-        "bare_p50_ms": round(float(np.median([load.p50_ms for load in bare])), 3),
-        "bare_p99_ms": round(float(np.median([load.p99_ms for load in bare])), 3),
-        "ratio_to_bare": round(float(np.median(ratios)), 3), "ratio_min": round(min(ratios), 3), "ratio_max": round(max(ratios), 3),
-        "not_ok": sum(load.not_ok for load in (*ours, *bare)),
+        "req_s": middle(loads["ours"], "req_s", 0), "p50_ms": middle(loads["ours"], "p50_ms"),
+        "p99_ms": middle(loads["ours"], "p99_ms"), "score_stddev_ms": middle(loads["ours"], "stddev_ms"),
+        "bare_req_s": middle(loads["bare"], "req_s", 0), "bare_p50_ms": middle(loads["bare"], "p50_ms"),
+        "bare_p99_ms": middle(loads["bare"], "p99_ms"),
+        "ratio_to_bare": round(float(np.median(ratios["ours"])), 3),
+        "ratio_min": round(min(ratios["ours"]), 3), "ratio_max": round(max(ratios["ours"]), 3),
+        "unlogged_req_s": middle(loads["unlogged"], "req_s", 0),
+        "unlogged_ratio_to_bare": round(float(np.median(ratios["unlogged"])), 3),
+        "not_ok": sum(load.not_ok for several in loads.values() for load in several),
         "noise_before": before, "noise_after": noise(), "versions": servers.versions,
     }))  # fmt: skip
 
 
-def measure(
-    port: int, bare_port: int, requests: list[bytes], seconds: float, rounds: int
-) -> tuple[list[Load], list[Load]]:
-    """Stretches of each, in the order ours, bare, bare, ours."""
-    ours: list[Load] = []
-    bare: list[Load] = []
-    run(port, requests, connections=CONNECTIONS, seconds=2)
-    run(bare_port, requests, connections=CONNECTIONS, seconds=2)
+def middle(loads: list[Load], name: str, digits: int = 3) -> float:
+    """The median of a figure over the stretches."""
+    return round(float(np.median([getattr(load, name) for load in loads])), digits)
+
+
+def measure(ports: dict[str, int], requests: list[bytes], seconds: float, rounds: int) -> dict[str, list[Load]]:
+    """Stretches of each, in an order and then in the reverse, so that drift of the machine falls on all alike."""
+    loads: dict[str, list[Load]] = {name: [] for name in ports}
+    for at in ports.values():
+        run(at, requests, connections=CONNECTIONS, seconds=2)
     for _ in range(rounds):
-        for measured, at in ((ours, port), (bare, bare_port), (bare, bare_port), (ours, port)):
-            measured.append(run(at, requests, connections=CONNECTIONS, seconds=seconds))
-            print(
-                f"{'ours' if measured is ours else 'bare'}: {measured[-1].req_s:,.0f} req/s, p99 {measured[-1].p99_ms:.2f} ms",
-                file=sys.stderr,
-            )
-    return ours, bare
+        for name in (*ports, *reversed(ports)):
+            load = run(ports[name], requests, connections=CONNECTIONS, seconds=seconds)
+            loads[name].append(load)
+            print(f"{name}: {load.req_s:,.0f} req/s, p99 {load.p99_ms:.2f} ms", file=sys.stderr)
+    return loads
 
 
 if __name__ == "__main__":
