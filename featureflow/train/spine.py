@@ -128,13 +128,25 @@ def _typed(name: str, kind: FieldType, column: Sequence[Any] | NDArray[Any]) -> 
         strings[:] = [None if _is_null(value) else _text(name, index, value) for index, value in enumerate(column)]
         return strings
     if kind == "datetime":
-        return instants_of(name, column).astype(np.float64)
+        return _moments(name, column)
     if kind == "bool":
         column = [{"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value for value in column]
     numbers = _numbers(name, column)
     if kind == "int" and not np.array_equal(numbers[~np.isnan(numbers)], np.rint(numbers[~np.isnan(numbers)])):
         raise RequestError(TITLE, f"column {name!r} holds numbers that are not whole, where whole ones are declared")
     return numbers
+
+
+def _moments(name: str, column: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:
+    """Instants that may be null: NaN there."""
+    if isinstance(column, np.ndarray) and column.dtype.kind == "M":
+        null = np.isnat(column)
+    else:
+        null = np.fromiter(map(_is_null, column), np.bool_, len(column))
+    moments = np.full(len(column), np.nan)
+    given = np.flatnonzero(~null)
+    moments[given] = instants_of(name, column[given] if isinstance(column, np.ndarray) else [column[i] for i in given.tolist()])
+    return moments
 
 
 def _numbers(name: str, column: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:

@@ -133,3 +133,15 @@ def test_files_of_another_kind_and_ragged_ones_are_refused(tmp_path: Path) -> No
         read(tmp_path / "ragged.csv")
     with pytest.raises(RequestError, match="a list of something else than rows"):
         read([1, 2])
+
+
+def test_an_instant_among_the_request_inputs_may_be_null_as_when_it_is_asked() -> None:
+    since = [AT[1], None, AT[2]]
+    want = [AT_US[1], np.nan, AT_US[2]]
+    context = {"since": Field(name="since", type="datetime", nullable=True)}
+    plain = {"at": AT, "since": since}
+    zoned = pd.to_datetime([None if a is None else a.isoformat() for a in since], utc=True, format="ISO8601")
+    table = pa.table({"at": pa.array(AT_US), "since": pa.array([None if a is None else a.astimezone(UTC) for a in since])})
+    for spine in (plain, pd.DataFrame({"at": AT_US, "since": zoned}), table):
+        got = read(spine, join_keys={}, context=context, label=None)
+        np.testing.assert_array_equal(got.context["since"], want)
