@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from featureflow.errors import LogError, OffsetOutOfRangeError, UnavailableError
 from featureflow.store.log.protocol import Assignment, Batch, Consumer, Partition, Polled, Record
+from featureflow.store.log.redis_consumer import RedisStreamsConsumer
 from featureflow.store.log.redis_streams import RedisStreamsLog, stream_key
 from featureflow.store.online.embedded import EmbeddedServer
 
@@ -53,6 +55,29 @@ def test_the_newest_consumer_of_a_group_owns_it_and_the_older_hears_so(
         newer.seek(partition, 0)
     assert sum(len(b) for b in read_all(newer)) == 4
     newer.close()
+
+
+def test_a_consumer_that_leaves_while_another_arrives_takes_nothing_from_it(
+    streams_log: RedisStreamsLog, embedded_redis_url: str, topic: str
+) -> None:
+    class Arriving(redis.Redis):
+        """Another consumer takes the group after the first command of each ``close``."""
+
+        leaving = False
+
+        def execute_command(self, *words: Any, **options: Any) -> Any:
+            answer = super().execute_command(*words, **options)  # type: ignore[no-untyped-call]  # untyped in redis-py
+            if self.leaving:
+                self.leaving = False
+                self.set("log:{0}:owner:ingest", "another")
+            return answer
+
+    streams = {Partition("orders", 0): stream_key(topic, 0)}
+    with Arriving.from_url(embedded_redis_url, protocol=2) as client, redis.Redis.from_url(embedded_redis_url) as raw:
+        consumer = RedisStreamsConsumer(client, "ingest", {"orders": topic}, streams, frozenset())
+        client.leaving = True
+        consumer.close()
+        assert raw.get("log:{0}:owner:ingest") == b"another"
 
 
 def trimming(url: str, topic: str, *, groups: tuple[str, ...], trim_behind: tuple[str, ...]) -> int:

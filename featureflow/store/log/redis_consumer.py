@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
+from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,7 @@ class RedisStreamsConsumer:
         self._trim_behind = trim_behind
         self._name = uuid.uuid4().hex.encode()
         self._owner_key = f"log:{{0}}:owner:{group}"
+        self._release = client.register_script((resources.files(__package__) / "lua" / "release.lua").read_text())
         self._owned: dict[Partition, str] = {}
         self._next: dict[Partition, int] = {}              # sought, or read to; absent: not started
         self._paused: set[Partition] = set()
@@ -88,11 +91,8 @@ class RedisStreamsConsumer:
             return
 
     def close(self) -> None:
-        try:
-            if self._client.get(self._owner_key) == self._name:
-                self._client.delete(self._owner_key)
-        except redis.RedisError:           # the next consumer takes over all the same
-            pass
+        with contextlib.suppress(redis.RedisError):    # the next consumer takes over all the same
+            self._release(keys=[self._owner_key], args=[self._name])
         self._owned = {}
         self._client.close()
 
