@@ -46,11 +46,13 @@ def versions(home: Path) -> list[str]:
 
 
 def aliases(home: Path) -> dict[str, str]:
-    """Alias -> version. Raises ModelError when the file is not that."""
+    """Alias -> version. Raises ModelError when the file is not that, or cannot be read."""
     try:
         return msgspec.json.decode((home / ALIASES).read_bytes(), type=dict[str, str])
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise ModelError(f"{home / ALIASES} cannot be read: {error.strerror}") from error
     except msgspec.MsgspecError as error:
         raise ModelError(f"{home / ALIASES} is not a JSON object of alias to version: {error}; correct it, or delete it") from error
 

@@ -95,3 +95,6 @@ class Upkeep:
             except FeatureFlowError as error:
                 self._problems[part] = str(error)
                 log.error("failed", part=part, error=str(error))
+            except Exception as error:  # whatever it is, the loop goes on: nobody would start another
+                self._problems[part] = str(error) or type(error).__name__
+                log.exception("failed", part=part)

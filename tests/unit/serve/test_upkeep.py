@@ -1,0 +1,64 @@
+"""What a scorer does beside answering goes on, whatever goes wrong in it once."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from serve_rig import Rig, models_in, serving
+
+from featureflow.serve import upkeep
+from featureflow.serve.upkeep import Upkeep
+from featureflow.store.log.memory import MemoryLog
+
+
+class OddLog(MemoryLog):
+    """Its ping breaks in a way that nobody foresaw, once it is told to."""
+
+    broken = False
+
+    def ping(self) -> str:
+        if self.broken:
+            raise OSError("nobody foresaw this")
+        return super().ping()
+
+
+def test_a_fault_that_nobody_foresaw_is_told_and_does_not_end_the_upkeep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "LOG_S", 0.001)
+    log = OddLog()
+
+    async def go() -> None:
+        async with serving(models_in(tmp_path), rig=Rig()) as serve:
+            kept = Upkeep(serve.scorer, log)
+            await kept.start()
+            try:
+                async with asyncio.timeout(10):
+                    log.broken = True
+                    while "log" not in kept.ready().down:
+                        await asyncio.sleep(0)
+                    assert "nobody foresaw this" in kept.ready().down["log"]
+                    log.broken = False
+                    while "log" in kept.ready().down:
+                        await asyncio.sleep(0)
+            finally:
+                kept.close()
+
+    asyncio.run(go())
+
+
+def test_a_models_folder_that_cannot_be_read_is_told_and_what_is_loaded_goes_on_answering(tmp_path: Path) -> None:
+    async def go() -> None:
+        store = models_in(tmp_path)
+        async with serving(store, rig=Rig()) as serve:
+            aliases = store.path / "tip" / "aliases.json"
+            aliases.unlink()
+            aliases.mkdir()
+            model = serve.scorer.current().models["tip"].model
+            await serve.scorer.models.refresh([model])
+            assert "aliases.json" in (serve.scorer.models.problem("tip") or "")
+            assert serve.scorer.models.latest("tip") is not None
+
+    asyncio.run(go())
