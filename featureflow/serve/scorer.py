@@ -206,6 +206,8 @@ class Scorer:
         # 1. refuse what is late already
         live: Batch = []
         for request in batch:
+            if request.future.done():
+                continue  # its caller has gone away
             if request.deadline.passed():
                 request.future.set_result(Shed("late", "its deadline passed while it waited"))
             else:

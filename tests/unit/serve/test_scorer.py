@@ -262,6 +262,21 @@ def test_a_request_whose_deadline_passed_is_never_answered_with_a_score(models: 
     asyncio.run(go())
 
 
+def test_a_caller_who_goes_away_does_not_take_its_neighbours_along(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed()) as serve:
+            since_s = asyncio.get_running_loop().time()
+            raw = msgspec.json.encode(BODY)
+            deadline, gone = serve.scorer.score("tip", "", raw, request_id="r", since_s=since_s)
+            _, stays = serve.scorer.score("tip", "", raw, request_id="r", since_s=since_s)
+            deadline.at_s = -1.0
+            gone.cancel()
+            (prediction_id,) = answered(await stays)["prediction_ids"]
+            assert [row["prediction_id"] for row in serve.logged()] == [prediction_id]
+
+    asyncio.run(go())
+
+
 def test_a_deadline_that_passes_while_features_are_read_is_not_answered_and_not_logged(models: ModelStore) -> None:
     async def go() -> None:
         async with serving(models, rig=fed()) as serve:
