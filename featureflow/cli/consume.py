@@ -95,7 +95,10 @@ def follow(
 def _watch(
     project: Project, stop: threading.Event, leave: threading.Event, current: Callable[[], Project | None]
 ) -> None:
-    """Set ``leave`` when the process is to stop or other definitions stand."""
+    """Set ``leave`` when the process is to stop, other definitions stand, or they cannot be read: ``follow`` then raises why.
+
+    It must not end before that by itself: nobody else would tell the consumer of a signal.
+    """
     due = time.monotonic() + LOOK_S
     while not leave.is_set():
         if stop.wait(0.05):
@@ -106,6 +109,9 @@ def _watch(
                 changed = current() != project
             except UnavailableError:
                 continue  # the consumer itself says so, and waits
+            except Exception:
+                leave.set()
+                return
             if changed:
                 structlog.get_logger("featureflow").info("definitions_changed")
                 leave.set()

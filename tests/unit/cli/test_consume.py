@@ -65,3 +65,20 @@ def test_a_consumer_runs_again_with_the_definitions_that_are_applied_meanwhile(m
 def test_without_applied_definitions_the_command_to_apply_them_is_named() -> None:
     with pytest.raises(StateError, match="featureflow apply"):
         consume.follow(threading.Event(), lambda: None, lambda project, leave: None)
+
+
+def test_definitions_that_cannot_be_read_any_more_end_the_consumer_with_that_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consume, "LOOK_S", 0.01)
+    broken = threading.Event()
+
+    def current() -> Project:
+        if broken.is_set():
+            raise StateError("no right to read them")
+        return Project()
+
+    def run(project: Project, leave: threading.Event) -> None:
+        broken.set()
+        assert leave.wait(5), "nobody would tell it of a signal either"
+
+    with pytest.raises(StateError, match="no right to read them"):
+        consume.follow(threading.Event(), current, run)
