@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 
@@ -43,6 +42,11 @@ def serve(context: typer.Context, json: Json = False) -> None:
             log_predictions=settings.serve.log_predictions,
             tracing=settings.tracing.enabled,
         )
+
+        def end_workers() -> None:
+            for worker in workers:
+                worker.terminate()
+
         try:
             run(
                 online_url=here.online_url,
@@ -51,10 +55,10 @@ def serve(context: typer.Context, json: Json = False) -> None:
                 clock=here.clock,
                 options=options,
                 started=lambda url: output.say(f"Scoring at {url}"),
+                ending=end_workers,  # all drain at the same time
             )
         finally:
-            for worker in workers:
-                worker.send_signal(signal.SIGTERM)
+            end_workers()
             for worker in workers:
                 worker.wait()
     output.result({"stopped": True})

@@ -142,17 +142,18 @@ def run(
     clock: Clock,
     options: ServeOptions,
     started: Callable[[str], None] | None = None,
+    ending: Callable[[], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return (within 10 s). Call it in the process's main thread.
 
     Raises UnavailableError when a server does not answer at start (naming its setting), SettingsError when the port is taken.
-    ``started`` is called with the URL once it listens.
+    ``started`` is called with the URL once it listens, ``ending`` when it is told to end, before it drains.
     """
     _configure_logging()
     sys.setswitchinterval(
         SWITCH_S
     )  # else the thread that logs predictions may hold the event loop up for 5 ms at a time
-    uvloop.run(_serve(online_url, log_store, models, clock, options, started))
+    uvloop.run(_serve(online_url, log_store, models, clock, options, started, ending))
 
 
 async def _serve(
@@ -162,6 +163,7 @@ async def _serve(
     clock: Clock,
     options: ServeOptions,
     started: Callable[[str], None] | None,
+    ending: Callable[[], None] | None,
 ) -> None:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -172,6 +174,8 @@ async def _serve(
     if started is not None:
         started(url)
     await ended.wait()
+    if ending is not None:
+        ending()
     log.info("draining")
     await server.stop()
     log.info("ended")
