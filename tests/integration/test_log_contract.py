@@ -250,6 +250,31 @@ def test_a_closed_member_hands_over(join: Callable[..., Consumer]) -> None:
     assert len(assigned(join())) == TOPIC_PARTITIONS
 
 
+def test_a_member_that_was_there_before_has_everything_again_when_the_newer_one_leaves(
+    join: Callable[..., Consumer],
+) -> None:
+    first = join()
+    assigned(first)
+    second = join()
+    mine: set[Partition] = {Partition("orders", n) for n in range(TOPIC_PARTITIONS)}
+    taken: set[Partition] = set()
+
+    def go_on(consumer: Consumer, owned: set[Partition]) -> None:
+        told = poll(consumer).assignment
+        owned.difference_update(told.revoked, told.lost)
+        owned.update(told.assigned)
+
+    until = time.monotonic() + PATIENCE_S
+    while not taken or len(mine) == TOPIC_PARTITIONS:
+        go_on(first, mine)
+        go_on(second, taken)
+        assert time.monotonic() < until, "the second member has nothing"
+    second.close()
+    while len(mine) < TOPIC_PARTITIONS:
+        go_on(first, mine)
+        assert time.monotonic() < until, f"the first member has only {mine}"
+
+
 def test_groups_read_independently(log: Log, topic: str, join: Callable[..., Consumer]) -> None:
     log.append(topic, numbered(5))
     for group in ("ingest", "history"):

@@ -11,7 +11,7 @@ import redis
 
 from featureflow.errors import LogError, OffsetOutOfRangeError, UnavailableError
 from featureflow.store.log.protocol import Assignment, Batch, Consumer, Partition, Polled, Record
-from featureflow.store.log.redis_consumer import RedisStreamsConsumer
+from featureflow.store.log.redis_consumer import LEASE_MS, RedisStreamsConsumer
 from featureflow.store.log.redis_streams import RedisStreamsLog, stream_key
 from featureflow.store.online.embedded import EmbeddedServer
 
@@ -78,6 +78,41 @@ def test_a_consumer_that_leaves_while_another_arrives_takes_nothing_from_it(
         client.leaving = True
         consumer.close()
         assert raw.get("log:{0}:owner:ingest") == b"another"
+
+
+def test_an_owner_that_died_without_a_word_is_followed_when_its_lease_has_run_out(
+    streams_log: RedisStreamsLog, embedded_redis_url: str, topic: str
+) -> None:
+    key = "log:{0}:owner:ingest"
+    older = streams_log.consumer("ingest", {"orders": topic})
+    start(older)
+    dead = streams_log.consumer("ingest", {"orders": topic})
+    start(dead)
+    assert poll(older).assignment.lost
+    with redis.Redis.from_url(embedded_redis_url) as raw:
+        left_ms = raw.pttl(key)
+        assert isinstance(left_ms, int)
+        assert 0 < left_ms <= LEASE_MS
+        raw.delete(key)                    # as its end does
+    assert len(poll(older).assignment.assigned) == 2
+    assert len(poll(dead).assignment.lost) == 2      # it was only asleep
+    older.close()
+    dead.close()
+
+
+def test_an_owner_that_polls_keeps_its_lease(
+    streams_log: RedisStreamsLog, embedded_redis_url: str, topic: str
+) -> None:
+    key = "log:{0}:owner:ingest"
+    owner = streams_log.consumer("ingest", {"orders": topic})
+    start(owner)
+    with redis.Redis.from_url(embedded_redis_url) as raw:
+        raw.pexpire(key, LEASE_MS // 2)
+        poll(owner)
+        left_ms = raw.pttl(key)
+        assert isinstance(left_ms, int)
+        assert left_ms > LEASE_MS // 2
+    owner.close()
 
 
 def trimming(url: str, topic: str, *, groups: tuple[str, ...], trim_behind: tuple[str, ...]) -> int:

@@ -1,7 +1,7 @@
 """The log as lists in this process, for unit tests: the promises of the protocol and no server.
 
 Single owner, like the embedded log: the newest consumer of a group has all partitions, and the one before it hears at its
-next poll that it lost them. Its methods may be called from several threads.
+next poll that it lost them; it has them again when the newer one leaves. Its methods may be called from several threads.
 """
 
 from __future__ import annotations
@@ -155,6 +155,7 @@ class MemoryConsumer:
             self._positions.clear()
             if self._is_owner():
                 del self._log._owners[self._group]
+                self._log._changed.notify_all()
 
     def _is_owner(self) -> bool:
         return self._log._owners.get(self._group) is self
@@ -162,13 +163,14 @@ class MemoryConsumer:
     def _assignment(self) -> Assignment:
         if self._closed:
             raise LogError("this consumer is closed")
-        if not self._is_owner():
-            lost, self._owned = self._owned, set()
+        if self._log._owners.setdefault(self._group, self) is not self:
+            lost, self._owned, self._told = self._owned, set(), False
             self._positions.clear()
             return Assignment(lost=tuple(sorted(lost, key=_by_name)))
         if self._told:
             return Assignment()
         self._told = True
+        self._paused.clear()
         self._owned = {
             Partition(source, number)
             for source, topic in self._topics.items()

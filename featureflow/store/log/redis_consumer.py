@@ -16,6 +16,7 @@ from featureflow.store.log.protocol import TRACE_PARENT, Assignment, Batch, Part
 from featureflow.store.log.redis_link import command, translated
 
 LAST = 2**64 - 1                           # XREAD reads what is after an id; this is the last one of an offset
+LEASE_MS = 10_000                          # how long an owner that does not poll keeps its group; Kafka's session time-out
 BLOCK_MS = 250                             # how long a read waits before it looks whether the group has a newer owner
 TRIM_RECORDS = 1_000                       # how far the slower group gets before old records are let go
 TRACE_FIELD = b"h:" + TRACE_PARENT.encode()
@@ -39,7 +40,9 @@ class RedisStreamsConsumer:
         self._trim_behind = trim_behind
         self._name = uuid.uuid4().hex.encode()
         self._owner_key = f"log:{{0}}:owner:{group}"
-        self._release = client.register_script((resources.files(__package__) / "lua" / "release.lua").read_text())
+        folder = resources.files(__package__) / "lua"
+        self._hold = client.register_script((folder / "hold.lua").read_text())
+        self._release = client.register_script((folder / "release.lua").read_text())
         self._owned: dict[Partition, str] = {}
         self._next: dict[Partition, int] = {}              # sought, or read to; absent: not started
         self._paused: set[Partition] = set()
@@ -47,7 +50,7 @@ class RedisStreamsConsumer:
         self._trimmed: dict[Partition, int] = {}
         self._told = False
         with client.pipeline() as pipeline:
-            pipeline.set(self._owner_key, self._name)
+            pipeline.set(self._owner_key, self._name, px=LEASE_MS)
             for partition in streams:
                 pipeline.hsetnx(self._groups_key(partition), self._groups_field(group, partition), -1)
             pipeline.execute()
@@ -91,14 +94,14 @@ class RedisStreamsConsumer:
             return
 
     def close(self) -> None:
-        with contextlib.suppress(redis.RedisError):    # the next consumer takes over all the same
+        with contextlib.suppress(redis.RedisError):    # the lease runs out all the same
             self._release(keys=[self._owner_key], args=[self._name])
         self._owned = {}
         self._client.close()
 
     def _assignment(self) -> Assignment:
-        if self._client.get(self._owner_key) != self._name:
-            lost, self._owned, self._next = tuple(self._owned), {}, {}
+        if not self._hold(keys=[self._owner_key], args=[self._name, LEASE_MS, LEASE_MS * 2 // 3]):
+            lost, self._owned, self._next, self._told = tuple(self._owned), {}, {}, False
             return Assignment(lost=lost)
         if self._told:
             return Assignment()

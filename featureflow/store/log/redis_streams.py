@@ -3,10 +3,12 @@
     log:{0}:<topic>                 hash: id, partitions, next:<n> (the offset that partition n's next record gets)
     log:{0}:<topic>:<n>             stream: one entry per record, its id is OFFSET-MICROSECONDS, its fields k, v and h:<header>
     log:{0}:<topic>:groups          hash: <group>:<n> -> how far that group is (advisory), or -1 before its first word
-    log:{0}:owner:<group>           the random name of the group's newest consumer
+    log:{0}:owner:<group>           the random name of the consumer that has the group, for as long as its lease
 
 It has a single owner per group: the newest consumer has all partitions, and the one before it hears at its next poll that
-it lost them. Offsets have no gaps, so a gap that is read means that records were deleted.
+it lost them. When the owner leaves, or dies and its lease runs out, one that is still there has them again.
+
+Offsets have no gaps, so a gap that is read means that records were deleted.
 """
 
 from __future__ import annotations
