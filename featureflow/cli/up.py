@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -47,6 +49,7 @@ class Child:
             return None
         code = self._process.poll()
         if code is not None:
+            self._signal_group(signal.SIGTERM)  # what it started goes with it: scorers that share its port
             self._process = None
             self._wait_s = FIRST_WAIT_S if now - self._began > STEADY_S else min(2 * self._wait_s, LAST_WAIT_S)
             self._due = now + self._wait_s
@@ -63,8 +66,14 @@ class Child:
         try:
             return self._process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._signal_group(signal.SIGKILL)
             return self._process.wait()
+
+    def _signal_group(self, number: int) -> None:
+        """To the child and all that it started; the child leads a session of its own."""
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
 
 def up(context: typer.Context, json: Json = False) -> None:

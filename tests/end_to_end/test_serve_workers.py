@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 from pathlib import Path
 
 from world import embedded, until
+
+
+def scorers(pid: int) -> list[int]:
+    """The processes that this one started to serve."""
+    found = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return [child for child in found if Path(f"/proc/{child}/cmdline").read_bytes().endswith(b"\0serve\0")]
+
+
+def gone(pid: int) -> bool:
+    """Ended, whoever has to look at its exit code."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
 
 
 def test_scorers_that_share_a_port_drain_at_the_same_time_and_end_with_0_within_ten_seconds(tmp_path: Path) -> None:
@@ -14,10 +30,23 @@ def test_scorers_that_share_a_port_drain_at_the_same_time_and_end_with_0_within_
         world.featureflow("apply")
         server, _ = world.serve(FEATUREFLOW_SERVE_WORKERS="2")
         until(lambda: server.err().count('"event":"serving"') == 2, "both scorers")
-        workers = [pid for pid in server.children() if b"featureflow.cli" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        workers = scorers(server.pid)
         assert len(workers) == 1
         for _ in range(12):                # requests without an end, so that each scorer takes all the time it has to drain
             request = held.enter_context(socket.create_connection(("127.0.0.1", world.serve_port)))
             request.sendall(b"POST /v1/events/ride HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
         assert server.told_to_end() == 0, server.said()[-2000:]
-        assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+        assert all(map(gone, workers))
+
+
+def test_up_ends_the_other_scorers_where_the_first_one_died_and_starts_all_again(tmp_path: Path) -> None:
+    with embedded(tmp_path / "project") as world:
+        world.featureflow("apply")
+        up = world.start("up", FEATUREFLOW_SERVE_WORKERS="2")
+        until(lambda: up.err().count('"event":"serving"') == 2, "both scorers")
+        [first] = scorers(up.pid)
+        [other] = scorers(first)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: gone(other), "the other scorer to end")
+        until(lambda: up.err().count('"event":"serving"') == 4, "both scorers again")
+        assert up.told_to_end() == 0, up.said()[-2000:]
