@@ -455,7 +455,8 @@ def check_state(world: World, records: Sequence[oracle.Record], q_us: Sequence[i
         ids = naive.ids(view)
         for q in q_us:
             expected, actual = naive.values(view, ids, q), world.values(view, ids, q)
-            assert differences(expected, actual) == []
+            wrong = differences(expected, actual)
+            assert not wrong, f"{view.name} at {q}: {len(wrong)} values differ, the first of them: {wrong[:3]}"
             compared += sum(answer.status == "p" for answers in expected.values() for answer in answers)
     return compared
 
