@@ -60,8 +60,9 @@ class PartitionStatus:
     problem: str = ""                      # why it is not held now
 
     @property
-    def lag(self) -> int:
-        return max(0, self.end - self.offset) if self.end >= 0 else 0
+    def lag(self) -> int | None:
+        """Records that are not folded yet; None where that is not known now."""
+        return max(0, self.end - self.offset) if self.end >= 0 else None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -315,6 +315,8 @@ class Worker:
         self._owned.pop(partition, None)
         self._adrift.pop(partition, None)
         self._ends.pop(partition, None)
+        with suppress(KeyError):           # its lag is another's to tell, or nobody's now
+            self._metrics.lag.remove(partition.source, str(partition.partition))
         self._sources[partition.source].drop(partition.partition)
 
     def _log_problem(self, problem: str) -> None:
@@ -364,7 +366,8 @@ class Worker:
         ]
         partitions += [PartitionStatus(p.source, p.partition, -1, -1, a.problem) for p, a in self._adrift.items()]
         for status in partitions:
-            self._metrics.lag.labels(status.source, str(status.partition)).set(status.lag)
+            if status.lag is not None:
+                self._metrics.lag.labels(status.source, str(status.partition)).set(status.lag)
         problems = tuple(dict.fromkeys(filter(None, (self._problem, *(a.problem for a in self._adrift.values())))))
         ready = self._consumer is not None and not problems
         self._metrics.partitions.set(len(self._owned))

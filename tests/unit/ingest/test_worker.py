@@ -270,6 +270,32 @@ def test_a_zombie_that_wakes_up_writes_nothing_and_leaves_its_successor_alone() 
     assert at(rig).token == successors[1].token, "it did not claim again"
 
 
+def test_lag_is_shown_of_partitions_that_are_held_and_of_no_other() -> None:
+    rig, registry = Rig(1, online_class=MemoryOnlineStore), CollectorRegistry()
+
+    def lag() -> float | None:
+        return registry.get_sample_value("featureflow_ingest_lag", {"source": "trip", "partition": "0"})
+
+    worker, store = started(rig, registry=registry), rig.online
+    assert isinstance(store, TroubledStore)
+    rig.produce(10)
+    rig.drain(worker)
+    rig.produce(20)
+    rig.clock.advance(5 * SECOND_US)
+    store.rate = 1.0
+    worker.step(timeout_s=0.0)
+    assert not worker.status().ready
+    assert lag() is None, "it grows, and nobody counts"
+    store.rate = 0.0
+    rig.drain(worker)
+    rig.clock.advance(5 * SECOND_US)
+    worker.step(timeout_s=0.0)
+    assert lag() == 0.0
+    started(rig)                           # another takes all partitions
+    worker.step(timeout_s=0.0)
+    assert lag() is None
+
+
 def test_a_store_that_is_away_is_waited_for_and_nothing_is_lost() -> None:
     rig = Rig(online_class=MemoryOnlineStore)
     store = rig.online
