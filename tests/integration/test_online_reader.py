@@ -104,9 +104,10 @@ def test_a_password_and_a_database_are_used(tmp_path: Path) -> None:
             third.set("a", "3")
 
         async def main() -> None:
-            reader = AsyncReader(f"redis://:p%40ss@127.0.0.1:{port}/3")
-            assert await reader.read([b"a"]) == [b"3"]
-            await reader.close()
+            for url in (f"redis://:p%40ss@127.0.0.1:{port}/3", f"redis://127.0.0.1:{port}?db=3&password=p%40ss"):
+                reader = AsyncReader(url)
+                assert await reader.read([b"a"]) == [b"3"], "as the worker reads the same URL"
+                await reader.close()
             stranger = AsyncReader(f"redis://127.0.0.1:{port}/3")
             with pytest.raises(UnavailableError, match="NOAUTH"):
                 await stranger.read([b"a"])

@@ -13,9 +13,9 @@ import random
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
 
 import hiredis
+from redis.connection import parse_url
 
 from featureflow.errors import UnavailableError
 from featureflow.store.online.redis import SETTING, place, version
@@ -80,10 +80,16 @@ class AsyncReader:
     """``await read(keys)``: values of state keys, offset records and meta documents, in one atomic read.
 
     Belongs to the event loop it is first used in. ``timeout_s`` bounds connecting and, with no limit given, reading.
+    Raises UnavailableError for what is no Redis URL.
     """
 
     def __init__(self, url: str, *, timeout_s: float = 1.0) -> None:
-        self._url = url
+        try:
+            # as the worker's client reads it
+            self._options: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]  # untyped in redis-py
+        except ValueError as problem:
+            raise UnavailableError(f"{SETTING} is not a Redis URL: {problem}. Write redis://HOST:PORT/0") from None
+        self._tls = url.startswith("rediss:")
         self._timeout_s = timeout_s
         self._connection: _Connection | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -182,22 +188,18 @@ class AsyncReader:
             self._connection, self.problem = None, str(why or "the server closed the connection")
 
     async def _connect(self) -> _Connection:
-        parts = urlsplit(self._url)
-        loop = asyncio.get_running_loop()
-        if parts.scheme == "unix":
-            _, connection = await loop.create_unix_connection(_Connection, parts.path)
-            database = ""
+        options, loop = self._options, asyncio.get_running_loop()
+        if "path" in options:
+            _, connection = await loop.create_unix_connection(_Connection, options["path"])
         else:
-            tls = True if parts.scheme == "rediss" else None
-            host, port = parts.hostname or "localhost", parts.port or 6379
-            _, connection = await loop.create_connection(_Connection, host, port, ssl=tls)
-            database = parts.path.strip("/")
+            host, port = options.get("host", "localhost"), options.get("port", 6379)
+            _, connection = await loop.create_connection(_Connection, host, port, ssl=True if self._tls else None)
         commands: list[tuple[bytes, ...]] = [(b"CLIENT", b"SETNAME", b"featureflow-serve")]
-        if database and database != "0":
-            commands.insert(0, (b"SELECT", database.encode()))
-        if parts.password:
-            user = (unquote(parts.username).encode(),) if parts.username else ()
-            commands.insert(0, (b"AUTH", *user, unquote(parts.password).encode()))
+        if options.get("db"):
+            commands.insert(0, (b"SELECT", str(options["db"]).encode()))
+        if password := options.get("password"):
+            user = (options["username"].encode(),) if options.get("username") else ()
+            commands.insert(0, (b"AUTH", *user, password.encode()))
         try:
             for reply in await asyncio.gather(*(connection.ask(_pack(command)) for command in commands)):
                 if isinstance(reply, hiredis.ReplyError):
