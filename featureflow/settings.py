@@ -102,6 +102,8 @@ def load(folder: Path, environment: Mapping[str, str]) -> Settings:
 
     Raises SettingsError naming the file or variable, the key, and what may stand there.
     """
+    if not folder.is_dir():
+        raise SettingsError(f"{folder} is no folder; name the project's with --project, or make one: featureflow init {folder}")
     file = folder / FILE
     raw: dict[str, Any] = {}
     if file.is_file():

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Annotated
 
-import msgspec
 import numpy as np
 import typer
 
 from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output
-from featureflow.clock import SystemClock, from_us, to_us
+from featureflow.clock import SystemClock, from_us
 from featureflow.errors import RequestError, UnavailableError
 from featureflow.kernel.finalize import Status
 from featureflow.serve import features as feature_values
 from featureflow.serve.features import Features
 from featureflow.serve.fetch import Fetcher, Unread
 from featureflow.serve.plan import Plan, ViewPlan
+from featureflow.serve.request import check_id, instant_us
 from featureflow.settings import duration_us
 from featureflow.store.online.protocol import NO_TIME, OnlineStore
 from featureflow.store.registry import partitions_document
@@ -97,18 +96,15 @@ def _plan_of(here: Context, view: str) -> ViewPlan:
 
 
 def _id_of(text: str, plan: ViewPlan) -> str | int:
-    if plan.entity_type == "str":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise RequestError("Wrong type of id", f"{text!r}: ids of {plan.view.entity} are whole numbers") from None
+    entity_id: str | int = text
+    if plan.entity_type != "str":
+        try:
+            entity_id = int(text)
+        except ValueError:
+            raise RequestError("Wrong type of id", f"{text!r}: ids of {plan.view.entity} are whole numbers") from None
+    check_id(entity_id, plan.entity_type, "the id")
+    return entity_id
 
 
 def _instant(text: str) -> int:
-    try:
-        return to_us(msgspec.convert(text, datetime))
-    except (msgspec.ValidationError, ValueError):
-        raise RequestError(
-            "Not an instant", f'--at {text!r}: write RFC 3339 with a zone, such as "2013-12-30T22:00:00Z"'
-        ) from None
+    return instant_us(text, "--at")

@@ -202,13 +202,16 @@ def _vectors(file: Path, inputs: tuple[ModelInput, ...]) -> tuple[NDArray[np.flo
     names = [i.name if i.size == 1 else f"{i.name}[{n}]" for i in inputs for n in range(i.size)]
     if absent := [name for name in names if name not in columns]:
         raise ModelError(f"{file} has no column {absent[0]!r}; write it with: featureflow dataset MODEL SPINE {file}")
-    matrix = np.stack([_floats(columns[name]) for name in names], axis=1)
+    matrix = np.stack([_floats(file, name, columns[name]) for name in names], axis=1)
     labels = columns.get("label")
-    return matrix, None if labels is None else _floats(labels).astype(np.bool_)
+    return matrix, None if labels is None else _floats(file, "label", labels).astype(np.bool_)
 
 
-def _floats(column: Any) -> NDArray[np.float64]:
-    return np.array([np.nan if v is None or v == "" else float(v) for v in column], np.float64)
+def _floats(file: Path, name: str, column: Any) -> NDArray[np.float64]:
+    try:
+        return np.array([np.nan if v is None or v == "" else float(v) for v in column], np.float64)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{file}, column {name!r}: {error}; write the file with: featureflow dataset") from error
 
 
 def _number(value: float | None) -> str:

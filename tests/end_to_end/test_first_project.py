@@ -27,6 +27,12 @@ def featureflow(folder: Path, *words: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def refused(folder: Path, *words: str) -> str:
+    done = subprocess.run([*COMMAND, "-p", str(folder), *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    return done.stderr
+
+
 def post(port: int, path: str, body: object) -> Any:
     request = Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urlopen(request, timeout=10) as answer:
@@ -93,10 +99,15 @@ def test_a_new_project_goes_from_events_to_a_quantized_score(shop: Path, port: i
             [sys.executable, *words], cwd=shop, check=True, capture_output=True, text=True, timeout=120
         ).stdout
 
+    early = subprocess.run([sys.executable, "produce.py", "1"], cwd=shop, capture_output=True, text=True, timeout=60)
+    assert (early.returncode, early.stderr.partition(" (")[0]) == (1, "nothing answers at port 1")
     assert "2000 payments are in the log" in python("produce.py", str(port))
     wait_for(lambda: folded(shop) == 2_000)
     values = {f["feature"]: f for f in featureflow(shop, "get", "user_now", "u13")["features"]}
     assert values["user_now:payments_1h"]["status"] == "present"
+    for wrong in ("", "u" * 257):              # as the scorer refuses them
+        assert refused(shop, "get", "user_now", wrong).startswith("RequestError: Id ")
+    assert refused(shop, "get", "user_now", "u13", "--at", "9999-01-01T00:00:00Z").startswith("RequestError: Not an instant")
     assert values["user_now:payments_1h"]["value"] >= sum(line.startswith("u13,") for line in spine(shop))
 
     wait_for(lambda: held(shop) == 2_000)
@@ -105,7 +116,9 @@ def test_a_new_project_goes_from_events_to_a_quantized_score(shop: Path, port: i
     assert "fraud.onnx and transforms.json are written" in python("train.py")
     files = ["--transforms", str(shop / "transforms.json"), "--dataset", str(shop / "dataset.csv")]
     assert featureflow(shop, "model", "add", "fraud", str(shop / "fraud.onnx"), *files)["version"] == "1"
-    assert featureflow(shop, "model", "quantize", "fraud")["chosen"]["cpu"]["variant"] in ("fp32", "fp16", "int8")
+    quantized = featureflow(shop, "model", "quantize", "fraud")
+    assert quantized["chosen"]["cpu"]["variant"] in ("fp32", "fp16", "int8")
+    assert max(v["drift"]["max"] for v in quantized["report"]["variants"] if v["drift"]) < 0.025  # far inside the model's 0.05
     assert [m["version"] for m in featureflow(shop, "model", "list")] == ["1"]
 
     body = {"entities": {"user": "u13"}, "context": {"amount": 250.0}, "explain": True}

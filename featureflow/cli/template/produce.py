@@ -6,6 +6,7 @@ With Kafka, any producer will do: the record's value is this JSON, its key the u
 import json
 import random
 import sys
+import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
 
@@ -33,8 +34,13 @@ for start in range(0, len(events), 1_000):  # at most 1,000 events in one reques
         json.dumps(events[start : start + 1_000]).encode(),
         {"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request) as answer:
-        sent += len(json.load(answer)["positions"])
+    try:
+        with urllib.request.urlopen(request) as answer:
+            sent += len(json.load(answer)["positions"])
+    except urllib.error.HTTPError as error:
+        raise SystemExit(f"{sent} payments are in the log, then: {error.read().decode()}") from None
+    except urllib.error.URLError as error:
+        raise SystemExit(f"nothing answers at port {PORT} ({error.reason}). Run: featureflow up") from None
 print(f"{sent} payments are in the log")
 
 with open("spine.csv", "w") as spine:  # the questions to train on: was this payment declined?

@@ -25,7 +25,7 @@ matrix = np.array([[float(row[name] or "nan") for name in names] for row in rows
 labels = np.array([float(row["label"]) for row in rows])
 
 train = np.arange(len(rows)) < 0.75 * len(rows)  # the oldest rows; the others test
-transforms = fit(matrix[train], inputs, otherwise=Steps(impute=0.0, log1p=True))
+transforms = fit(matrix[train], inputs, otherwise=Steps(impute=0.0, clip=(0.001, 0.999), log1p=True))
 x = transforms.apply(matrix).astype(np.float64)
 
 weights, bias = np.zeros(x.shape[1]), 0.0

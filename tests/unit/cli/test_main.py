@@ -37,6 +37,17 @@ def test_an_error_is_one_message_without_a_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_project_folder_that_is_not_there_is_named_and_not_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "absent", tmp_path / "file"):
+        for words in (("up",), ("model", "list"), ("doctor", "--json")):
+            done = run("--project", str(folder), *words)
+            assert done.returncode == 1
+            assert f"{folder} is no folder" in done.stdout + done.stderr
+            assert "Traceback" not in done.stderr
+    assert not (tmp_path / "absent").exists()
+
+
 @pytest.mark.parametrize("words", [("serve",), ("model", "list")])
 def test_without_onnx_runtime_the_verbs_that_need_it_say_what_to_install(words: tuple[str, ...]) -> None:
     done = run(*words, code=WITHOUT_RUNTIME)

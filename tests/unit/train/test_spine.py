@@ -145,3 +145,20 @@ def test_an_instant_among_the_request_inputs_may_be_null_as_when_it_is_asked() -
     for spine in (plain, pd.DataFrame({"at": AT_US, "since": zoned}), table):
         got = read(spine, join_keys={}, context=context, label=None)
         np.testing.assert_array_equal(got.context["since"], want)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("absent.csv", None),
+        ("absent.parquet", None),
+        ("latin1.csv", "at,carrier\n1,é\n".encode("latin-1")),
+        ("huge.csv", b'at,carrier\n1,"' + b"x" * 200_000 + b'"\n'),
+        ("text.parquet", b"at,carrier\n"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path, name: str, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(RequestError, match=f"{name} cannot be read: .+"):
+        read(tmp_path / name)
