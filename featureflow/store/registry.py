@@ -9,7 +9,7 @@ import msgspec
 from featureflow.clock import Clock, SystemClock
 from featureflow.define import spec
 from featureflow.define.system import SYSTEM_SOURCES
-from featureflow.errors import LogError, OffsetMissingError, UnavailableError
+from featureflow.errors import LogError, OffsetMissingError, StateError, UnavailableError
 from featureflow.store.history.protocol import HistoryStore, Statement
 from featureflow.store.log.protocol import Log, TopicState
 from featureflow.store.online.protocol import OnlineStore
@@ -24,9 +24,12 @@ def partitions_document(source: str) -> str:
 
 
 def mirrored(online: OnlineStore) -> spec.Project | None:
-    """The applied project as the online store mirrors it; None before the first apply."""
+    """The applied project as the online store mirrors it; None before the first apply.
+
+    Raises StateError where another version of FeatureFlow wrote it.
+    """
     document = online.get_meta(PROJECT_DOCUMENT)
-    return None if document is None else msgspec.json.decode(document, type=spec.Project)
+    return None if document is None else _project(document)
 
 
 class Registry:
@@ -37,20 +40,27 @@ class Registry:
         self._clock: Clock = clock if clock is not None else SystemClock()
 
     def current(self) -> spec.Project | None:
-        """What is applied now, from the mirror; from SQL where the mirror is empty or does not answer."""
+        """What is applied now, from the mirror; from SQL where the mirror is empty, does not answer or cannot be read.
+
+        Raises StateError where another version of FeatureFlow wrote it.
+        """
         try:
             project = mirrored(self._online)
-        except UnavailableError:
+        except (UnavailableError, StateError):
             project = None
         if project is not None:
             return project
         rows = self._history.query("newest_definition", {})
-        return msgspec.json.decode(str(rows[0]["project"]), type=spec.Project) if rows else None
+        return _project(str(rows[0]["project"])) if rows else None
 
     def plan(self, project: spec.Project) -> Plan:
         """What ``apply`` would change. Brings the fixed tables of the history database up to date, and nothing else."""
         self._history.migrate()
-        return plan(self.current(), project)
+        try:
+            before = self.current()
+        except StateError:                 # of another version: nothing in it can be compared
+            before = None
+        return plan(before, project)
 
     def apply(self, project: spec.Project, *, partitions: int | Mapping[str, int] = 1) -> Plan:
         """Make ``project`` the one that workers fold and scorers serve.
@@ -200,6 +210,15 @@ class Registry:
             [Statement("forget_positions", {"view_id": view_id}), Statement("change_view_version", {**change, "state": "dropped"})]
         )
         return dropped
+
+
+def _project(document: bytes | str) -> spec.Project:
+    try:
+        return msgspec.json.decode(document, type=spec.Project)
+    except msgspec.MsgspecError as error:
+        raise StateError(
+            f"the definitions that are applied were written by another version of FeatureFlow ({error}). Run: featureflow apply"
+        ) from error
 
 
 def _int(value: object) -> int:

@@ -13,8 +13,8 @@ from trips import PROJECT, VIEWS, aggregation, view, window
 from featureflow.clock import ManualClock
 from featureflow.define import spec
 from featureflow.define.system import SYSTEM_SOURCES
-from featureflow.errors import LogError, OffsetMissingError, UnavailableError
-from featureflow.store.history.protocol import Extent
+from featureflow.errors import LogError, OffsetMissingError, StateError, UnavailableError
+from featureflow.store.history.protocol import Extent, Statement
 from featureflow.store.history.sql import SqlHistory
 from featureflow.store.keys import offset_key
 from featureflow.store.log.memory import MemoryLog
@@ -226,6 +226,19 @@ def test_what_is_applied_is_known_while_the_mirror_is_away(place: Place) -> None
 
     assert Registry(place.history, Away(), place.log).current() == PROJECT      # type: ignore[arg-type]  # only this is called
     assert Registry(place.history, MemoryOnlineStore(place.clock), place.log).current() == PROJECT
+
+
+def test_definitions_that_another_version_wrote_are_named_and_apply_puts_them_right(place: Place) -> None:
+    place.registry.apply(PROJECT)
+    other = '{"views": [], "of a later version": 1}'
+    place.history.execute([Statement("record_definition", {"applied_at_us": 0, "project": other})])
+    place.online.put_meta("project", other.encode())
+    with pytest.raises(StateError, match="featureflow apply"):
+        mirrored(place.online)
+    with pytest.raises(StateError, match="featureflow apply"):
+        place.registry.current()
+    place.registry.apply(PROJECT)
+    assert place.registry.current() == mirrored(place.online) == PROJECT
 
 
 def test_every_kind_of_change_is_said(place: Place) -> None:
