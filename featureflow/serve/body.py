@@ -15,7 +15,8 @@ BODY_S = 10.0  # for the whole body: a client that drips bytes is cut off
 async def read(request: web.BaseRequest, *, within_s: float = BODY_S) -> bytes:
     """The whole body.
 
-    Raises RequestError: 413 beyond ``limits.REQUEST_BYTES``, 415 when it is compressed, 408 when it takes longer than ``within_s``.
+    Raises RequestError: 413 beyond ``limits.REQUEST_BYTES``, 415 when it is compressed, 408 when it takes longer than ``within_s``,
+    400 when it breaks off.
     """
     content = request.content
     if "Content-Encoding" in request.headers:
@@ -38,6 +39,8 @@ async def read(request: web.BaseRequest, *, within_s: float = BODY_S) -> bytes:
         raise RequestError("Body too slow", f"send the whole body within {within_s:g} s", status=408) from None
     except web.RequestPayloadError as error:
         raise RequestError("Body cannot be read", f"{error}; check Content-Length and chunked encoding") from None
+    except ConnectionError:  # nobody hears this answer, but the caller's leaving must not count as a fault of the server
+        raise RequestError("Body cannot be read", "the connection was lost before the body was whole") from None
     return b"".join(chunks)
 
 

@@ -257,6 +257,24 @@ def test_bodies_are_bounded_in_bytes_and_time(models: ModelStore) -> None:
     asyncio.run(go())
 
 
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_fault_of_the_server(
+    models: ModelStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def go() -> None:
+        async with serving(models) as serve, listening(serve) as door:
+            _, writer = await asyncio.open_connection(door.host, door.port)
+            writer.write(b"POST /v1/score/tip HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            while not any(connection._current_request for connection in door.server.connections):
+                await asyncio.sleep(0)
+            writer.transport.abort()
+            while not (counts := serve.metrics.requests._counts):
+                await asyncio.sleep(0)
+            assert list(counts) == [("score", 400)]
+
+    asyncio.run(go())
+    assert "request_failed" not in capsys.readouterr().out
+
+
 async def talk(door: Door, raw: bytes) -> bytes:
     reader, writer = await asyncio.open_connection(door.host, door.port)
     writer.write(raw)
