@@ -36,10 +36,6 @@ class Arena:
         """Rows of table that places take up, those half empty included."""
         return int(self.capacity.sum())
 
-    @property
-    def table_bytes(self) -> int:
-        return self.table.nbytes
-
     def reserve(self, slots: int) -> None:
         """Make room for slots below this number; a new slot has no rows."""
         if slots > len(self.base):

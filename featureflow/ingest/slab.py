@@ -405,7 +405,7 @@ class Slab:
     def _grow(self, more: int) -> None:
         old, new = len(self._ids), len(self._ids) + more
         if new > SLOTS:
-            raise MemoryError(f"a slab holds at most {SLOTS} entities; lower ingest.slab_bytes, or add workers")
+            raise MemoryError(f"a slab holds at most {SLOTS} entities; add partitions and workers")
         self._ids += [""] * more
         self._keys += [b""] * more
         self._headers += [b""] * more

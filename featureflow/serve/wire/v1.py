@@ -59,7 +59,7 @@ class ScoreAnswer(Struct, omit_defaults=False):
     asked_at: str
     scores: list[float]
     prediction_ids: list[str]
-    degraded: list[str]  # "view:stale", "view:missing", "view:corrupt", "fetch:timeout", "fetch:unavailable"
+    degraded: list[str]  # "view:stale", "view:missing", "view:corrupt", "view:unanswerable", "fetch:timeout", "fetch:unavailable"
     request_id: str
     features: list[dict[str, FeatureValue]] | UnsetType = UNSET  # with explain: per row, "view:feature" -> value
 

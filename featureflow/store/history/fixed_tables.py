@@ -40,7 +40,7 @@ view_versions = Table(
     "view_versions",
     FIXED,
     Column("view_id", NAME, primary_key=True),                # name@version
-    Column("state", String(16), nullable=False),              # live | retired | dropped
+    Column("state", String(16), nullable=False),              # live | retired | dropping | dropped
     Column("changed_at_us", BigInteger, nullable=False),
     Column("definition", DOCUMENT, nullable=False),           # JSON of define.spec.View
 )
