@@ -161,13 +161,6 @@ def quantize(
     return Quantized(files, report, chosen, probe_of(rows.held_out[picked], expected[picked], tolerance))
 
 
-def check(reference: Session, other: Session, held_out: Float32, tolerance: float, labels: Bools | None = None) -> Drift:
-    """How far ``other`` is from ``reference`` on these rows. Raises DriftError outside the tolerance."""
-    found = drift.compare(reference.run(held_out), other.run(held_out), labels)
-    drift.gate("the variant", found, tolerance)
-    return found
-
-
 def choose(reports: Sequence[VariantReport], expected_batch: int) -> Choice:
     """The variant of one provider's reports that is fastest at the expected batch, and why, with the numbers.
 

@@ -9,12 +9,13 @@ from onnx import TensorProto, helper, numpy_helper
 from unit.models.networks import COLUMNS, SIGNATURE, WIDTH, Network, network, rows
 
 from featureflow.errors import DriftError, ModelError
+from featureflow.models.drift import compare, gate
 from featureflow.models.half import to_half
 from featureflow.models.int8 import Scheme, schemes, to_int8
 from featureflow.models.manifest import BatchTime, Drift, VariantReport
 from featureflow.models.onnx_file import parse
 from featureflow.models.profile import measure
-from featureflow.models.quantize import Quantized, Rows, check, choose, quantize, split
+from featureflow.models.quantize import Quantized, Rows, choose, quantize, split
 from featureflow.models.session import Session
 
 TOLERANCE = 0.08
@@ -101,14 +102,15 @@ def test_a_model_calibrated_on_zeros_is_refused(fp32: bytes) -> None:
 def test_a_model_with_one_scale_four_times_too_large_is_refused(fp32: bytes, what: str) -> None:
     given = split(sample())
     good = to_int8(parse(fp32, "m"), "inputs", given.calibration, Scheme(signed=True))
-    check(session(fp32), session(good.SerializeToString()), given.held_out, TOLERANCE)
+    reference = session(fp32).run(given.held_out)
+    gate("m", compare(reference, session(good.SerializeToString()).run(given.held_out)), TOLERANCE)
     held = {t.name: t for t in good.graph.initializer}
     layer = [n for n in good.graph.node if n.op_type == "Gemm"][1]
     made_by = {output: n for n in good.graph.node for output in n.output}
     scale = held[made_by[layer.input[1 if what == "weights" else 0]].input[1]]
     scale.CopyFrom(numpy_helper.from_array((numpy_helper.to_array(scale) * 4).astype(np.float32), scale.name))
     with pytest.raises(DriftError, match="differs from FP32 by up to"):
-        check(session(fp32), session(good.SerializeToString()), given.held_out, 0.1)
+        gate("m", compare(reference, session(good.SerializeToString()).run(given.held_out)), 0.1)
 
 
 def test_a_drift_outside_the_declared_tolerance_is_refused_and_its_numbers_are_said(fp32: bytes) -> None:
