@@ -21,7 +21,7 @@ from featureflow.kernel.finalize import Status
 from featureflow.serve.request import Row
 from featureflow.store.log.protocol import Log, Record
 
-BATCH_ROWS = 2_000  # appended in one call
+BATCH_ROWS = 100  # appended in one call: small, so that neither the interpreter nor the store is held for long
 GATHER_S = 0.02  # the thread looks this often: to be woken by every turn would cost the loop more
 FIRST_RETRY_S, LAST_RETRY_S = 0.1, 5.0
 LETTERS = np.array([status.letter for status in sorted(Status)], "S1")
