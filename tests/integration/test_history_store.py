@@ -264,3 +264,10 @@ def test_a_server_that_is_down_is_unavailable_and_the_error_hides_the_password()
 def test_a_url_that_cannot_hold_history_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match=r"history\.url"):
         SqlHistory(url)
+
+
+def test_a_database_that_does_not_exist_is_not_taken_for_a_missing_table(mysql_url: str) -> None:
+    store = SqlHistory(f"{mysql_url}_absent")
+    with pytest.raises(HistoryError, match="_absent.*Create the database, or correct history.url"):
+        store.query("newest_definition", {})
+    store.close()

@@ -11,11 +11,13 @@ class Failure(Enum):
     TRY_AGAIN = "try again"                # the whole transaction was, or must be, rolled back; the same one may be sent again
     UNAVAILABLE = "unavailable"            # the server is down, shutting down, read-only or full: wait
     DUPLICATE = "duplicate"
-    REFUSED = "refused"                    # wrong password, no such database, no such table, a value that does not fit
+    NO_DATABASE = "no database"
+    REFUSED = "refused"                    # wrong password, no such table, a value that does not fit
 
 
 # MySQL and MariaDB: server errors by number, then the client's own.
 _TRY_AGAIN = {1213, 1205, 3572}            # deadlock · lock wait timeout · lock not available
+_NO_DATABASE = 1049
 _UNAVAILABLE = {
     1021, 1040, 1041, 1053, 1114, 1129, 1152, 1159, 1161, 1184, 1203, 1226,    # disk full, too many connections, shutdown, network
     1290, 1792, 1836, 1927, 3032, 3168, 3169, 4031,                            # read-only, killed, offline, idle too long
@@ -42,4 +44,4 @@ def failure_of(error: DBAPIError) -> Failure:
         return Failure.DUPLICATE
     if error.connection_invalidated or number in _UNAVAILABLE or isinstance(origin, OSError):
         return Failure.UNAVAILABLE
-    return Failure.REFUSED
+    return Failure.NO_DATABASE if number == _NO_DATABASE else Failure.REFUSED

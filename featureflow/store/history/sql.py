@@ -267,6 +267,10 @@ class SqlHistory:
                     ) from error
                 case Failure.DUPLICATE:
                     raise HistoryError(f"{what}: {self._place} holds such a row already: {error.orig}") from error
+                case Failure.NO_DATABASE:
+                    raise HistoryError(
+                        f"{what} was refused by {self._place}: {error.orig}. Create the database, or correct {self._setting}"
+                    ) from error
                 case Failure.REFUSED:
                     raise HistoryError(
                         f"{what} was refused by {self._place} ({self._setting}): {error.orig}. If a table is "
