@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
@@ -21,6 +21,8 @@ from featureflow.errors import SettingsError
 
 FILE = "featureflow.toml"
 EMBEDDED = "embedded"
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 _DURATION_US = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 
 
@@ -39,7 +41,7 @@ class ProjectSettings(_Section, frozen=True):
 
 class LogSettings(_Section, frozen=True):
     url: str = EMBEDDED  # or kafka://host:9092,host:9092
-    partitions: int = 4  # of topics that ``apply`` creates
+    partitions: AtLeastOne = 4  # of topics that ``apply`` creates
 
 
 class OnlineSettings(_Section, frozen=True):
@@ -57,8 +59,8 @@ class ModelSettings(_Section, frozen=True):
 
 class ServeSettings(_Section, frozen=True):
     host: str = "127.0.0.1"
-    port: int = 8080
-    workers: int = 1
+    port: Port = 8080
+    workers: AtLeastOne = 1
     log_predictions: bool = True
 
 
@@ -68,7 +70,7 @@ class WorkerSettings(_Section, frozen=True):
     group: str = ""  # consumer group; empty: featureflow-ingest, featureflow-history
     member: str = ""  # durable name of this member (static membership); empty: none
     metrics_host: str = "127.0.0.1"
-    metrics_port: int = 0  # 0: no metrics endpoint
+    metrics_port: Port = 0  # 0: no metrics endpoint
 
 
 class ClockSettings(_Section, frozen=True):

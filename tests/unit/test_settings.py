@@ -15,6 +15,22 @@ def write(folder: Path, text: str) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("FEATUREFLOW_SERVE_PORT", "65536"),
+        ("FEATUREFLOW_SERVE_PORT", "-1"),
+        ("FEATUREFLOW_INGEST_METRICS_PORT", "70000"),
+        ("FEATUREFLOW_SERVE_WORKERS", "0"),
+        ("FEATUREFLOW_LOG_PARTITIONS", "0"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_where_it_is_read(tmp_path: Path, variable: str, text: str) -> None:
+    section, _, key = variable.removeprefix("FEATUREFLOW_").lower().partition("_")
+    with pytest.raises(SettingsError, match=rf"{section}\.{key}"):
+        load(tmp_path, {variable: text})
+
+
 def test_without_a_file_everything_runs_embedded(tmp_path: Path) -> None:
     settings = load(tmp_path, {})
     assert {settings.log.url, settings.online.url, settings.history.url} == {EMBEDDED}
