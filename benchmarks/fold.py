@@ -35,7 +35,8 @@ class Stages:
         self.seconds: Counter[str] = Counter()
         self.commits = 0
         self.longest_s = 0.0
-        self._at = self._committed = time.perf_counter()
+        self._at = time.perf_counter()
+        self._committed: float | None = None
 
     def __call__(self, name: Name) -> None:
         now = time.perf_counter()
@@ -43,7 +44,8 @@ class Stages:
         self._at = now
         if name == "after_commit":
             self.commits += 1
-            self.longest_s = max(self.longest_s, now - self._committed)
+            if self._committed is not None:
+                self.longest_s = max(self.longest_s, now - self._committed)
             self._committed = now
 
 
