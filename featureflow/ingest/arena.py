@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,24 +9,24 @@ Index = NDArray[np.int64]
 Table = NDArray[np.int64]
 
 LEAST_ROWS = 4                         # an entity's first place holds this many
-SPARSE = 0.75                          # a full table of which less than this is in use is packed before it grows
 
 
 class Arena:
     """A table of int64 rows cut into places, one per slot (a small integer that stands for an entity).
 
     A slot's rows are ``table[base[slot] : base[slot] + count[slot]]``: a row's position never changes while it lives, its index in the
-    table does, whenever rows are added. A slot that outgrows its place moves to one twice as large at the end; the places
-    left behind are closed up when the end of the table is reached.
+    table does, whenever rows are added. A slot that outgrows its place moves to one of the next power of two; the place left
+    behind is given to the next slot that needs its size, so that nothing ever has to be closed up.
     """
 
-    def __init__(self, width: int, rows: int = 1_024, pack_rows: int = 65_536) -> None:
-        """``rows``: to begin with. ``pack_rows``: moved at once when places are closed up, so that no second table is needed."""
+    def __init__(self, width: int, rows: int = 1_024) -> None:
+        """``rows``: room to begin with. Give the bound that is kept anyway: the system hands out memory as it is first touched, and a
+        table that need not grow is never copied."""
         self.table: Table = np.empty((rows, width), np.int64)
-        self._pack_rows = pack_rows
         self.base: Index = np.zeros(64, np.int64)
         self.count: Index = np.zeros(64, np.int64)
         self.capacity: Index = np.zeros(64, np.int64)
+        self._vacant: dict[int, list[int]] = {}     # size -> bases of places left behind
         self._end = 0
 
     @property
@@ -65,42 +63,37 @@ class Arena:
         self.count[slots] = counts
 
     def free(self, slots: Index) -> None:
-        """Forget the rows of the slots."""
+        """Forget the rows of the slots (distinct)."""
+        self._vacate(self.base[slots], self.capacity[slots])
         self.count[slots] = self.capacity[slots] = 0
 
     def _move(self, slots: Index, needed: Index) -> None:
         sizes = np.maximum(LEAST_ROWS, 1 << np.ceil(np.log2(needed)).astype(np.int64))
-        total = int(sizes.sum())
-        if self._end + total > len(self.table):
-            self._make_room(total)
-        to = self._end + np.cumsum(sizes) - sizes
+        to = np.empty(len(slots), np.int64)
+        for size in np.unique(sizes).tolist():
+            wanting = np.flatnonzero(sizes == size)
+            to[wanting] = self._places(size, len(wanting))
         counts = self.count[slots]
         self.table[spans(to, counts)] = self.table[spans(self.base[slots], counts)]
+        self._vacate(self.base[slots], self.capacity[slots])
         self.base[slots], self.capacity[slots] = to, sizes
-        self._end += total
 
-    def _make_room(self, rows: int) -> None:
-        if self.rows < SPARSE * self._end:
-            self._pack()
-        wanted = self._end + rows
-        if wanted > SPARSE * len(self.table):
-            grown = np.empty((max(2 * len(self.table), wanted), self.table.shape[1]), np.int64)
-            grown[: self._end] = self.table[: self._end]
+    def _places(self, size: int, number: int) -> list[int]:
+        """Bases of places of this size: those left behind first, then new ones at the end of the table."""
+        vacant = self._vacant.get(size, [])
+        again = vacant[max(0, len(vacant) - number) :]
+        del vacant[len(vacant) - len(again) :]
+        first, self._end = self._end, self._end + size * (number - len(again))
+        if self._end > len(self.table):
+            grown = np.empty((max(2 * len(self.table), self._end), self.table.shape[1]), np.int64)
+            grown[:first] = self.table[:first]
             self.table = grown
+        return again + list(range(first, self._end, size))
 
-    def _pack(self) -> None:
-        """Move all places down over the gaps, in order, so that none is overwritten before it has moved."""
-        slots = np.flatnonzero(self.capacity)
-        slots = slots[np.argsort(self.base[slots])]
-        sizes = self.capacity[slots]
-        ends = np.cumsum(sizes)
-        cuts = np.flatnonzero(np.diff(ends // self._pack_rows, prepend=-1)).tolist()
-        for first, last in pairwise([*cuts, len(slots)]):
-            block = slots[first:last]
-            to, counts = ends[first:last] - sizes[first:last], self.count[block]
-            self.table[spans(to, counts)] = self.table[spans(self.base[block], counts)]
-            self.base[block] = to
-        self._end = int(ends[-1]) if len(ends) else 0
+    def _vacate(self, bases: Index, sizes: Index) -> None:
+        for base, size in zip(bases.tolist(), sizes.tolist(), strict=True):
+            if size:
+                self._vacant.setdefault(size, []).append(base)
 
 
 def spans(first: Index, counts: Index) -> Index:

@@ -54,13 +54,13 @@ EARLIEST_US = -(2**53)                 # no event is earlier; the lifetime tile,
 class Slab:
     """All cached rows of one layout, of any number of partitions. Used from one thread.
 
-    ``max_bytes`` bounds what ``evict`` leaves; packing the table may need as much again for a moment when it grows.
+    ``max_bytes`` bounds what ``evict`` leaves; places that are left behind are kept for the next that need them.
     """
 
     def __init__(self, layout: Layout, max_bytes: int = limits.SLAB_BYTES) -> None:
         self.layout = layout
         self.max_bytes = max_bytes
-        self._arena = Arena(layout.width)
+        self._arena = Arena(layout.width, max(1, max_bytes // layout.row_bytes))
         self._slots: dict[int, dict[Id, int]] = {}                 # partition -> entity id -> slot
         self._folding = -1                                         # the partition with folds to commit
         self._touched: list[tuple[Index, Index]] = []              # (slots, positions) folded into since the last commit
