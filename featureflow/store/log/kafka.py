@@ -36,7 +36,7 @@ BOOTSTRAP_MS = 10_000
 CONNECT_S = 5.0
 DELIVERY_MS = 30_000
 SESSION_MS = 10_000                        # a dead dynamic member costs this long; see also static membership
-RECORD_OVERHEAD_BYTES = 4 * 1024           # headers and key beside the value of the largest record
+FETCH_BYTES = 1024 * 1024                  # of a partition at a time: a fetch is read whole, and commits wait meanwhile
 
 T = TypeVar("T")
 
@@ -240,7 +240,7 @@ class KafkaGroupConsumer:
             partition_assignment_strategy=[CooperativeStickyAssignor],
             heartbeat_interval_ms=min(3_000, options["session_timeout_ms"] // 3),
             fetch_max_bytes=limits.POLL_BYTES,
-            max_partition_fetch_bytes=max(4 * 1024 * 1024, limits.RECORD_BYTES + RECORD_OVERHEAD_BYTES),
+            max_partition_fetch_bytes=FETCH_BYTES,
             metrics_enabled=False,
             **options,
         )
