@@ -14,6 +14,7 @@ import redis
 import uvloop
 
 from featureflow.errors import UnavailableError
+from featureflow.store.online import reader
 from featureflow.store.online.embedded import EmbeddedServer
 from featureflow.store.online.reader import AsyncReader
 
@@ -195,3 +196,22 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
+
+
+def test_a_reader_is_closed_even_while_a_connection_is_being_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "FIRST_WAIT_S", 0.0005)
+    monkeypatch.setattr(reader, "LONGEST_WAIT_S", 0.0005)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    async def close_at_every_turn_of_the_loop() -> None:
+        for turns in range(200):
+            opened = reader.AsyncReader(f"redis://127.0.0.1:{port}/0")
+            with pytest.raises(UnavailableError):
+                await opened.start()
+            for _ in range(turns % 40):
+                await asyncio.sleep(0)
+            await asyncio.wait_for(opened.close(), 5)
+
+    uvloop.run(close_at_every_turn_of_the_loop())

@@ -34,4 +34,5 @@ def upgrade(connection: Connection) -> None:
         command.upgrade(config, "head")
     finally:
         if mysql:
+            connection.execute(text("COMMIT"))      # or the next process would not see the revision and make the tables again
             connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": LOCK_NAME})

@@ -8,7 +8,6 @@ with backoff; until then reads fail at once. A read is safe to repeat, but not r
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from featureflow.store.online.redis import SETTING, place, version
 
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 2.0
+CANCEL_S = 0.05
 
 
 class _Connection(asyncio.Protocol):
@@ -152,9 +152,9 @@ class AsyncReader:
 
     async def close(self) -> None:
         if self._keeper is not None:
-            self._keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
+            while not self._keeper.done():     # a connection refused at the same moment can take the cancellation's place
+                self._keeper.cancel()
+                await asyncio.wait((self._keeper,), timeout=CANCEL_S)
             self._keeper = None
         if self._connection is not None:
             self._connection.abort()
@@ -175,7 +175,8 @@ class AsyncReader:
         wait_s = FIRST_WAIT_S
         while True:
             try:
-                connection = await asyncio.wait_for(self._connect(), self._timeout_s)
+                async with asyncio.timeout(self._timeout_s):
+                    connection = await self._connect()
             except (OSError, TimeoutError, UnavailableError) as problem:
                 self.problem = str(problem) or type(problem).__name__
                 self._attempt.set()
