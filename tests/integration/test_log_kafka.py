@@ -86,6 +86,20 @@ def test_a_member_joins_however_short_its_polls_are(kafka_log: KafkaLog, topic: 
         member.consumer.close()
 
 
+def test_members_that_do_other_work_while_their_joins_finish_share_too(kafka_log: KafkaLog, topic: str) -> None:
+    first = Member(kafka_log, topic)
+    until(lambda: len(first.owned) == 4, first)
+    second = Member(kafka_log, topic)
+    end = time.monotonic() + PATIENCE_S
+    while not len(first.owned) == len(second.owned) == 2:
+        assert time.monotonic() < end, (first.told, second.told)
+        for member in (first, second):
+            member.poll(timeout_s=0.01)
+            time.sleep(0.2)                # a commit, say: the answer to a join comes in here
+    first.consumer.close()
+    second.consumer.close()
+
+
 def test_a_member_that_leaves_hands_over_long_before_the_session_time_out(
     services: Services, topic: str
 ) -> None:

@@ -27,6 +27,7 @@ from featureflow import limits
 from featureflow.errors import LogError, OffsetOutOfRangeError, UnavailableError, UnknownOutcomeError
 from featureflow.store.log.columns import Columns, batch_of
 from featureflow.store.log.kafka_columns import WholeBatch, decode, decode_whole_batches
+from featureflow.store.log.kafka_joins import Joins
 from featureflow.store.log.protocol import Assignment, Batch, Partition, Polled, Record, TopicState
 
 FETCHED_BATCHES = 256                      # record batches that one poll of kafka-python may return
@@ -244,6 +245,7 @@ class KafkaGroupConsumer:
             metrics_enabled=False,
             **options,
         )
+        self._joins = Joins(self._consumer)
         self._whole_batches = whole_batches and decode_whole_batches(self._consumer)
         self._consumer.subscribe(list(self._sources), listener=_Notes(self._consumer, self._noted))
 
@@ -307,19 +309,8 @@ class KafkaGroupConsumer:
                 return {}                  # the client reconnects by itself
             raise translated(error, f"the log cannot be read by group {self._group!r}") from error
         if not fetched:
-            self._finish_joining()
+            self._joins.take_up()
         return fetched
-
-    def _finish_joining(self) -> None:
-        """Have the next poll take up a join that this one left under way.
-
-        A poll that ends between a leader's JoinGroup and SyncGroup leaves kafka-python 3.0.12 believing that nothing is left to do
-        (the metadata that made it join is the one it now has): the assignment is never applied, no heartbeat is sent, and the
-        member owns nothing for good. Its private coordinator is touched here and nowhere else; a test polls by the millisecond.
-        """
-        coordinator = self._consumer._coordinator
-        if coordinator.rejoining and not coordinator.need_rejoin():
-            coordinator.request_rejoin()
 
     def _keep(self, records: dict[TopicPartition, list[Any]]) -> None:
         for place, found in records.items():
