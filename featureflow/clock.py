@@ -9,6 +9,7 @@ from typing import Protocol
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+NO_TIME_US = -(2**63)  # before any instant: where a time is not known yet, or there is none
 
 
 class Clock(Protocol):

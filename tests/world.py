@@ -30,10 +30,11 @@ import redis
 
 import oracle
 from featureflow.cli.context import Context
+from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Project, View
 from featureflow.define.system import DEAD_LETTERS, SYSTEM_SOURCES
 from featureflow.kernel import state
-from featureflow.kernel.finalize import NO_TIME_US, Status, ViewKernel
+from featureflow.kernel.finalize import Status, ViewKernel
 from featureflow.models.export import export_mlp
 from featureflow.store.keys import state_key
 from featureflow.store.log.protocol import Batch

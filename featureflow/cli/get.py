@@ -11,7 +11,7 @@ import typer
 
 from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output
-from featureflow.clock import SystemClock, from_us
+from featureflow.clock import NO_TIME_US, SystemClock, from_us
 from featureflow.errors import RequestError, UnavailableError
 from featureflow.kernel.finalize import Status
 from featureflow.serve import features as feature_values
@@ -20,7 +20,7 @@ from featureflow.serve.fetch import Fetcher, Unread
 from featureflow.serve.plan import Plan, ViewPlan
 from featureflow.serve.request import check_id, instant_us
 from featureflow.settings import duration_us
-from featureflow.store.online.protocol import NO_TIME, OnlineStore
+from featureflow.store.online.protocol import OnlineStore
 from featureflow.store.registry import partitions_document
 
 
@@ -55,7 +55,7 @@ def get(
                     "feature": reference,
                     "value": values if span.stop - span.start > 1 else values[0],
                     "status": Status(int(found.statuses[index, feature])).name.lower(),
-                    "event_time": None if time_us == NO_TIME else from_us(time_us).isoformat(),
+                    "event_time": None if time_us == NO_TIME_US else from_us(time_us).isoformat(),
                 }
             )
     output.say(f"{plan.view.id} at {from_us(q_us).isoformat()}")

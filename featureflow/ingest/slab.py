@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow import limits
+from featureflow.clock import NO_TIME_US
 from featureflow.errors import StateError
 from featureflow.ingest.arena import Arena, spans
 from featureflow.kernel import rollup, state
@@ -47,7 +48,6 @@ TIME_BITS = 35
 LEVEL_BITS = 4
 SLOT_SHIFT = TIME_BITS + LEVEL_BITS
 SLOTS = 1 << (63 - SLOT_SHIFT)
-NEVER_US = -(2**63)
 EARLIEST_US = -(2**53)                 # no event is earlier; the lifetime tile, which is, counts from here
 
 
@@ -141,9 +141,9 @@ class Slab:
         self._last_used[slots] = self._clock
         self._stored_rows[slots] = -1
         self._look_at[slots] = ROLL_UP_LEAST_ROWS
-        self._look_after_us[slots] = NEVER_US
-        self._horizon[slots] = state.NO_FRONTIER_US
-        self._frontiers[slots] = state.NO_FRONTIER_US
+        self._look_after_us[slots] = NO_TIME_US
+        self._horizon[slots] = NO_TIME_US
+        self._frontiers[slots] = NO_TIME_US
         stored = slots[states.blob_entity]
         self._stored_rows[stored] = np.bincount(states.entity, minlength=len(ids))[states.blob_entity]
         self._horizon[stored], self._frontiers[stored] = states.horizons, states.frontiers
@@ -296,7 +296,7 @@ class Slab:
 
     def _find_newest(self, slots: Index) -> None:
         """Set the newest row of slots (distinct) whose rows were replaced."""
-        self._newest_start[slots], self._newest_at[slots] = NEVER_US, -1
+        self._newest_start[slots], self._newest_at[slots] = NO_TIME_US, -1
         rows, owner = self._arena.where(slots)
         finest = np.flatnonzero(self._arena.table[rows, LEVEL] == 0)
         rows, owner = rows[finest], slots[owner[finest]]
@@ -417,7 +417,7 @@ class Slab:
         self._partition = longer(self._partition, -1)
         self._stored_rows = longer(self._stored_rows, -1)
         self._last_used = longer(self._last_used, 0)
-        self._newest_start = longer(self._newest_start, NEVER_US)
+        self._newest_start = longer(self._newest_start, NO_TIME_US)
         self._newest_at = longer(self._newest_at, -1)
         self._look_at = longer(self._look_at, 0)
         self._look_after_us = longer(self._look_after_us, 0)

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Source
 from featureflow.kernel.columns import Layout
 from featureflow.kernel.events import Events
 from featureflow.kernel.tile import LIFETIME_US
-
-NO_TIME_US = -(2**63)  # the running maximum before the first accepted record
 
 
 @dataclass(frozen=True)

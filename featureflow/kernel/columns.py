@@ -17,9 +17,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Column, Expr, Source, View, Window, columns_of, is_keyed
 from featureflow.kernel.aggregation import aggregation
-from featureflow.kernel.partial import LOWEST, Count, LastN, Merge, Partial
+from featureflow.kernel.partial import Count, LastN, Merge, Partial
 from featureflow.kernel.tile import LIFETIME_US, tile_for
 
 FORMAT = 1
@@ -202,7 +203,7 @@ class Layout:
     def identity(self) -> Table:
         """(width,) the row that changes nothing in a merge; start and level 0."""
         row = np.zeros(self.width, np.int64)
-        row[self.t_max] = LOWEST
+        row[self.t_max] = NO_TIME_US
         for p in self.partials:
             row[list(self.positions[p])] = p.identity
         return row

@@ -23,7 +23,6 @@ from featureflow.kernel.plan import Plan
 from featureflow.kernel.state import States
 from featureflow.kernel.tile import LIFETIME_START_US
 
-NO_TIME_US = LOWEST  # the event time of a feature without an event
 _ZERO = np.zeros(1, np.intp)
 
 Int = NDArray[np.int64]
@@ -52,7 +51,7 @@ class Values:
     """n rows of one view's features, in ``view.features`` order.
 
     ``values`` (n, width) float64, a feature of ``size`` taking that many columns, NaN where undefined; ``statuses`` (n, F)
-    int8; ``event_times_us`` (n, F) int64, the newest event time among the rows in the window, ``NO_TIME_US`` where none is.
+    int8; ``event_times_us`` (n, F) int64, the newest event time among the rows in the window, ``clock.NO_TIME_US`` where none is.
     """
 
     values: Float

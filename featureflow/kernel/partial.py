@@ -20,12 +20,13 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Aggregation, Expr
 from featureflow.errors import StateError
 from featureflow.kernel import exact
 from featureflow.kernel.exact import Float, Int
 
-LOWEST = -(2**63)  # the identity of MAX; no event time and no number's code is as low
+LOWEST = NO_TIME_US  # the identity of MAX, of times as of codes: no number's code is as low either
 OFFSET_BITS = 48
 ENTRY = 3  # columns of one NEWEST entry: event time, position, value
 
@@ -176,12 +177,12 @@ class LastN(Partial):
 
     @property
     def identity(self) -> tuple[int, ...]:
-        return (LOWEST, 0, 0) * self.size
+        return (NO_TIME_US, 0, 0) * self.size
 
     @staticmethod
     def read(columns: Int) -> Float:
         """(size, ...) values, newest first, NaN where there is none."""
-        return np.where(columns[0::ENTRY] == LOWEST, np.nan, np.ascontiguousarray(columns[2::ENTRY]).view(np.float64))
+        return np.where(columns[0::ENTRY] == NO_TIME_US, np.nan, np.ascontiguousarray(columns[2::ENTRY]).view(np.float64))
 
 
 PARTIALS: tuple[type[Partial], ...] = (Count, Sum, SumOfSquares, Max, Min, LastN)
@@ -214,11 +215,11 @@ def position(partition: int, offsets: Int) -> Int:
 def newest(segment: Int, entries: NDArray[np.int64], segments: int, size: int) -> Int:
     """The ``size`` newest entries of each segment, as rows (segments, size * ENTRY).
 
-    ``entries`` (n, ENTRY) in any order, ``segment`` (n,) which segment each belongs to; an entry whose time is ``LOWEST`` is
+    ``entries`` (n, ENTRY) in any order, ``segment`` (n,) which segment each belongs to; an entry whose time is ``NO_TIME_US`` is
     empty.
     """
-    out = np.tile(np.array([LOWEST, 0, 0], np.int64), (segments, size))
-    filled = entries[:, 0] != LOWEST
+    out = np.tile(np.array([NO_TIME_US, 0, 0], np.int64), (segments, size))
+    filled = entries[:, 0] != NO_TIME_US
     if not filled.all():
         segment, entries = segment[filled], entries[filled]
     if len(entries) == 0:

@@ -16,9 +16,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from featureflow.clock import NO_TIME_US
 from featureflow.kernel.columns import LEVEL, START, Layout, Rows, Table
 from featureflow.kernel.fold import merge
-from featureflow.kernel.state import NO_FRONTIER_US
 from featureflow.kernel.tile import LIFETIME_START_US, LIFETIME_US, SECOND_US, floor, tile_for, window_start
 
 SKEW_US = 60 * SECOND_US  # how far behind the watermark - disorder - tolerance a question may still be asked
@@ -31,16 +31,16 @@ def frontiers(layout: Layout, watermark_us: int) -> tuple[int, Int]:
 
     A smaller watermark gives smaller ones; the caller keeps the maximum with those in the header.
     """
-    above = np.full(len(layout.levels) - 1, NO_FRONTIER_US, np.int64)
-    if watermark_us == NO_FRONTIER_US:
-        return NO_FRONTIER_US, above
+    above = np.full(len(layout.levels) - 1, NO_TIME_US, np.int64)
+    if watermark_us == NO_TIME_US:
+        return NO_TIME_US, above
     x = watermark_us - layout.future_us - layout.disorder_us - SKEW_US
     starts = {window: window_start(window, x) for window in layout.windows}
     for i, tile in enumerate(layout.levels[1:]):
         alignment = layout.levels[i] if tile == LIFETIME_US else tile
         above[i] = min(floor(start, alignment) for window, start in starts.items() if tile_for(window) < tile)
     earliest = min(starts.values())
-    return (NO_FRONTIER_US if earliest == LIFETIME_START_US else earliest), above
+    return (NO_TIME_US if earliest == LIFETIME_START_US else earliest), above
 
 
 def level_of(layout: Layout, times_us: Int, frontiers_us: Int) -> tuple[Int, Int]:
@@ -103,5 +103,5 @@ def roll_up_all(layout: Layout, rows: Rows, owner: Int, horizons: Int, frontiers
 
 def _dead(layout: Layout, table: Table, horizons: Int) -> NDArray[np.bool_]:
     tiles = np.array(layout.levels, np.int64)[table[:, LEVEL]]
-    dead: NDArray[np.bool_] = (horizons != NO_FRONTIER_US) & (table[:, START] + tiles <= horizons)
+    dead: NDArray[np.bool_] = (horizons != NO_TIME_US) & (table[:, START] + tiles <= horizons)
     return dead

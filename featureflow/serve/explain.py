@@ -8,8 +8,8 @@ from datetime import UTC
 import numpy as np
 from numpy.typing import NDArray
 
-from featureflow.clock import from_us
-from featureflow.kernel.finalize import NO_TIME_US, Status
+from featureflow.clock import NO_TIME_US, from_us
+from featureflow.kernel.finalize import Status
 from featureflow.serve.features import Features
 from featureflow.serve.plan import ModelPlan
 from featureflow.serve.wire.v1 import FeatureValue

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from featureflow.clock import NO_TIME_US
 from featureflow.errors import StateError
-from featureflow.kernel.finalize import NO_TIME_US, Status, Values
+from featureflow.kernel.finalize import Status, Values
 from featureflow.kernel.state import parse
 from featureflow.serve.fetch import Reading
 from featureflow.serve.plan import ViewPlan

@@ -14,10 +14,10 @@ import structlog
 from aiohttp import web
 
 from featureflow import limits
+from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Source
 from featureflow.errors import FeatureFlowError, RequestError
 from featureflow.kernel.decode import Decoder
-from featureflow.kernel.finalize import NO_TIME_US
 from featureflow.serve import body, catalog, problem
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.explain import STATUS_NAMES, feature_value, rfc3339

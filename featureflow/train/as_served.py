@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from featureflow.clock import NO_TIME_US
 from featureflow.define import spec
 from featureflow.define.system import PREDICTIONS
 from featureflow.errors import RequestError
-from featureflow.kernel.finalize import NO_TIME_US, Status, Values
+from featureflow.kernel.finalize import Status, Values
 from featureflow.store.history.protocol import HistoryStore
 from featureflow.train.dataset import Dataset, assemble
 from featureflow.train.needs import Needs

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Source
-from featureflow.kernel.accept import NO_TIME_US, judge, late
+from featureflow.kernel.accept import judge, late
 from featureflow.kernel.columns import Layout
 from featureflow.kernel.events import Events
 from featureflow.kernel.tile import LIFETIME_US, floor, window_start

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from featureflow import limits
-from featureflow.clock import ManualClock
+from featureflow.clock import NO_TIME_US, ManualClock
 from featureflow.errors import OffsetMissingError
 from featureflow.store.keys import offset_key, state_key
 from featureflow.store.online import record
 from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.protocol import (
-    NO_TIME,
     Advance,
     Claim,
     Commit,
@@ -78,7 +77,7 @@ def refusal(answer: Committed | Refused) -> str:
 def test_offset_records_are_made_once_and_then_left_alone(store: OnlineStore) -> None:
     assert store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0, 2: 7}) == [0, 2]
     assert store.create_offsets(VIEW, SOURCE, TOPIC, {0: 99, 1: 3}) == [1]
-    assert at(store) == OffsetRecord(bytes(16), 0, -1, NO_TIME, 0, TOPIC)
+    assert at(store) == OffsetRecord(bytes(16), 0, -1, NO_TIME_US, 0, TOPIC)
     assert store.offsets(SOURCE, 5, [VIEW]) == {VIEW: None}
 
 
@@ -88,7 +87,7 @@ def test_a_claim_gives_a_fresh_token_and_the_records_as_they_stood(store: Online
     assert first.token != second.token
     assert len(second.token) == 16
     assert first.records[VIEW].token == bytes(16)
-    assert second.records[VIEW] == OffsetRecord(first.token, 12, -1, NO_TIME, 0, TOPIC)
+    assert second.records[VIEW] == OffsetRecord(first.token, 12, -1, NO_TIME_US, 0, TOPIC)
     assert at(store).token == second.token
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from featureflow import limits
-from featureflow.clock import Clock
+from featureflow.clock import NO_TIME_US, Clock
 from featureflow.errors import OffsetMissingError
 from featureflow.store import keys as names
 from featureflow.store.online import call, loss, record
-from featureflow.store.online.protocol import NO_TIME, Claim, Commit, Committed, OffsetRecord, Refused
+from featureflow.store.online.protocol import Claim, Commit, Committed, OffsetRecord, Refused
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class MemoryOnlineStore:
         for partition, offset in offsets.items():
             key = names.offset_key(view_id, source, partition)
             if self._get(key) is None:
-                self._put(key, record.encode(OffsetRecord(record.NO_TOKEN, offset, -1, NO_TIME, 0, topic_id)))
+                self._put(key, record.encode(OffsetRecord(record.NO_TOKEN, offset, -1, NO_TIME_US, 0, topic_id)))
                 made.append(partition)
         return made
 

@@ -13,8 +13,6 @@ from typing import Protocol
 
 import msgspec
 
-NO_TIME = -(2**63)
-
 
 @dataclass(frozen=True)
 class OffsetRecord:
@@ -23,7 +21,7 @@ class OffsetRecord:
     token: bytes                           # 16 random bytes of the last claim; zeros before the first
     offset: int                            # the next offset to fold
     dirty: int                             # -1, or the offset a commit was moving to when it broke
-    max_time_us: int                       # running maximum of accepted event times; NO_TIME before the first
+    max_time_us: int                       # running maximum of accepted event times; NO_TIME_US before the first
     committed_ms: int                      # the store's own clock at the last commit
     topic_id: str
 

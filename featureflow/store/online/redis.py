@@ -14,10 +14,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
+from featureflow.clock import NO_TIME_US
 from featureflow.errors import OffsetMissingError, StateError, UnavailableError, UnknownOutcomeError
 from featureflow.store import keys as names
 from featureflow.store.online import call, loss, record
-from featureflow.store.online.protocol import NO_TIME, Claim, Commit, Committed, OffsetRecord, Refused
+from featureflow.store.online.protocol import Claim, Commit, Committed, OffsetRecord, Refused
 
 SETTING = "online.url"
 SCRIPTS = ("claim", "commit", "create_offsets")
@@ -65,7 +66,7 @@ class RedisOnlineStore:
         made = self._run(
             "create_offsets",
             [names.offset_key(view_id, source, partition) for partition in partitions],
-            [record.encode(OffsetRecord(record.NO_TOKEN, offsets[p], -1, NO_TIME, 0, topic_id)) for p in partitions],
+            [record.encode(OffsetRecord(record.NO_TOKEN, offsets[p], -1, NO_TIME_US, 0, topic_id)) for p in partitions],
         )
         return [partitions[i - 1] for i in made]
 

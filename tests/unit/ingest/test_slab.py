@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Aggregation, Call, Column, Field, Literal, Source, View, Window
 from featureflow.errors import StateError
 from featureflow.ingest import slab as slab_module
@@ -136,7 +137,7 @@ def rows_of(layout: Layout, blob: bytes | None) -> Rows:
                 said.append(None if columns[0] == LOWEST else float(partial.read(np.array([columns]).T)[0]))
             else:
                 assert isinstance(partial, LastN)
-                said.append([tuple(columns[i:i + 3]) for i in range(0, len(columns), 3) if columns[i] != LOWEST])
+                said.append([tuple(columns[i:i + 3]) for i in range(0, len(columns), 3) if columns[i] != NO_TIME_US])
         key = (int(row["level"]), int(row["start"]))
         assert key not in out, "two rows of one tile"
         out[key] = tuple(said)
@@ -194,7 +195,7 @@ class SlabMachine(RuleBasedStateMachine):
         self.pending: dict[bytes, list[Happened]] = {}
         self.partition = 0
         self.now = [NOW_US, NOW_US]
-        self.watermark = [-(2**63), -(2**63)]
+        self.watermark = [NO_TIME_US, NO_TIME_US]
         self.offset = 0
 
     @rule(batch=st.lists(seen, min_size=1, max_size=30), step=st.sampled_from([0, 1, 1, 3, 20, 200]), spread=st.sampled_from([0, 1, 1]))

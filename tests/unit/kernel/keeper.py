@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from unit.kernel.worlds import World, events_of
 
+from featureflow.clock import NO_TIME_US
 from featureflow.kernel import rollup
-from featureflow.kernel.accept import NO_TIME_US, judge, late
+from featureflow.kernel.accept import judge, late
 from featureflow.kernel.columns import Layout, Rows
 from featureflow.kernel.fold import combine, fold
-from featureflow.kernel.state import NO_FRONTIER_US, States, encode, parse
+from featureflow.kernel.state import States, encode, parse
 from oracle import Record
 
 
@@ -52,8 +53,8 @@ class Keeper:
                 self._fold_one(layout, (name, partition, user), mine)
 
     def _fold_one(self, layout: Layout, key: tuple[str, int, str], mine: object) -> None:
-        none = np.full(len(layout.levels) - 1, NO_FRONTIER_US)
-        held = self.held.setdefault(key, Held(layout.empty(), NO_FRONTIER_US, none))
+        none = np.full(len(layout.levels) - 1, NO_TIME_US)
+        held = self.held.setdefault(key, Held(layout.empty(), NO_TIME_US, none))
         level, start = self.place(layout, mine.times_us, held)
         order = np.lexsort((start, level))
         places = np.stack((level, start))[:, order]

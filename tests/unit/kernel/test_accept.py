@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.kernel.worlds import LIFETIME, NOON, SECOND, aggregation, sliding, source, tumbling, view
 
-from featureflow.kernel.accept import NO_TIME_US, Verdict, judge, late
+from featureflow.clock import NO_TIME_US
+from featureflow.kernel.accept import Verdict, judge, late
 from featureflow.kernel.columns import Layout
 from featureflow.kernel.events import Events
 

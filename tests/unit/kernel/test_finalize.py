@@ -26,8 +26,9 @@ from unit.kernel.worlds import (
     worlds,
 )  # fmt: skip
 
+from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Window
-from featureflow.kernel.finalize import NO_TIME_US, Status, Values
+from featureflow.kernel.finalize import Status, Values
 from featureflow.kernel.plan import Plan
 from featureflow.kernel.replay import recompute
 from featureflow.kernel.state import States

@@ -25,11 +25,11 @@ from unit.kernel.worlds import (
 )
 
 import oracle
+from featureflow.clock import NO_TIME_US
 from featureflow.errors import StateError
 from featureflow.kernel import rollup
 from featureflow.kernel.columns import Layout
 from featureflow.kernel.fold import merge
-from featureflow.kernel.state import NO_FRONTIER_US
 from featureflow.kernel.tile import LIFETIME_US, floor
 from oracle import Record
 
@@ -141,7 +141,7 @@ def test_frontiers_are_aligned_fall_with_the_tile_and_rise_with_the_watermark(a:
     of = layout(sliding(600), sliding(3600), sliding(86_400), tumbling(86_400), LIFETIME)
     horizon, low = rollup.frontiers(of, NOON + min(a, b) * SECOND)
     _, high = rollup.frontiers(of, NOON + max(a, b) * SECOND)
-    assert horizon == NO_FRONTIER_US                               # a lifetime is rolled up, never dropped
+    assert horizon == NO_TIME_US                               # a lifetime is rolled up, never dropped
     assert (high >= low).all()
     assert (np.diff(low) <= 0).all()
     for frontier, tile, below in zip(low.tolist(), of.levels[1:], of.levels[:-1], strict=True):
@@ -149,8 +149,8 @@ def test_frontiers_are_aligned_fall_with_the_tile_and_rise_with_the_watermark(a:
 
 
 def test_before_the_first_event_there_is_no_frontier() -> None:
-    horizon, frontiers = rollup.frontiers(layout(sliding(600), sliding(3600)), NO_FRONTIER_US)
-    assert (horizon, frontiers.tolist()) == (NO_FRONTIER_US, [NO_FRONTIER_US])
+    horizon, frontiers = rollup.frontiers(layout(sliding(600), sliding(3600)), NO_TIME_US)
+    assert (horizon, frontiers.tolist()) == (NO_TIME_US, [NO_TIME_US])
 
 
 def test_an_event_goes_to_the_largest_level_whose_frontier_is_above_it() -> None:

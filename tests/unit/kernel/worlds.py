@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
+from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Aggregation, Call, Column, Expr, Field, Literal, Source, View, Window, with_version
-from featureflow.kernel.accept import NO_TIME_US
 from featureflow.kernel.aggregation import AGGREGATIONS
 from featureflow.kernel.events import Events
 from featureflow.kernel.finalize import Status, Values, ViewKernel
