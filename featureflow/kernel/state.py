@@ -4,8 +4,8 @@ One state value is a header and then rows in order of arrival, little-endian:
 
     format u16 | levels u8 | 0 u8 | owner i32 | layout id u64 | horizon i64 | frontier i64 per level above the finest | rows
 
-``owner`` is the partition that the rows were folded from. Rows that ended at or before ``horizon`` may have been dropped (NO_TIME_US: none were); events
-before a level's frontier are in rows of that level or above (``kernel.rollup``).
+``owner`` is the partition that the rows were folded from. Rows that ended at or before ``horizon`` may have been dropped;
+events before a level's frontier are in rows of that level or above (``kernel.rollup``). Either is NO_TIME_US before the first roll-up.
 """
 
 from __future__ import annotations
