@@ -13,6 +13,10 @@ INTEGER_ABS = 2**53               # an integer beyond it has no exact float64
 WINDOW_US = 400 * 86_400_000_000
 LAST_N = 64
 FEATURES_PER_VIEW = 512
+FIELDS = 512                      # of one event or request: a column each in history
+DURATION_US = 36_500 * 86_400_000_000  # disorder, future and ttl; instants and their sums stay within an int64
+EXPRESSION_DEPTH = 100            # every reader of an expression recurses
+EXPRESSION_NODES = 1_000
 
 # ingest
 POLL_RECORDS = 10_000

@@ -49,13 +49,14 @@ class Owner:
 class Expr(Generic[T_co]):
     """A column, or a calculation on columns, of type ``T_co``."""
 
-    __slots__ = ("node", "owners", "place", "text", "type")
+    __slots__ = ("depth", "node", "nodes", "owners", "place", "text", "type")
 
     def __init__(self, node: spec.Expr, type: spec.FieldType, owners: frozenset[Owner], text: str) -> None:
         self.node = node
         self.type = type
         self.owners = owners
         self.text = text
+        self.depth = self.nodes = 1  # of a call: set where it is made
         self.place: Place = here()
 
     def __repr__(self) -> str:
@@ -248,6 +249,14 @@ def operand(value: object) -> Expr[Any]:
             )
         return Expr(spec.Literal(value), "int" if isinstance(value, int) else "float", frozenset(), repr(value))
     if isinstance(value, str):
+        size = len(value.encode("utf-8", "surrogatepass"))
+        if size > limits.STRING_BYTES or any(0xD800 <= ord(letter) < 0xE000 for letter in value):
+            raise wrong(
+                f"the string {value[:20]!a}... has {size} bytes"
+                if size > limits.STRING_BYTES
+                else f"the string {value!a} holds half a surrogate pair",
+                write=f"a string that a field can hold: UTF-8, at most {limits.STRING_BYTES} bytes",
+            )
         return Expr(spec.Literal(value), "str", frozenset(), repr(value))
     if isinstance(value, datetime):
         if value.tzinfo is None:
@@ -262,6 +271,13 @@ def operand(value: object) -> Expr[Any]:
 
 
 def _call(op: str, type: spec.FieldType, *args: Expr[Any]) -> Expr[Any]:
+    depth, nodes = 1 + max(arg.depth for arg in args), 1 + sum(arg.nodes for arg in args)
+    if depth > limits.EXPRESSION_DEPTH or nodes > limits.EXPRESSION_NODES:  # before its text: that grows as fast
+        raise wrong(
+            f"an expression of {nodes} parts, {depth} deep, is too large: at most {limits.EXPRESSION_NODES} parts, "
+            f"{limits.EXPRESSION_DEPTH} deep",
+            write="the calculation in the producer, as a field of the event",
+        )
     owners: frozenset[Owner] = frozenset().union(*(arg.owners for arg in args))
     text = _text(op, args)
     events = [owner.cls.__name__ for owner in owners if owner.kind == "event"]
@@ -276,7 +292,9 @@ def _call(op: str, type: spec.FieldType, *args: Expr[Any]) -> Expr[Any]:
             f"{text} mixes an event's fields ({listed(sorted(events))}) with features or request fields",
             write='features only: aggregate the field in a View first, then use View.name["1h"]',
         )
-    return Expr(spec.Call(op, tuple(arg.node for arg in args)), type, owners, text)
+    call: Expr[Any] = Expr(spec.Call(op, tuple(arg.node for arg in args)), type, owners, text)
+    call.depth, call.nodes = depth, nodes
+    return call
 
 
 def _text(op: str, args: tuple[Expr[Any], ...]) -> str:

@@ -73,6 +73,8 @@ def bind(cls: type, kind: Literal["event", "request"], at: Place) -> tuple[spec.
         hints = get_type_hints(cls)
     except NameError as error:
         _unknown_type(cls, names, error, at)
+    if len(names) > limits.FIELDS:
+        raise wrong(f"{cls.__name__} has {len(names)} fields; the limit is {limits.FIELDS}", write="two events", at=at)
     found = []
     for name in names:
         check_attribute_name(name, f"a field of {cls.__name__}", at)

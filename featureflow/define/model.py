@@ -64,8 +64,10 @@ class Model:
                 write='when_missing="default" or when_missing="refuse"',
                 at=at,
             )
+        inputs = _inputs(cls, at)
+        _check_context(cls, inputs, at)
         cls._definition = spec.Model(
-            name=name, inputs=_inputs(cls, at), deadline_us=deadline_us, drift=float(drift), when_missing=when_missing
+            name=name, inputs=inputs, deadline_us=deadline_us, drift=float(drift), when_missing=when_missing
         )
 
 
@@ -96,6 +98,21 @@ def _inputs(cls: type[Model], at: Place) -> tuple[spec.Input, ...]:
             )
         inputs[one.name] = one
     return tuple(_with_defaults(cls, inputs, derived, at).values())
+
+
+def _check_context(cls: type[Model], inputs: tuple[spec.Input, ...], at: Place) -> None:
+    """A caller names a request's field without its class: two fields of one name would both take the one value sent."""
+    owners = {owner for value in vars(cls)["inputs"] if isinstance(value, Expr) for owner in value.owners}
+    requests = {owner.cls._definition.name: owner.cls.__name__ for owner in owners if owner.kind == "request"}  # type: ignore[attr-defined]  # set on every Request
+    first: dict[str, str] = {}
+    for column in dict.fromkeys(name for one in inputs for name in spec.columns_of(one.expr)):
+        request, _, name = column.partition(":")
+        if request in requests and (other := first.setdefault(name, request)) != request:
+            raise wrong(
+                f"{cls.__name__} reads {requests[other]}.{name} and {requests[request]}.{name}, and a caller sends one {name}",
+                write="another name for one of them",
+                at=at.within("inputs"),
+            )
 
 
 def _derived(cls: type[Model], at: Place) -> dict[int, str]:

@@ -88,7 +88,11 @@ def written(window: Window) -> str:
 def duration(text: object, what: str, example: str = "1h", at: Place | None = None) -> int:
     """Microseconds of ``20ms``, ``30s``, ``10m``, ``6h``, ``7d``. Raises DefinitionError for anything else."""
     if isinstance(text, str) and (match := _DURATION.fullmatch(text)):
-        return int(match[1]) * _UNITS[match[2]]
+        us = int(match[1]) * _UNITS[match[2]]
+        if us > limits.DURATION_US:
+            days = limits.DURATION_US // _UNITS["d"]
+            raise wrong(f"{what} is {text!r}, longer than the limit, {days} d", write=f'"{days}d" or shorter', at=at)
+        return us
     raise wrong(
         f"{what} is {text!r}, which is no duration: a whole number and one of the units {', '.join(_UNITS)}",
         write=f'"{_meant(text) or example}"',
