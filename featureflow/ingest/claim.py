@@ -115,13 +115,14 @@ def readable(partition: Partition, topic: str, owned: Owned, state: TopicState) 
         raise LogError(f"topic {topic} was recreated while it was read ({owned.topic_id} -> {state.topic_id})")
     begin, end = state.beginning[partition.partition], state.end[partition.partition]
     behind = next(view_id for view_id, offset in owned.offsets.items() if offset == owned.position)
-    rebuild = f"run `featureflow rebuild {behind.partition('@')[0]}`"
     if owned.position < begin:
         raise OffsetOutOfRangeError(
             f"{place} begins at {begin}, but view {behind} has folded it only up to {owned.position}: events were deleted "
-            f"before they were folded; {rebuild}"
+            f"before they were folded; run `featureflow rebuild {behind.partition('@')[0]}`"
         )
-    if owned.position > end:
+    ahead, furthest = max(owned.offsets.items(), key=lambda item: item[1])
+    if furthest > end:                     # also where another view is behind: this one would skip what is written there now
         raise LogError(
-            f"{place} ends at {end}, but view {behind} has folded it up to {owned.position}: the topic was truncated; {rebuild}"
+            f"{place} ends at {end}, but view {ahead} has folded it up to {furthest}: the topic was truncated; "
+            f"run `featureflow rebuild {ahead.partition('@')[0]}`"
         )

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+
+from featureflow.errors import LogError, OffsetOutOfRangeError
+from featureflow.ingest.claim import Owned, readable
+from featureflow.store.log.protocol import Partition, TopicState
+
+PARTITION = Partition("departure", 0)
+
+
+def owned(**offsets: int) -> Owned:
+    views = {f"{name}@1": offset for name, offset in offsets.items()}
+    return Owned(PARTITION, bytes(16), "id", views, dict.fromkeys(views, 0), dict.fromkeys(views, 0))
+
+
+def state(beginning: int, end: int) -> TopicState:
+    return TopicState(topic_id="id", partitions=1, beginning={0: beginning}, end={0: end})
+
+
+def test_views_within_the_log_are_read_on() -> None:
+    readable(PARTITION, "departures", owned(old=7, new=3), state(3, 7))
+
+
+def test_a_view_behind_the_logs_beginning_is_refused() -> None:
+    with pytest.raises(OffsetOutOfRangeError, match="begins at 4.*view new@1.*up to 3.*rebuild new"):
+        readable(PARTITION, "departures", owned(old=7, new=3), state(4, 7))
+
+
+def test_a_truncated_log_is_noticed_by_the_view_that_is_ahead_though_another_is_behind() -> None:
+    with pytest.raises(LogError, match="ends at 6.*view old@1.*up to 7.*rebuild old"):
+        readable(PARTITION, "departures", owned(old=7, new=3), state(0, 6))
