@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from featureflow.models import manifest as manifests
 from featureflow.models.manifest import NAME, Artifact
 
 ALIASES = "aliases.json"
+TEXT_BYTES = 16 * 1024 * 1024              # of a manifest, of a file of aliases
 VECTOR_ROWS = 32_768                       # kept with a version, evenly thinned
 Float64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -48,20 +50,21 @@ def versions(home: Path) -> list[str]:
 def aliases(home: Path) -> dict[str, str]:
     """Alias -> version. Raises ModelError when the file is not that, or cannot be read."""
     try:
-        return msgspec.json.decode((home / ALIASES).read_bytes(), type=dict[str, str])
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise ModelError(f"{home / ALIASES} cannot be read: {error.strerror}") from error
-    except msgspec.MsgspecError as error:
+        if not os.path.lexists(home / ALIASES):
+            return {}
+        return msgspec.json.decode(read(home / ALIASES, limit=TEXT_BYTES), type=dict[str, str])
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ModelError(f"{home / ALIASES} is not a JSON object of alias to version: {error}; correct it, or delete it") from error
 
 
-def read(path: Path, limit: int | None = None) -> bytes:
-    """Raises ModelError naming the path when it cannot be read, or has more than ``limit`` bytes."""
+def read(path: Path, limit: int) -> bytes:
+    """Raises ModelError naming the path when it cannot be read, is no plain file, or has more than ``limit`` bytes."""
     try:
-        if limit is not None and path.stat().st_size > limit:
-            raise ModelError(f"{path} has {path.stat().st_size:,} bytes; a model may have {limit:,}")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):     # a directory has an error of its own
+            raise ModelError(f"{path} is no plain file (a pipe or a device would be read for ever); put the file itself there")
+        if found.st_size > limit:
+            raise ModelError(f"{path} has {found.st_size:,} bytes; it may have {limit:,}")
         return path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
@@ -69,7 +72,7 @@ def read(path: Path, limit: int | None = None) -> bytes:
 
 def artifact(home: Path, item: Artifact, place: str) -> bytes:
     """The file's bytes, and only if they are those that were added: what is checked is what is used."""
-    content = read(home / item.file)
+    content = read(home / item.file, limit=item.bytes)
     if len(content) != item.bytes or hashlib.sha256(content).hexdigest() != item.sha256:
         raise ModelError(
             f"{place}: {home / item.file} is not the file that was added (its SHA-256 differs from the manifest's); "

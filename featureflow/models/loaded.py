@@ -11,6 +11,7 @@ from featureflow.errors import ModelError
 from featureflow.models.manifest import Manifest, Probe, Provider, Variant
 from featureflow.models.session import Session
 
+TRIED = 10                                 # rows that a new model is tried on
 EXACT = 1e-3                               # what FP32 itself may differ by between machines: products are summed in another order
 
 
@@ -52,3 +53,30 @@ def probe_problem(session: Session, probe: Probe, variant: Variant) -> str | Non
         return str(error)
     furthest = float(np.abs(found - expected).max(initial=0.0))
     return None if furthest <= allowed else f"its scores of the probe rows differ from FP32's by {furthest:.4f}, {allowed} is allowed"
+
+
+def trial_problem(session: Session, rows: NDArray[np.float32] | None = None) -> str | None:
+    """Why a model must not be added: it has no finite score, or a row's score is not that row's alone; else None.
+
+    rows: what it is to take, float32 (n, width); drawn where there are none. Scorers put the rows of several callers into one batch.
+    """
+    if rows is None:
+        rows = np.random.default_rng(0).standard_normal((TRIED, session.width)).astype(np.float32)
+        rows[0], rows[1] = 0, 1
+    alone, good = [], []
+    for row in rows[:TRIED]:
+        try:
+            alone.append(session.run(row[None])[0])
+        except ModelError as error:
+            last = str(error)
+        else:
+            good.append(row)
+    if not good:
+        return f"has no finite score for any of {len(rows[:TRIED])} rows, so for none at all as it seems: {last}"
+    batch = np.stack(good)
+    first, second = session.run(batch), session.run(batch)
+    if (first != second).any():
+        return "gives other scores each time for the same rows; export it for inference, without dropout"
+    if (np.abs(first - alone) > EXACT * np.maximum(1.0, np.abs(alone))).any():
+        return "scores a row by the other rows of its batch too; export it for inference, with each row by itself"
+    return None

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from typing import Literal
 
@@ -37,6 +38,12 @@ class ModelInput(_Value, frozen=True):
     name: str
     size: int = 1
     default: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ModelError(f"input {self.name} has {self.size} columns; it has at least one")
+        if self.default is not None and not math.isfinite(self.default):
+            raise ModelError(f"the default of input {self.name} is {self.default}; write a finite number, or None")
 
 
 class Artifact(_Value, frozen=True):
@@ -109,6 +116,10 @@ class Probe(_Value, frozen=True):
     scores: tuple[float, ...]
     tolerance: float                       # what a quantized variant may differ by
 
+    def __post_init__(self) -> None:
+        if not self.rows or len(self.rows) != len(self.scores) or len({len(row) for row in self.rows}) != 1:
+            raise ModelError("the probe has not one score for each of its rows, or rows of several widths: quantize again")
+
 
 class Manifest(_Value, frozen=True):
     """Version and file names are strings of letters, digits, ``_ . -``."""
@@ -135,6 +146,8 @@ class Manifest(_Value, frozen=True):
             raise ModelError(
                 f"the inputs have {width} columns in all, the transforms take {self.transforms.width_in}; fit them on the same inputs"
             )
+        if len({item.name for item in self.inputs}) != len(self.inputs):
+            raise ModelError(f"two inputs have one name: {', '.join(item.name for item in self.inputs)}; name each once")
         for what in (self.name, self.version):
             if not NAME.fullmatch(what):
                 raise ModelError(f"{what!r} cannot name a model or version: write letters, digits, _ . - (at most 64, no leading . or -)")
@@ -206,7 +219,7 @@ def decode(content: bytes, place: str) -> Manifest:
         body = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
         written = msgspec.json.decode(body.pop("sha256", msgspec.Raw(b"null")), type=str)
         manifest = msgspec.json.decode(msgspec.json.encode(body), type=Manifest)
-    except (msgspec.MsgspecError, ModelError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, ModelError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(f"{place} is not a model manifest: {error}; add the model again") from error
     if written != _digest(manifest):
         raise ModelError(f"{place} was changed after it was written (its SHA-256 differs); restore it or add the model again")

@@ -26,7 +26,7 @@ from featureflow.models import folder
 from featureflow.models import manifest as manifests
 from featureflow.models import quantize as quantizing
 from featureflow.models.folder import ALIASES
-from featureflow.models.loaded import LoadedModel, probe_problem
+from featureflow.models.loaded import LoadedModel, probe_problem, trial_problem
 from featureflow.models.manifest import NAME, Manifest, ModelInput, Provider, QuantizationReport, Variant
 from featureflow.models.onnx_file import MODEL_BYTES, Signature, parse, signature
 from featureflow.models.provider import ProviderChoice, choose
@@ -89,7 +89,7 @@ class ModelStore:
         where the file has several.
 
         Raises ModelError when the file, inputs and transforms do not fit together or to the definition, when it gives no finite
-        scores, or when the version exists.
+        scores or other ones in another batch, or when the version exists.
         """
         folder.check_name(name, "a model")
         if version is not None:
@@ -105,11 +105,16 @@ class ModelStore:
             made.check_inputs(model)
         files = {FP32: content}
         session = Session(content, signed, _columns(made), "cpu", place)
+        known = None
         if calibration is not None:
             kept, kept_labels = folder.thinned(calibration, labels)
-            session.run(transforms.apply(kept))
+            known = transforms.apply(kept)
+            session.run(known)
             files[VECTORS] = folder.pack(kept, kept_labels)
             made = msgspec.structs.replace(made, vectors=manifests.artifact(VECTORS, files[VECTORS]))
+
+        if problem := trial_problem(session, known):
+            raise ModelError(f"{place} {problem}")
 
         home = self.path / name
         with folder.writing(home):
@@ -117,8 +122,8 @@ class ModelStore:
             given = version or str(1 + max((int(v) for v in folder.versions(home) if v.isdecimal()), default=0))
             if (home / given).exists():
                 raise ModelError(f"model {name} has a version {given} already, and versions do not change; give another, or none")
-            if given == LATEST or given in aliases:
-                raise ModelError(f"{given} is an alias of model {name}; give the version another name")
+            if given in (LATEST, ALIASES) or given in aliases:
+                raise ModelError(f"{given} is an alias of model {name}, or the file of them; give the version another name")
             made = msgspec.structs.replace(made, version=given)
             for left in home.glob(".adding-*"):    # by an add that was killed: this one holds the lock
                 shutil.rmtree(left, ignore_errors=True)
@@ -202,11 +207,11 @@ class ModelStore:
         """All versions of all models, by name, oldest first; a broken one is listed with its problem."""
         found = []
         for home in sorted(p for p in self.path.glob("*") if p.is_dir() and NAME.fullmatch(p.name)):
-            aliases = folder.aliases(home)
             rows = []
             for version in folder.versions(home):
-                names = tuple(sorted(a for a, v in aliases.items() if v == version))
+                names: tuple[str, ...] = ()
                 try:
+                    names = tuple(sorted(a for a, v in folder.aliases(home).items() if v == version))
                     rows.append(Listed(home.name, version, names, self._manifest(home.name, version), None))
                 except ModelError as error:
                     rows.append(Listed(home.name, version, names, None, str(error)))
@@ -289,7 +294,7 @@ class ModelStore:
 
     def _read_manifest(self, name: str, version: str) -> tuple[Manifest, str]:
         path = self.path / name / version / manifests.FILE
-        content = folder.read(path)
+        content = folder.read(path, limit=folder.TEXT_BYTES)
         found = manifests.decode(content, str(path))
         if (found.name, found.version) != (name, version):
             raise ModelError(

@@ -86,6 +86,10 @@ class Column(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ModelError("a transform holds a value that is not finite: fit it on values below 1e300 in size")
         if (self.mean is None) != (self.deviation is None) or (self.deviation is not None and self.deviation <= 0):
             raise ModelError("a scaled column needs a mean and a deviation above 0")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ModelError(f"a column is clipped to {self.low} at least and {self.high} at most: the lower bound goes first")
+        if (self.categories is not None and len(set(self.categories)) != len(self.categories)) or len(self.categories or ()) > CATEGORIES:
+            raise ModelError(f"a one-hot column has each category once, and at most {CATEGORIES}")
         if self.categories is not None and (self.mean is not None or not self.categories):
             raise ModelError("a one-hot column has at least one category and is not scaled")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -8,7 +9,7 @@ from unit.models.networks import INPUTS, fitted
 
 from featureflow.define import spec
 from featureflow.errors import ModelError
-from featureflow.models.manifest import Choice, Manifest, ModelInput, artifact, decode, encode, inputs_of
+from featureflow.models.manifest import Choice, Manifest, ModelInput, Probe, artifact, decode, encode, inputs_of
 from featureflow.models.transform import identity
 
 
@@ -46,7 +47,7 @@ def test_a_manifest_that_was_changed_is_refused_whatever_was_changed() -> None:
             decode(changed, "here")
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"sha256": "x"}', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"sha256": "x"}', b"\xff", b'{"a":' * 100_000])
 def test_something_else_is_no_manifest(content: bytes) -> None:
     with pytest.raises(ModelError, match="here is not a model manifest"):
         decode(content, "here")
@@ -55,6 +56,20 @@ def test_something_else_is_no_manifest(content: bytes) -> None:
 def test_inputs_and_transforms_of_another_width_are_refused() -> None:
     with pytest.raises(ModelError, match="12 columns in all, the transforms take 3"):
         manifest(transforms=identity(3))
+
+
+@pytest.mark.parametrize(("wrong", "says"), [
+    (lambda: ModelInput(name="a", size=0), "input a has 0 columns"),
+    (lambda: ModelInput(name="a", size=-1), "input a has -1 columns"),
+    (lambda: ModelInput(name="a", default=float("nan")), "the default of input a is nan"),
+    (lambda: manifest(inputs=(ModelInput(name="a"), ModelInput(name="a")), transforms=identity(2)), "two inputs have one name: a, a"),
+    (lambda: Probe(rows=(), scores=(), tolerance=0.1), "probe"),
+    (lambda: Probe(rows=((1.0, 2.0), (1.0,)), scores=(1.0, 2.0), tolerance=0.1), "probe"),
+    (lambda: Probe(rows=((1.0,),), scores=(1.0, 2.0), tolerance=0.1), "probe"),
+])
+def test_what_no_writer_of_manifests_makes_is_refused(wrong: Callable[[], object], says: str) -> None:
+    with pytest.raises(ModelError, match=says):
+        wrong()
 
 
 @pytest.mark.parametrize("wrong", [{"name": "../late"}, {"version": ".."}, {"version": ""}, {"variants": {"fp32": artifact("a/b", b"")}}])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import random
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from unit.models.networks import INPUTS, Network, fitted, network, with_gaps
+from unit.models.networks import INPUTS, WIDTH, Network, fitted, network, with_gaps
 
 from featureflow.clock import ManualClock
 from featureflow.define import spec
 from featureflow.errors import DriftError, ModelError
 from featureflow.models import manifest as manifests
+from featureflow.models.folder import TEXT_BYTES
 from featureflow.models.manifest import Manifest, ModelInput, Probe
 from featureflow.models.store import ModelStore
 from featureflow.models.transform import Steps, fit, identity
@@ -138,6 +140,64 @@ def test_list_shows_a_broken_version_with_its_problem(store: ModelStore) -> None
     (found,) = store.list()
     assert found.manifest is None
     assert "is not a model manifest" in (found.problem or "")
+
+
+def test_list_shows_the_versions_of_a_model_whose_aliases_are_broken_and_every_other_model(store: ModelStore) -> None:
+    add(store)
+    add(store, "other")
+    for broken in (b"[]", b'{"a":' * 100_000):
+        (store.path / "late" / "aliases.json").write_bytes(broken)
+        late, other = store.list()
+        assert (late.version, late.aliases, late.manifest) == ("1", (), None)
+        assert "aliases.json is not a JSON object" in (late.problem or "")
+        assert other.problem is None
+
+
+@pytest.mark.parametrize(("nodes", "weight", "says"), [
+    ([("MatMul", "xw", "y")], math.nan, "has no finite score for any of 10 rows"),
+    ([("MatMul", "xw", "y")], math.inf, "has no finite score for any of 10 rows"),
+    ([("MatMul", "xw", "a"), ("Dropout", "ahn", "y")], 1.0, "gives other scores each time"),
+    ([("MatMul", "xw", "a"), ("CumSum", "az", "y")], 1.0, "scores a row by the other rows of its batch too"),
+])
+def test_a_model_without_a_score_for_each_row_by_itself_is_refused(
+    store: ModelStore, tmp_path: Path, nodes: list[tuple[str, str, str]], weight: float, says: str
+) -> None:
+    constants = {"w": np.full((WIDTH, 1), weight, np.float32), "h": np.float32(0.5), "n": np.array(True), "z": np.array(0)}
+    used = {name for _, names, _ in nodes for name in names}
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(op, list(names), [out]) for op, names, out in nodes], "g",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", WIDTH])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", 1])],
+        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items() if name in used],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save_model(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    with pytest.raises(ModelError, match=says):
+        store.add("late", path, inputs=INPUTS, transforms=fitted())
+    assert store.list() == ()
+
+
+def test_a_version_cannot_take_the_place_of_the_aliases(store: ModelStore) -> None:
+    with pytest.raises(ModelError, match="aliases.json"):
+        add(store, version="aliases.json")
+    assert add(store).version == "1"
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "fp32.onnx"])
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(store: ModelStore, file: str) -> None:
+    add(store)
+    (store.path / "late" / "1" / file).unlink()
+    os.mkfifo(store.path / "late" / "1" / file)
+    with pytest.raises(ModelError, match="is no plain file"):
+        store.load("late")
+
+
+def test_a_manifest_of_any_size_is_not_read(store: ModelStore) -> None:
+    add(store)
+    with (store.path / "late" / "1" / "manifest.json").open("ab") as file:
+        file.truncate(TEXT_BYTES + 1)
+    with pytest.raises(ModelError, match="it may have 16,777,216"):
+        store.load("late")
 
 
 def test_an_empty_store_lists_nothing(store: ModelStore) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -113,6 +114,14 @@ def test_steps_that_contradict_each_other_are_refused() -> None:
     for wrong in ({"one_hot": True, "log1p": True}, {"clip": (0.9, 0.1)}, {"categories": 0}, {"impute": math.inf}):
         with pytest.raises(ModelError):
             Steps(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [
+    {"low": 2.0, "high": 1.0}, {"categories": (1.0, 1.0)}, {"categories": tuple(map(float, range(1_001)))},
+])
+def test_values_that_no_fit_gives_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ModelError):
+        Column(**wrong)
 
 
 def test_apply_refuses_another_width() -> None:
