@@ -72,7 +72,7 @@ class Registry:
         5. offset records of new view versions, at the log's beginning, so that they are folded from the start
         6. partition counts, then the project itself, into the mirror: from here on it is served
 
-        Raises LogError where a topic was recreated, OffsetMissingError where an offset record that was made once is gone.
+        Raises LogError where an event has another topic than before or its topic was recreated, OffsetMissingError where an offset record that was made once is gone.
         """
         changes = self.plan(project)
         sources = (*project.sources, *SYSTEM_SOURCES)
@@ -128,15 +128,23 @@ class Registry:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _topic(self, source: spec.Source, partitions: int | Mapping[str, int]) -> TopicState:
+        recorded = self._history.query("topic", {"source": source.name})
+        for row in recorded:
+            if row["topic"] != source.topic:
+                raise LogError(
+                    f"event {source.name!r} was applied with topic {row['topic']!r} and now has {source.topic!r}: history holds its "
+                    "events by partition and offset of the one topic, and would skip as many of the other's. Give the event a new "
+                    "name as well, or its topic as it was"
+                )
         wanted = partitions if isinstance(partitions, int) else partitions.get(source.name, 1)
         self._log.ensure_topic(source.topic, wanted)
         topic = self._log.topic(source.topic)
-        for row in self._history.query("topic", {"source": source.name}):
-            if row["topic"] == source.topic and row["topic_id"] != topic.topic_id:
+        for row in recorded:
+            if row["topic_id"] != topic.topic_id:
                 raise LogError(
                     f"topic {source.topic!r} of event {source.name!r} was deleted and created again (id "
                     f"{topic.topic_id}, was {row['topic_id']}): its "
-                    "offsets name other events now than those in history. Give the event a topic with a new name"
+                    "offsets name other events now than those in history. Give the event a new name, and a topic with a new name"
                 )
         return topic
 

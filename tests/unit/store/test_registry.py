@@ -217,6 +217,22 @@ def test_a_topic_that_was_created_again_is_refused(place: Place) -> None:
         place.registry.apply(PROJECT)
 
 
+def test_an_event_with_another_topic_is_refused_before_that_topic_is_made_and_as_another_event_it_is_read_whole(place: Place) -> None:
+    place.registry.apply(PROJECT)
+    place.history.execute([Statement("advance_history_offset", {
+        "source": "departure", "partition_id": 0, "from_offset": 0, "to_offset": 10,
+    })])
+    moved = msgspec.structs.replace(PROJECT.source("departure"), topic="departures_2")
+    others = tuple(source for source in PROJECT.sources if source.name != "departure")
+    with pytest.raises(LogError, match="'departure' was applied with topic 'departures' and now has 'departures_2'"):
+        place.registry.apply(msgspec.structs.replace(PROJECT, sources=(*others, moved)))
+    with pytest.raises(LogError):
+        place.log.topic("departures_2")
+    named = msgspec.structs.replace(moved, name="departure_2")
+    place.registry.apply(msgspec.structs.replace(PROJECT, sources=(*PROJECT.sources, named)))
+    assert place.history.offsets("departure_2") == {0: 0}
+
+
 def test_what_is_applied_is_known_while_the_mirror_is_away(place: Place) -> None:
     place.registry.apply(PROJECT)
 
