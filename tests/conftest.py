@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import redis
 import sqlalchemy
+from hypothesis import HealthCheck, settings
 
 from featureflow.store.log.kafka import KafkaLog
 from featureflow.store.log.memory import MemoryLog
@@ -25,6 +26,9 @@ from featureflow.store.log.redis_streams import RedisStreamsLog
 from featureflow.store.online.embedded import EmbeddedServer
 from servers import Services
 
+# how long an example takes says nothing on a machine that is busy with something else
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -114,7 +114,7 @@ class ServeRig:
 
     def logged(self) -> list[dict[str, object]]:
         """What stands on the prediction topic, once the log is closed."""
-        self.predictions.close(10.0)
+        self.predictions.close(60.0)
         log = self.rig.memory_log
         consumer = log.consumer("reading", {"p": PREDICTIONS.topic})
         assigned = consumer.poll(timeout_s=5, max_records=1, max_bytes=1).assignment.assigned
@@ -162,7 +162,7 @@ async def serving(
         await scorer.refresh()
         yield ServeRig(rig, reader, scorer, predictions, metrics, models)
     finally:
-        predictions.close(10.0)
+        predictions.close(60.0)
         scorer.models.close()
 
 

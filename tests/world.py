@@ -15,7 +15,6 @@ import math
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,12 +26,14 @@ from typing import Any
 
 import numpy as np
 import redis
+from ports import free_port
 
 import oracle
 from featureflow.cli.context import Context
 from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Project, View
 from featureflow.define.system import DEAD_LETTERS, SYSTEM_SOURCES
+from featureflow.errors import UnavailableError
 from featureflow.kernel import state
 from featureflow.kernel.finalize import Status, ViewKernel
 from featureflow.models.export import export_mlp
@@ -42,8 +43,8 @@ from featureflow.store.registry import mirrored
 from servers import Services
 
 SECOND_US = 1_000_000
-PATIENCE_S = 90.0
-DRAIN_S = 10.0                             # what a process told to end may take
+PATIENCE_S = 150.0                         # never waited for where things work
+DRAIN_S = 60.0                             # of a process told to end: ten are promised, to one that is given a processor
 PARTITIONS = 3
 TESTS = Path(__file__).resolve().parent
 MODEL = "generous"
@@ -113,19 +114,14 @@ class Generous(Model, deadline="5s", drift=0.05):
 
 
 def until(is_so: Callable[[], Any], what: str, *, seconds: float = PATIENCE_S, every: float = 0.02) -> Any:
-    """What ``is_so`` says once it says something true."""
+    """What ``is_so`` says once it says something true. A server that answers too late to tell is asked again."""
     deadline = time.monotonic() + seconds
-    while not (found := is_so()):
+    while True:
+        with contextlib.suppress(UnavailableError):
+            if found := is_so():
+                return found
         assert time.monotonic() < deadline, f"{what}: not so after {seconds:.0f} s"
         time.sleep(every)
-    return found
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 import pytest
 import redis
-from world import MODEL, PARTITIONS, SECOND_US, World, check_state, embedded, free_port, metric, production, until
+from ports import free_port
+from world import MODEL, PARTITIONS, SECOND_US, Http, World, check_state, embedded, metric, production, until
 
 from featureflow.store.log.protocol import Record
 from servers import Services
@@ -114,7 +115,7 @@ def test_each_bad_record_is_counted_and_put_aside_once_with_reason_and_position_
     assert found == {position: reason for position, (reason, _) in expected.items()}
     assert all(letter["detail"] for letter in letters)
     assert all(letter["position"].split("/")[:3] == ["ride", str(letter["partition"]), str(letter["offset"])] for letter in letters)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         text = answer.read().decode()
     for reason, count in Counter(reason for reason, _ in expected.values()).items():
         assert metric(text, "featureflow_ingest_dead_letters_total", source="ride", reason=reason) == count, reason
@@ -124,6 +125,13 @@ def test_each_bad_record_is_counted_and_put_aside_once_with_reason_and_position_
     records = world.records(refused)
     assert len(riders_in_history(world)) == len(records)           # every event, also one from the future
     assert check_state(world, records, [time.time_ns() // 1000]) > 10
+
+
+def whole(scorer: Http, request: object) -> Any:
+    """A score for which the store answered in time, which on a busy machine it does not always."""
+    status, answer = scorer.post(SCORE, request)
+    assert status == 200, answer
+    return answer if not answer["degraded"] else None
 
 
 def riders_in_history(world: World) -> list[str]:
@@ -150,8 +158,8 @@ def test_ids_that_look_like_keys_share_nothing(world: World) -> None:
         assert answer["features"]["rides_1h"]["value"] == n + 1
         assert answer["features"]["spent_1h"]["value"] == (n + 1) * (10.0 + n)
         request = {"entities": {"rider": rider, "zone": 1}, "context": {"hour": 1}, "explain": True}
-        status, answer = scorer.post(SCORE, request)
-        assert (status, answer["features"][0]["rider_now:rides_1h"]["value"]) == (200, n + 1)
+        answer = until(lambda asked=request: whole(scorer, asked), "a score with its features")  # type: ignore[misc]  # bound now
+        assert answer["features"][0]["rider_now:rides_1h"]["value"] == n + 1
     assert scorer.get("/v1/features/rider_now/nobody")[1]["features"]["rides_1h"] == {"value": 0.0, "status": "default", "event_time": None}
     assert worker.told_to_end() == history.told_to_end() == 0
     with redis.Redis.from_url(world.context.online_url) as client:
@@ -201,4 +209,4 @@ def test_a_request_that_cannot_be_answered_is_4xx_and_says_what_to_change(world:
         status, answer = scorer.get(path)
         assert 400 <= status < 500, (path, status, answer)
     assert world.context.log.topic(world.topic_of("ride")).end == before
-    assert scorer.ready()
+    until(scorer.ready, "/readyz")

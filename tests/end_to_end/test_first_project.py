@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -17,29 +16,30 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+from ports import free_port
 
 COMMAND = [sys.executable, "-m", "featureflow.cli"]
 
 
 def featureflow(folder: Path, *words: str) -> Any:
-    done = subprocess.run([*COMMAND, "-p", str(folder), *words, "--json"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*COMMAND, "-p", str(folder), *words, "--json"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def refused(folder: Path, *words: str) -> str:
-    done = subprocess.run([*COMMAND, "-p", str(folder), *words], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*COMMAND, "-p", str(folder), *words], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     return done.stderr
 
 
 def post(port: int, path: str, body: object) -> Any:
     request = Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urlopen(request, timeout=10) as answer:
+    with urlopen(request, timeout=60) as answer:
         return json.loads(answer.read())
 
 
-def wait_for(what: Any, seconds: float = 60) -> Any:
+def wait_for(what: Any, seconds: float = 240) -> Any:
     until = time.monotonic() + seconds
     while True:
         try:
@@ -70,9 +70,7 @@ def held(shop: Path) -> int:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture
@@ -86,20 +84,20 @@ def shop(tmp_path: Path, port: int) -> Iterator[Path]:
     with (tmp_path / "up.log").open("wb") as log:
         up = subprocess.Popen([*COMMAND, "-p", str(folder), "up"], stdout=log, stderr=log, env=environment)
     try:
-        wait_for(lambda: urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).status == 200)
+        wait_for(lambda: urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60).status == 200)
         yield folder
     finally:
         up.send_signal(signal.SIGTERM)
-        assert up.wait(30) == 0, (tmp_path / "up.log").read_text()
+        assert up.wait(60) == 0, (tmp_path / "up.log").read_text()
 
 
 def test_a_new_project_goes_from_events_to_a_quantized_score(shop: Path, port: int) -> None:
     def python(*words: str) -> str:
         return subprocess.run(
-            [sys.executable, *words], cwd=shop, check=True, capture_output=True, text=True, timeout=120
+            [sys.executable, *words], cwd=shop, check=True, capture_output=True, text=True, timeout=300
         ).stdout
 
-    early = subprocess.run([sys.executable, "produce.py", "1"], cwd=shop, capture_output=True, text=True, timeout=60)
+    early = subprocess.run([sys.executable, "produce.py", "1"], cwd=shop, capture_output=True, text=True, timeout=300)
     assert (early.returncode, early.stderr.partition(" (")[0]) == (1, "nothing answers at port 1")
     assert "2000 payments are in the log" in python("produce.py", str(port))
     wait_for(lambda: folded(shop) == 2_000)
@@ -122,10 +120,9 @@ def test_a_new_project_goes_from_events_to_a_quantized_score(shop: Path, port: i
     assert [m["version"] for m in featureflow(shop, "model", "list")] == ["1"]
 
     body = {"entities": {"user": "u13"}, "context": {"amount": 250.0}, "explain": True}
-    answer = wait_for(lambda: post(port, "/v1/score/fraud", body))
+    answer = wait_for(lambda: not (given := post(port, "/v1/score/fraud", body))["degraded"] and given)
     assert 0 <= answer["scores"][0] <= 1
     assert answer["version"] == "1"
     assert answer["provider"] == "cpu"
-    assert answer["degraded"] == []
     assert answer["features"][0]["user_now:spent_1h"]["status"] == "present"
     assert featureflow(shop, "doctor")["ok"]

@@ -131,9 +131,14 @@ def check_answer(view: View, answer: Any, naive: Naive) -> int:
 
 def scored(scorer: Http) -> Any:
     rows = [{"entities": {"rider": rider, "zone": zone}, "context": {"hour": 17}} for rider in RIDERS for zone in (*ZONES, None)]
-    status, answer = scorer.post(f"/v1/score/{MODEL}", {"rows": rows, "explain": True})
-    assert status == 200, answer
-    return answer
+
+    def whole() -> Any:
+        """The store may take longer than the scorer waits, on a busy machine."""
+        status, answer = scorer.post(f"/v1/score/{MODEL}", {"rows": rows, "explain": True})
+        assert status == 200, answer
+        return answer if not answer["degraded"] else None
+
+    return until(whole, "a score with its features")
 
 
 def test_state_bytes_and_answers_are_the_same_embedded_and_in_production_and_are_the_replays(sides: list[Side]) -> None:
@@ -160,7 +165,6 @@ def test_state_bytes_and_answers_are_the_same_embedded_and_in_production_and_are
     scores = [scored(side.scorer) for side in sides]
     for key in ("model", "version", "variant", "provider", "scores", "degraded", "features"):
         assert scores[0][key] == scores[1][key], key
-    assert scores[0]["degraded"] == []
     assert len(set(scores[0]["scores"])) > 20
     for side in sides:
         history = side.world.start("history")

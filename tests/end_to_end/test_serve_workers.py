@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -37,6 +38,8 @@ def test_scorers_that_share_a_port_drain_at_the_same_time_and_end_with_0_within_
             request.sendall(b"POST /v1/events/ride HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
         assert server.told_to_end() == 0, server.said()[-2000:]
         assert all(map(gone, workers))
+        events = [json.loads(line)["event"] for line in server.err().splitlines() if line.startswith("{")]
+        assert events[-4:] == ["draining", "draining", "ended", "ended"]
 
 
 def test_up_ends_the_other_scorers_where_the_first_one_died_and_starts_all_again(tmp_path: Path) -> None:

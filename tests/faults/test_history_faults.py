@@ -7,9 +7,11 @@ import multiprocessing
 import os
 import signal
 import socket
+import sqlite3
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -248,6 +250,27 @@ def test_the_victim_of_a_deadlock_writes_its_batch_again(mysql: SqlHistory, mysq
         appending.join()
     assert errors == []
     assert (mysql.offsets("departure"), offsets_of(mysql)) == ({0: END}, GIVEN.offsets.tolist())
+
+
+def test_a_new_sqlite_file_that_another_process_writes_at_this_moment_is_waited_for(tmp_path: Path) -> None:
+    file, problems = tmp_path / "history.db", list[Exception]()
+
+    def connect() -> None:
+        try:
+            store.ping()
+        except Exception as problem:
+            problems.append(problem)
+
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")           # as before its first commit: the file is not yet one with a write-ahead log
+        store = SqlHistory(f"sqlite:///{file}")
+        connecting = threading.Thread(target=connect)
+        connecting.start()
+        connecting.join(0.3)               # long enough to be refused
+        other.execute("ROLLBACK")
+        connecting.join()
+    store.close()
+    assert problems == []
 
 
 def test_a_second_writer_of_sqlite_waits_for_the_first(sqlite_url: str) -> None:

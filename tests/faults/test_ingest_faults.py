@@ -24,7 +24,7 @@ from servers import Services
 
 IN_HAND = ("after_decode", "after_dead_letters", "after_fold", "before_commit", "after_commit")
 STEPS = ("after_poll", "in_claim", *IN_HAND, "after_advisory")
-PATIENCE_S = 90.0
+PATIENCE_S = 150.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Running:
     def end(self) -> dict[str, int]:
         """SIGTERM; how many commits had which outcome."""
         self.process.terminate()
-        self.process.join(10)
+        self.process.join(PATIENCE_S)
         assert self.process.exitcode == 0
         outcomes: dict[str, int] = self.outcomes.recv()
         return outcomes

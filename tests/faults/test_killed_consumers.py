@@ -14,12 +14,13 @@ import pytest
 import sqlalchemy
 import watched
 from watched import Forked, Hand
-from world import SECOND_US, World, check_state, production, until
+from world import PATIENCE_S, SECOND_US, World, check_state, production, until
 
 from featureflow.store.log.protocol import Record
 from servers import Services
 
-KILLS = 20                                 # of each consumer
+KILLS = 20                                 # of each consumer, at least
+WITH_EVENTS = 15                           # of them with events in hand: a busy machine may take more kills to get there
 LONGEST_LOOK_S = 0.004                     # from seeing events in hand to the kill, at most
 RIDERS = ("ada", "bob:{0}", "c\r\nd", "é*", "'; --", *(f"r{n}" for n in range(30)))
 
@@ -87,12 +88,17 @@ class Killer:
         self.kills: list[Killed] = []
         self.problem: list[BaseException] = []
 
+    @property
+    def hit(self) -> list[Killed]:
+        """Those with events in hand."""
+        return [kill for kill in self.kills if kill.in_hand > 0]
+
     def start(self) -> Forked:
         return watched.start(self.world, self.verb, **self._settings)
 
     def run(self) -> None:
         try:
-            while len(self.kills) < KILLS:
+            while len(self.kills) < KILLS or len(self.hit) < WITH_EVENTS:
                 self.once()
         except BaseException as error:
             self.problem.append(error)
@@ -106,7 +112,7 @@ class Killer:
             if first_commit_s is None and hand.read()[2]:
                 first_commit_s = time.monotonic() - began
             assert process.running(), f"{self.verb} ended by itself:\n{process.said()[-3000:]}"
-            assert time.monotonic() - began < 60, f"{self.verb} polled nothing in 60 s:\n{process.said()[-3000:]}"
+            assert time.monotonic() - began < PATIENCE_S, f"{self.verb} polled nothing in {PATIENCE_S:.0f} s:\n{process.said()[-3000:]}"
             time.sleep(0.0003)
         time.sleep(self.luck.uniform(0.0, LONGEST_LOOK_S))
         process.kill()
@@ -114,7 +120,6 @@ class Killer:
         self.kills.append(Killed(in_hand, seen, first_commit_s))
 
 
-@pytest.mark.timeout(240)
 def test_consumers_killed_twenty_times_each_in_mid_batch_leave_what_a_replay_of_the_log_gives(world: World, tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
@@ -137,13 +142,11 @@ def test_consumers_killed_twenty_times_each_in_mid_batch_leave_what_a_replay_of_
             thread.join()
     assert [*producer.problem, *(problem for killer in killers for problem in killer.problem)] == []
     for killer in killers:
-        hit = [kill for kill in killer.kills if kill.in_hand > 0]
         first = sorted(kill.first_commit_s for kill in killer.kills if kill.first_commit_s is not None)
-        print(f"{killer.verb}: {len(hit)} of {len(killer.kills)} kills with events in hand, {sum(k.in_hand for k in hit)} in all")
+        held = sum(kill.in_hand for kill in killer.hit)
+        print(f"{killer.verb}: {len(killer.hit)} of {len(killer.kills)} kills with events in hand, {held} in all")
         if first:
             print(f"  start to first commit: {first[len(first) // 2]:.2f} s in the median, {first[-1]:.2f} s at most")
-        assert len(killer.kills) == KILLS
-        assert len(hit) >= 0.75 * KILLS
     last = [killer.start() for killer in killers]
     until(world.folded, "the end of the log in the online store")
     until(lambda: world.recorded(("ride", "tip", "featureflow_dead_letters")), "the end of the log in history")

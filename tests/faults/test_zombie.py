@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import redis
 import watched
+from ports import free_port
 from worker_rig import START_US, Rig
-from world import SECOND_US, World, check_state, free_port, metric, production, until
+from world import SECOND_US, World, check_state, metric, production, until
 
 from featureflow.ingest.failpoint import Name
 from featureflow.store.log.protocol import Record
@@ -46,7 +47,7 @@ def produce(world: World, count: int) -> None:
 
 
 def metrics(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         text: str = answer.read().decode()
         return text
 

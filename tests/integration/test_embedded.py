@@ -16,7 +16,7 @@ from featureflow.errors import UnavailableError
 from featureflow.store.online import embedded
 from featureflow.store.online.embedded import EmbeddedServer, server_binary
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 USER = """
 import sys
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import threading
 from collections import Counter
@@ -244,6 +245,44 @@ def test_several_processes_may_migrate_at_once(history_url: str) -> None:
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_two_that_prepare_a_source_at_once_make_each_table_and_column_once(history_url: str, exists: bool) -> None:
+    """Each waits, with the table or column that it has found to be absent, for the other to come as far; a lock keeps that one out."""
+    given = msgspec.structs.replace(DEPARTURE, fields=(*FIELDS, Field(name="gate", type="str", nullable=True)))
+    stores, problems = [SqlHistory(history_url) for _ in range(2)], []
+    stores[0].migrate()
+    if exists:
+        stores[0].ensure_source(DEPARTURE)
+    met = threading.Barrier(2)
+
+    def meet(*_: object) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            met.wait(1)
+
+    def prepare(store: SqlHistory) -> None:
+        try:
+            store.ensure_source(given)
+        except Exception as problem:
+            problems.append(problem)
+
+    def before(connection: object, cursor: object, statement: str, *_: object) -> None:
+        if statement.lstrip().startswith("ALTER TABLE" if exists else "CREATE TABLE"):
+            meet()
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", before)
+    try:
+        threads = [threading.Thread(target=prepare, args=(store,)) for store in stores]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", before)
+    assert problems == []
+    for store in stores:
+        store.close()
 
 
 def test_a_table_that_is_not_there_is_an_error_that_says_what_to_run(history_url: str) -> None:

@@ -11,7 +11,7 @@ from featureflow.errors import LogError, OffsetOutOfRangeError
 from featureflow.store.log.protocol import TRACE_PARENT, Batch, Consumer, Log, Partition, Polled, Record
 
 TOPIC_PARTITIONS = 3
-PATIENCE_S = 30.0                          # an upper bound, never waited for where things work
+PATIENCE_S = 90.0                          # an upper bound, never waited for where things work
 
 
 @pytest.fixture

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import redis
 import uvloop
+from ports import free_port
 
 from featureflow.errors import UnavailableError
 from featureflow.store.online import reader
 from featureflow.store.online.embedded import EmbeddedServer
 from featureflow.store.online.reader import AsyncReader
+
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
@@ -26,7 +29,7 @@ def run(request: pytest.FixtureRequest) -> Callable[[Awaitable[None]], None]:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not is_so():
             await asyncio.sleep(0.005)
 
@@ -36,7 +39,7 @@ def test_reads_at_once_each_get_their_own_answer(redis_url: str, run: Callable[[
         raw.mset({f"k{i}": b"\r\n$-1" * i for i in range(200)})
 
     async def main() -> None:
-        reader = AsyncReader(redis_url)
+        reader = AsyncReader(redis_url, timeout_s=PATIENCE_S)
         answers = await asyncio.gather(*(reader.read([f"k{i}".encode(), b"absent", f"k{i}".encode()]) for i in range(200)))
         assert answers == [[b"\r\n$-1" * i, None, b"\r\n$-1" * i] for i in range(200)]
         assert await reader.read([]) == []
@@ -50,7 +53,7 @@ def test_one_read_sees_one_moment(redis_url: str, run: Callable[[Awaitable[None]
     keys = [f"k{i}".encode() for i in range(50)]
 
     async def main() -> None:
-        reader, writer = AsyncReader(redis_url), AsyncReader(redis_url)
+        reader, writer = AsyncReader(redis_url, timeout_s=PATIENCE_S), AsyncReader(redis_url, timeout_s=PATIENCE_S)
         for n in range(50):
             both = dict.fromkeys(keys, str(n).encode())
             write = (b"MSET", *(part for pair in both.items() for part in pair))
@@ -66,7 +69,7 @@ def test_a_value_of_another_type_is_an_absent_one_and_an_error_reply_is_told(
     redis_url: str, run: Callable[[Awaitable[None]], None]
 ) -> None:
     async def main() -> None:
-        reader = AsyncReader(redis_url)
+        reader = AsyncReader(redis_url, timeout_s=PATIENCE_S)
         await reader.execute((b"LPUSH", b"list", b"x"))
         assert await reader.read([b"list"]) == [None]
         with pytest.raises(UnavailableError, match="WRONGTYPE"):
@@ -78,8 +81,7 @@ def test_a_value_of_another_type_is_an_absent_one_and_an_error_reply_is_told(
 
 
 def test_nobody_there_is_told_at_once_with_the_setting_and_without_the_password() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+    port = free_port()
 
     async def main() -> None:
         reader = AsyncReader(f"redis://user:secret@127.0.0.1:{port}/0")
@@ -106,10 +108,10 @@ def test_a_password_and_a_database_are_used(tmp_path: Path) -> None:
 
         async def main() -> None:
             for url in (f"redis://:p%40ss@127.0.0.1:{port}/3", f"redis://127.0.0.1:{port}?db=3&password=p%40ss"):
-                reader = AsyncReader(url)
+                reader = AsyncReader(url, timeout_s=PATIENCE_S)
                 assert await reader.read([b"a"]) == [b"3"], "as the worker reads the same URL"
                 await reader.close()
-            stranger = AsyncReader(f"redis://127.0.0.1:{port}/3")
+            stranger = AsyncReader(f"redis://127.0.0.1:{port}/3", timeout_s=PATIENCE_S)
             with pytest.raises(UnavailableError, match="NOAUTH"):
                 await stranger.read([b"a"])
             await stranger.close()
@@ -122,7 +124,7 @@ def test_a_server_that_stalls_costs_no_more_than_the_time_given(tmp_path: Path, 
     with EmbeddedServer(tmp_path) as server:
 
         async def main() -> None:
-            reader = AsyncReader(server.url)
+            reader = AsyncReader(server.url, timeout_s=PATIENCE_S)
             await reader.execute((b"SET", b"a", b"1"))
             os.kill(server.pid, signal.SIGSTOP)
             try:
@@ -141,7 +143,10 @@ def test_a_connection_that_died_silently_is_given_up_after_three_reads(tmp_path:
 
         async def main() -> None:
             reader = AsyncReader(server.url, timeout_s=0.05)
-            await reader.execute((b"SET", b"a", b"1"))
+            with suppress(UnavailableError):
+                await reader.start()
+            await until(lambda: reader.connected)
+            await reader.execute((b"SET", b"a", b"1"), timeout_s=PATIENCE_S)
             os.kill(server.pid, signal.SIGSTOP)
             try:
                 for _ in range(3):
@@ -151,7 +156,7 @@ def test_a_connection_that_died_silently_is_given_up_after_three_reads(tmp_path:
             finally:
                 os.kill(server.pid, signal.SIGCONT)
             await until(lambda: reader.connected)
-            assert await reader.read([b"a"], timeout_s=1.0) == [b"1"]
+            assert await reader.read([b"a"], timeout_s=PATIENCE_S) == [b"1"]
             await reader.close()
 
         asyncio.run(main())
@@ -161,10 +166,10 @@ def test_a_lost_connection_fails_what_was_under_way_and_comes_back_by_itself(
     redis_url: str, run: Callable[[Awaitable[None]], None]
 ) -> None:
     async def main() -> None:
-        reader = AsyncReader(redis_url)
+        reader = AsyncReader(redis_url, timeout_s=PATIENCE_S)
         await reader.execute((b"SET", b"a", b"1"))
         me = await reader.execute((b"CLIENT", b"ID"))
-        blocked = asyncio.create_task(reader.execute((b"BLPOP", b"nothing", b"0"), timeout_s=5.0))
+        blocked = asyncio.create_task(reader.execute((b"BLPOP", b"nothing", b"0"), timeout_s=PATIENCE_S))
         await asyncio.sleep(0)
         with redis.Redis.from_url(redis_url) as raw:
             raw.client_kill_filter(_id=me)
@@ -179,11 +184,29 @@ def test_a_lost_connection_fails_what_was_under_way_and_comes_back_by_itself(
     run(main())
 
 
+def test_a_read_that_begins_right_after_its_connection_was_lost_is_not_left_waiting(redis_url: str) -> None:
+    async def main() -> None:
+        reader = AsyncReader(redis_url, timeout_s=PATIENCE_S)
+        await reader.start()
+        connection = reader._connection
+        assert connection is not None
+        assert connection._transport is not None
+        connection._transport.abort()
+        await connection.lost
+        answer = connection.ask(b"PING\r\n")
+        assert answer.done()
+        with pytest.raises(ConnectionResetError):
+            await answer
+        await reader.close()
+
+    asyncio.run(main())
+
+
 def test_closing_lets_the_loop_end_and_fails_what_was_under_way(redis_url: str, run: Callable[[Awaitable[None]], None]) -> None:
     async def main() -> None:
-        reader = AsyncReader(redis_url)
+        reader = AsyncReader(redis_url, timeout_s=PATIENCE_S)
         await reader.start()
-        blocked = asyncio.create_task(reader.execute((b"BLPOP", b"nothing", b"0"), timeout_s=5.0))
+        blocked = asyncio.create_task(reader.execute((b"BLPOP", b"nothing", b"0"), timeout_s=PATIENCE_S))
         await asyncio.sleep(0.01)
         await reader.close()
         with pytest.raises(UnavailableError):
@@ -192,18 +215,10 @@ def test_closing_lets_the_loop_end_and_fails_what_was_under_way(redis_url: str, 
     run(main())
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def test_a_reader_is_closed_even_while_a_connection_is_being_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "FIRST_WAIT_S", 0.0005)
     monkeypatch.setattr(reader, "LONGEST_WAIT_S", 0.0005)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
 
     async def close_at_every_turn_of_the_loop() -> None:
         for turns in range(200):
@@ -212,6 +227,6 @@ def test_a_reader_is_closed_even_while_a_connection_is_being_refused(monkeypatch
                 await opened.start()
             for _ in range(turns % 40):
                 await asyncio.sleep(0)
-            await asyncio.wait_for(opened.close(), 5)
+            await asyncio.wait_for(opened.close(), PATIENCE_S)
 
     uvloop.run(close_at_every_turn_of_the_loop())

@@ -19,12 +19,14 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+from ports import free_port
 from serve_rig import WITH_MODELS, Rig, models_in
 from worker_rig import RIDERS
 
 from featureflow.define.system import PREDICTIONS
 from featureflow.errors import SettingsError, UnavailableError
 from featureflow.models.store import ModelStore
+from featureflow.serve import deadline
 from featureflow.serve.app import ServeOptions, Server
 from featureflow.store.log.memory import MemoryLog
 from featureflow.store.online.embedded import EmbeddedServer
@@ -71,7 +73,7 @@ async def fetch(client: aiohttp.ClientSession, url: str, body: object = None) ->
         return response.status, await response.json(content_type=None)
 
 
-async def until(true: Callable[[], Any], within_s: float = 20.0) -> None:
+async def until(true: Callable[[], Any], within_s: float = 90.0) -> None:
     """Wait for something that will come true by itself."""
     end = monotonic() + within_s
     while not await true():
@@ -79,7 +81,9 @@ async def until(true: Callable[[], Any], within_s: float = 20.0) -> None:
         await asyncio.sleep(0.02)
 
 
-def test_what_is_served_is_what_the_log_says(redis_url: str, models: ModelStore) -> None:
+def test_what_is_served_is_what_the_log_says(redis_url: str, models: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deadline, "FETCH_MOST_S", 60.0)            # nothing here is to be told from a server that hangs
+
     async def go() -> None:
         rig = fed(redis_url)
         async with served(redis_url, rig, models) as (address, client, _):
@@ -114,12 +118,10 @@ def test_what_is_served_is_what_the_log_says(redis_url: str, models: ModelStore)
 
 def test_a_store_that_is_down_at_start_is_an_error_that_names_its_setting(models: ModelStore) -> None:
     async def go() -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            url = f"redis://127.0.0.1:{free.getsockname()[1]}/0"
-            server = Server(online_url=url, log_store=MemoryLog(), models=models, clock=Rig().clock, options=OPTIONS)
-            with pytest.raises(UnavailableError, match=r"online\.url"):
-                await server.start()
+        url = f"redis://127.0.0.1:{free_port()}/0"
+        server = Server(online_url=url, log_store=MemoryLog(), models=models, clock=Rig().clock, options=OPTIONS)
+        with pytest.raises(UnavailableError, match=r"online\.url"):
+            await server.start()
 
     asyncio.run(go())
 
@@ -244,7 +246,7 @@ def test_sigterm_finishes_the_requests_under_way_logs_them_and_ends_with_0(
             return statuses
 
         statuses = asyncio.run(go())
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         assert statuses.count(200) >= 200
         logged = int(out.split()[1])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from featureflow.errors import SettingsError
 
@@ -59,7 +61,12 @@ def _sqlite(url: URL, setting: str) -> Engine:
 
     def on_connect(connection: Any, _record: object) -> None:
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
+        attempts = Retrying(
+            retry=retry_if_exception(_is_busy), stop=stop_after_delay(LOCK_WAIT_S), wait=wait_random(0, 0.05), reraise=True
+        )
+        for attempt in attempts:           # while another process writes to a new file, SQLite refuses this at once, whatever its time-out
+            with attempt:
+                cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.close()
 
@@ -71,6 +78,10 @@ def _sqlite(url: URL, setting: str) -> Engine:
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
     return engine
+
+
+def _is_busy(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorname.startswith("SQLITE_BUSY")
 
 
 def collation_of(connection: Connection) -> str | None:

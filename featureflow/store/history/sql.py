@@ -26,7 +26,7 @@ from featureflow.store.history.event_table import (
     rows_of,
 )
 from featureflow.store.history.failure import Failure, failure_of
-from featureflow.store.history.migrate import upgrade
+from featureflow.store.history.migrate import alone, upgrade
 from featureflow.store.history.protocol import Extent, HistoryPage, Statement
 from featureflow.store.history.queries import named
 from featureflow.store.history.schema import change_columns
@@ -63,10 +63,11 @@ class SqlHistory:
     def ensure_source(self, source: Source) -> None:
         def work(connection: Connection) -> None:
             table = event_table(source, collation=collation_of(connection))
-            if inspect(connection).has_table(table.name):
-                change_columns(connection, source, table)
-            else:
-                table.create(connection, checkfirst=True)
+            with alone(connection):
+                if inspect(connection).has_table(table.name):
+                    change_columns(connection, source, table)
+                else:
+                    table.create(connection)
 
         self._transact(work)
 

@@ -37,6 +37,9 @@ class _Connection(asyncio.Protocol):
 
     def ask(self, packed: bytes) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()
+        if self.lost.done():               # whoever keeps us has not heard of it yet, and nobody would end the wait
+            future.set_exception(ConnectionResetError("the connection is lost"))
+            return future
         self._waiting.append(future)
         if not self._out:
             self._loop.call_soon(self._flush)

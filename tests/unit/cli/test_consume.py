@@ -9,6 +9,7 @@ import threading
 from urllib.request import urlopen
 
 import pytest
+from ports import free_port
 
 from featureflow.cli import consume
 from featureflow.define.spec import Project, Request
@@ -17,9 +18,7 @@ from featureflow.settings import WorkerSettings
 
 
 def test_metrics_are_served_where_the_settings_say_and_gone_afterwards() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     settings = WorkerSettings(metrics_port=port)
     with consume.metrics("ingest", settings), urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         assert answer.status == 200
@@ -41,7 +40,7 @@ def test_a_signal_asks_to_stop_and_its_handler_is_put_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with consume.stopping() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.wait(5)
+        assert stop.wait(60)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -56,7 +55,7 @@ def test_a_consumer_runs_again_with_the_definitions_that_are_applied_meanwhile(m
             applied[0] = new
         else:
             stop.set()
-        assert leave.wait(5)
+        assert leave.wait(60)
 
     consume.follow(stop, lambda: applied[0], run)
     assert ran == [old, new]
@@ -78,7 +77,7 @@ def test_definitions_that_cannot_be_read_any_more_end_the_consumer_with_that_err
 
     def run(project: Project, leave: threading.Event) -> None:
         broken.set()
-        assert leave.wait(5), "nobody would tell it of a signal either"
+        assert leave.wait(60), "nobody would tell it of a signal either"
 
     with pytest.raises(StateError, match="no right to read them"):
         consume.follow(threading.Event(), current, run)

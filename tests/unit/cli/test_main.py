@@ -20,7 +20,7 @@ main()
 
 
 def run(*words: str, code: str = "from featureflow.cli.main import main; main()") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=300)
 
 
 def test_help_lists_every_verb() -> None:

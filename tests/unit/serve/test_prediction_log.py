@@ -103,7 +103,7 @@ def test_what_is_offered_is_appended_in_order_and_closing_waits_for_it() -> None
     journal.start()
     for _ in range(5):
         assert journal.offer(predictions())
-    journal.close(10.0)
+    journal.close(60.0)
     assert (log.count(), sum(logged), dropped, journal.waiting) == (10, 10, {}, 0)
 
 
@@ -115,7 +115,7 @@ def test_what_does_not_fit_the_queue_is_dropped_and_counted_at_once() -> None:
     assert [journal.offer(predictions()) for _ in range(4)] == [True, True, False, False]
     assert dropped == {"queue_full": 4}
     log.door.set()
-    journal.close(10.0)
+    journal.close(60.0)
     assert log.count() == 4
 
 
@@ -127,7 +127,7 @@ def test_a_log_that_is_down_is_tried_again_and_nothing_is_lost() -> None:
     journal.offer(predictions())
     while log.calls < 2:
         threading.Event().wait(0.001)
-    journal.close(10.0)
+    journal.close(60.0)
     assert (log.count(), dropped, journal.problem) == (2, {}, None)
 
 
@@ -137,7 +137,7 @@ def test_what_cannot_be_appended_before_the_end_is_counted() -> None:
     journal, dropped, _ = logging(log)
     journal.start()
     journal.offer(predictions())
-    journal.close(10.0)
+    journal.close(60.0)
     assert dropped == {"shutdown": 2}
     assert journal.problem is not None
     assert "log.url" in journal.problem
@@ -150,5 +150,5 @@ def test_a_record_beyond_the_logs_bound_is_dropped_and_the_others_are_not() -> N
     big.rows[0].context = {"note": "x" * 70_000}
     journal.start()
     journal.offer(big)
-    journal.close(10.0)
+    journal.close(60.0)
     assert (log.count(), dropped) == (1, {"too_large": 1})

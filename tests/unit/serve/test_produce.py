@@ -26,7 +26,7 @@ class WatchedLog(MemoryLog):
 
     def append(self, topic: str, records: Sequence[Record]) -> list[tuple[int, int]]:
         self.entered.set()
-        self.door.wait(10)
+        self.door.wait(60)
         self.calls.append((topic, len(records)))
         return super().append(topic, records)
 
@@ -37,7 +37,7 @@ def test_posts_that_wait_leave_together_and_each_is_told_its_own_positions() -> 
         producer = Producer(log)
         producer.start()
         first = asyncio.create_task(producer.append("a", [Record(b"0")]))
-        await asyncio.to_thread(log.entered.wait, 10)
+        await asyncio.to_thread(log.entered.wait, 60)
         posts = [asyncio.create_task(producer.append("a", [Record(b"%d" % i), Record(b"x")])) for i in range(3)]
         other = asyncio.create_task(producer.append("b", [Record(b"b")]))
         await asyncio.sleep(0)
@@ -46,7 +46,7 @@ def test_posts_that_wait_leave_together_and_each_is_told_its_own_positions() -> 
         assert await asyncio.gather(*posts) == [[(0, 1), (0, 2)], [(0, 3), (0, 4)], [(0, 5), (0, 6)]]
         assert await other == [(0, 0)]
         assert log.calls == [("a", 1), ("a", 6), ("b", 1)]
-        producer.close(10)
+        producer.close(60)
 
     asyncio.run(go())
 
@@ -60,7 +60,7 @@ def test_a_refusal_reaches_the_posts_it_belongs_to_and_the_next_post_is_tried() 
         with pytest.raises(LogError):
             await producer.append("no such topic", [Record(b"0")])
         assert await producer.append("a", [Record(b"0")]) == [(0, 0)]
-        producer.close(10)
+        producer.close(60)
 
     asyncio.run(go())
 
@@ -78,6 +78,6 @@ def test_more_than_the_queue_holds_is_refused_at_once(monkeypatch: pytest.Monkey
         log.door.set()
         await held
         assert await producer.append("a", [Record(b"0")]) == [(0, 3)]
-        producer.close(10)
+        producer.close(60)
 
     asyncio.run(go())
