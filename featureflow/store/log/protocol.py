@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 TRACE_PARENT = "traceparent"               # the W3C header that a record may carry
@@ -70,8 +71,7 @@ class TopicState:
     end: dict[int, int]                    # next offset to be written
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(Struct, frozen=True):  # a struct is made in a tenth of a dataclass's time, and every score makes one
     """One record to append. ``partition`` None: chosen by the key's hash, round robin without a key."""
 
     value: bytes

@@ -13,6 +13,7 @@ Offsets have no gaps, so a gap that is read means that records were deleted.
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
@@ -37,6 +38,18 @@ def topic_key(topic: str) -> str:
 
 def stream_key(topic: str, partition: int) -> str:
     return f"log:{{0}}:{topic}:{partition}"
+
+
+def _names(record: Record) -> tuple[str, ...]:
+    """The fields of a record's entry."""
+    names = ("v",) if record.key is None else ("k", "v")
+    return (*names, *("h:" + name for name, _ in record.headers)) if record.headers else names
+
+
+def _values(record: Record) -> tuple[bytes, ...]:
+    """Their values."""
+    values = (record.value,) if record.key is None else (record.key, record.value)
+    return (*values, *(value for _, value in record.headers)) if record.headers else values
 
 
 class RedisStreamsLog:
@@ -117,23 +130,22 @@ class RedisStreamsLog:
         topic_id, partitions = self._identity(topic)
         chosen = [self._partitioner.partition(record, partitions) for record in records]
         written = sorted(set(chosen))
-        stream = {partition: index for index, partition in enumerate(written, 1)}
         arguments: list[Any] = [topic_id, len(written), *written]
-        for partition, record in zip(chosen, records, strict=True):
-            fields: list[Any] = [] if record.key is None else [b"k", record.key]
-            fields += [b"v", record.value]
-            for name, value in record.headers:
-                fields += [b"h:" + name.encode(), value]
-            arguments += [stream[partition], len(fields), *fields]
+        for stream, partition in enumerate(written, 1):
+            own = records if len(written) == 1 else [r for r, p in zip(records, chosen, strict=True) if p == partition]
+            for names, run in itertools.groupby(own, _names):
+                values = [value for record in run for value in _values(record)]
+                arguments += (stream, len(names), len(values) // len(names), *names, *values)
         names = [topic_key(topic), *(stream_key(topic, partition) for partition in written)]
         try:
-            offsets = self._call(
+            first = self._call(
                 f"append to topic {topic!r}", lambda: self._append(keys=names, args=arguments), writing=True
             )
         except LogError:
             self._known.pop(topic, None)   # recreated: the next append asks for its new id
             raise
-        return list(zip(chosen, offsets, strict=True))
+        upcoming = {partition: itertools.count(offset) for partition, offset in zip(written, first, strict=True)}
+        return [(partition, next(upcoming[partition])) for partition in chosen]
 
     def ping(self) -> str:
         def ask() -> str:
