@@ -136,10 +136,10 @@ class RedisStreamsLog:
             for names, run in itertools.groupby(own, _names):
                 values = [value for record in run for value in _values(record)]
                 arguments += (stream, len(names), len(values) // len(names), *names, *values)
-        names = [topic_key(topic), *(stream_key(topic, partition) for partition in written)]
+        keys = [topic_key(topic), *(stream_key(topic, partition) for partition in written)]
         try:
             first = self._call(
-                f"append to topic {topic!r}", lambda: self._append(keys=names, args=arguments), writing=True
+                f"append to topic {topic!r}", lambda: self._append(keys=keys, args=arguments), writing=True
             )
         except LogError:
             self._known.pop(topic, None)   # recreated: the next append asks for its new id
