@@ -25,8 +25,8 @@ from featureflow.define import spec
 from featureflow.define.project import load
 from featureflow.kernel.finalize import ViewKernel
 from featureflow.kernel.state import parse
-from featureflow.store import keys
 from featureflow.store.history.sql import SqlHistory
+from featureflow.store.keys import Keys
 from featureflow.store.log.open import open_log
 from featureflow.store.online import record
 from featureflow.store.online.redis import RedisOnlineStore
@@ -90,11 +90,11 @@ def verify(
     """Compare every feature of 300 users with a numpy replay; raises where one differs."""
     view, source = project.views[0], project.sources[0]
     kernel = ViewKernel(view, {source.name: source})
-    online = RedisOnlineStore(servers.redis)
+    online, names = RedisOnlineStore(servers.redis), Keys(project.name)
     sample = np.unique(users)[:: max(1, len(np.unique(users)) // 300)]
     q = int(at.max())
     blobs = online.read(
-        [keys.state_key(view.entity, f"user-{u:07d}", view.id, source.name, None) for u in sample.tolist()]
+        [names.state(view.entity, f"user-{u:07d}", view.id, source.name, None) for u in sample.tolist()]
     )
     layout = kernel.layouts[source.name]
     values = kernel.finalize({source.name: parse(layout, [[blob] for blob in blobs])}, np.full(len(sample), q)).values
@@ -127,7 +127,7 @@ def memory_per_entity(servers: Servers, project: spec.Project) -> float:
     view, source = project.views[0], project.sources[0]
     with servers.client() as client:
         used = [
-            client.memory_usage(keys.state_key(view.entity, f"user-{u:07d}", view.id, source.name, None)) or 0
+            client.memory_usage(Keys(project.name).state(view.entity, f"user-{u:07d}", view.id, source.name, None)) or 0
             for u in range(0, USERS, 50)
         ]
     return float(np.mean(used))
@@ -192,7 +192,7 @@ def freshness(servers: Servers, project: spec.Project, topic: str) -> dict[str, 
             began = time.perf_counter()
             body = f'{{"at":{time.time_ns() // 1000},"user":"user-0000001","amount":1.0}}'
             sent = producer.send(topic, body.encode(), b"user-0000001").get(10)
-            key = keys.offset_key(view.id, source.name, sent.partition)
+            key = Keys(project.name).offset(view.id, source.name, sent.partition)
             while record.decode(client.get(key)).offset <= sent.offset:
                 time.sleep(0.0005)
             taken.append((time.perf_counter() - began) * 1e3)

@@ -141,6 +141,7 @@ def main() -> None:
     try:
         shutil.copy(HERE / "purchases.py", folder / "features.py")
         (folder / "featureflow.toml").write_text(
+            '[project]\nname = "benchmark"\n'
             f'[log]\nurl = "{servers.redis}"\n[online]\nurl = "{servers.redis}"\nstale_after = "1d"\n[serve]\nport = {port}\n'
         )
         with Context(folder, {}) as here:

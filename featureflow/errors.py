@@ -11,7 +11,8 @@
     ├── LogError                 the event log cannot be read from where it must be
     │   └── OffsetOutOfRangeError
     ├── HistoryError
-    │   └── OffsetConflictError  another history writer moved the offset
+    │   ├── OffsetConflictError  another history writer moved the offset
+    │   └── TablesMissingError   nothing was applied to this database yet, or an older version was
     ├── ModelError               a model cannot be loaded, is corrupted, or gave a bad answer
     │   └── DriftError           a quantized variant is too far from FP32
     └── RequestError             the caller's request; becomes problem+json
@@ -39,7 +40,7 @@ class DefinitionError(FeatureFlowError):
 
 
 class SettingsError(FeatureFlowError):
-    """A setting is absent or malformed."""
+    """A setting is absent, malformed, or points at what is another project's."""
 
 
 class UnavailableError(FeatureFlowError):
@@ -76,6 +77,10 @@ class HistoryError(FeatureFlowError):
 
 class OffsetConflictError(HistoryError):
     """Another history writer has moved this partition's offset; nothing was written."""
+
+
+class TablesMissingError(HistoryError):
+    """The database lacks tables that ``featureflow apply`` makes."""
 
 
 class ModelError(FeatureFlowError):

@@ -17,10 +17,12 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
+from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import SettingsError
 
 FILE = "featureflow.toml"
 EMBEDDED = "embedded"
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 _DURATION_US = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
@@ -35,6 +37,7 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ProjectSettings(_Section, frozen=True):
+    name: str = ""  # what it is called on servers that projects share; empty: "default", on servers of its own only
     definitions: str = "features.py"  # the file that says what features are
     data: str = ".featureflow"  # embedded servers and SQLite keep their files here
 
@@ -67,7 +70,7 @@ class ServeSettings(_Section, frozen=True):
 class WorkerSettings(_Section, frozen=True):
     """Of ``ingest`` and ``history`` alike."""
 
-    group: str = ""  # consumer group; empty: featureflow-ingest, featureflow-history
+    group: str = ""  # consumer group; empty: featureflow.NAME.ingest, featureflow.NAME.history
     member: str = ""  # durable name of this member (static membership); empty: none
     metrics_host: str = "127.0.0.1"
     metrics_port: Port = 0  # 0: no metrics endpoint
@@ -93,6 +96,11 @@ class Settings(_Section, frozen=True):
     clock: ClockSettings = ClockSettings()
     tracing: TracingSettings = TracingSettings()
     folder: str = "."  # where the file stood; relative paths start here
+
+    @property
+    def name(self) -> str:
+        """The project's name, on shared servers part of every topic, consumer group and key that is its own."""
+        return self.project.name or DEFAULT_PROJECT
 
     def path(self, relative: str) -> Path:
         """A path of the settings, relative to the project's folder."""
@@ -124,7 +132,24 @@ def load(folder: Path, environment: Mapping[str, str]) -> Settings:
     except msgspec.ValidationError as error:
         raise SettingsError(f"{file}: {error}. Correct that value, or remove it to use the default") from error
     duration_us(settings.online.stale_after, "online.stale_after")
+    _check_name(settings, file)
     return settings
+
+
+def _check_name(settings: Settings, file: Path) -> None:
+    """Names go into topics, consumer groups and keys, and no other project on the same servers may have the same ones."""
+    name = settings.project.name
+    if name and NAME.fullmatch(name) is None:
+        raise SettingsError(
+            f"project.name = {name!r} is no project's name; write up to 64 lower-case letters, digits, - and _, a letter or digit first"
+        )
+    urls = {"log.url": settings.log.url, "online.url": settings.online.url, "history.url": settings.history.url}
+    shared = [key for key, url in urls.items() if url != EMBEDDED and not url.startswith("sqlite:")]
+    if shared and not name:
+        raise SettingsError(
+            f"{', '.join(shared)} may be shared with other projects, and this one has no name. Write into {file}, and keep it:\n"
+            '  [project]\n  name = "..."'
+        )
 
 
 def duration_us(text: str, key: str) -> int:

@@ -16,8 +16,8 @@ import numpy as np
 from aiohttp import web
 from worker_rig import PROJECT, TRIP, Rig
 
-from featureflow.define.spec import Call, Column, Field, Input, Literal, Model, Project, Request
-from featureflow.define.system import PREDICTIONS
+from featureflow.define import system
+from featureflow.define.spec import DEFAULT_PROJECT, Call, Column, Field, Input, Literal, Model, Project, Request
 from featureflow.models.export import export_mlp
 from featureflow.models.manifest import inputs_of
 from featureflow.models.store import ModelStore
@@ -32,6 +32,8 @@ from featureflow.serve.scorer import Scorer
 from featureflow.serve.upkeep import Upkeep
 from featureflow.store.online.protocol import OnlineStore
 from featureflow.store.registry import PROJECT_DOCUMENT
+
+PREDICTIONS = system.predictions(DEFAULT_PROJECT)
 
 ASK = Request(
     name="ask",
@@ -144,6 +146,7 @@ async def serving(
     reader, metrics = DirectReader(rig.online), Metrics()
     predictions = PredictionLog(
         rig.log,
+        PREDICTIONS.topic,
         capacity_rows=capacity_rows,
         dropped=lambda reason, n: metrics.dropped.labels(reason).inc(n),
         logged=metrics.logged.inc,

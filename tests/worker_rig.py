@@ -11,7 +11,9 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from featureflow.clock import ManualClock
+from featureflow.define import system
 from featureflow.define.spec import (
+    DEFAULT_PROJECT,
     Aggregation,
     Call,
     Column,
@@ -25,7 +27,6 @@ from featureflow.define.spec import (
     Window,
     with_version,
 )
-from featureflow.define.system import DEAD_LETTERS
 from featureflow.errors import UnavailableError, UnknownOutcomeError
 from featureflow.ingest.decode import Decoder
 from featureflow.ingest.failpoint import Failpoint, unarmed
@@ -35,7 +36,7 @@ from featureflow.kernel import state
 from featureflow.kernel.events import Events
 from featureflow.kernel.finalize import Values, ViewKernel
 from featureflow.kernel.replay import recompute
-from featureflow.store.keys import state_key
+from featureflow.store.keys import Keys
 from featureflow.store.log.memory import MemoryLog
 from featureflow.store.log.protocol import Batch, Log, Record
 from featureflow.store.online.memory import MemoryOnlineStore
@@ -43,6 +44,7 @@ from featureflow.store.online.protocol import Claim, Commit, Committed, OffsetRe
 from featureflow.store.registry import partitions_document
 from featureflow.tracing import Tracer
 
+KEYS = Keys(DEFAULT_PROJECT)
 SECOND_US = 1_000_000
 START_US = 1_700_000_000 * SECOND_US
 WINDOWS = (
@@ -209,7 +211,7 @@ class Rig:
         self.project, (self.source,) = project, project.sources
         self.partitions = partitions
         self.log.ensure_topic(self.source.topic, partitions)
-        self.log.ensure_topic(DEAD_LETTERS.topic, 1)
+        self.log.ensure_topic(system.dead_letters(DEFAULT_PROJECT).topic, 1)
         self.online.put_meta(partitions_document(self.source.name), str(partitions).encode())
         topic_id = self.log.topic(self.source.topic).topic_id
         for view in project.views:
@@ -282,7 +284,7 @@ class Rig:
         layout, ids = kernel.layouts["trip"], _ids(view)
         owners: list[int | None] = [None] if layout.keyed else list(range(self.partitions))
         blobs = [
-            self.online.read([state_key(layout.entity, entity_id, view.id, "trip", owner) for owner in owners])
+            self.online.read([KEYS.state(layout.entity, entity_id, view.id, "trip", owner) for owner in owners])
             for entity_id in ids
         ]
         return kernel.finalize({"trip": state.parse(layout, blobs)}, np.full(len(ids), q_us, np.int64))
@@ -323,7 +325,7 @@ class Rig:
 
     def letters(self) -> list[dict[str, object]]:
         """What stands on the dead-letter topic."""
-        topic = DEAD_LETTERS.topic
+        topic = system.dead_letters(DEFAULT_PROJECT).topic
         return [json.loads(value) for batch in self._read(topic, self.log.topic(topic).end) for value in batch.values if value]
 
 

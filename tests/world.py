@@ -31,13 +31,13 @@ from ports import free_port
 import oracle
 from featureflow.cli.context import Context
 from featureflow.clock import NO_TIME_US
+from featureflow.define import system
 from featureflow.define.spec import Project, View
-from featureflow.define.system import DEAD_LETTERS, SYSTEM_SOURCES
 from featureflow.errors import UnavailableError
 from featureflow.kernel import state
 from featureflow.kernel.finalize import Status, ViewKernel
 from featureflow.models.export import export_mlp
-from featureflow.store.keys import state_key
+from featureflow.store.keys import Keys
 from featureflow.store.log.protocol import Batch
 from featureflow.store.registry import mirrored
 from servers import Services
@@ -242,10 +242,9 @@ class World:
         (folder / "features.py").write_text(DEFINITIONS.format(topic=topic))
         self.serve_port = free_port()
         self.settings = {
+            "FEATUREFLOW_PROJECT_NAME": topic,
             "FEATUREFLOW_LOG_PARTITIONS": str(PARTITIONS),
             "FEATUREFLOW_SERVE_PORT": str(self.serve_port),
-            "FEATUREFLOW_INGEST_GROUP": f"{topic}-ingest",
-            "FEATUREFLOW_HISTORY_WRITER_GROUP": f"{topic}-history",
             **settings,
         }
         self._exits = contextlib.ExitStack()
@@ -328,7 +327,7 @@ class World:
     def recorded(self, sources: Iterable[str] = ("ride", "tip")) -> bool:
         """Whether history has come to the end of every partition."""
         for name in sources:
-            source = next(s for s in (*self.project.sources, *SYSTEM_SOURCES) if s.name == name)
+            source = next(s for s in (*self.project.sources, *system.system_sources(self.project.name)) if s.name == name)
             held = self.context.history.offsets(name)
             if any(held.get(partition, 0) < end for partition, end in self.context.log.topic(source.topic).end.items()):
                 return False
@@ -355,7 +354,8 @@ class World:
 
     def _blobs(self, view: View, source: str, keyed: bool, ids: Sequence[str | int]) -> list[list[bytes | None]]:
         owners: list[int | None] = [None] if keyed else list(range(PARTITIONS))
-        keys = [state_key(view.entity, entity, view.id, source, owner) for entity in ids for owner in owners]
+        names = Keys(self.project.name)
+        keys = [names.state(view.entity, entity, view.id, source, owner) for entity in ids for owner in owners]
         blobs = self.context.online.read(keys)
         return [blobs[i:i + len(owners)] for i in range(0, len(blobs), len(owners))]
 
@@ -398,7 +398,7 @@ class World:
     def letters(self) -> list[dict[str, Any]]:
         """The dead letters of this project's sources, as they stand on their topic, which others use too."""
         mine = []
-        for batch in self.batches(DEAD_LETTERS.topic):
+        for batch in self.batches(system.dead_letters(self.project.name).topic):
             mine += [letter for value in batch.values if value and self.topic_marks(letter := json.loads(value))]
         return mine
 

@@ -8,7 +8,7 @@ import redis
 
 from featureflow.define.project import load
 from featureflow.kernel.columns import FIRST, Layout
-from featureflow.store.keys import state_key
+from featureflow.store.keys import Keys
 
 COLUMN_BYTES = 8
 BUSY = "JFK"  # has flights in every hour; all three origins are always checked
@@ -20,7 +20,8 @@ def flip_one_bit(folder: Path, partitions: int) -> str:
     view, source = project.view("origin_now"), project.source("departure")
     layout = Layout.of(view, source)
     with redis.Redis(unix_socket_path=str(folder / ".featureflow" / "server" / "server.sock")) as store:
-        keys = [state_key(view.entity, BUSY, view.id, source.name, partition) for partition in range(partitions)]
+        names = Keys(project.name)
+        keys = [names.state(view.entity, BUSY, view.id, source.name, partition) for partition in range(partitions)]
         key = max(keys, key=store.strlen)
         at = store.strlen(key) - layout.row_bytes + COLUMN_BYTES * FIRST
         byte = store.getrange(key, at, at)

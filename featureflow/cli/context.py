@@ -63,7 +63,7 @@ class Context:
     def online(self) -> OnlineStore:
         from featureflow.store.online.redis import RedisOnlineStore
 
-        store = RedisOnlineStore(self.online_url)
+        store = RedisOnlineStore(self.online_url, project=self.settings.name)
         self._exits.callback(store.close)
         return store
 
@@ -96,7 +96,7 @@ class Context:
     @cached_property
     def written(self) -> Project:
         """What the definitions file says now."""
-        return load(self.settings.path(self.settings.project.definitions))
+        return load(self.settings.path(self.settings.project.definitions), name=self.settings.name)
 
     @cached_property
     def applied(self) -> Project:

@@ -107,6 +107,7 @@ def _history(here: Context) -> list[Finding]:
 
 
 def _applied(here: Context) -> list[Finding]:
+    here.registry.check_owner(here.settings.name)
     current = here.registry.current()
     if current is None:
         return [Finding("applied", "warning", "nothing is applied yet. Run: featureflow apply")]

@@ -11,7 +11,7 @@ from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output
 from featureflow.define.spec import Project
 from featureflow.ingest.history_metrics import HistoryMetrics
-from featureflow.ingest.history_writer import GROUP, HistoryWriter
+from featureflow.ingest.history_writer import HistoryWriter
 from featureflow.store.registry import mirrored
 
 
@@ -35,12 +35,13 @@ def history(context: typer.Context, json: Json = False) -> None:
                 project,
                 here.clock,
                 metrics,
-                group=settings.group or GROUP,
+                group=settings.group or None,
                 member=settings.member or None,
             )
             writer.run(leave)
             rows += writer.status().rows
 
         here.history.ping()                # down at start is an error; later it is waited for
+        here.registry.check_owner(here.settings.name)
         consume.follow(stop, lambda: mirrored(here.online), run)
         Output(json=json).result({"rows": rows})

@@ -11,7 +11,7 @@ from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output
 from featureflow.define.spec import Project
 from featureflow.ingest.metrics import WorkerMetrics
-from featureflow.ingest.worker import GROUP, Worker
+from featureflow.ingest.worker import Worker
 from featureflow.store.registry import mirrored
 from featureflow.tracing import open_telemetry
 
@@ -37,7 +37,7 @@ def ingest(context: typer.Context, json: Json = False) -> None:
                 project,
                 here.clock,
                 metrics,
-                group=settings.group or GROUP,
+                group=settings.group or None,
                 member=settings.member or None,
                 tracer=tracer,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -33,7 +34,13 @@ def init(
         )
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
-        (folder / name).write_text((template / name).read_text("utf-8"), "utf-8")
+        text = (template / name).read_text("utf-8")
+        (folder / name).write_text(text.replace('name = "payments"', f'name = "{project_name(folder)}"', 1), "utf-8")
     output.say(f"Made {folder} with {', '.join(FILES)}.\n")
     output.say(f"Next:\n  cd {folder}\n  featureflow apply\n  featureflow up")
     output.result({"folder": str(folder), "files": list(FILES)})
+
+
+def project_name(folder: Path) -> str:
+    """The folder's name as a project's, written once: from then on the setting says it, whatever becomes of the folder."""
+    return re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.lower()).strip("-_")[:64] or "payments"

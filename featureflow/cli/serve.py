@@ -49,6 +49,7 @@ def serve(context: typer.Context, json: Json = False) -> None:
 
         try:
             run(
+                project=settings.name,
                 online_url=here.online_url,
                 log_store=here.log,
                 models=ModelStore(settings.path(settings.models.path)),

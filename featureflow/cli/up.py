@@ -87,6 +87,7 @@ def up(context: typer.Context, json: Json = False) -> None:
         for server in (here.log, here.online, here.history):
             server.ping()  # a clear error now rather than three later; once they run, a server that is down is waited for
         _ = here.applied
+        here.registry.check_owner(settings.name)
         children = [Child(here, verb) for verb in VERBS]
         output.say(f"Scoring at http://{settings.serve.host}:{settings.serve.port}; stop with Ctrl-C.")
         while not stop.wait(0.2):

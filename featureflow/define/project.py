@@ -25,8 +25,8 @@ from featureflow.errors import DefinitionError
 _BASES: tuple[type[Any], ...] = (Entity, Event, View, Request, Model)
 
 
-def load(path: str | Path) -> spec.Project:
-    """What the definitions file at ``path`` says, with the version of each view.
+def load(path: str | Path, *, name: str = spec.DEFAULT_PROJECT) -> spec.Project:
+    """What the definitions file at ``path`` says, with the version of each view. ``name`` is the project's.
 
     1. parse the file, and refuse a name that is given twice;
     2. import it under a private module name (each class checks itself as it is made);
@@ -44,6 +44,7 @@ def load(path: str | Path) -> spec.Project:
     sources = [c._definition for c in classes if issubclass(c, Event)]
     by_name = {source.name: source for source in sources}
     return spec.Project(
+        name=name,
         entities=tuple(c._definition for c in classes if issubclass(c, Entity)),
         sources=tuple(sources),
         views=tuple(spec.with_version(c._definition, by_name) for c in classes if issubclass(c, View)),  # 5

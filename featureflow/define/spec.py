@@ -15,6 +15,8 @@ from typing import Literal as L
 
 import msgspec
 
+DEFAULT_PROJECT = "default"              # the name of a project that has none, on servers of its own
+
 FieldType = L["str", "int", "float", "bool", "datetime"]
 WindowKind = L["sliding", "tumbling", "lifetime"]
 
@@ -188,8 +190,9 @@ class Model(_Value, frozen=True):
 
 
 class Project(_Value, frozen=True):
-    """Everything one definitions file says."""
+    """Everything one definitions file says, and the name under which it shares servers with other projects."""
 
+    name: str = DEFAULT_PROJECT            # from the setting project.name
     entities: tuple[Entity, ...] = ()
     sources: tuple[Source, ...] = ()
     views: tuple[View, ...] = ()

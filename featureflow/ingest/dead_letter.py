@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from featureflow import limits
 from featureflow.clock import Clock
-from featureflow.define.system import DEAD_LETTERS
+from featureflow.define.system import dead_letters
 from featureflow.kernel.decode import Encoder
 from featureflow.store.log.protocol import Batch, Log, Record
 
@@ -41,7 +41,7 @@ class DeadLetter:
         return place if self.view is None else f"{place}/{self.view}"
 
     def values(self, noticed_at_us: int) -> dict[str, object]:
-        """The letter as an event of the ``DEAD_LETTERS`` source; of its value only the first bytes are kept."""
+        """The letter as an event of ``define.system.dead_letters``; of its value only the first bytes are kept."""
         return {
             "noticed_at": noticed_at_us,
             "position": self.position,
@@ -62,12 +62,16 @@ def letters(batch: Batch, places: Iterable[int], reason: str, detail: str, view:
     ]
 
 
-def append(log: Log, dead: Sequence[DeadLetter], clock: Clock) -> None:
-    """Append the letters durably. Raises what ``Log.append`` raises: then nothing may be committed past them."""
+def append(log: Log, project: str, dead: Sequence[DeadLetter], clock: Clock) -> None:
+    """Append the letters durably, to the topic of the project of that name.
+
+    Raises what ``Log.append`` raises: then nothing may be committed past them.
+    """
     if dead:
         now_us = clock.now_us()
-        encode = Encoder(DEAD_LETTERS).encode
+        source = dead_letters(project)
+        encode = Encoder(source).encode
         log.append(
-            DEAD_LETTERS.topic,
+            source.topic,
             [Record(value=encode(letter.values(now_us)), key=letter.position.encode()) for letter in dead],
         )

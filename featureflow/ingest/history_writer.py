@@ -14,15 +14,14 @@ import structlog
 
 from featureflow import limits
 from featureflow.clock import Clock
+from featureflow.define import system
 from featureflow.define.spec import Project, Source
-from featureflow.define.system import SYSTEM_SOURCES
 from featureflow.errors import LogError, OffsetConflictError, OffsetOutOfRangeError, UnavailableError
 from featureflow.ingest.history_metrics import HistoryMetrics
 from featureflow.kernel.decode import Decoder
 from featureflow.store.history.protocol import HistoryStore
 from featureflow.store.log.protocol import Assignment, Batch, Consumer, Log, Partition
 
-GROUP = "featureflow-history"
 POLL_S = 0.5
 BACKOFF_S = (0.1, 10.0)                    # first and longest wait after an error; doubled in between
 LAG_EVERY_US = 5_000_000
@@ -50,12 +49,12 @@ class HistoryWriter:
         clock: Clock,
         metrics: HistoryMetrics,
         *,
-        group: str = GROUP,
+        group: str | None = None,
         member: str | None = None,
     ) -> None:
         self._log, self._history, self._clock, self._metrics = log, history, clock, metrics
-        self._group, self._member = group, member
-        self._sources: dict[str, Source] = {source.name: source for source in (*project.sources, *SYSTEM_SOURCES)}
+        self._group, self._member = group or system.group(project.name, "history"), member
+        self._sources: dict[str, Source] = {source.name: source for source in (*project.sources, *system.system_sources(project.name))}
         self._decoders = {name: Decoder(source) for name, source in self._sources.items()}
         self._consumer: Consumer | None = None
         self._next: dict[Partition, int] = {}      # owned, and read on from here

@@ -31,7 +31,7 @@ from featureflow.kernel.columns import LEVEL, START, Layout
 from featureflow.kernel.events import Events
 from featureflow.kernel.fold import combine, fold
 from featureflow.kernel.tile import SECOND_US
-from featureflow.store.keys import state_key
+from featureflow.store.keys import Keys
 from featureflow.store.online.protocol import Patch, StateWrite
 
 Id = str | int
@@ -57,8 +57,9 @@ class Slab:
     ``max_bytes`` bounds what ``evict`` leaves; places that are left behind are kept for the next that need them.
     """
 
-    def __init__(self, layout: Layout, max_bytes: int = limits.SLAB_BYTES) -> None:
+    def __init__(self, layout: Layout, keys: Keys, max_bytes: int = limits.SLAB_BYTES) -> None:
         self.layout = layout
+        self._names = keys
         self.max_bytes = max_bytes
         self._arena = Arena(layout.width, max(1, max_bytes // layout.row_bytes))
         self._slots: dict[int, dict[Id, int]] = {}                 # partition -> entity id -> slot
@@ -108,7 +109,7 @@ class Slab:
     def key(self, partition: int, entity_id: Id) -> bytes:
         """The entity's state key."""
         layout = self.layout
-        return state_key(layout.entity, entity_id, layout.view_id, layout.source, None if layout.keyed else partition)
+        return self._names.state(layout.entity, entity_id, layout.view_id, layout.source, None if layout.keyed else partition)
 
     def absent(self, partition: int, ids: Iterable[Id]) -> list[Id]:
         """Those of the ids, once each, that must be loaded before events of theirs are folded."""

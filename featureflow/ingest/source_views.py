@@ -18,6 +18,7 @@ from featureflow.ingest.slab import Slab
 from featureflow.kernel import accept
 from featureflow.kernel.columns import Layout
 from featureflow.kernel.events import Events
+from featureflow.store.keys import Keys
 from featureflow.store.log.protocol import Batch
 from featureflow.store.online.protocol import Advance, Commit, OnlineStore, StateWrite
 
@@ -44,7 +45,8 @@ class SourceViews:
         self.source = source
         self.layouts = {view.id: Layout.of(view, source) for view in project.views_of(source.name)}
         self.view_ids = tuple(self.layouts)
-        self._slabs = {view_id: Slab(layout, slab_bytes // len(self.layouts)) for view_id, layout in self.layouts.items()}
+        keys = Keys(project.name)
+        self._slabs = {view_id: Slab(layout, keys, slab_bytes // len(self.layouts)) for view_id, layout in self.layouts.items()}
         fields = {name for layout in self.layouts.values() for name in layout.fields}
         self._decoder = Decoder(source, columns=sorted(fields))
         self._commit_rows = commit_rows

@@ -29,6 +29,7 @@ import structlog
 
 from featureflow import limits
 from featureflow.clock import Clock
+from featureflow.define import system
 from featureflow.define.spec import Project
 from featureflow.errors import OffsetOutOfRangeError, UnavailableError
 from featureflow.ingest import claim, dead_letter
@@ -41,7 +42,6 @@ from featureflow.store.log.protocol import Assignment, Batch, Consumer, Log, Par
 from featureflow.store.online.protocol import Commit, Committed, OnlineStore, Refused
 from featureflow.tracing import Tracer
 
-GROUP = "featureflow-ingest"
 POLL_S = 0.25
 FIRST_WAIT_US, LONGEST_WAIT_US = 100_000, 5_000_000
 FENCED_WAIT_US = 2_000_000                 # a zombie hears of its eviction before it claims what a successor holds
@@ -70,7 +70,7 @@ class Worker:
         clock: Clock,
         metrics: WorkerMetrics,
         *,
-        group: str = GROUP,
+        group: str | None = None,
         member: str | None = None,
         failpoint: Failpoint = unarmed,
         tracer: Tracer | None = None,
@@ -78,7 +78,8 @@ class Worker:
         commit_rows: int = limits.COMMIT_ROWS,
     ) -> None:
         self._log, self._online, self._clock, self._metrics = log, online, clock, metrics
-        self._group, self._member, self._failpoint, self._tracer = group, member, failpoint, tracer
+        self._project, self._group = project.name, group or system.group(project.name, "ingest")
+        self._member, self._failpoint, self._tracer = member, failpoint, tracer
         used = [source for source in project.sources if project.views_of(source.name)]
         self._sources = {
             source.name: SourceViews(project, source, slab_bytes=slab_bytes // len(used), commit_rows=commit_rows)
@@ -153,7 +154,7 @@ class Worker:
         with self._timed("decode"):                                                          # (2)
             judged = source.judge(batch, owned)
             self._failpoint("after_decode")
-            dead_letter.append(self._log, judged.dead, self._clock)
+            dead_letter.append(self._log, self._project, judged.dead, self._clock)
             self._failpoint("after_dead_letters")
         with self._timed("load"):                                                            # (3)
             source.load(self._online, judged)

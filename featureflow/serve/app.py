@@ -19,6 +19,7 @@ import uvloop
 from aiohttp import web
 
 from featureflow.clock import Clock
+from featureflow.define.system import predictions
 from featureflow.errors import SettingsError
 from featureflow.models.store import ModelStore
 from featureflow.serve.metrics import Metrics
@@ -55,7 +56,7 @@ class Server:
     """One scorer, listening. ``start``, then ``stop``; both on the event loop that it belongs to."""
 
     def __init__(
-        self, *, online_url: str, log_store: Log, models: ModelStore, clock: Clock, options: ServeOptions
+        self, *, project: str, online_url: str, log_store: Log, models: ModelStore, clock: Clock, options: ServeOptions
     ) -> None:
         self._options, self._log = options, log_store
         self.metrics = Metrics()
@@ -64,12 +65,14 @@ class Server:
         if options.log_predictions:
             self._predictions = PredictionLog(
                 log_store,
+                predictions(project).topic,
                 dropped=lambda reason, n: self.metrics.dropped.labels(reason).inc(n),
                 logged=lambda n: self.metrics.logged.inc(n),
             )
         self.scorer = Scorer(
             self._reader,
             models,
+            project=project,
             clock=clock,
             stale_after_us=options.stale_after_us,
             predictions=self._predictions,
@@ -136,6 +139,7 @@ class Server:
 
 def run(
     *,
+    project: str,
     online_url: str,
     log_store: Log,
     models: ModelStore,
@@ -153,10 +157,11 @@ def run(
     sys.setswitchinterval(
         SWITCH_S
     )  # else the thread that logs predictions may hold the event loop up for 5 ms at a time
-    uvloop.run(_serve(online_url, log_store, models, clock, options, started, ending))
+    uvloop.run(_serve(project, online_url, log_store, models, clock, options, started, ending))
 
 
 async def _serve(
+    project: str,
     online_url: str,
     log_store: Log,
     models: ModelStore,
@@ -168,7 +173,9 @@ async def _serve(
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    server = Server(online_url=online_url, log_store=log_store, models=models, clock=clock, options=options)
+    server = Server(
+        project=project, online_url=online_url, log_store=log_store, models=models, clock=clock, options=options
+    )
     url = await server.start()
     log.info("serving", url=url, pid=os.getpid())
     if started is not None:

@@ -15,7 +15,7 @@ from featureflow.define import spec
 from featureflow.kernel import state
 from featureflow.kernel.columns import Layout
 from featureflow.kernel.finalize import ViewKernel
-from featureflow.store import keys
+from featureflow.store.keys import Keys
 
 CACHED_IDS = 50_000  # key names remembered per view
 
@@ -25,23 +25,24 @@ class SourcePlan:
 
     __slots__ = ("keyed", "layout", "name", "offset_keys", "partitions", "stride")
 
-    def __init__(self, view: spec.View, layout: Layout, partitions: int) -> None:
+    def __init__(self, keys: Keys, view: spec.View, layout: Layout, partitions: int) -> None:
         self.name: str = layout.source
         self.layout = layout
         self.keyed: bool = layout.keyed
         self.partitions = partitions
         self.stride = 1 if layout.keyed else partitions  # state keys per entity
-        self.offset_keys = tuple(keys.offset_key(view.id, self.name, p) for p in range(partitions))
+        self.offset_keys = tuple(keys.offset(view.id, self.name, p) for p in range(partitions))
 
 
 class ViewPlan:
     """One view: its kernel, the names of its keys, and what its features are when nothing is known of an entity."""
 
     def __init__(self, project: spec.Project, view: spec.View, partitions: Mapping[str, int]) -> None:
+        self._names = Keys(project.name)
         self.view = view
         self.entity_type = next(e.type for e in project.entities if e.name == view.entity)
         self.kernel = ViewKernel(view, {name: project.source(name) for name in view.sources})
-        self.sources = tuple(SourcePlan(view, self.kernel.layouts[name], partitions[name]) for name in view.sources)
+        self.sources = tuple(SourcePlan(self._names, view, self.kernel.layouts[name], partitions[name]) for name in view.sources)
         self.offset_keys = tuple(key for source in self.sources for key in source.offset_keys)
         self.keys_per_id = sum(source.stride for source in self.sources)
         self.nothing: tuple[None, ...] = (None,) * self.keys_per_id
@@ -59,7 +60,7 @@ class ViewPlan:
             if len(self._keys) >= CACHED_IDS:
                 self._keys.clear()
             found = self._keys[entity_id] = tuple(
-                keys.state_key(self.view.entity, entity_id, self.view.id, source.name, partition)
+                self._names.state(self.view.entity, entity_id, self.view.id, source.name, partition)
                 for source in self.sources
                 for partition in ([None] if source.keyed else range(source.partitions))
             )

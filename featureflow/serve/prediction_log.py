@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow import limits
-from featureflow.define.system import PREDICTIONS
 from featureflow.kernel.finalize import Status
 from featureflow.serve.request import Row
 from featureflow.store.log.protocol import Log, Record
@@ -54,12 +53,14 @@ class PredictionLog:
     def __init__(
         self,
         log: Log,
+        topic: str,
         *,
         capacity_rows: int = limits.PREDICTION_LOG_QUEUE,
         dropped: Callable[[str, int], None],
         logged: Callable[[int], None],
     ) -> None:
-        self._log, self._capacity, self._dropped, self._logged = log, capacity_rows, dropped, logged
+        self._log, self._topic = log, topic
+        self._capacity, self._dropped, self._logged = capacity_rows, dropped, logged
         self._queue: deque[Predictions] = deque()
         self._closing = threading.Event()
         self._offered = self._taken = 0  # rows; each is written by one thread only
@@ -109,7 +110,7 @@ class PredictionLog:
                 self._dropped("too_large", len(records) - len(whole))
             while whole:
                 try:
-                    self._log.append(PREDICTIONS.topic, whole)
+                    self._log.append(self._topic, whole)
                     self._logged(len(whole))
                     self.problem, retry_s = None, FIRST_RETRY_S
                     break
@@ -122,7 +123,7 @@ class PredictionLog:
 
 
 def encode(predictions: Predictions) -> list[Record]:
-    """One record per row, keyed by its prediction id; fields as in ``define.system.PREDICTIONS``.
+    """One record per row, keyed by its prediction id; fields as in ``define.system.predictions``.
 
     What the rows share is encoded once; the rest is joined as bytes, since this runs beside the event loop and takes time from it.
     """

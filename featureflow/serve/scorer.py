@@ -21,7 +21,7 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from featureflow.clock import Clock, SystemClock
-from featureflow.define.spec import Project
+from featureflow.define.spec import DEFAULT_PROJECT, Project
 from featureflow.errors import ModelError, RequestError, UnavailableError
 from featureflow.kernel.derive import features_to_inputs
 from featureflow.kernel.finalize import Status
@@ -43,7 +43,7 @@ from featureflow.serve.request import Request, Row
 from featureflow.serve.turn import Batch, Turns
 from featureflow.serve.wire.v1 import ScoreAnswer
 from featureflow.serve.work import Work
-from featureflow.store.keys import meta_key
+from featureflow.store.keys import Keys
 from featureflow.store.registry import PROJECT_DOCUMENT, partitions_document
 
 log = structlog.get_logger("featureflow.serve")
@@ -57,6 +57,7 @@ class Scorer:
         reader: Reader,
         models: ModelStore,
         *,
+        project: str = DEFAULT_PROJECT,
         clock: Clock,
         wall: Clock | None = None,
         stale_after_us: int = 30_000_000,
@@ -73,7 +74,7 @@ class Scorer:
         self.problem = "the definitions have not been read yet"  # why there is no plan
         self.turns = Turns(self._turn, admission or Admission())
         self.fetcher = Fetcher(reader, self.wall, stale_after_us)
-        self._reader = reader
+        self._reader, self._keys = reader, Keys(project)
         self._bodies: dict[str, BodyDecoder] = {}
         self._definitions: tuple[bytes | None, ...] = ()
         self._id_prefix, self._id_count = os.urandom(8).hex(), 0
@@ -86,14 +87,14 @@ class Scorer:
 
         Raises UnavailableError. Definitions that cannot be compiled leave the plan as it is, and stand in ``problem``.
         """
-        (document,) = await self._reader.read([meta_key(PROJECT_DOCUMENT)])
+        (document,) = await self._reader.read([self._keys.meta(PROJECT_DOCUMENT)])
         if document is None:
             self.problem = "no definitions are registered in the online store: run `featureflow apply`"
             return False
         try:
             project = msgspec.json.decode(document, type=Project)
             names = [source.name for source in project.sources]
-            counts = await self._reader.read([meta_key(partitions_document(name)) for name in names]) if names else []
+            counts = await self._reader.read([self._keys.meta(partitions_document(name)) for name in names]) if names else []
             definitions = (document, *counts)
             if definitions == self._definitions:
                 return False

@@ -1,18 +1,17 @@
 """The names of everything in the online store. Injective: ids are percent-escaped, so no id can imitate another key.
 
-    feat:{bucket}:<entity>:<id>:<view@version>:<source>[:<partition>]     one entity's rows
-    offset:{bucket}:<view@version>:<source>:<partition>                  how far they were folded
-    seen:{bucket}:<view@version>:<source>:<partition>                    when each offset became visible
-    meta:{bucket}:<name>                                                 mirrored registry documents
+    feat:{project:bucket}:<entity>:<id>:<view@version>:<source>[:<partition>]     one entity's rows
+    offset:{project:bucket}:<view@version>:<source>:<partition>                  how far they were folded
+    seen:{project:bucket}:<view@version>:<source>:<partition>                    when each offset became visible
+    meta:{project:bucket}:<name>                                                 mirrored registry documents
 
-A standalone Redis has the one bucket ``0``.
+Project and bucket stand in the hash tag: projects share no key, and keys of one bucket share a slot of a Redis Cluster, as
+one script and one MGET need it. A standalone Redis has the one bucket ``0``.
 """
 
 from __future__ import annotations
 
 from urllib.parse import quote
-
-BUCKET = "{0}"
 
 
 def escape_id(entity_id: str | int) -> str:
@@ -20,20 +19,25 @@ def escape_id(entity_id: str | int) -> str:
     return quote(str(entity_id), safe="")
 
 
-def state_key(entity: str, entity_id: str | int, view_id: str, source: str, partition: int | None) -> bytes:
-    """``partition`` is None where the source is keyed by the entity."""
-    tail = "" if partition is None else f":{partition}"
-    return f"feat:{BUCKET}:{entity}:{escape_id(entity_id)}:{view_id}:{source}{tail}".encode()
+class Keys:
+    """The keys of one project. Its name is made of lower-case letters, digits, ``-`` and ``_`` (see ``settings``)."""
 
+    __slots__ = ("bucket",)
 
-def offset_key(view_id: str, source: str, partition: int) -> bytes:
-    return f"offset:{BUCKET}:{view_id}:{source}:{partition}".encode()
+    def __init__(self, project: str) -> None:
+        self.bucket = f"{{{project}:0}}"
 
+    def state(self, entity: str, entity_id: str | int, view_id: str, source: str, partition: int | None) -> bytes:
+        """``partition`` is None where the source is keyed by the entity."""
+        tail = "" if partition is None else f":{partition}"
+        return f"feat:{self.bucket}:{entity}:{escape_id(entity_id)}:{view_id}:{source}{tail}".encode()
 
-def meta_key(name: str) -> bytes:
-    return f"meta:{BUCKET}:{name}".encode()
+    def offset(self, view_id: str, source: str, partition: int) -> bytes:
+        return f"offset:{self.bucket}:{view_id}:{source}:{partition}".encode()
 
+    def meta(self, name: str) -> bytes:
+        return f"meta:{self.bucket}:{name}".encode()
 
-def visibility_key(view_id: str, source: str, partition: int) -> bytes:
-    """A stream: at each commit the store's own time and the offset that became visible."""
-    return f"seen:{BUCKET}:{view_id}:{source}:{partition}".encode()
+    def visibility(self, view_id: str, source: str, partition: int) -> bytes:
+        """A stream: at each commit the store's own time and the offset that became visible."""
+        return f"seen:{self.bucket}:{view_id}:{source}:{partition}".encode()

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from featureflow.clock import Clock, SystemClock
 from featureflow.define import spec
-from featureflow.define.system import SYSTEM_SOURCES
-from featureflow.errors import LogError, OffsetMissingError, StateError, UnavailableError
+from featureflow.define.system import system_sources
+from featureflow.errors import (
+    LogError,
+    OffsetMissingError,
+    SettingsError,
+    StateError,
+    TablesMissingError,
+    UnavailableError,
+)
 from featureflow.store.history.protocol import HistoryStore, Statement
 from featureflow.store.log.protocol import Log, TopicState
 from featureflow.store.online.protocol import OnlineStore
 from featureflow.store.plan import Plan, plan
 
 PROJECT_DOCUMENT = "project"               # JSON of define.spec.Project
+OWNER_DOCUMENT = "owner"                   # id of the history database that these definitions are registered in
 
 
 def partitions_document(source: str) -> str:
@@ -50,12 +59,19 @@ class Registry:
             project = None
         if project is not None:
             return project
-        rows = self._history.query("newest_definition", {})
+        try:
+            rows = self._history.query("newest_definition", {})
+        except TablesMissingError:
+            return None
         return _project(str(rows[0]["project"])) if rows else None
 
     def plan(self, project: spec.Project) -> Plan:
-        """What ``apply`` would change. Brings the fixed tables of the history database up to date, and nothing else."""
+        """What ``apply`` would change. Brings the fixed tables of the history database up to date, and nothing else.
+
+        Raises SettingsError where a store holds another project.
+        """
         self._history.migrate()
+        self.check_owner(project.name)
         try:
             before = self.current()
         except StateError:                 # of another version: nothing in it can be compared
@@ -65,18 +81,20 @@ class Registry:
     def apply(self, project: spec.Project, *, partitions: int | Mapping[str, int] = 1) -> Plan:
         """Make ``project`` the one that workers fold and scorers serve.
 
-        1. history tables, a column for each new field
+        1. history belongs to this project, and so do its keys in the online store; history tables, a column for each new field
         2. topics, the system's own two included; ``partitions`` (one number, or by source name; else 1) for those that do not exist yet
         3. record in SQL: definition, topics, view versions, and where each view version begins to fold
         4. history's offsets, at the log's beginning
         5. offset records of new view versions, at the log's beginning, so that they are folded from the start
         6. partition counts, then the project itself, into the mirror: from here on it is served
 
-        Raises LogError where an event has another topic than before or its topic was recreated, OffsetMissingError where an offset record that was made once is gone.
+        Raises SettingsError where a store holds another project, LogError where an event has another topic than before
+        or its topic was recreated, OffsetMissingError where an offset record that was made once is gone.
         """
         changes = self.plan(project)
-        sources = (*project.sources, *SYSTEM_SOURCES)
+        sources = (*project.sources, *system_sources(project.name))
         # 1
+        self._own(project.name)
         for source in sources:
             self._history.ensure_source(source)
         # 2
@@ -94,6 +112,25 @@ class Registry:
             self._online.put_meta(partitions_document(name), str(topic.partitions).encode())
         self._online.put_meta(PROJECT_DOCUMENT, msgspec.json.encode(project))
         return changes
+
+    def check_owner(self, project: str) -> None:
+        """Raises SettingsError where history belongs to a project of another name, or the keys in the online store to another history."""
+        try:
+            owners = self._history.query("owner", {})
+        except TablesMissingError:         # nothing was applied here
+            owners = []
+        if owners and owners[0]["project"] != project:
+            raise SettingsError(
+                f"the history database holds the project {owners[0]['project']!r}, and this one is {project!r}. Point history.url at a "
+                f"database of its own, or set project.name to {owners[0]['project']!r} if it is the same"
+            )
+        mirror = self._online.get_meta(OWNER_DOCUMENT)
+        if mirror is not None and mirror != (str(owners[0]["registry_id"]).encode() if owners else b""):
+            raise SettingsError(
+                f"the online store holds a project {project!r} that was applied with another history database. Set project.name to another "
+                "name; or, if it is the same project, point history.url at that database. Where that one is lost, online.url must "
+                "point at an empty database"
+            )
 
     def retired(self) -> list[str]:
         """View versions that no project uses any more and whose state is still in the online store."""
@@ -126,6 +163,13 @@ class Registry:
         self.apply(project)
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _own(self, project: str) -> None:
+        """After ``check_owner``; the first apply takes both stores."""
+        if not self._history.query("owner", {}):
+            self._history.execute([Statement("record_owner", {"project": project, "registry_id": uuid.uuid4().hex})])
+        [owner] = self._history.query("owner", {})
+        self._online.put_meta(OWNER_DOCUMENT, str(owner["registry_id"]).encode())
 
     def _topic(self, source: spec.Source, partitions: int | Mapping[str, int]) -> TopicState:
         recorded = self._history.query("topic", {"source": source.name})
@@ -160,7 +204,7 @@ class Registry:
         newest = self._history.query("newest_definition", {})
         if not newest or newest[0]["project"] != document:
             statements.append(Statement("record_definition", {"applied_at_us": now, "project": document}))
-        for source in (*project.sources, *SYSTEM_SOURCES):
+        for source in (*project.sources, *system_sources(project.name)):
             topic = topics[source.name]
             row: dict[str, object] = {
                 "source": source.name, "topic": source.topic, "topic_id": topic.topic_id, "partitions": topic.partitions,

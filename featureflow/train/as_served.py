@@ -9,7 +9,7 @@ import numpy as np
 
 from featureflow.clock import NO_TIME_US
 from featureflow.define import spec
-from featureflow.define.system import PREDICTIONS
+from featureflow.define.system import predictions as predictions_of
 from featureflow.errors import RequestError
 from featureflow.kernel.finalize import Status, Values
 from featureflow.store.history.protocol import HistoryStore
@@ -42,7 +42,7 @@ def as_served(
     if prediction_id not in columns:
         raise RequestError(TITLE, f"the spine has no column {prediction_id!r} of prediction ids; it has {', '.join(columns) or 'none'}")
     wanted = [str(value) for value in columns[prediction_id]]
-    logged = find(history, set(wanted))
+    logged = find(history, project, set(wanted))
     absent = next((name for name in wanted if name not in logged), None)
     if absent is not None:
         raise RequestError(
@@ -68,11 +68,12 @@ def as_served(
     return assemble(needs, _values(needs, predictions, view_definitions(history, project)), read, simulated=False)
 
 
-def find(history: HistoryStore, ids: set[str]) -> dict[str, Prediction]:
+def find(history: HistoryStore, project: spec.Project, ids: set[str]) -> dict[str, Prediction]:
     """Prediction id -> prediction, for those of ``ids`` that history holds. One appended twice is one prediction."""
     found: dict[str, Prediction] = {}
-    for partition in sorted(history.offsets(PREDICTIONS.name)):
-        for page in history.scan(PREDICTIONS, partition=partition, columns=COLUMNS, page_rows=5_000):
+    source = predictions_of(project.name)
+    for partition in sorted(history.offsets(source.name)):
+        for page in history.scan(source, partition=partition, columns=COLUMNS, page_rows=5_000):
             columns = page.events.columns
             for index, name in enumerate(columns["prediction_id"].tolist()):
                 if name in ids and name not in found:

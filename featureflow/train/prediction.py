@@ -18,7 +18,7 @@ from featureflow.store.history.protocol import HistoryStore
 
 @dataclass(frozen=True)
 class Prediction:
-    """A row of ``define.system.PREDICTIONS``. ``features`` (width,) float64 and ``statuses`` (letters) go view by "
+    """A row of ``define.system.predictions``. ``features`` (width,) float64 and ``statuses`` (letters) go view by "
     "view, in ``views`` order."""
 
     prediction_id: str

@@ -16,8 +16,8 @@ import pytest
 import sqlalchemy
 from trips import DEPARTURE, FIELDS, events
 
-from featureflow.define.spec import Field, Source
-from featureflow.define.system import SYSTEM_SOURCES
+from featureflow.define import system
+from featureflow.define.spec import DEFAULT_PROJECT, Field, Source
 from featureflow.errors import HistoryError, OffsetConflictError, SettingsError, UnavailableError
 from featureflow.kernel.events import Events
 from featureflow.store.history.protocol import Extent, Statement
@@ -215,7 +215,7 @@ def test_field_names_may_be_words_of_sql(history: SqlHistory) -> None:
 
 
 def test_the_systems_own_sources_are_ordinary_ones(history: SqlHistory) -> None:
-    for source in SYSTEM_SOURCES:
+    for source in system.system_sources(DEFAULT_PROJECT):
         history.ensure_source(source)
     assert history.query("dead_letter_counts", {}) == []
     assert history.query("prediction", {"prediction_id": "p"}) == []

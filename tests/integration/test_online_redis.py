@@ -11,17 +11,19 @@ from pathlib import Path
 import pytest
 import redis
 
+from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import OffsetMissingError, StateError, UnavailableError, UnknownOutcomeError
-from featureflow.store.keys import offset_key, state_key, visibility_key
+from featureflow.store.keys import Keys
 from featureflow.store.online import call
 from featureflow.store.online.embedded import EmbeddedServer
 from featureflow.store.online.protocol import Advance, Claim, Commit, Committed, Patch, Refused, StateWrite
 from featureflow.store.online.redis import RedisOnlineStore, place, problems, scripts
 
+KEYS = Keys(DEFAULT_PROJECT)
 VIEW, SOURCE, TOPIC = "now@0123456789", "departure", "topic-1"
 HEADER = b"head"
-KEY = state_key("carrier", "UA", VIEW, SOURCE, None)
-OFFSET = offset_key(VIEW, SOURCE, 0)
+KEY = KEYS.state("carrier", "UA", VIEW, SOURCE, None)
+OFFSET = KEYS.offset(VIEW, SOURCE, 0)
 
 
 def moved(claim: Claim, start: int, to: int, *writes: StateWrite) -> Commit:
@@ -176,10 +178,10 @@ def test_without_the_dirty_mark_a_torn_commit_would_go_unnoticed(redis_url: str)
 
 
 def test_what_can_fail_after_the_first_write_is_refused_before_it(store: RedisOnlineStore, claim: Claim, raw: redis.Redis) -> None:
-    raw.set(visibility_key(VIEW, SOURCE, 0), "not a stream")
+    raw.set(KEYS.visibility(VIEW, SOURCE, 0), "not a stream")
     with pytest.raises(StateError, match="not a stream"):
         store.commit(moved(claim, 0, 1, whole(b"head")))
-    raw.delete(visibility_key(VIEW, SOURCE, 0))
+    raw.delete(KEYS.visibility(VIEW, SOURCE, 0))
     raw.hset(KEY, "a", "b")
     with pytest.raises(StateError, match="WRONGTYPE"):
         store.commit(moved(claim, 0, 1, whole(b"head")))
@@ -206,7 +208,7 @@ def test_what_can_fail_after_the_first_write_is_refused_before_it(store: RedisOn
 def test_wrong_arguments_are_refused_by_the_script_itself(
     store: RedisOnlineStore, claim: Claim, raw: redis.Redis, spoil: Callable[[list[bytes], list[bytes | int]], object]
 ) -> None:
-    keys, values = call.arguments(moved(claim, 0, 1, StateWrite(KEY, 0, b"", 0, patches=(Patch(0, b"head"),))))
+    keys, values = call.arguments(moved(claim, 0, 1, StateWrite(KEY, 0, b"", 0, patches=(Patch(0, b"head"),))), KEYS)
     whole_keys, whole_values = keys.copy(), values.copy()
     spoil(keys, values)
     assert (keys, values) != (whole_keys, whole_values)
@@ -218,13 +220,13 @@ def test_wrong_arguments_are_refused_by_the_script_itself(
 
 def test_every_key_that_the_script_touches_is_declared(store: RedisOnlineStore, claim: Claim, raw: redis.Redis) -> None:
     before = set(raw.keys())
-    keys, values = call.arguments(moved(claim, 0, 1, whole(b"head")))
+    keys, values = call.arguments(moved(claim, 0, 1, whole(b"head")), KEYS)
     raw.eval(scripts()["commit"], len(keys), *keys, *values)
     assert set(raw.keys()) - before <= set(keys)
 
 
 def test_a_write_renews_the_time_to_live_and_zero_is_for_ever(store: RedisOnlineStore, claim: Claim, raw: redis.Redis) -> None:
-    other = state_key("carrier", "DL", VIEW, SOURCE, None)
+    other = KEYS.state("carrier", "DL", VIEW, SOURCE, None)
     forever = StateWrite(other, 0, b"", 0, whole=b"head")
     store.commit(moved(claim, 0, 1, StateWrite(KEY, 0, b"", 60_000, whole=b"head"), forever))
     assert 0 < raw.pttl(KEY) <= 60_000

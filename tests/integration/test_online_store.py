@@ -8,8 +8,9 @@ import pytest
 
 from featureflow import limits
 from featureflow.clock import NO_TIME_US, ManualClock
+from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import OffsetMissingError
-from featureflow.store.keys import offset_key, state_key
+from featureflow.store.keys import Keys
 from featureflow.store.online import record
 from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.protocol import (
@@ -25,10 +26,11 @@ from featureflow.store.online.protocol import (
 )
 from featureflow.store.online.redis import RedisOnlineStore
 
+KEYS = Keys(DEFAULT_PROJECT)
 VIEW, SOURCE, TOPIC = "now@0123456789", "departure", "topic-1"
 HEADER = b"head"
-KEY = state_key("carrier", "UA", VIEW, SOURCE, None)
-OTHER = state_key("carrier", "a:b{c}\r\n\0*", VIEW, SOURCE, None)
+KEY = KEYS.state("carrier", "UA", VIEW, SOURCE, None)
+OTHER = KEYS.state("carrier", "a:b{c}\r\n\0*", VIEW, SOURCE, None)
 
 
 @pytest.fixture(params=["memory", "embedded", "production"])
@@ -112,7 +114,7 @@ def test_a_claim_refuses_a_topic_that_was_recreated(store: OnlineStore) -> None:
 def test_a_commit_moves_state_offset_maximum_and_visibility_together(store: OnlineStore, claim: Claim) -> None:
     answer = store.commit(move(claim, 0, 10, whole(KEY, HEADER + b"rows"), max_time_us=-77))
     assert isinstance(answer, Committed)
-    values = store.read([KEY, offset_key(VIEW, SOURCE, 0), OTHER])
+    values = store.read([KEY, KEYS.offset(VIEW, SOURCE, 0), OTHER])
     assert values[0] == HEADER + b"rows"
     assert values[2] is None
     assert values[1] is not None
@@ -192,15 +194,15 @@ def test_an_offset_that_is_absent_refuses(store: OnlineStore, claim: Claim) -> N
 )
 def test_a_key_that_is_not_as_expected_refuses_the_whole_commit(store: OnlineStore, claim: Claim, wrong: StateWrite) -> None:
     store.commit(move(claim, 0, 1, whole(KEY, b"headaaaa"), whole(OTHER, HEADER)))
-    before = store.read([KEY, OTHER, offset_key(VIEW, SOURCE, 0)])
+    before = store.read([KEY, OTHER, KEYS.offset(VIEW, SOURCE, 0)])
     answer = store.commit(move(claim, 1, 2, patch(OTHER, 4, (4, b"rows")), wrong))
     assert isinstance(answer, Refused)
     assert (answer.reason, answer.keys) == ("mismatch", (1,))
-    assert store.read([KEY, OTHER, offset_key(VIEW, SOURCE, 0)]) == before, "nothing is written before a refusal"
+    assert store.read([KEY, OTHER, KEYS.offset(VIEW, SOURCE, 0)]) == before, "nothing is written before a refusal"
 
 
 def test_expired_keys_are_named_and_the_commit_succeeds_with_them_written_whole(store: OnlineStore, claim: Claim) -> None:
-    third = state_key("carrier", "DL", VIEW, SOURCE, None)
+    third = KEYS.state("carrier", "DL", VIEW, SOURCE, None)
     store.commit(move(claim, 0, 1, whole(OTHER, b"headaaaa")))
     writes = (patch(KEY, 8, (8, b"new1")), patch(OTHER, 8, (4, b"XXXX")), patch(third, 12, (4, b"new2")))
     answer = store.commit(move(claim, 1, 2, *writes))
@@ -257,7 +259,7 @@ def test_a_dropped_view_takes_its_state_and_offsets_and_nothing_else(store: Onli
     for view in views[:2]:
         store.create_offsets(view, SOURCE, TOPIC, {0: 0})
     claim = store.claim(SOURCE, 0, views, TOPIC)
-    keys = [state_key("carrier", "UA", view, SOURCE, partition) for view in views for partition in (None, 3)]
+    keys = [KEYS.state("carrier", "UA", view, SOURCE, partition) for view in views for partition in (None, 3)]
     store.commit(move(claim, 0, 1, *(whole(key, HEADER) for key in keys), views=views))
     store.put_meta("project", b"{}")
     assert store.drop_view(VIEW) == 4

@@ -23,7 +23,8 @@ from ports import free_port
 from serve_rig import WITH_MODELS, Rig, models_in
 from worker_rig import RIDERS
 
-from featureflow.define.system import PREDICTIONS
+from featureflow.define import system
+from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import SettingsError, UnavailableError
 from featureflow.models.store import ModelStore
 from featureflow.serve import deadline
@@ -32,6 +33,8 @@ from featureflow.store.log.memory import MemoryLog
 from featureflow.store.online.embedded import EmbeddedServer
 from featureflow.store.online.redis import RedisOnlineStore
 from featureflow.store.registry import PROJECT_DOCUMENT
+
+PREDICTIONS = system.predictions(DEFAULT_PROJECT)
 
 BODY = {"entities": {"rider": "ada", "zone": 7}, "context": {"hour": 17}}
 OPTIONS = ServeOptions(port=0)
@@ -58,7 +61,7 @@ def fed(url: str, count: int = 200) -> Rig:
 
 @asynccontextmanager
 async def served(url: str, rig: Rig, models: ModelStore) -> AsyncIterator[tuple[str, aiohttp.ClientSession, Server]]:
-    server = Server(online_url=url, log_store=rig.log, models=models, clock=rig.clock, options=OPTIONS)
+    server = Server(project=DEFAULT_PROJECT, online_url=url, log_store=rig.log, models=models, clock=rig.clock, options=OPTIONS)
     address = await server.start()
     try:
         async with aiohttp.ClientSession() as client:
@@ -119,7 +122,9 @@ def test_what_is_served_is_what_the_log_says(redis_url: str, models: ModelStore,
 def test_a_store_that_is_down_at_start_is_an_error_that_names_its_setting(models: ModelStore) -> None:
     async def go() -> None:
         url = f"redis://127.0.0.1:{free_port()}/0"
-        server = Server(online_url=url, log_store=MemoryLog(), models=models, clock=Rig().clock, options=OPTIONS)
+        server = Server(
+            project=DEFAULT_PROJECT, online_url=url, log_store=MemoryLog(), models=models, clock=Rig().clock, options=OPTIONS
+        )
         with pytest.raises(UnavailableError, match=r"online\.url"):
             await server.start()
 
@@ -199,7 +204,7 @@ PROCESS = """
     import sys
     from pathlib import Path
     from featureflow.clock import SystemClock
-    from featureflow.define.system import PREDICTIONS
+    from featureflow.define import system
     from featureflow.models.store import ModelStore
     from featureflow.serve.app import ServeOptions, run
     from featureflow.store.log.memory import MemoryLog

@@ -75,7 +75,7 @@ def test_every_setting_that_is_passed_exists(services: dict[str, Any], name: str
     from featureflow.settings import load
 
     environment = services[name]["environment"]
-    settings = load(REPOSITORY / "tests", environment)  # a folder without settings of its own
+    settings = load(REPOSITORY / "featureflow" / "cli" / "template", environment)  # what is mounted unless told otherwise
     assert settings.log.url == "kafka://kafka:29092"
     assert settings.serve.host == "0.0.0.0"
     sections = ("log", "online", "history")

@@ -38,7 +38,7 @@ def test_without_a_file_everything_runs_embedded(tmp_path: Path) -> None:
 
 
 def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
-    write(tmp_path, '[log]\nurl = "kafka://a:9092"\npartitions = 3\n')
+    write(tmp_path, '[project]\nname = "shop"\n[log]\nurl = "kafka://a:9092"\npartitions = 3\n')
     settings = load(tmp_path, {"FEATUREFLOW_LOG_URL": "kafka://b:9092", "FEATUREFLOW_SERVE_PORT": "9000"})
     assert settings.log.url == "kafka://b:9092"
     assert settings.log.partitions == 3
@@ -70,7 +70,7 @@ def test_a_wrong_setting_is_named_with_what_may_stand_there(tmp_path: Path, text
 
 
 def test_a_password_is_never_shown(tmp_path: Path) -> None:
-    settings = load(write(tmp_path, '[history]\nurl = "mysql+pymysql://me:secret@db/ff"\n'), {})
+    settings = load(write(tmp_path, '[project]\nname = "shop"\n[history]\nurl = "mysql+pymysql://me:secret@db/ff"\n'), {})
     assert "secret" not in repr(settings)
     assert mask("redis://:secret@h:1/0") == "redis://:***@h:1/0"
     assert settings.history.url.count("secret") == 1
@@ -84,3 +84,21 @@ def test_settings_cannot_change_once_they_are_read() -> None:
 @pytest.mark.parametrize(("text", "us"), [("250ms", 250_000), ("30s", 30_000_000), ("5m", 300_000_000), ("1d", 86_400_000_000)])
 def test_durations_are_whole_numbers_with_a_unit(text: str, us: int) -> None:
     assert duration_us(text, "x.y") == us
+
+
+@pytest.mark.parametrize("name", ["Shop", "my shop", "-shop", "a.b", "a{b}", "s" * 65])
+def test_a_project_name_is_made_of_what_topics_and_keys_may_hold(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingsError, match="is no project's name; write up to 64 lower-case letters"):
+        load(tmp_path, {"FEATUREFLOW_PROJECT_NAME": name})
+
+
+@pytest.mark.parametrize("section", ["log", "online", "history"])
+def test_on_servers_that_others_may_use_a_project_has_a_name(tmp_path: Path, section: str) -> None:
+    url = {"log": "kafka://h:9092", "online": "redis://h:6379/0", "history": "mysql+pymysql://u@h/db"}[section]
+    with pytest.raises(SettingsError, match=rf"{section}\.url may be shared with other projects, and this one has no name(.|\n)*name = "):
+        load(write(tmp_path, f'[{section}]\nurl = "{url}"\n'), {})
+    assert load(tmp_path, {"FEATUREFLOW_PROJECT_NAME": "shop"}).name == "shop"
+
+
+def test_on_servers_of_its_own_a_project_needs_no_name(tmp_path: Path) -> None:
+    assert load(write(tmp_path, '[history]\nurl = "sqlite:///events.db"\n'), {}).name == "default"

@@ -36,6 +36,14 @@ definitions = Table(
     Column("project", DOCUMENT, nullable=False),              # JSON of define.spec.Project
 )
 
+owner = Table(                             # one row: the project that was applied here first
+    "owner",
+    FIXED,
+    Column("id", Integer, primary_key=True, autoincrement=False),     # 1, so that there is no second row
+    Column("project", NAME, nullable=False),
+    Column("registry_id", String(32), nullable=False),        # random; the online store mirrors it, so that two do not mix
+)
+
 view_versions = Table(
     "view_versions",
     FIXED,

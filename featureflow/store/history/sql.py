@@ -13,7 +13,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from featureflow.define.spec import Source
-from featureflow.errors import HistoryError, OffsetConflictError, UnavailableError, UnknownOutcomeError
+from featureflow.errors import (
+    HistoryError,
+    OffsetConflictError,
+    TablesMissingError,
+    UnavailableError,
+    UnknownOutcomeError,
+)
 from featureflow.kernel.events import Events
 from featureflow.store.history.engine import IMMEDIATE, collation_of, engine_of
 from featureflow.store.history.event_table import (
@@ -26,6 +32,7 @@ from featureflow.store.history.event_table import (
     rows_of,
 )
 from featureflow.store.history.failure import Failure, failure_of
+from featureflow.store.history.fixed_tables import FIXED
 from featureflow.store.history.migrate import alone, upgrade
 from featureflow.store.history.protocol import Extent, HistoryPage, Statement
 from featureflow.store.history.queries import named
@@ -248,6 +255,12 @@ class SqlHistory:
                 ) from error
             return result
 
+    def _tables_missing(self) -> bool:
+        try:
+            return not FIXED.tables.keys() <= set(inspect(self._engine).get_table_names())
+        except SQLAlchemyError:
+            return False
+
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         with self._reporting("a read"), self._engine.connect() as connection:
@@ -272,10 +285,14 @@ class SqlHistory:
                     raise HistoryError(
                         f"{what} was refused by {self._place}: {error.orig}. Create the database, or correct {self._setting}"
                     ) from error
+                case Failure.REFUSED if self._tables_missing():
+                    raise TablesMissingError(
+                        f"the history database at {self._place} ({self._setting}) lacks tables. Run: featureflow apply"
+                    ) from error
                 case Failure.REFUSED:
                     raise HistoryError(
-                        f"{what} was refused by {self._place} ({self._setting}): {error.orig}. If a table is "
-                        "missing, run: featureflow apply"
+                        f"{what} was refused by {self._place} ({self._setting}): {error.orig}. If a column or an event's "
+                        "table is missing, run: featureflow apply"
                     ) from error
         except SQLAlchemyError as error:
             raise HistoryError(f"{what} on {self._place} ({self._setting}): {error}") from error

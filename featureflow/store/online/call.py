@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 
 from featureflow import limits
-from featureflow.store import keys
+from featureflow.store.keys import Keys
 from featureflow.store.online.protocol import Commit, StateWrite
 from featureflow.store.online.record import digits
 
@@ -43,12 +43,12 @@ def check(commit: Commit) -> None:
                 end = position + size
 
 
-def arguments(commit: Commit) -> tuple[list[bytes], list[bytes | int]]:
+def arguments(commit: Commit, keys: Keys) -> tuple[list[bytes], list[bytes | int]]:
     """KEYS and ARGV of ``commit.lua``. Raises ValueError as ``check`` does."""
     check(commit)
     source, partition = commit.source, commit.partition
-    names = [keys.offset_key(advance.view_id, source, partition) for advance in commit.advances]
-    names += [keys.visibility_key(advance.view_id, source, partition) for advance in commit.advances]
+    names = [keys.offset(advance.view_id, source, partition) for advance in commit.advances]
+    names += [keys.visibility(advance.view_id, source, partition) for advance in commit.advances]
     names += [write.key for write in commit.writes]
     values: list[bytes | int] = [
         commit.token.hex().encode(),

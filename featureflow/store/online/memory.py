@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from featureflow import limits
 from featureflow.clock import NO_TIME_US, Clock
+from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import OffsetMissingError
-from featureflow.store import keys as names
+from featureflow.store.keys import Keys
 from featureflow.store.online import call, loss, record
 from featureflow.store.online.protocol import Claim, Commit, Committed, OffsetRecord, Refused
 
@@ -23,15 +24,15 @@ class _Value:
 class MemoryOnlineStore:
     """One process, one thread. Time to live and ``committed_ms`` come from the clock that is given."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, *, project: str = DEFAULT_PROJECT) -> None:
+        self._clock, self._keys = clock, Keys(project)
         self._values: dict[bytes, _Value] = {}
         self._seen: dict[bytes, list[tuple[int, int]]] = {}
 
     def create_offsets(self, view_id: str, source: str, topic_id: str, offsets: dict[int, int]) -> list[int]:
         made = []
         for partition, offset in offsets.items():
-            key = names.offset_key(view_id, source, partition)
+            key = self._keys.offset(view_id, source, partition)
             if self._get(key) is None:
                 self._put(key, record.encode(OffsetRecord(record.NO_TOKEN, offset, -1, NO_TIME_US, 0, topic_id)))
                 made.append(partition)
@@ -57,7 +58,7 @@ class MemoryOnlineStore:
         token = secrets.token_bytes(16)
         for view_id, stored in records.items():
             assert stored is not None
-            self._put(names.offset_key(view_id, source, partition), record.encode(replace(stored, token=token)))
+            self._put(self._keys.offset(view_id, source, partition), record.encode(replace(stored, token=token)))
         return Claim(source, partition, token, {view_id: stored for view_id, stored in records.items() if stored})
 
     def commit(self, commit: Commit) -> Committed | Refused:
@@ -86,10 +87,10 @@ class MemoryOnlineStore:
             stored_record = self._record(advance.view_id, commit.source, commit.partition)
             assert stored_record is not None
             if advance.to_offset != advance.from_offset:
-                seen = self._seen.setdefault(names.visibility_key(advance.view_id, commit.source, commit.partition), [])
+                seen = self._seen.setdefault(self._keys.visibility(advance.view_id, commit.source, commit.partition), [])
                 seen.append((now_ms, advance.to_offset))
                 del seen[: -limits.VISIBILITY_ENTRIES]
-            key = names.offset_key(advance.view_id, commit.source, commit.partition)
+            key = self._keys.offset(advance.view_id, commit.source, commit.partition)
             offset, max_time_us = advance.to_offset, commit.max_time_us
             moved = replace(stored_record, offset=offset, max_time_us=max_time_us, committed_ms=now_ms)
             self._put(key, record.encode(moved))
@@ -99,16 +100,16 @@ class MemoryOnlineStore:
         return {view_id: self._record(view_id, source, partition) for view_id in view_ids}
 
     def visible(self, view_id: str, source: str, partition: int) -> list[tuple[int, int]]:
-        return list(self._seen.get(names.visibility_key(view_id, source, partition), ()))
+        return list(self._seen.get(self._keys.visibility(view_id, source, partition), ()))
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return [self._get(key) for key in keys]
 
     def put_meta(self, name: str, value: bytes) -> None:
-        self._put(names.meta_key(name), value)
+        self._put(self._keys.meta(name), value)
 
     def get_meta(self, name: str) -> bytes | None:
-        return self._get(names.meta_key(name))
+        return self._get(self._keys.meta(name))
 
     def check(self) -> list[str]:
         return []
@@ -144,7 +145,7 @@ class MemoryOnlineStore:
         return Refused("expired", "rows were expected, their TTL has passed", tuple(expired)) if expired else None
 
     def _record(self, view_id: str, source: str, partition: int) -> OffsetRecord | None:
-        value = self._get(names.offset_key(view_id, source, partition))
+        value = self._get(self._keys.offset(view_id, source, partition))
         return None if value is None else record.decode(value)
 
     def _get(self, key: bytes) -> bytes | None:

@@ -15,8 +15,9 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
 from featureflow.clock import NO_TIME_US
+from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import OffsetMissingError, StateError, UnavailableError, UnknownOutcomeError
-from featureflow.store import keys as names
+from featureflow.store.keys import Keys
 from featureflow.store.online import call, loss, record
 from featureflow.store.online.protocol import Claim, Commit, Committed, OffsetRecord, Refused
 
@@ -35,14 +36,17 @@ def scripts() -> dict[str, str]:
 
 
 class RedisOnlineStore:
-    """Safe to use from several threads: each call has a connection to itself.
+    """The state of the project of that name. Safe to use from several threads: each call has a connection to itself.
 
     ``timeout_s`` bounds connecting and waiting for any reply. Every method raises UnavailableError (naming the setting)
     where the server does not answer, StateError where it answers with an error that waiting will not cure.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 2.0, lua: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, url: str, *, project: str = DEFAULT_PROJECT, timeout_s: float = 2.0, lua: dict[str, str] | None = None
+    ) -> None:
         self.place = place(url)
+        self._keys = Keys(project)
         self._lua = dict(lua or scripts())
         self._sha: dict[str, str] = {}
         try:
@@ -65,7 +69,7 @@ class RedisOnlineStore:
         partitions = list(offsets)
         made = self._run(
             "create_offsets",
-            [names.offset_key(view_id, source, partition) for partition in partitions],
+            [self._keys.offset(view_id, source, partition) for partition in partitions],
             [record.encode(OffsetRecord(record.NO_TOKEN, offsets[p], -1, NO_TIME_US, 0, topic_id)) for p in partitions],
         )
         return [partitions[i - 1] for i in made]
@@ -76,7 +80,7 @@ class RedisOnlineStore:
         with self._answering():
             for kind in ("offset:{}:{}:*", "seen:{}:{}:*", "feat:{}:*:{}:*"):
                 batch: list[bytes] = []
-                for key in self._redis.scan_iter(match=kind.format(names.BUCKET, view_id), count=1000):
+                for key in self._redis.scan_iter(match=kind.format(self._keys.bucket, view_id), count=1000):
                     batch.append(key)
                     if len(batch) == 1000:
                         gone += self._redis.unlink(*batch)
@@ -87,7 +91,7 @@ class RedisOnlineStore:
 
     def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str) -> Claim:
         token = secrets.token_bytes(16)
-        offset_keys = [names.offset_key(view_id, source, partition) for view_id in view_ids]
+        offset_keys = [self._keys.offset(view_id, source, partition) for view_id in view_ids]
         reason, *rest = self._run("claim", offset_keys, [token.hex(), topic_id])
         if reason == b"ok":
             return Claim(source, partition, token, dict(zip(view_ids, map(record.decode, rest), strict=True)))
@@ -100,20 +104,20 @@ class RedisOnlineStore:
         raise OffsetMissingError(loss.other_topic(view_id, source, partition, stored, topic_id))
 
     def commit(self, commit: Commit) -> Committed | Refused:
-        keys, arguments = call.arguments(commit)
+        keys, arguments = call.arguments(commit, self._keys)
         reason, *rest = self._run("commit", keys, arguments, write=f"a commit of {commit.source}/{commit.partition}")
         if reason == b"ok":
             return Committed(rest[0])
         return Refused(reason.decode(), rest[0].decode(errors="replace"), tuple(rest[1:]))
 
     def offsets(self, source: str, partition: int, view_ids: Sequence[str]) -> dict[str, OffsetRecord | None]:
-        values = self.read([names.offset_key(view_id, source, partition) for view_id in view_ids])
+        values = self.read([self._keys.offset(view_id, source, partition) for view_id in view_ids])
         pairs = zip(view_ids, values, strict=True)
         return {view_id: None if value is None else record.decode(value) for view_id, value in pairs}
 
     def visible(self, view_id: str, source: str, partition: int) -> list[tuple[int, int]]:
         with self._answering():
-            entries = self._redis.xrange(names.visibility_key(view_id, source, partition))
+            entries = self._redis.xrange(self._keys.visibility(view_id, source, partition))
         return [(int(entry.partition(b"-")[0]), int(fields[b"to"])) for entry, fields in entries]
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -125,11 +129,11 @@ class RedisOnlineStore:
 
     def put_meta(self, name: str, value: bytes) -> None:
         with self._answering():
-            self._redis.set(names.meta_key(name), value)
+            self._redis.set(self._keys.meta(name), value)
 
     def get_meta(self, name: str) -> bytes | None:
         with self._answering():
-            value: bytes | None = self._redis.get(names.meta_key(name))
+            value: bytes | None = self._redis.get(self._keys.meta(name))
             return value
 
     def check(self) -> list[str]:

@@ -8,11 +8,14 @@ import pytest
 
 from featureflow import limits
 from featureflow.clock import ManualClock
-from featureflow.define.system import DEAD_LETTERS
+from featureflow.define import system
+from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.ingest.dead_letter import DeadLetter, append, letters
 from featureflow.kernel.decode import Decoder
 from featureflow.store.log.memory import MemoryLog
 from featureflow.store.log.protocol import Batch
+
+DEAD_LETTERS = system.dead_letters(DEFAULT_PROJECT)
 
 
 def read(log: MemoryLog) -> list[tuple[bytes | None, bytes | None]]:
@@ -36,7 +39,7 @@ def test_a_letter_is_an_event_of_the_dead_letter_source_keyed_by_its_position(lo
         DeadLetter("pay", 3, 12, "wrong_type", "field 'amount' should be a number", b"\xff{}"),
         DeadLetter("pay", 3, 13, "late", "too old", None, view="paid@v1"),
     ]
-    append(log, dead, ManualClock(5_000_000))
+    append(log, DEFAULT_PROJECT, dead, ManualClock(5_000_000))
     (first_key, first), (second_key, second) = read(log)
     decoded = Decoder(DEAD_LETTERS).decode([first, second], [first_key, second_key])
     assert not decoded.refused
@@ -48,7 +51,7 @@ def test_a_letter_is_an_event_of_the_dead_letter_source_keyed_by_its_position(lo
 
 
 def test_only_the_first_bytes_of_a_long_value_and_detail_are_kept(log: MemoryLog) -> None:
-    append(log, [DeadLetter("pay", 0, 1, "oversized", "\u20ac" * 5_000, b"x" * 1_000_000)], ManualClock())
+    append(log, DEFAULT_PROJECT, [DeadLetter("pay", 0, 1, "oversized", "\u20ac" * 5_000, b"x" * 1_000_000)], ManualClock())
     ((_, value),) = read(log)
     kept = json.loads(value or b"")
     assert len(b64decode(kept["value"])) == limits.DEAD_LETTER_VALUE_BYTES
@@ -57,7 +60,7 @@ def test_only_the_first_bytes_of_a_long_value_and_detail_are_kept(log: MemoryLog
 
 
 def test_no_letters_append_nothing() -> None:
-    append(MemoryLog(), [], ManualClock())
+    append(MemoryLog(), DEFAULT_PROJECT, [], ManualClock())
 
 
 def test_a_verdict_makes_one_letter_for_each_place() -> None:

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 from trips import BEGIN_US, PROJECT
 
 from featureflow.clock import ManualClock
-from featureflow.define.spec import Source
-from featureflow.define.system import DEAD_LETTERS, PREDICTIONS, SYSTEM_SOURCES
+from featureflow.define import system
+from featureflow.define.spec import DEFAULT_PROJECT, Source
 from featureflow.errors import (
     LogError,
     OffsetOutOfRangeError,
@@ -27,6 +27,10 @@ from featureflow.store.history.protocol import Extent, Statement
 from featureflow.store.history.sql import SqlHistory
 from featureflow.store.log.memory import MemoryLog
 from featureflow.store.log.protocol import Partition, Record
+
+PREDICTIONS = system.predictions(DEFAULT_PROJECT)
+
+DEAD_LETTERS = system.dead_letters(DEFAULT_PROJECT)
 
 DEPARTURE = PROJECT.source("departure")
 
@@ -63,7 +67,7 @@ class Rig:
         self.log, self.history = MemoryLog(self.clock), SqlHistory(url)
         self.history.migrate()
         self.registry = CollectorRegistry()
-        for source in (*PROJECT.sources, *SYSTEM_SOURCES):
+        for source in (*PROJECT.sources, *system.system_sources(DEFAULT_PROJECT)):
             self.history.ensure_source(source)
             self.log.ensure_topic(source.topic, 2)
 
@@ -248,7 +252,7 @@ def test_run_ends_with_the_batch_in_hand_when_it_is_told_to_stop(rig: Rig) -> No
     rig.history.append = stop_after      # type: ignore[method-assign]  # SIGTERM arrives during the transaction
     writer.run(stop)
     assert len(rig.notes()) == 10, "both batches of the step were finished"
-    assert rig.log.advisory["featureflow-history"][Partition("departure", 0)] == 5
+    assert rig.log.advisory["featureflow.default.history"][Partition("departure", 0)] == 5
     assert writer.status().error == "stopped"
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from featureflow.clock import NO_TIME_US
-from featureflow.define.spec import Aggregation, Call, Column, Field, Literal, Source, View, Window
+from featureflow.define.spec import DEFAULT_PROJECT, Aggregation, Call, Column, Field, Literal, Source, View, Window
 from featureflow.errors import StateError
 from featureflow.ingest import slab as slab_module
 from featureflow.ingest.slab import Slab
@@ -19,7 +19,10 @@ from featureflow.kernel.columns import Layout
 from featureflow.kernel.events import Events
 from featureflow.kernel.partial import LOWEST, Count, LastN, Max, Min, Sum
 from featureflow.kernel.tile import LIFETIME_US, SECOND_US
+from featureflow.store.keys import Keys
 from featureflow.store.online.protocol import StateWrite
+
+KEYS = Keys(DEFAULT_PROJECT)
 
 NOW_US = 1_700_000_000 * SECOND_US
 PAY = Source(
@@ -190,7 +193,7 @@ class SlabMachine(RuleBasedStateMachine):
     def begin(self, name: str) -> None:
         self.layout = LAYOUTS[name]
         self.store = Store(self.layout)
-        self.slab = Slab(self.layout, max_bytes=20_000)
+        self.slab = Slab(self.layout, KEYS, max_bytes=20_000)
         self.committed: dict[bytes, list[Happened]] = {}
         self.pending: dict[bytes, list[Happened]] = {}
         self.partition = 0
@@ -277,7 +280,7 @@ class Driver:
     """One partition's slab and store, fed by hand."""
 
     def __init__(self, layout: Layout, max_bytes: int = 1 << 30) -> None:
-        self.layout, self.store, self.slab = layout, Store(layout), Slab(layout, max_bytes)
+        self.layout, self.store, self.slab = layout, Store(layout), Slab(layout, KEYS, max_bytes)
         self.watermark, self.offset = NOW_US, 0
         self.happened: dict[bytes, list[Happened]] = {}
 

@@ -12,12 +12,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 from worker_rig import PROJECT, RIDER, SECOND_US, TRIP, ZONE, Rig, TroubledStore
 
-from featureflow.define.spec import Project, View
+from featureflow.define.spec import DEFAULT_PROJECT, Project, View
 from featureflow.errors import LogError, OffsetMissingError, OffsetOutOfRangeError, StateError, UnavailableError
 from featureflow.ingest import failpoint
 from featureflow.ingest.claim import take
 from featureflow.ingest.source_views import SourceViews
-from featureflow.store.keys import offset_key
+from featureflow.store.keys import Keys
 from featureflow.store.log.memory import MemoryConsumer
 from featureflow.store.log.protocol import TRACE_PARENT, Partition, Record
 from featureflow.store.online import record
@@ -25,6 +25,7 @@ from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.protocol import Advance, Commit, Committed, OffsetRecord, Refused
 from featureflow.store.registry import partitions_document
 
+KEYS = Keys(DEFAULT_PROJECT)
 ALL_VIEWS = [view.id for view in PROJECT.views]
 
 
@@ -95,7 +96,7 @@ def test_stopping_finishes_what_is_in_hand_and_tells_the_log() -> None:
 
     worker = rig.worker(failpoint=after_commit)
     worker.run(stop)
-    assert rig.memory_log.advisory["featureflow-ingest"] == {Partition("trip", 0): 50}
+    assert rig.memory_log.advisory["featureflow.default.ingest"] == {Partition("trip", 0): 50}
     assert rig.agrees()
 
 
@@ -218,7 +219,7 @@ class NoOffset(MemoryOnlineStore):
         return super().commit(replace(commit, advances=tuple(advances)))
 
     def _put_back(self, commit: Commit, advance: Advance) -> None:
-        key = offset_key(advance.view_id, commit.source, commit.partition)
+        key = KEYS.offset(advance.view_id, commit.source, commit.partition)
         (value,) = self.read([key])
         assert value is not None
         self._put(key, record.encode(replace(record.decode(value), offset=advance.from_offset)))

@@ -11,13 +11,16 @@ import msgspec
 import numpy as np
 
 from featureflow.clock import ManualClock
-from featureflow.define.system import PREDICTIONS
+from featureflow.define import system
+from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import UnavailableError
 from featureflow.kernel.decode import Decoder
 from featureflow.serve.prediction_log import PredictionLog, Predictions, encode
 from featureflow.serve.request import Row
 from featureflow.store.log.memory import MemoryLog
 from featureflow.store.log.protocol import Record
+
+PREDICTIONS = system.predictions(DEFAULT_PROJECT)
 
 NASTY = 'a"b\\c\n\u2028é:{}\r\0'
 
@@ -70,7 +73,7 @@ def logging(log: CountingLog, capacity_rows: int = 100) -> tuple[PredictionLog, 
     logged: list[int] = []
     return (
         PredictionLog(
-            log, capacity_rows=capacity_rows, dropped=lambda r, n: dropped.update({r: n}), logged=logged.append
+            log, PREDICTIONS.topic, capacity_rows=capacity_rows, dropped=lambda r, n: dropped.update({r: n}), logged=logged.append
         ),
         dropped,
         logged,

@@ -16,11 +16,13 @@ from serve_rig import TRIP, Door, Rig, listening, serving
 from worker_rig import RIDERS, SECOND_US
 
 from featureflow import limits
+from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import UnavailableError
 from featureflow.models.store import ModelStore
 from featureflow.serve import routes
-from featureflow.store.keys import offset_key
+from featureflow.store.keys import Keys
 
+KEYS = Keys(DEFAULT_PROJECT)
 GOOD = {"entities": {"rider": "ada", "zone": 7}, "context": {"hour": 17}}
 PATHS = ("/v1/score/tip", "/v1/events/trip", "/v1/features/rider_now", "/v1/features/zone_now")
 
@@ -196,7 +198,7 @@ def test_what_there_is_can_be_looked_at(models: ModelStore) -> None:
                 'featureflow_scores_total{model="tip",provider="cpu",variant="fp32"} 1.0',
             ):
                 assert name in text, name
-            rig.online._values.pop(offset_key(serve.scorer.view("rider_now").view.id, "trip", 1))
+            rig.online._values.pop(KEYS.offset(serve.scorer.view("rider_now").view.id, "trip", 1))
             assert (await get(door, "/v1/views"))[1]["views"][0]["sources"]["trip"][1]["offset"] is None
 
     asyncio.run(go())

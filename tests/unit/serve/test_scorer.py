@@ -12,7 +12,8 @@ import pytest
 from serve_rig import STRICT, TIP, WITH_MODELS, Rig, ServeRig, models_in, serving, train
 from worker_rig import PROJECT, RIDERS, SECOND_US, TRIP, ZONES
 
-from featureflow.define.system import PREDICTIONS
+from featureflow.define import system
+from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import RequestError, UnavailableError
 from featureflow.kernel.decode import Decoder
 from featureflow.kernel.derive import features_to_inputs
@@ -20,9 +21,12 @@ from featureflow.kernel.finalize import Status, ViewKernel
 from featureflow.kernel.replay import recompute
 from featureflow.models.store import ModelStore
 from featureflow.serve.answer import Answer, Shed
-from featureflow.store.keys import offset_key, state_key
+from featureflow.store.keys import Keys
 from featureflow.store.online.memory import MemoryOnlineStore
 
+PREDICTIONS = system.predictions(DEFAULT_PROJECT)
+
+KEYS = Keys(DEFAULT_PROJECT)
 BODY = {"entities": {"rider": "ada", "zone": 7}, "context": {"hour": 17}}
 RIDER, ZONE = PROJECT.views
 
@@ -164,7 +168,7 @@ def test_a_lost_offset_record_makes_its_features_missing_and_says_so(models: Mod
         rig = fed()
         online = rig.online
         assert isinstance(online, MemoryOnlineStore)
-        key = offset_key(RIDER.id, "trip", 0)
+        key = KEYS.offset(RIDER.id, "trip", 0)
         (stored,) = online.read([key])
         assert stored is not None
         changed = {"absent": None, "dirty": stored[:56] + b"%+020d" % 77 + stored[76:], "garbage": b"x"}[how]
@@ -203,7 +207,7 @@ def test_features_of_a_view_that_was_not_committed_for_long_are_stale_and_keep_t
 def test_one_damaged_state_is_missing_and_its_neighbours_are_not(models: ModelStore) -> None:
     async def go() -> None:
         rig = fed()
-        key = state_key("rider", "ada", RIDER.id, "trip", None)
+        key = KEYS.state("rider", "ada", RIDER.id, "trip", None)
         (value,) = rig.online.read([key])
         assert value is not None
         rig.online._put(key, value[:8] + bytes([value[8] ^ 1]) + value[9:])

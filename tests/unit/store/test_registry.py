@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,17 +13,28 @@ import pytest
 from trips import PROJECT, VIEWS, aggregation, view, window
 
 from featureflow.clock import ManualClock
-from featureflow.define import spec
-from featureflow.define.system import SYSTEM_SOURCES
-from featureflow.errors import LogError, OffsetMissingError, StateError, UnavailableError
+from featureflow.define import spec, system
+from featureflow.define.spec import DEFAULT_PROJECT
+from featureflow.errors import (
+    LogError,
+    OffsetMissingError,
+    SettingsError,
+    StateError,
+    TablesMissingError,
+    UnavailableError,
+)
 from featureflow.store.history.protocol import Extent, Statement
 from featureflow.store.history.sql import SqlHistory
-from featureflow.store.keys import offset_key
+from featureflow.store.keys import Keys
 from featureflow.store.log.memory import MemoryLog
 from featureflow.store.log.protocol import Record, TopicState
 from featureflow.store.online.memory import MemoryOnlineStore
+from featureflow.store.online.protocol import Advance, Commit, Committed, StateWrite
+from featureflow.store.online.redis import RedisOnlineStore
 from featureflow.store.registry import Registry, mirrored, partitions_document
 
+KEYS = Keys(DEFAULT_PROJECT)
+SOURCES = (*PROJECT.sources, *system.system_sources(DEFAULT_PROJECT))
 REPLACED = view("origin_now", "airport", "origin", aggregation("worst", "max", "departure", window("2h"), default=-1.0))
 CHANGED = msgspec.structs.replace(PROJECT, views=tuple(REPLACED if v.name == "origin_now" else v for v in VIEWS))
 
@@ -50,8 +63,8 @@ class Place:
             {v.name: self.offsets(v) for v in VIEWS},
             [[{**row, "topic_id": ""} for row in rows] for rows in positions],
             [{**row, "changed_at_us": 0} for row in self.history.query("view_versions", {})],
-            {s.name: self.online.get_meta(partitions_document(s.name)) for s in (*PROJECT.sources, *SYSTEM_SOURCES)},
-            {s.name: self.history.extents(s.name) for s in (*PROJECT.sources, *SYSTEM_SOURCES)},
+            {s.name: self.online.get_meta(partitions_document(s.name)) for s in SOURCES},
+            {s.name: self.history.extents(s.name) for s in SOURCES},
             len(self.history.query("newest_definition", {})),
         ]
 
@@ -70,7 +83,7 @@ def test_apply_makes_tables_topics_offsets_and_the_mirror(place: Place) -> None:
     assert place.offsets(VIEWS[0]) == {("departure", 0): 0, ("departure", 1): 0, ("departure", 2): 0, ("arrival", 0): 0, ("arrival", 1): 0}
     assert place.online.get_meta("partitions:departure") == b"3"
     assert place.online.get_meta("partitions:featureflow_predictions") == b"1"
-    assert place.log.topic("featureflow.dead-letters").partitions == 1
+    assert place.log.topic("featureflow.default.dead-letters").partitions == 1
     assert place.history.offsets("arrival") == {0: 0, 1: 0}
 
 
@@ -282,7 +295,91 @@ def test_an_offset_record_under_the_planned_name_is_never_overwritten(place: Pla
     """A second apply at the same time must not send a view back to the beginning."""
     place.registry.apply(PROJECT)
     v = PROJECT.view("aircraft_ever")
-    before = place.online.read([offset_key(v.id, "departure", 0)])
+    before = place.online.read([KEYS.offset(v.id, "departure", 0)])
     assert place.online.create_offsets(v.id, "departure", "other", {0: 99}) == []
     place.registry.apply(PROJECT)
-    assert place.online.read([offset_key(v.id, "departure", 0)]) == before
+    assert place.online.read([KEYS.offset(v.id, "departure", 0)]) == before
+
+
+def named(name: str) -> spec.Project:
+    return msgspec.structs.replace(PROJECT, name=name)
+
+
+def test_a_history_database_takes_one_project(place: Place) -> None:
+    place.registry.apply(PROJECT)
+    other = Registry(place.history, MemoryOnlineStore(place.clock, project="other"), place.log, place.clock)
+    before = place.everything()
+    for do in (other.plan, other.apply):
+        with pytest.raises(SettingsError, match="holds the project 'default', and this one is 'other'. Point history.url at"):
+            do(named("other"))
+    assert place.everything() == before
+
+
+def test_two_histories_do_not_share_a_project_of_one_name_in_the_online_store(place: Place, tmp_path: Path) -> None:
+    place.registry.apply(PROJECT)
+    before = place.everything()
+    copied = SqlHistory(f"sqlite:///{tmp_path}/copied.db")
+    with closing(copied):
+        for applied_before in (False, True):
+            if applied_before:      # with an online store of its own
+                Registry(copied, MemoryOnlineStore(place.clock), MemoryLog(place.clock), place.clock).apply(PROJECT)
+            other = Registry(copied, place.online, place.log, place.clock)
+            with pytest.raises(SettingsError, match="holds a project 'default' that was applied with another history database"):
+                other.apply(PROJECT)
+    assert place.everything() == before
+
+
+def test_an_online_store_that_lost_everything_is_taken_again(place: Place) -> None:
+    place.registry.apply(PROJECT)
+    empty = Registry(place.history, MemoryOnlineStore(place.clock), place.log, place.clock)
+    empty.rebuild(PROJECT, [view.id for view in VIEWS])
+    empty.check_owner(PROJECT.name)
+
+
+def test_projects_of_two_names_share_an_online_store_and_a_log(tmp_path: Path, embedded_redis_url: str) -> None:
+    log, clock = MemoryLog(ManualClock(1_700_000_000_000_000)), ManualClock(1_700_000_000_000_000)
+    with ExitStack() as exits:
+        places = {}
+        for name in ("one", "two"):
+            online = exits.enter_context(closing(RedisOnlineStore(embedded_redis_url, project=name)))
+            history = exits.enter_context(closing(SqlHistory(f"sqlite:///{tmp_path}/{name}.db")))
+            places[name] = Registry(history, online, log, clock), online
+            places[name][0].apply(named(name))
+        view = VIEWS[0]
+        for name, (_, online) in places.items():
+            claim = online.claim("departure", 0, [view.id], log.topic("departures").topic_id)
+            state = Keys(name).state(view.entity, "UA", view.id, "departure", 0)
+            advance = Advance(view.id, 0, len(name) if name == "one" else 9)
+            write = StateWrite(state, 0, b"", 0, whole=name.encode())
+            assert isinstance(online.commit(Commit("departure", 0, claim.token, (advance,), 5, (write,))), Committed)
+        stored = {name: online.offsets("departure", 0, [view.id])[view.id] for name, (_, online) in places.items()}
+        assert {name: record and record.offset for name, record in stored.items()} == {"one": 3, "two": 9}
+        gone = places["one"][1].drop_view(view.id)
+        assert gone > 0
+        assert places["one"][1].offsets("departure", 0, [view.id]) == {view.id: None}
+        assert places["two"][1].offsets("departure", 0, [view.id])[view.id] == stored["two"]
+        assert places["two"][1].read([Keys("two").state(view.entity, "UA", view.id, "departure", 0)]) == [b"two"]
+        assert mirrored(places["two"][1]) == named("two")
+    assert {source.topic for source in system.system_sources("one")}.isdisjoint(s.topic for s in system.system_sources("two"))
+    assert system.group("one", "ingest") != system.group("two", "ingest")
+
+
+@pytest.mark.parametrize("project", ["default", "a-b_c", "0"])
+def test_all_keys_of_a_project_share_a_slot_of_a_cluster_and_no_key_with_another(project: str) -> None:
+    keys = Keys(project)
+    names = [
+        keys.state("user", "a:{b}", "v@1", "trip", None), keys.state("user", "x", "v@1", "trip", 3), keys.offset("v@1", "trip", 0),
+        keys.visibility("v@1", "trip", 0), keys.meta("project"),
+    ]  # fmt: skip
+    tags = {name[name.index(b"{") + 1 : name.index(b"}")] for name in names}      # what Redis Cluster hashes
+    assert tags == {f"{project}:0".encode()}
+    assert not set(names) & {name.replace(f"{{{project}:0}}".encode(), b"{other:0}") for name in names}
+
+
+def test_before_the_first_apply_nothing_is_applied_rather_than_broken(sqlite_url: str) -> None:
+    place = Place(sqlite_url)
+    assert place.registry.current() is None
+    place.registry.check_owner(PROJECT.name)
+    with pytest.raises(TablesMissingError, match="lacks tables. Run: featureflow apply"):
+        place.history.extents("departure")
+    place.history.close()

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from trips import BEGIN_US, HOUR_US, PROJECT, SOURCES, events, spine
 
-from featureflow.define.spec import Column, Input
-from featureflow.define.system import PREDICTIONS
+from featureflow.define import system
+from featureflow.define.spec import DEFAULT_PROJECT, Column, Input
 from featureflow.errors import HistoryError, RequestError
 from featureflow.kernel.decode import Decoder
 from featureflow.kernel.derive import features_to_inputs
@@ -24,6 +24,8 @@ from featureflow.store.history.protocol import Statement
 from featureflow.store.history.sql import SqlHistory
 from featureflow.train.as_served import as_served
 from featureflow.train.audit import recompute_prediction, recompute_predictions
+
+PREDICTIONS = system.predictions(DEFAULT_PROJECT)
 
 VIEWS = tuple(PROJECT.view(name) for name in ("carrier_now", "origin_now", "aircraft_now"))
 PARTITIONS, ROWS = 2, 60

@@ -1,0 +1,1 @@
+SELECT project, registry_id FROM owner
