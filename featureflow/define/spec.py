@@ -221,7 +221,8 @@ def with_version(view: View, sources: dict[str, Source]) -> View:
     """The view with ``version`` set: the first 10 hex digits of the SHA-256 of everything that decides its values.
 
     Defaults and names of aggregations are presentation and leave the version (and so the state) as it is... so they are
-    excluded; event time, disorder, tolerance and the types of the fields that it reads are included.
+    excluded; event time, disorder, tolerance and the types of the fields that it reads are included, and whether those may be
+    null: a record with a null where there may be none is no event.
     """
     meaning = {
         "entity": view.entity,
@@ -235,7 +236,7 @@ def with_version(view: View, sources: dict[str, Source]) -> View:
             name: (
                 s.topic, s.time_field, s.disorder_us, s.future_us, is_keyed(view, s),
                 sorted(
-                    (f, s.by_name[f].type)
+                    (f, s.by_name[f].type + " | None" * s.by_name[f].nullable)
                     for f in {view.keys[name]}.union(*(
                         {*columns_of(a.value), *columns_of(a.where)} for a in view.aggregations if a.source == name
                     ))

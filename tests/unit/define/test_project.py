@@ -46,6 +46,8 @@ def test_loading_leaves_nothing_behind_and_gives_the_same_again(tmp_path: Path) 
         ('topic="departures"', 'topic="leavings"'),
         ('time="left_at", disorder="10m"', 'time="left_at", disorder="11m"'),
         ('topic="departures", ', 'topic="departures", keyed_by="origin", '),
+        ("    delay_min: Field[float]\n\nclass Arrival", "    delay_min: Field[float | None]\n\nclass Arrival"),
+        ("origin: Field[str] = key(Airport)", "origin: Field[str | None] = key(Airport)"),
     ],
 )
 def test_a_change_of_meaning_changes_the_version_of_the_views_that_it_touches(
