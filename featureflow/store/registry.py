@@ -157,10 +157,16 @@ class Registry:
         """Drop what is left of these views' state and start them again at the log's beginning.
 
         A worker that still holds one of them is refused at its next commit. Events that the log has deleted are not folded again.
+        Raises LogError, before anything is dropped, where a topic was recreated: nothing could be folded from it.
         """
+        sources = (*project.sources, *system_sources(project.name))
+        recorded = [row for source in sources for row in self._history.query("topic", {"source": source.name})]
+        partitions = {str(row["source"]): _int(row["partitions"]) for row in recorded}
+        for source in project.sources:
+            self._topic(source, partitions)
         for view_id in view_ids:
             self._drop(view_id)
-        self.apply(project)
+        self.apply(project, partitions=partitions)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

@@ -246,6 +246,17 @@ def test_an_event_with_another_topic_is_refused_before_that_topic_is_made_and_as
     assert place.history.offsets("departure_2") == {0: 0}
 
 
+def test_a_rebuild_that_is_refused_has_dropped_nothing(place: Place) -> None:
+    place.registry.apply(PROJECT, partitions=2)
+    before = place.offsets(VIEWS[0])
+    place.log.delete_topic("departures")
+    with pytest.raises(LogError, match="was deleted and created again"):
+        place.registry.rebuild(PROJECT, [view.id for view in VIEWS])
+    assert place.offsets(VIEWS[0]) == before
+    assert None not in before.values()
+    assert place.log.topic("departures").partitions == 2
+
+
 def test_what_is_applied_is_known_while_the_mirror_is_away(place: Place) -> None:
     place.registry.apply(PROJECT)
 
