@@ -9,6 +9,7 @@ from featureflow.errors import LogError, OffsetOutOfRangeError, StateError
 from featureflow.ingest.failpoint import Failpoint, unarmed
 from featureflow.store.log.protocol import Log, Partition, TopicState
 from featureflow.store.online.protocol import Advance, Commit, OnlineStore
+from featureflow.store.online.writes import Writes
 from featureflow.store.registry import partitions_document
 
 
@@ -49,7 +50,7 @@ class Owned:
                 due.setdefault(self.offsets[view_id], []).append(view_id)
         source, partition = self.partition.source, self.partition.partition
         return [
-            Commit(source, partition, self.token, tuple(Advance(v, offset, offset) for v in ids), self.maxima[ids[0]], ())
+            Commit(source, partition, self.token, tuple(Advance(v, offset, offset) for v in ids), self.maxima[ids[0]], Writes())
             for offset, ids in due.items()
         ]
 

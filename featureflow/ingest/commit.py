@@ -8,11 +8,12 @@ from typing import Literal
 
 from featureflow.errors import UnknownOutcomeError
 from featureflow.ingest.failpoint import Failpoint, unarmed
-from featureflow.store.online.protocol import Commit, Committed, OffsetRecord, OnlineStore, Refused, StateWrite
+from featureflow.store.online.protocol import Commit, Committed, OffsetRecord, OnlineStore, Refused
+from featureflow.store.online.writes import Writes
 
 ATTEMPTS = 3                               # of one commit whose reply is lost each time
 
-Whole = Callable[[tuple[StateWrite, ...], tuple[int, ...]], tuple[StateWrite, ...]]
+Whole = Callable[[Writes, tuple[int, ...]], Writes]
 """(writes, indices) -> the same writes with those at the indices written whole, as absent keys."""
 
 

@@ -14,13 +14,14 @@ from featureflow.define.spec import Project, Source
 from featureflow.ingest.claim import Owned
 from featureflow.ingest.dead_letter import DeadLetter, letters
 from featureflow.ingest.decode import Decoder
-from featureflow.ingest.slab import Slab
+from featureflow.ingest.slab import Slab, plain
 from featureflow.kernel import accept
 from featureflow.kernel.columns import Layout
 from featureflow.kernel.events import Events
 from featureflow.store.keys import Keys
 from featureflow.store.log.protocol import Batch
-from featureflow.store.online.protocol import Advance, Commit, OnlineStore, StateWrite
+from featureflow.store.online.protocol import Advance, Commit, OnlineStore
+from featureflow.store.online.writes import Writes
 
 READ_KEYS = 500                            # in one MGET: a longer one holds every other reader up
 SMALLEST_CHUNK = 32                        # events; below it a chunk is not worth a fold
@@ -74,10 +75,11 @@ class SourceViews:
         """Bring every entity of the batch that is not cached into its slab, as the store holds it under our token."""
         partition = judged.batch.partition
         for view_id, slab in self._slabs.items():
-            absent = slab.absent(partition, slab.ids(judged.events.take(np.flatnonzero(judged.takes[view_id]))))
+            ids = judged.events.columns[slab.layout.key_field][judged.takes[view_id]]
+            absent = slab.absent(partition, plain(ids))
             for start in range(0, len(absent), READ_KEYS):
-                ids = absent[start : start + READ_KEYS]
-                slab.load(partition, ids, online.read([slab.key(partition, entity_id) for entity_id in ids]))
+                some = absent[start : start + READ_KEYS]
+                slab.load(partition, some, online.read([slab.key(partition, entity_id) for entity_id in some]))
 
     def fold(self, judged: Judged, start: int) -> int:
         """Fold events from ``start`` on, as many as one commit may carry; where the next commit starts."""
@@ -99,7 +101,7 @@ class SourceViews:
     def commit(self, owned: Owned, to_offset: int, max_time_us: int) -> Commit:
         """Everything folded since the last commit, for the views that have not come as far as ``to_offset``."""
         advances = tuple(Advance(view_id, at, to_offset) for view_id, at in owned.offsets.items() if at < to_offset)
-        writes: tuple[StateWrite, ...] = ()
+        writes = Writes()
         self._extents = []
         for view_id, slab in self._slabs.items():
             mine = slab.writes(max_time_us)
@@ -107,14 +109,13 @@ class SourceViews:
             writes += mine
         return Commit(self.source.name, owned.partition.partition, owned.token, advances, max_time_us, writes)
 
-    def whole(self, writes: tuple[StateWrite, ...], indices: Sequence[int]) -> tuple[StateWrite, ...]:
+    def whole(self, writes: Writes, indices: Sequence[int]) -> Writes:
         """The writes of the last ``commit`` with those at ``indices`` written whole, as keys that are absent."""
-        answer: tuple[StateWrite, ...] = ()
+        each, answer = list(writes), Writes()
         start = 0
         for view_id, count in self._extents:
             mine = tuple(i - start for i in indices if start <= i < start + count)
-            part = writes[start : start + count]
-            answer += self._slabs[view_id].whole(part, mine) if mine else part
+            answer += self._slabs[view_id].whole(Writes.of(each[start : start + count]), mine)
             start += count
         return answer
 
@@ -123,10 +124,10 @@ class SourceViews:
         """Rows folded into since the last commit."""
         return sum(slab.rows_touched for slab in self._slabs.values())
 
-    def committed(self) -> None:
-        """The last ``commit`` was applied."""
+    def committed(self, committed_ms: int) -> None:
+        """The last ``commit`` was applied, at this moment of the store's clock."""
         for slab in self._slabs.values():
-            slab.committed()
+            slab.committed(committed_ms)
 
     def evict(self) -> None:
         """Forget entities until the slabs are within their memory again."""
@@ -141,7 +142,6 @@ class SourceViews:
 
 def _present(column: NDArray[Any]) -> NDArray[np.bool_]:
     """Where a key column holds an id: not None, not NaN."""
-    if column.dtype == object:
-        return np.fromiter((value is not None for value in column), np.bool_, len(column))
-    present: NDArray[np.bool_] = ~np.isnan(column)
+    nothing: Any = None
+    present: NDArray[np.bool_] = np.not_equal(column, nothing) if column.dtype == object else ~np.isnan(column)
     return present

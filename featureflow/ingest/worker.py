@@ -188,7 +188,7 @@ class Worker:
             return answer
         self._metrics.commits.labels("committed").inc()
         self._metrics.commit_rows.observe(rows)
-        source.committed()
+        source.committed(answer.committed_ms)
         owned.moved(commit, now_us)
         return answer
 

@@ -16,8 +16,9 @@ from featureflow.errors import OffsetMissingError, StateError, UnavailableError,
 from featureflow.store.keys import Keys
 from featureflow.store.online import call
 from featureflow.store.online.embedded import EmbeddedServer
-from featureflow.store.online.protocol import Advance, Claim, Commit, Committed, Patch, Refused, StateWrite
+from featureflow.store.online.protocol import Advance, Claim, Commit, Committed, Refused
 from featureflow.store.online.redis import RedisOnlineStore, place, problems, scripts
+from featureflow.store.online.writes import Patch, StateWrite, Writes
 
 KEYS = Keys(DEFAULT_PROJECT)
 VIEW, SOURCE, TOPIC = "now@0123456789", "departure", "topic-1"
@@ -27,7 +28,7 @@ OFFSET = KEYS.offset(VIEW, SOURCE, 0)
 
 
 def moved(claim: Claim, start: int, to: int, *writes: StateWrite) -> Commit:
-    return Commit(SOURCE, 0, claim.token, (Advance(VIEW, start, to),), 5, writes)
+    return Commit(SOURCE, 0, claim.token, (Advance(VIEW, start, to),), 5, Writes.of(writes))
 
 
 def whole(value: bytes, expected: int = 0) -> StateWrite:
@@ -72,7 +73,7 @@ CUTS = {
     "offset": "if sub(record, 37, 56) ~= from then",
     "dirty": "if sub(record, 57, 76) ~= CLEAN then",
     "length": "if length ~= expected then",
-    "header": "call('GETRANGE', key, 0, header_bytes - 1) ~= sub(writes, body, at - 1)",
+    "header": "call('GETRANGE', key, 0, header_bytes - 1) ~= sub(headers, header, header + header_bytes - 1)",
     "mark": "  call('SETRANGE', KEYS[i], 56, to)\n",
     "broken": "-- (4) move offsets, say when, and clear the mark\n",
 }
@@ -196,13 +197,14 @@ def test_what_can_fail_after_the_first_write_is_refused_before_it(store: RedisOn
         lambda keys, values: values.append(b"more"),
         lambda keys, values: values.__setitem__(4, 7),
         lambda keys, values: values.__setitem__(0, b"short"),
-        lambda keys, values: values.__setitem__(-1, values[-1] + b"more"),
-        lambda keys, values: values.__setitem__(-1, values[-1][:-1]),
-        lambda keys, values: values.__setitem__(-1, values[-1][:-8]),
-        lambda keys, values: values.__setitem__(-1, b""),
-        lambda keys, values: values.__setitem__(-1, values[-1].replace(b"\0\0\0\0\4\0\0\0head", b"\1\0\0\0\4\0\0\0head")),
-        lambda keys, values: values.__setitem__(-1, values[-1].replace(b"\4\0\0\0head", b"\0\0\0\0head")),
-        lambda keys, values: values.__setitem__(-1, values[-1].replace(b"\4\0\0\0head", b"\xff\xff\xff\xffhead")),
+        *(
+            lambda keys, values, column=column, spoilt=spoilt: values.__setitem__(column, spoilt(values[column]))
+            for column in (-4, -3, -2, -1)                     # heads, headers, places, data
+            for spoilt in (lambda b: b + b"more", lambda b: b[:-1] or b"m", lambda b: b[:-8] + b"m", lambda b: b"" if b else b"m")
+        ),
+        lambda keys, values: values.__setitem__(-2, b"\1\0\0\0\4\0\0\0"),
+        lambda keys, values: values.__setitem__(-2, b"\0\0\0\0\0\0\0\0"),
+        lambda keys, values: values.__setitem__(-2, b"\0\0\0\0\xff\xff\xff\xff"),
     ],
 )
 def test_wrong_arguments_are_refused_by_the_script_itself(
@@ -233,6 +235,17 @@ def test_a_write_renews_the_time_to_live_and_zero_is_for_ever(store: RedisOnline
     assert raw.pttl(other) == -1
     store.commit(moved(claim, 1, 2, StateWrite(KEY, 4, HEADER, 3_600_000, patches=(Patch(4, b"row"),))))
     assert 60_000 < raw.pttl(KEY) <= 3_600_000
+
+
+def test_a_patch_renews_the_time_to_live_from_the_moment_that_it_names(store: RedisOnlineStore, claim: Claim, raw: redis.Redis) -> None:
+    born = store.commit(moved(claim, 0, 1, StateWrite(KEY, 0, b"", 60_000, whole=b"head")))
+    assert isinstance(born, Committed)
+    early = StateWrite(KEY, 4, HEADER, 3_600_000, (Patch(4, b"row"),), renew_ms=born.committed_ms + 10**9)
+    store.commit(moved(claim, 1, 2, early))
+    assert raw.get(KEY) == b"headrow"
+    assert raw.pttl(KEY) <= 60_000
+    store.commit(moved(claim, 2, 3, StateWrite(KEY, 7, HEADER, 3_600_000, (Patch(4, b"ROW"),), renew_ms=born.committed_ms)))
+    assert raw.pttl(KEY) > 60_000
 
 
 def test_scripts_are_loaded_again_after_the_server_forgot_them(store: RedisOnlineStore, claim: Claim, raw: redis.Redis) -> None:

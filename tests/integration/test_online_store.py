@@ -20,11 +20,10 @@ from featureflow.store.online.protocol import (
     Committed,
     OffsetRecord,
     OnlineStore,
-    Patch,
     Refused,
-    StateWrite,
 )
 from featureflow.store.online.redis import RedisOnlineStore
+from featureflow.store.online.writes import Patch, StateWrite, Writes
 
 KEYS = Keys(DEFAULT_PROJECT)
 VIEW, SOURCE, TOPIC = "now@0123456789", "departure", "topic-1"
@@ -51,7 +50,7 @@ def claim(store: OnlineStore) -> Claim:
 
 
 def move(claim: Claim, start: int, to: int, *writes: StateWrite, max_time_us: int = 5, views: tuple[str, ...] = (VIEW,)) -> Commit:
-    return Commit(SOURCE, 0, claim.token, tuple(Advance(view, start, to) for view in views), max_time_us, writes)
+    return Commit(SOURCE, 0, claim.token, tuple(Advance(view, start, to) for view in views), max_time_us, Writes.of(writes))
 
 
 def whole(key: bytes, value: bytes, expected: int = 0, ttl_ms: int = 60_000) -> StateWrite:
@@ -155,7 +154,7 @@ def test_a_commit_of_several_views_moves_all_of_them_or_none(store: OnlineStore)
     assert at(store).offset == 4
     assert at(store, "then@1").offset == 0
     assert store.read([KEY]) == [None]
-    both = Commit(SOURCE, 0, claim.token, (Advance(VIEW, 4, 9), Advance("then@1", 0, 9)), 1, ())
+    both = Commit(SOURCE, 0, claim.token, (Advance(VIEW, 4, 9), Advance("then@1", 0, 9)), 1, Writes())
     assert isinstance(store.commit(both), Committed)
     assert at(store).offset == at(store, "then@1").offset == 9
 
@@ -229,7 +228,7 @@ def test_expired_keys_are_named_and_the_commit_succeeds_with_them_written_whole(
             lambda c: move(c, 0, 1, patch(KEY, 4, *[(4, b"x")] * (limits.PATCHES_PER_KEY + 1))), "whole", id="too many patches"
         ),
         pytest.param(
-            lambda c: Commit(SOURCE, 0, c.token, (Advance(VIEW, 0, 1), Advance("then@1", 0, 2)), 1, ()),
+            lambda c: Commit(SOURCE, 0, c.token, (Advance(VIEW, 0, 1), Advance("then@1", 0, 2)), 1, Writes()),
             "share a running maximum",
             id="two destinations",
         ),

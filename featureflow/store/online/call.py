@@ -1,19 +1,13 @@
-"""A commit as the keys and arguments of ``lua/commit.lua``, checked for sense before it is sent."""
+"""A commit as the keys and arguments of ``lua/commit.lua``, checked for sense before it is sent; and any script's call as bytes."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 
 from featureflow import limits
 from featureflow.store.keys import Keys
-from featureflow.store.online.protocol import Commit, StateWrite
+from featureflow.store.online.protocol import Commit
 from featureflow.store.online.record import digits
-
-WHOLE = 65_535                             # as a number of patches: one whole value
-_WRITE = struct.Struct("<IQHH")            # expected bytes, ttl ms, header bytes, number of patches
-_PATCH = struct.Struct("<II")              # position, bytes
-_BYTES = struct.Struct("<I")
 
 
 def check(commit: Commit) -> None:
@@ -26,54 +20,32 @@ def check(commit: Commit) -> None:
         raise ValueError(f"an offset goes back: {commit.advances}")
     if len({advance.view_id for advance in commit.advances}) != len(commit.advances):
         raise ValueError(f"a view is named twice: {commit.advances}")
-    if len({write.key for write in commit.writes}) != len(commit.writes):
-        raise ValueError(f"a commit of {commit.source}/{commit.partition} writes a key twice")
-    for write in commit.writes:
-        if (write.whole is None) != bool(write.patches):
-            raise ValueError(f"the write of {write.key!r} is both patches and a whole value, or neither")
-        if len(write.patches) > limits.PATCHES_PER_KEY:
-            most = limits.PATCHES_PER_KEY
-            raise ValueError(f"{len(write.patches)} patches of {write.key!r}; over {most} it is written whole")
-        end = write.expected_bytes
-        for patch in write.patches:
-            position, size = patch.position, len(patch.data)
-            if not (0 <= position <= end and size):
-                raise ValueError(f"a patch at {position} leaves a hole in {write.key!r} of {end} bytes")
-            if position + size > end:
-                end = position + size
+    commit.writes.check()
 
 
-def arguments(commit: Commit, keys: Keys) -> tuple[list[bytes], list[bytes | int]]:
+def arguments(commit: Commit, keys: Keys) -> tuple[list[bytes], list[bytes]]:
     """KEYS and ARGV of ``commit.lua``. Raises ValueError as ``check`` does."""
     check(commit)
-    source, partition = commit.source, commit.partition
+    source, partition, writes = commit.source, commit.partition, commit.writes
     names = [keys.offset(advance.view_id, source, partition) for advance in commit.advances]
     names += [keys.visibility(advance.view_id, source, partition) for advance in commit.advances]
-    names += [write.key for write in commit.writes]
-    values: list[bytes | int] = [
+    names += writes.keys
+    values = [
         commit.token.hex().encode(),
         digits(commit.advances[0].to_offset),
         digits(commit.max_time_us),
-        len(commit.advances),
-        len(commit.writes),
-        limits.VISIBILITY_ENTRIES,
+        b"%d" % len(commit.advances),
+        b"%d" % len(writes),
+        b"%d" % limits.VISIBILITY_ENTRIES,
     ]
     values += [digits(advance.from_offset) for advance in commit.advances]
-    values.append(packed(commit.writes))
+    values += [writes.heads, writes.headers, writes.places, writes.data]
     return names, values
 
 
-def packed(writes: Sequence[StateWrite]) -> bytes:
-    """The writes as ``commit.lua`` unpacks them."""
-    parts: list[bytes] = []
-    head, place = _WRITE.pack, _PATCH.pack
-    for write in writes:
-        header, patches, whole = write.header, write.patches, write.whole
-        if whole is None:
-            parts += (head(write.expected_bytes, write.ttl_ms, len(header), len(patches)), header)
-            for patch in patches:
-                data = patch.data
-                parts += (place(patch.position, len(data)), data)
-        else:
-            parts += (head(write.expected_bytes, write.ttl_ms, len(header), WHOLE), header, _BYTES.pack(len(whole)), whole)
-    return b"".join(parts)
+def evalsha(sha: str, names: Sequence[bytes], values: Sequence[bytes]) -> bytes:
+    """The call of a loaded script as it goes over the wire. One formatting of all of it: a commit has an argument per event."""
+    parts = [b"EVALSHA", sha.encode(), b"%d" % len(names), *names, *values]
+    pairs: list[object] = [None] * (2 * len(parts))
+    pairs[::2], pairs[1::2] = map(len, parts), parts
+    return b"*%d\r\n" % len(parts) + b"$%d\r\n%b\r\n" * len(parts) % tuple(pairs)

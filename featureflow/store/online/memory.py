@@ -81,7 +81,8 @@ class MemoryOnlineStore:
             data = bytearray(stored.data if stored else b"")
             for patch in write.patches:
                 data[patch.position : patch.position + len(patch.data)] = patch.data
-            self._values[write.key] = _Value(bytes(data), dies_ms or (stored.dies_ms if stored else 0))
+            renewed = dies_ms and now_ms >= write.renew_ms
+            self._values[write.key] = _Value(bytes(data), dies_ms if renewed else stored.dies_ms if stored else 0)
         # (4) move offsets
         for advance in commit.advances:
             stored_record = self._record(advance.view_id, commit.source, commit.partition)

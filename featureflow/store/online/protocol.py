@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import msgspec
+from featureflow.store.online.writes import Writes
 
 
 @dataclass(frozen=True)
@@ -36,26 +36,6 @@ class Claim:
     records: dict[str, OffsetRecord]       # view id -> record, as it stood when the claim was made
 
 
-# The next two are made once per event, or nearly: a struct costs a tenth of a frozen dataclass.
-
-class Patch(msgspec.Struct, frozen=True, gc=False):
-    """Bytes to put at a position of a state value; at its end they extend it."""
-
-    position: int
-    data: bytes
-
-
-class StateWrite(msgspec.Struct, frozen=True, gc=False):
-    """The change of one state key. Exactly one of ``patches`` and ``whole`` is set."""
-
-    key: bytes
-    expected_bytes: int                    # the length it must have now; 0: must be absent
-    header: bytes                          # the header it must have now, where expected_bytes > 0
-    ttl_ms: int                            # renewed by this write; 0: a whole value never expires, a patch leaves it as it is
-    patches: tuple[Patch, ...] = ()
-    whole: bytes | None = None             # None with patches; b"" deletes the key
-
-
 @dataclass(frozen=True)
 class Advance:
     """One view version's offset moving on."""
@@ -74,12 +54,12 @@ class Commit:
     token: bytes
     advances: tuple[Advance, ...]
     max_time_us: int
-    writes: tuple[StateWrite, ...]
+    writes: Writes
 
 
 @dataclass(frozen=True)
 class Committed:
-    committed_ms: int                      # the store's own clock
+    committed_ms: int                      # the store's own clock; by it a life was renewed or not
 
 
 @dataclass(frozen=True)
@@ -93,7 +73,7 @@ class Refused:
 
     reason: str
     detail: str
-    keys: tuple[int, ...] = field(default=())   # indices into Commit.writes
+    keys: tuple[int, ...] = field(default=())   # places in Commit.writes
 
 
 class OnlineStore(Protocol):

@@ -92,7 +92,7 @@ class RedisOnlineStore:
     def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str) -> Claim:
         token = secrets.token_bytes(16)
         offset_keys = [self._keys.offset(view_id, source, partition) for view_id in view_ids]
-        reason, *rest = self._run("claim", offset_keys, [token.hex(), topic_id])
+        reason, *rest = self._run("claim", offset_keys, [token.hex().encode(), topic_id.encode()])
         if reason == b"ok":
             return Claim(source, partition, token, dict(zip(view_ids, map(record.decode, rest), strict=True)))
         view_id = view_ids[rest[0] - 1]
@@ -148,16 +148,27 @@ class RedisOnlineStore:
     def close(self) -> None:
         self._redis.close()
 
-    def _run(self, name: str, keys: Sequence[bytes], arguments: Sequence[object], *, write: str = "") -> list[Any]:
+    def _run(self, name: str, keys: Sequence[bytes], arguments: Sequence[bytes], *, write: str = "") -> list[Any]:
         with self._answering(write):
-            try:
-                if name not in self._sha:
-                    self._sha[name] = self._redis.script_load(self._lua[name])
-                answer: list[Any] = self._redis.evalsha(self._sha[name], len(keys), *keys, *arguments)
-            except NoScriptError:  # the server restarted; it says so before it runs anything
+            if name not in self._sha:
                 self._sha[name] = self._redis.script_load(self._lua[name])
-                answer = self._redis.evalsha(self._sha[name], len(keys), *keys, *arguments)
+            message = call.evalsha(self._sha[name], keys, arguments)
+            try:
+                return self._ask(message)
+            except NoScriptError:  # the server restarted; it says so before it runs anything
+                self._redis.script_load(self._lua[name])  # under the same name: that is a hash of its text
+                return self._ask(message)
+
+    def _ask(self, message: bytes) -> list[Any]:
+        """The reply to one packed call. redis-py would look at each argument of it."""
+        pool = self._redis.connection_pool
+        connection = pool.get_connection()
+        try:
+            connection.send_packed_command([message])
+            answer: list[Any] = connection.read_response()
             return answer
+        finally:
+            pool.release(connection)
 
     @contextmanager
     def _answering(self, write: str = "") -> Iterator[None]:

@@ -10,7 +10,8 @@ from featureflow.clock import ManualClock
 from featureflow.errors import UnavailableError, UnknownOutcomeError
 from featureflow.ingest.commit import ATTEMPTS, send
 from featureflow.store.online.memory import MemoryOnlineStore
-from featureflow.store.online.protocol import Advance, Commit, Committed, OffsetRecord, Patch, Refused, StateWrite
+from featureflow.store.online.protocol import Advance, Commit, Committed, OffsetRecord, Refused
+from featureflow.store.online.writes import Patch, StateWrite, Writes
 
 Step = Callable[["Scripted", Commit], Committed | Refused]
 
@@ -44,7 +45,7 @@ class Scripted(MemoryOnlineStore):
         raise UnknownOutcomeError("lost, and a rival came")
 
     def moved_on(self, to: int) -> Committed | Refused:
-        return super().commit(Commit("trip", 0, self.token, (Advance("v@1", 0, to),), 0, ()))
+        return super().commit(Commit("trip", 0, self.token, (Advance("v@1", 0, to),), 0, Writes()))
 
     def offset(self) -> int:
         record = self.offsets("trip", 0, ["v@1"])["v@1"]
@@ -53,10 +54,10 @@ class Scripted(MemoryOnlineStore):
 
 
 def commit(store: Scripted, *writes: StateWrite, start: int = 0, to: int = 3) -> Commit:
-    return Commit("trip", 0, store.token, (Advance("v@1", start, to),), 7, writes)
+    return Commit("trip", 0, store.token, (Advance("v@1", start, to),), 7, Writes.of(writes))
 
 
-def none_whole(writes: tuple[StateWrite, ...], indices: tuple[int, ...]) -> tuple[StateWrite, ...]:
+def none_whole(writes: Writes, indices: tuple[int, ...]) -> Writes:
     raise AssertionError("nothing has expired")
 
 
@@ -138,14 +139,14 @@ def test_expired_keys_are_written_whole_and_the_rest_stays_as_it_was() -> None:
     gone = StateWrite(b"b", 9, b"head", 0, patches=(Patch(9, b"more"),))
     asked: list[tuple[int, ...]] = []
 
-    def whole(writes: tuple[StateWrite, ...], indices: tuple[int, ...]) -> tuple[StateWrite, ...]:
+    def whole(writes: Writes, indices: tuple[int, ...]) -> Writes:
         asked.append(indices)
-        return writes[0], StateWrite(b"b", 0, b"", 0, whole=b"headB")
+        return Writes.of([next(iter(writes)), StateWrite(b"b", 0, b"", 0, whole=b"headB")])
 
     sent, answer = send(store, commit(store, kept, gone), whole)
     assert isinstance(answer, Committed)
     assert asked == [(1,)]
-    assert sent.writes[0] is kept
+    assert next(iter(sent.writes)) == kept
     assert store.read([b"a", b"b"]) == [b"headA", b"headB"]
 
 
@@ -162,7 +163,7 @@ def test_a_reply_lost_after_the_rewrite_sends_the_rewritten_bytes_again() -> Non
     store = Scripted(Scripted.applied, Scripted.lost_there)
     gone = StateWrite(b"b", 9, b"head", 0, patches=(Patch(9, b"more"),))
     rewritten = StateWrite(b"b", 0, b"", 0, whole=b"headB")
-    sent, answer = send(store, commit(store, gone), lambda writes, indices: (rewritten,))
+    sent, answer = send(store, commit(store, gone), lambda writes, indices: Writes.of([rewritten]))
     assert isinstance(answer, Committed)
-    assert [one.writes for one in store.sent] == [(gone,), (rewritten,), (rewritten,)]
-    assert sent.writes == (rewritten,)
+    assert [list(one.writes) for one in store.sent] == [[gone], [rewritten], [rewritten]]
+    assert list(sent.writes) == [rewritten]

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import DEFAULT_PROJECT, Aggregation, Call, Column, Field, Literal, Source, View, Window
 from featureflow.errors import StateError
-from featureflow.ingest import slab as slab_module
+from featureflow.ingest import roll_up
 from featureflow.ingest.slab import Slab
 from featureflow.kernel import state
 from featureflow.kernel.columns import Layout
@@ -20,7 +20,7 @@ from featureflow.kernel.events import Events
 from featureflow.kernel.partial import LOWEST, Count, LastN, Max, Min, Sum
 from featureflow.kernel.tile import LIFETIME_US, SECOND_US
 from featureflow.store.keys import Keys
-from featureflow.store.online.protocol import StateWrite
+from featureflow.store.online.writes import StateWrite, Writes
 
 KEYS = Keys(DEFAULT_PROJECT)
 
@@ -91,9 +91,10 @@ class Store:
         self.layout = layout
         self.values: dict[bytes, bytes] = {}
 
-    def apply(self, writes: Sequence[StateWrite]) -> list[int]:
+    def apply(self, written: Writes) -> list[int]:
         """Apply all of the writes, or none: then the places of those whose key is gone."""
-        assert len({write.key for write in writes}) == len(writes)
+        written.check()
+        writes = list(written)
         gone = []
         for i, write in enumerate(writes):
             value = self.values.get(write.key, b"")
@@ -103,7 +104,7 @@ class Store:
                 gone.append(i)
             assert not value or value[: self.layout.header_bytes] == write.header
             assert not write.expected_bytes or len(write.header) == self.layout.header_bytes
-            assert write.ttl_ms == self.layout.ttl_ms
+            assert write.ttl_ms >= self.layout.ttl_ms
         if gone:
             return gone
         for write in writes:
@@ -239,7 +240,7 @@ class SlabMachine(RuleBasedStateMachine):
         gone = self.store.apply(writes)
         if gone:
             assert not self.store.apply(self.slab.whole(writes, gone))
-        self.slab.committed()
+        self.slab.committed(0)
         for key, happened in self.pending.items():
             self.committed.setdefault(key, []).extend(happened)
         self.pending.clear()
@@ -295,14 +296,14 @@ class Driver:
         for entity_id, t, offset in zip(self.slab.ids(events), events.times_us.tolist(), events.offsets.tolist(), strict=True):
             self.happened.setdefault(self.slab.key(partition, entity_id), []).append((t, 1.0, partition, offset))
 
-    def commit(self) -> tuple[StateWrite, ...]:
+    def commit(self) -> list[StateWrite]:
         writes = self.slab.writes(self.watermark)
         assert not self.store.apply(writes)
-        self.slab.committed()
-        for write in writes:
+        self.slab.committed(0)
+        for write in (each := list(writes)):
             blob = self.store.values[write.key]
             assert rows_of(self.layout, blob) == replay(self.layout, blob, self.happened[write.key])
-        return writes
+        return each
 
 
 @pytest.fixture
@@ -338,10 +339,10 @@ def test_a_row_that_several_folds_touched_is_patched_once(driver: Driver) -> Non
 
 
 def test_nothing_folded_is_nothing_to_write(driver: Driver) -> None:
-    assert driver.slab.writes(NOW_US) == ()
+    assert driver.slab.writes(NOW_US) == Writes()
     driver.fold((1, 0))
     driver.commit()
-    assert driver.slab.writes(NOW_US) == ()
+    assert driver.slab.writes(NOW_US) == Writes()
     assert driver.slab.rows_touched == 0
 
 
@@ -360,7 +361,7 @@ def test_an_entity_is_rolled_up_when_half_its_rows_can_be_and_is_written_whole_o
 def test_one_commit_rolls_up_only_so_many_rows_and_leaves_the_rest_for_the_next(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slab_module, "ROLL_UP_ROWS", 50)
+    monkeypatch.setattr(roll_up, "MOST_ROWS", 50)
     driver.fold(*((n, t) for n in range(8) for t in range(20)))
     driver.commit()
     driver.fold(*((n, 1_000) for n in range(8)))
@@ -390,17 +391,45 @@ def test_an_expired_key_is_written_whole_and_the_others_as_before(driver: Driver
     driver.commit()
     driver.fold((1, 1), (2, 1), (3, 1))
     writes = driver.slab.writes(driver.watermark)
-    del driver.store.values[writes[1].key]
+    del driver.store.values[writes.keys[1]]
     gone = driver.store.apply(writes)
     assert gone == [1]
-    again = driver.slab.whole(writes, gone)
-    assert (again[0], again[2]) == (writes[0], writes[2])
+    rewritten = driver.slab.whole(writes, gone)
+    before, again = list(writes), list(rewritten)
+    assert (again[0], again[2]) == (before[0], before[2])
     assert again[1].expected_bytes == 0
-    assert not driver.store.apply(again)
-    driver.slab.committed()
+    assert not driver.store.apply(rewritten)
+    driver.slab.committed(0)
     driver.fold((2, 1))
     (write,) = driver.commit()
     assert write.patches
+
+
+def test_state_lives_as_long_as_it_may_be_needed_after_any_write_of_it_and_is_seldom_renewed() -> None:
+    """By the store's clock: a write renews a life from its ``renew_ms`` on, to its ``ttl_ms``."""
+    driver = Driver(layout_of(sliding(10), sliding(120)))
+    needed_ms, rng = driver.layout.ttl_ms, np.random.default_rng(0)
+    now_ms, dies_ms, renewals = 1_000, 0, 0
+    for _ in range(400):
+        driver.fold((1, 0))
+        (write,) = driver.slab.writes(driver.watermark)
+        if write.whole is not None or now_ms >= write.renew_ms:
+            dies_ms, renewals = now_ms + write.ttl_ms, renewals + 1
+        assert needed_ms <= dies_ms - now_ms <= 1.2 * needed_ms
+        driver.store.apply(Writes.of([write]))
+        driver.slab.committed(now_ms)
+        now_ms += int(rng.integers(0, needed_ms // 20))
+    assert renewals < 120
+
+
+def test_a_life_that_began_before_the_claim_is_renewed_by_the_first_write(driver: Driver) -> None:
+    driver.fold((1, 0))
+    driver.commit()
+    driver.slab.drop(0)
+    driver.fold((1, 1))
+    (write,) = driver.slab.writes(driver.watermark)
+    assert write.patches
+    assert write.renew_ms == 0
 
 
 def test_dropping_a_partition_forgets_what_was_folded_and_leaves_other_partitions(driver: Driver) -> None:
@@ -408,7 +437,7 @@ def test_dropping_a_partition_forgets_what_was_folded_and_leaves_other_partition
     driver.commit()
     driver.fold((1, 0), partition=1)
     driver.slab.drop(1)
-    assert driver.slab.writes(driver.watermark) == ()
+    assert driver.slab.writes(driver.watermark) == Writes()
     assert driver.slab.absent(1, ["u:1"]) == ["u:1"]
     assert driver.slab.absent(0, ["u:1"]) == []
 

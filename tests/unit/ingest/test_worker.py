@@ -241,7 +241,7 @@ def test_a_storm_would_show_that_the_store_does_not_compare_offsets() -> None:
 
 
 def test_a_storm_would_show_that_rows_outlive_their_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SourceViews, "drop", lambda self, partition: self.committed())
+    monkeypatch.setattr(SourceViews, "drop", lambda self, partition: self.committed(0))
     assert seen()
 
 

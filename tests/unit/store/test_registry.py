@@ -29,8 +29,9 @@ from featureflow.store.keys import Keys
 from featureflow.store.log.memory import MemoryLog
 from featureflow.store.log.protocol import Record, TopicState
 from featureflow.store.online.memory import MemoryOnlineStore
-from featureflow.store.online.protocol import Advance, Commit, Committed, StateWrite
+from featureflow.store.online.protocol import Advance, Commit, Committed
 from featureflow.store.online.redis import RedisOnlineStore
+from featureflow.store.online.writes import StateWrite, Writes
 from featureflow.store.registry import Registry, mirrored, partitions_document
 
 KEYS = Keys(DEFAULT_PROJECT)
@@ -362,7 +363,7 @@ def test_projects_of_two_names_share_an_online_store_and_a_log(tmp_path: Path, e
             state = Keys(name).state(view.entity, "UA", view.id, "departure", 0)
             advance = Advance(view.id, 0, len(name) if name == "one" else 9)
             write = StateWrite(state, 0, b"", 0, whole=name.encode())
-            assert isinstance(online.commit(Commit("departure", 0, claim.token, (advance,), 5, (write,))), Committed)
+            assert isinstance(online.commit(Commit("departure", 0, claim.token, (advance,), 5, Writes.of([write]))), Committed)
         stored = {name: online.offsets("departure", 0, [view.id])[view.id] for name, (_, online) in places.items()}
         assert {name: record and record.offset for name, record in stored.items()} == {"one": 3, "two": 9}
         gone = places["one"][1].drop_view(view.id)

@@ -3,10 +3,11 @@
 -- and an error in (3) or (4) leaves the mark, so that no claim succeeds until the view is rebuilt.
 --
 -- KEYS: A offset records, A visibility streams, W state keys.
--- ARGV: token (32 hex) | to | max_time_us | A | W | entries a visibility stream keeps | from, A times | the writes, packed.
--- Each write, little-endian: expected bytes u32, ttl ms u64, header bytes u16, n u16, the header; then n times (position u32,
--- bytes u32, data). n = 65535: one whole value (bytes u32, data), and 0 bytes delete the key. One argument, since the server
--- spends more on taking an argument than on writing a row.
+-- ARGV: token (32 hex) | to | max_time_us | A | W | entries a visibility stream keeps | from, A times | heads | headers | places |
+-- data. The last four are the columns of the writes (see writes.py), little-endian: a head is expected bytes u32, header bytes u16,
+-- n u16, ttl ms u64, renew ms u64; a place is position u32, bytes u32, n of them for each head. n = 65535: one place, which is the
+-- whole value, and 0 bytes delete the key. A patch gives its key a new ttl from the time "renew ms" on, a whole value always.
+-- Four arguments, since the server spends more on taking an argument than on writing a row.
 -- Offsets and times are sign and 19 digits (see record.py), compared as strings.
 -- Returns {'ok', ms} or {reason, text, 0-based places...}; reasons: fenced offset dirty mismatch expired.
 local CLEAN = '-0000000000000000001'
@@ -18,7 +19,7 @@ local token, to, max_time = ARGV[1], ARGV[2], ARGV[3]
 local A, W, kept = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 
 -- (1) check everything
-if not (A and W) or A < 1 or #KEYS ~= 2 * A + W or #ARGV ~= 7 + A or #token ~= 32 or #to ~= 20 or #max_time ~= 20 then
+if not (A and W) or A < 1 or #KEYS ~= 2 * A + W or #ARGV ~= 10 + A or #token ~= 32 or #to ~= 20 or #max_time ~= 20 then
   return redis.error_reply('ERR commit: wrong arguments')
 end
 for i = 1, A do
@@ -45,43 +46,46 @@ for i = 1, A do
   end
 end
 
-local writes = ARGV[7 + A]
-local ttls, counts, patches = {}, {}, {}   -- of each state key; patches: position, first and last byte of the data, flat
+local heads, headers, places, data = ARGV[7 + A], ARGV[8 + A], ARGV[9 + A], ARGV[10 + A]
+local counts, ttls, renews = {}, {}, {}    -- of each state key
+local positions, firsts, lasts = {}, {}, {} -- of each patch: where it goes, its first and last byte in data
 local expired = {'expired', 'rows were expected, their TTL has passed'}
-local at, last = 1, 0
+local head, header, place, at, P = 1, 1, 1, 1, 0
 for w = 1, W do
   local key = KEYS[2 * A + w]
-  local expected, ttl, header_bytes, n, body = unpack('<I4I8I2I2', writes, at)
-  at = body + header_bytes
+  local expected, header_bytes, n, ttl, renew
+  expected, header_bytes, n, ttl, renew, head = unpack('<I4I2I2I8I8', heads, head)
   local length = call('STRLEN', key)
   if length ~= expected then
     if length > 0 then
       return {'mismatch', key .. ' has ' .. length .. ' bytes, not ' .. expected, w - 1}
     end
     expired[#expired + 1] = w - 1
-  elseif length > 0 and call('GETRANGE', key, 0, header_bytes - 1) ~= sub(writes, body, at - 1) then
+  elseif length > 0 and call('GETRANGE', key, 0, header_bytes - 1) ~= sub(headers, header, header + header_bytes - 1) then
     return {'mismatch', key .. ' has another header', w - 1}
   end
+  header = header + header_bytes
   local grown = expected
-  for p = 1, n == WHOLE and 1 or n do
-    local position, bytes = 0, 0
-    if n == WHOLE then
-      bytes, at = unpack('<I4', writes, at)
-    else
-      position, bytes, at = unpack('<I4I4', writes, at)
+  for _ = 1, n == WHOLE and 1 or n do
+    local position, bytes
+    position, bytes, place = unpack('<I4I4', places, place)
+    if n ~= WHOLE then
       if position > grown or bytes == 0 then
         return redis.error_reply('ERR commit: a patch leaves a hole in ' .. key)
       end
-      grown = math.max(grown, position + bytes)
+      if position + bytes > grown then
+        grown = position + bytes
+      end
     end
-    patches[last + 1], patches[last + 2], patches[last + 3] = position, at, at + bytes - 1
-    last = last + 3
+    P = P + 1
+    positions[P], firsts[P], lasts[P] = position, at, at + bytes - 1
     at = at + bytes
   end
-  ttls[w], counts[w] = ttl, n
+  counts[w], ttls[w], renews[w] = n, ttl, renew
 end
-if at ~= #writes + 1 then
-  return redis.error_reply('ERR commit: ' .. #writes .. ' bytes of writes, ' .. (at - 1) .. ' understood')
+if head ~= #heads + 1 or header ~= #headers + 1 or place ~= #places + 1 or at ~= #data + 1 then
+  return redis.error_reply('ERR commit: ' .. #heads .. ', ' .. #headers .. ', ' .. #places .. ', ' .. #data .. ' bytes of writes, '
+    .. (head - 1) .. ', ' .. (header - 1) .. ', ' .. (place - 1) .. ', ' .. (at - 1) .. ' understood')
 end
 if #expired > 2 then
   return expired
@@ -93,12 +97,14 @@ for i = 1, A do
 end
 
 -- (3) write state
-last = 0
+local now = call('TIME')
+local ms = now[1] * 1000 + math.floor(now[2] / 1000)
+local p = 0
 for w = 1, W do
   local key, ttl, n = KEYS[2 * A + w], ttls[w], counts[w]
   if n == WHOLE then
-    local value = sub(writes, patches[last + 2], patches[last + 3])
-    last = last + 3
+    p = p + 1
+    local value = sub(data, firsts[p], lasts[p])
     if #value == 0 then
       call('UNLINK', key)
     elseif ttl > 0 then
@@ -108,18 +114,16 @@ for w = 1, W do
     end
   else
     for _ = 1, n do
-      call('SETRANGE', key, patches[last + 1], sub(writes, patches[last + 2], patches[last + 3]))
-      last = last + 3
+      p = p + 1
+      call('SETRANGE', key, positions[p], sub(data, firsts[p], lasts[p]))
     end
-    if ttl > 0 then
+    if ttl > 0 and ms >= renews[w] then
       call('PEXPIRE', key, ttl)
     end
   end
 end
 
 -- (4) move offsets, say when, and clear the mark
-local now = call('TIME')
-local ms = now[1] * 1000 + math.floor(now[2] / 1000)
 local moved = to .. CLEAN .. max_time .. string.format('+%019d', ms)
 for i = 1, A do
   if ARGV[6 + i] ~= to then
