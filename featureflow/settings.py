@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -22,6 +22,7 @@ from featureflow.errors import SettingsError
 
 FILE = "featureflow.toml"
 EMBEDDED = "embedded"
+SECRET_OPTION = re.compile(r"(?i)([^&=]*(?:password|secret|token|key)[^&=]*)=[^&]*")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
@@ -122,26 +123,45 @@ def load(folder: Path, environment: Mapping[str, str]) -> Settings:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"{file}: not valid TOML: {error}") from error
     raw.pop("folder", None)
+    _refuse_unknown(raw, file)
+    places: dict[str, str] = {}
     for variable, text in environment.items():
         if (key := _key_of(variable)) is not None:
             section, name = key
             raw.setdefault(section, {})[name] = text
-    _refuse_unknown(raw, file)
+            places[f"{section}.{name}"] = f"the environment variable {variable}"
     try:
         settings = msgspec.convert({**raw, "folder": str(folder)}, Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{file}: {error}. Correct that value, or remove it to use the default") from error
-    duration_us(settings.online.stale_after, "online.stale_after")
-    _check_name(settings, file)
+        place = places.get(str(error).rpartition("`$.")[2].rstrip("`"), str(file))
+        raise SettingsError(f"{place}: {error}. Correct that value, or remove it to use the default") from error
+
+    def said(key: str) -> str:
+        return f"{places.get(key, str(file))}: {key}"
+
+    duration_us(settings.online.stale_after, said("online.stale_after"))
+    _check_database(settings.log.url, said("log.url"))
+    _check_database(settings.online.url, said("online.url"))
+    _check_name(settings, file, said("project.name"))
     return settings
 
 
-def _check_name(settings: Settings, file: Path) -> None:
+def _check_database(url: str, said: str) -> None:
+    """redis-py takes database 0 where it cannot read the number."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise SettingsError(f"{said} = {mask(url)} is no URL: {error}") from None
+    if parts.scheme in ("redis", "rediss") and re.fullmatch(r"/?\d*", parts.path, re.ASCII) is None:
+        raise SettingsError(f"{said} = {mask(url)} ends in the number of a database, such as /0; it ends in {parts.path!r}")
+
+
+def _check_name(settings: Settings, file: Path, said: str) -> None:
     """Names go into topics, consumer groups and keys, and no other project on the same servers may have the same ones."""
     name = settings.project.name
     if name and NAME.fullmatch(name) is None:
         raise SettingsError(
-            f"project.name = {name!r} is no project's name; write up to 64 lower-case letters, digits, - and _, a letter or digit first"
+            f"{said} = {name!r} is no project's name; write up to 64 lower-case letters, digits, - and _, a letter or digit first"
         )
     urls = {"log.url": settings.log.url, "online.url": settings.online.url, "history.url": settings.history.url}
     shared = [key for key, url in urls.items() if url != EMBEDDED and not url.startswith("sqlite:")]
@@ -160,13 +180,12 @@ def duration_us(text: str, key: str) -> int:
 
 
 def mask(text: str) -> str:
-    """The text with a URL's password replaced, for messages and logs."""
-    if "://" not in text or "@" not in text:
+    """The text with a URL's password, and options that may hold a secret, replaced, for messages and logs."""
+    if "://" not in text:
         return text
-    parts = urlsplit(text)
-    if parts.password is None:
-        return text
-    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")))
+    address, question, options = text.partition("?")
+    address = re.sub(r"(?<=://)([^/@]*?):.*@", r"\1:***@", address)
+    return address + question + SECRET_OPTION.sub(r"\1=***", options)
 
 
 def _key_of(variable: str) -> tuple[str, str] | None:

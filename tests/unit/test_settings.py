@@ -102,3 +102,45 @@ def test_on_servers_that_others_may_use_a_project_has_a_name(tmp_path: Path, sec
 
 def test_on_servers_of_its_own_a_project_needs_no_name(tmp_path: Path) -> None:
     assert load(write(tmp_path, '[history]\nurl = "sqlite:///events.db"\n'), {}).name == "default"
+
+
+@pytest.mark.parametrize("section", ["log", "online"])
+@pytest.mark.parametrize("url", ["redis://h:6379/x", "rediss://h/1/2", "redis://h/-1"])
+def test_a_redis_database_is_a_number_and_never_guessed(tmp_path: Path, section: str, url: str) -> None:
+    with pytest.raises(SettingsError, match=rf"{section}\.url.* ends in the number of a database, such as /0; it ends in '/"):
+        load(tmp_path, {"FEATUREFLOW_PROJECT_NAME": "shop", f"FEATUREFLOW_{section.upper()}_URL": url})
+    for good in ("redis://h", "redis://h/", "redis://:p@h:1/15", "rediss://h/0?ssl_cert_reqs=none", "unix:///a/b.sock?db=2"):
+        load(tmp_path, {"FEATUREFLOW_PROJECT_NAME": "shop", f"FEATUREFLOW_{section.upper()}_URL": good})
+
+
+def test_secrets_among_the_options_are_never_shown() -> None:
+    url = "kafka://h:1?sasl_plain_username=me&sasl_plain_password=p%40ss&ssl_password=x&Token=t&client_secret=s&ssl_keyfile=/k&acks=all"
+    assert mask(url) == (
+        "kafka://h:1?sasl_plain_username=me&sasl_plain_password=***&ssl_password=***&Token=***&client_secret=***&ssl_keyfile=***&acks=all"
+    )
+    assert mask("redis://:p@h/0?password=q") == "redis://:***@h/0?password=***"
+    assert mask("redis://h/0") == "redis://h/0"
+    assert mask("no url") == "no url"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("FEATUREFLOW_SERVE_PORT", "many"),
+        ("FEATUREFLOW_ONLINE_STALE_AFTER", "soon"),
+        ("FEATUREFLOW_PROJECT_NAME", "No Name"),
+        ("FEATUREFLOW_LOG_URL", "redis://h/x"),
+        ("FEATUREFLOW_ONLINE_URL", "redis://[h"),
+    ],
+)
+def test_a_wrong_variable_is_named_and_the_file_is_not_blamed(tmp_path: Path, variable: str, text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(write(tmp_path, "[project]\nname = 'shop'\n[serve]\nport = 1\n"), {variable: text})
+    assert f"the environment variable {variable}" in str(caught.value)
+    assert FILE not in str(caught.value)
+
+
+def test_a_wrong_value_of_the_file_names_the_file(tmp_path: Path) -> None:
+    for text in ('[serve]\nport = "many"', '[online]\nstale_after = "soon"', '[project]\nname = "No Name"'):
+        with pytest.raises(SettingsError, match=FILE):
+            load(write(tmp_path, text), {"FEATUREFLOW_SERVE_HOST": "h"})

@@ -56,7 +56,7 @@ class SqlHistory:
     def __init__(self, url: str, *, setting: str = "history.url") -> None:
         self._setting = setting
         self._engine = engine_of(url, setting=setting)
-        self._place = self._engine.url.render_as_string(hide_password=True)
+        self._place = self._engine.url.set(query={}).render_as_string(hide_password=True)      # options may hold secrets
         self._tables: dict[Source, Table] = {}
 
     def __repr__(self) -> str:
