@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from featureflow.cli.context import Context, Json
-from featureflow.cli.output import Output
+from featureflow.cli.output import Output, counted
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +37,7 @@ def apply(
                 pruned = here.registry.drop_retired()
             output.say("Applied." if changes.changes else "Nothing to change; everything stands.")
             for view, keys in pruned.items():
-                output.say(f"{view}: {keys} keys deleted.")
+                output.say(f"{view}: {counted(keys, 'key')} deleted.")
             for view in here.registry.retired():
                 output.say(f"{view} is retired; its state goes with: featureflow apply --prune")
         output.result(

@@ -9,7 +9,7 @@ import typer
 from rich.progress import TaskID
 
 from featureflow.cli.context import Context, Json
-from featureflow.cli.output import Output
+from featureflow.cli.output import Output, counted
 from featureflow.errors import RequestError
 from featureflow.train.dataset import Dataset
 from featureflow.train.dataset import dataset as make_dataset
@@ -60,7 +60,7 @@ def dataset(
         )
         _write(made, out)
     output.say(
-        f"{len(made):,} rows, {len(made.input_names)} inputs: {out}"
+        f"{counted(len(made), 'row')}, {counted(len(made.input_names), 'input')}: {out}"
         + (" (simulated visibility)" if made.simulated else "")
     )
     output.result(

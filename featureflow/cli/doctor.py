@@ -11,7 +11,7 @@ from typing import Literal
 import typer
 
 from featureflow.cli.context import Context, Json
-from featureflow.cli.output import Output
+from featureflow.cli.output import Output, counted
 from featureflow.errors import FeatureFlowError
 from featureflow.settings import mask
 
@@ -75,7 +75,7 @@ def _definitions(here: Context) -> list[Finding]:
         Finding(
             "definitions",
             "ok",
-            f"{here.settings.project.definitions}: {len(written.views)} views, {len(written.models)} models",
+            f"{here.settings.project.definitions}: {counted(len(written.views), 'view')}, {counted(len(written.models), 'model')}",
         )
     ]
 
@@ -86,7 +86,7 @@ def _log(here: Context) -> list[Finding]:
         topic = here.log.topic(source.topic)
         findings.append(
             Finding(
-                "log", "ok", f"topic {source.topic}: {topic.partitions} partitions, {sum(topic.end.values()):,} records"
+                "log", "ok", f"topic {source.topic}: {counted(topic.partitions, 'partition')}, {counted(sum(topic.end.values()), 'record')}"
             )
         )
     return findings

@@ -11,7 +11,7 @@ import typer
 from numpy.typing import NDArray
 
 from featureflow.cli.context import Context, Json
-from featureflow.cli.output import Output
+from featureflow.cli.output import Output, counted
 from featureflow.define import spec
 from featureflow.errors import ModelError
 from featureflow.models.manifest import Manifest, ModelInput, inputs_of
@@ -62,7 +62,8 @@ def add(
             model=definition,
         )
     output.say(
-        f"{name}@{made.version} is in the store; {made.transforms.width_in} columns, {made.transforms.width_out} after the transforms."
+        f"{name}@{made.version} is in the store; {counted(made.transforms.width_in, 'column')}, "
+        f"{made.transforms.width_out} after the transforms."
     )
     output.say(f"Next: featureflow model quantize {name}" if dataset else "It answers as FP32.")
     output.result(

@@ -8,19 +8,26 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+PIPED_COLUMNS = 10_000  # a table that is not for a terminal is as wide as what it holds
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 model``, ``2,000 rows``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
 
 class Output:
     def __init__(self, *, json: bool) -> None:
         self.json = json
-        self._out = Console(highlight=False, soft_wrap=True)
-        self._err = Console(stderr=True, highlight=False)
+        self._out = _console(sys.stdout)
+        self._err = _console(sys.stderr)
 
     def say(self, text: str) -> None:
         """A line for a person; nothing with ``--json``."""
@@ -34,6 +41,7 @@ class Output:
         if self.json:
             return
         table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+        table.columns[-1].overflow = "fold"
         for row in rows:
             table.add_row(*(str(cell) for cell in row))
         self._out.print(table)
@@ -56,3 +64,7 @@ class Output:
             disable=self.json,
         ) as progress:
             yield progress
+
+
+def _console(file: TextIO) -> Console:
+    return Console(file=file, highlight=False, soft_wrap=True, width=None if file.isatty() else PIPED_COLUMNS)

@@ -82,7 +82,8 @@ def _source_detail(old: spec.Source, new: spec.Source) -> str:
 
 
 def _view_added(view: spec.View) -> str:
-    return f"version {view.version}, {len(view.features)} features of {view.entity} from {', '.join(view.sources)}"
+    features = "1 feature" if len(view.features) == 1 else f"{len(view.features)} features"
+    return f"version {view.version}, {features} of {view.entity} from {', '.join(view.sources)}"
 
 
 def _view_detail(old: spec.View, new: spec.View) -> str:
