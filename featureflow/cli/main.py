@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from featureflow.cli import tether
 from featureflow.cli.context import Context
 from featureflow.errors import FeatureFlowError, ModelError
 
@@ -65,6 +66,7 @@ def options(
 
 
 def main() -> None:
+    tether.hold(os.environ)
     try:
         app()
     except FeatureFlowError as error:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import typer
 
-from featureflow.cli import consume
+from featureflow.cli import consume, port, tether
 from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output
+from featureflow.errors import SettingsError
 from featureflow.settings import EMBEDDED
 
 VERBS = ("ingest", "history", "serve")
@@ -38,7 +41,7 @@ class Child:
 
     def start(self) -> None:
         self._began = time.monotonic()
-        self._process: subprocess.Popen[bytes] | None = subprocess.Popen(self._command, start_new_session=True)
+        self._process: subprocess.Popen[bytes] | None = tether.start(self._command, os.environ)
 
     def ended(self) -> int | None:
         """The exit code of a child that has just ended; None while it runs or waits to be started again."""
@@ -50,6 +53,8 @@ class Child:
         code = self._process.poll()
         if code is not None:
             self._signal_group(signal.SIGTERM)  # what it started goes with it: scorers that share its port
+            assert self._process.stdin is not None
+            self._process.stdin.close()
             self._process = None
             self._wait_s = FIRST_WAIT_S if now - self._began > STEADY_S else min(2 * self._wait_s, LAST_WAIT_S)
             self._due = now + self._wait_s
@@ -76,12 +81,33 @@ class Child:
             os.killpg(self._process.pid, number)
 
 
+@contextlib.contextmanager
+def _alone(here: Context) -> Iterator[None]:
+    """Hold the folder's lock; the kernel frees it however this process ends. Raises SettingsError where another has it."""
+    folder = here.settings.path(here.settings.project.data)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "up.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise SettingsError(
+                f"featureflow up already runs in {here.folder.resolve()}, as process {lock.read().strip()}; stop it first, or name another "
+                "folder with --project"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
 def up(context: typer.Context, json: Json = False) -> None:
     """Run everything in one process tree until interrupted."""
     output = Output(json=json)
     here: Context = context.obj
-    with here, consume.stopping() as stop:
+    with here, consume.stopping() as stop, _alone(here):
         settings = here.settings
+        port.check_free(settings.serve.host, settings.serve.port)  # a scorer that cannot listen would be started again for ever
         if EMBEDDED in (settings.log.url, settings.online.url):
             _ = here.embedded_url  # ours to hold, so that it outlives every child
         for server in (here.log, here.online, here.history):
@@ -99,5 +125,5 @@ def up(context: typer.Context, json: Json = False) -> None:
         until = time.monotonic() + STOP_S
         codes = {child.verb: child.stop(until) for child in children}
     output.result({"stopped": codes})
-    if any(codes.values()):
+    if any(code not in (0, -signal.SIGTERM) for code in codes.values()):  # one that was still starting had nothing in hand
         raise typer.Exit(1)

@@ -1,0 +1,55 @@
+"""``featureflow up`` as a process: alone in its folder, and never survived by its children."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+from world import embedded, until
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_second_up_in_the_same_folder_says_who_runs_there_and_ends(tmp_path: Path) -> None:
+    with embedded(tmp_path / "project") as world:
+        world.featureflow("apply")
+        first = world.start("up")
+        first.wait_for("Scoring at")
+        said = world.featureflow("up", code=1)
+        assert f"featureflow up already runs in {world.folder.resolve()}, as process {first.pid}" in said
+        assert first.told_to_end() == 0
+        again = world.start("up")
+        again.wait_for("Scoring at")
+        assert again.told_to_end() == 0
+
+
+def test_a_port_that_another_process_has_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with embedded(tmp_path / "project") as world, socket.socket() as taken:
+        world.featureflow("apply")
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = world.featureflow("up", code=1, FEATUREFLOW_SERVE_PORT=str(port))
+        assert f"cannot listen on 127.0.0.1:{port}" in said
+        assert f"process {os.getpid()} (" in said
+        assert "serve.port" in said
+
+
+def test_children_of_an_up_that_was_killed_finish_and_end(tmp_path: Path) -> None:
+    with embedded(tmp_path / "project") as world:
+        world.featureflow("apply")
+        up = world.start("up", FEATUREFLOW_SERVE_WORKERS="2")
+        until(lambda: up.err().count('"event":"serving"') == 2, "both scorers")
+        children = up.children()
+        several = [int(p) for c in children for p in Path(f"/proc/{c}/task/{c}/children").read_text().split()]
+        assert len(several) >= 1
+        os.kill(up.pid, signal.SIGKILL)
+        until(lambda: not any(map(running, (*children, *several))), "all children to end")
+        until(lambda: up.err().count('"event":"ended"') == 2, "the scorers to say that they drained")
