@@ -134,6 +134,7 @@ class Decoder:
         longest = max(map(len, filter(None, values)), default=0)
         try:
             rows = list(map(self._decode, values)) if longest <= FLAT_BYTES or all(map(_plain, values)) else []  # type: ignore[arg-type]  # a tombstone raises TypeError
+            _refuse_other_text(b"".join(values))                 # type: ignore[arg-type]  # there is none
         except (ValueError, TypeError):                          # msgspec's and Unicode's errors are ValueErrors
             rows = []
         if len(rows) < len(values):
@@ -161,9 +162,14 @@ class Decoder:
         if not _plain(value) and _depth(value) > NESTING:
             raise Refused("undecodable", f"lists and objects are nested deeper than {NESTING}")
         try:
-            return self._decode(value)
+            row = self._decode(value)
         except ValueError:
-            return self._row_by_field(value)
+            row = self._row_by_field(value)
+        try:
+            _refuse_other_text(value)
+        except UnicodeDecodeError as error:
+            raise Refused("undecodable", f"the record is not UTF-8: {error.reason} at byte {error.start}") from None
+        return row
 
     def _row_by_field(self, value: bytes) -> Any:
         try:
@@ -176,6 +182,8 @@ class Decoder:
 
     def _refuse_keys(self, rows: list[Any], keys: Sequence[bytes | None], refused: list[Refusal]) -> None:
         assert self._key is not None
+        if not refused and list(map(str.encode, map(str, map(self._key, rows)))) == list(keys):
+            return
         for index, (row, key) in enumerate(zip(rows, keys, strict=True)):
             if row is None or str(self._key(row)).encode() == key:
                 continue
@@ -244,6 +252,15 @@ def _plain(value: bytes) -> bool:
     return len(value) <= FLAT_BYTES or (
         len(value) <= limits.RECORD_BYTES and value.count(b"[") + value.count(b"{") <= NESTING
     )
+
+
+def _refuse_other_text(values: bytes) -> None:
+    """Raises UnicodeDecodeError where records, joined, are not UTF-8: msgspec looks only at the strings that it keeps.
+
+    An event begins and ends in ASCII, so that one cannot complete another's last character.
+    """
+    if not values.isascii():
+        values.decode()
 
 
 def _depth(value: bytes) -> int:

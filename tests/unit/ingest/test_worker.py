@@ -489,7 +489,7 @@ def test_the_trace_of_an_event_goes_on_to_the_commit_that_made_it_count() -> Non
     worker = started(rig, tracer=spans)
     parent = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
     plain, traced = rig.trip(at=rig.clock.now_us()), rig.trip(at=rig.clock.now_us())
-    rig.append([plain, replace(traced, headers=((TRACE_PARENT, parent.encode()),)), plain])
+    rig.append([plain, msgspec.structs.replace(traced, headers=((TRACE_PARENT, parent.encode()),)), plain])
     rig.drain(worker)
     ((name, joined, place),) = spans.seen
     assert (name, joined) == ("ingest", parent)
