@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from typing import Protocol
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+UNIT_US = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 NO_TIME_US = -(2**63)  # before any instant: where a time is not known yet, or there is none
 
 
@@ -41,6 +43,12 @@ class ManualClock:
 
     def advance(self, us: int) -> None:
         self.at_us += us
+
+
+def duration_us(text: str) -> int | None:
+    """Microseconds of ``5s``, ``10m``, ``250ms``: a whole number and one of ``UNIT_US``. None for anything else."""
+    match = re.fullmatch(r"([0-9]+)([a-z]+)", text)
+    return int(match[1]) * UNIT_US[match[2]] if match is not None and match[2] in UNIT_US else None
 
 
 def to_us(instant: datetime) -> int:

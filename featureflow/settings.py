@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from featureflow import clock
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import SettingsError
 
@@ -26,7 +27,6 @@ SECRET_OPTION = re.compile(r"(?i)([^&=]*(?:password|secret|token|key)[^&=]*)=[^&
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
-_DURATION_US = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -174,9 +174,9 @@ def _check_name(settings: Settings, file: Path, said: str) -> None:
 
 def duration_us(text: str, key: str) -> int:
     """``"30s"`` -> 30,000,000. Raises SettingsError naming ``key``."""
-    if (match := re.fullmatch(r"(\d+)(ms|s|m|h|d)", text)) is None:
-        raise SettingsError(f'{key} = {text!r} is no duration; write a whole number and ms, s, m, h or d, as in "30s"')
-    return int(match[1]) * _DURATION_US[match[2]]
+    if (us := clock.duration_us(text)) is None:
+        raise SettingsError(f'{key} = {text!r} is no duration; write a whole number and {", ".join(clock.UNIT_US)}, as in "30s"')
+    return us
 
 
 def mask(text: str) -> str:

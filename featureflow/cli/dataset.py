@@ -13,6 +13,8 @@ from featureflow.cli.output import Output, counted
 from featureflow.errors import RequestError
 from featureflow.train.dataset import Dataset
 from featureflow.train.dataset import dataset as make_dataset
+from featureflow.train.needs import Needs
+from featureflow.train.visibility import Visibility
 
 
 def register(app: typer.Typer) -> None:
@@ -40,6 +42,8 @@ def dataset(
     output = Output(json=json)
     _check(out)
     with here, output.progress() as progress:
+        known, delays = _pairs(known_at, "--known-at", "EVENT=FIELD"), _delay(delay)
+        _check_declared(here, model, known, delays)
         tasks: dict[str, TaskID] = {}
 
         def show(what: str, done: int, of: int) -> None:
@@ -54,8 +58,8 @@ def dataset(
             model=model,
             instant=instant,
             label=label or None,
-            known_at=_pairs(known_at, "--known-at", "EVENT=FIELD"),
-            delay=_delay(delay),
+            known_at=known,
+            delay=delays,
             progress=show,
         )
         _write(made, out)
@@ -84,6 +88,18 @@ def _check(out: Path) -> None:
         raise RequestError("Unknown format", f"{out} ends in neither .csv nor .parquet; name one of them")
     if not out.parent.is_dir():
         raise RequestError("No such folder", f"{out.parent} is no folder; make it first")
+
+
+def _check_declared(here: Context, model: str, known_at: dict[str, str], delay: str | dict[str, str] | None) -> None:
+    """In this command's own words, before the library would say it in Python's."""
+    declared = {*known_at, *({"*"} if isinstance(delay, str) else delay or ())}
+    visibility = Visibility(dict.fromkeys(declared, ""))
+    if undeclared := visibility.undeclared(Needs.of(here.applied, model=model).sources):
+        raise RequestError(
+            "Unknown visibility",
+            f"nothing says when an event of {undeclared[0]!r} could have been known; by its event time alone a row would see the future. "
+            f"Add --known-at {undeclared[0]}=FIELD with the datetime field that says it, or --delay 5s",
+        )
 
 
 def _delay(given: list[str] | None) -> str | dict[str, str] | None:

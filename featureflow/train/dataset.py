@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -14,7 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from featureflow.clock import from_us, to_us
+from featureflow import limits
+from featureflow.clock import UNIT_US, duration_us, from_us, to_us
 from featureflow.define import spec
 from featureflow.errors import RequestError
 from featureflow.kernel.events import Events
@@ -29,8 +29,6 @@ from featureflow.train.visibility import Visibility
 Progress = Callable[[str, int, int], None]
 """What is under way, how much is done, how much there is."""
 
-DURATION = re.compile(r"(\d+)(us|ms|s|m|h|d)")
-UNIT_US = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 
 
 @dataclass(frozen=True)
@@ -148,6 +146,9 @@ def dataset(
     """
     needs = Needs.of(project, model=model, features=features)
     visibility = Visibility(known_at or {}, _delays(delay))
+    events = {source.name for source in project.sources}
+    if unknown := sorted({*visibility.known_at, *visibility.delay_us} - events - {"*"}):
+        raise RequestError("Unknown visibility", f"there is no event {unknown[0]!r}; there are {', '.join(sorted(events))}")
     visibility.check(needs.sources)
     read = read_spine(spine, join_keys=needs.join_keys, context=needs.context, instant=instant, label=label)
     values = features_at(history, needs, read, visibility, progress or (lambda what, done, of: None))
@@ -219,12 +220,16 @@ def _delays(delay: str | Mapping[str, str] | None) -> dict[str, int]:
     if delay is None:
         return {}
     named = {"*": delay} if isinstance(delay, str) else delay
-    return {name: duration_us(text) for name, text in named.items()}
+    return {name: _delay_us(name, text) for name, text in named.items()}
 
 
-def duration_us(text: str) -> int:
-    """Microseconds of ``5s``, ``10m``, ``250ms``. Raises RequestError."""
-    match = DURATION.fullmatch(text)
-    if match is None:
-        raise RequestError("Not a duration", f"{text!r}; write a whole number and one of us, ms, s, m, h, d, such as 5s")
-    return int(match[1]) * UNIT_US[match[2]]
+def _delay_us(name: str, text: str) -> int:
+    us = duration_us(text)
+    if us is None or us > limits.DURATION_US:
+        longest = limits.DURATION_US // UNIT_US["d"]
+        of = "" if name == "*" else f" of event {name!r}"
+        raise RequestError(
+            "Not a duration",
+            f"the delay{of} is {text!r}; write a whole number and one of {', '.join(UNIT_US)}, such as 5s, up to {longest}d",
+        )
+    return us

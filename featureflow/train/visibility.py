@@ -31,6 +31,14 @@ class Visibility:
 
     def check(self, sources: Iterable[Source]) -> None:
         """Raise RequestError for a source of which nothing is declared, or a field that cannot say when."""
+        sources = tuple(sources)
+        if undeclared := self.undeclared(sources):
+            raise RequestError(
+                "Unknown visibility",
+                f"nothing says when an event of {undeclared[0]!r} could have been known; by its event time alone "
+                "a row would see the future. "
+                f"Write known_at={{{undeclared[0]!r}: 'FIELD'}} or a delay, such as delay='5s'",
+            )
         for source in sources:
             name = self.known_at.get(source.name)
             if name is not None:
@@ -38,20 +46,19 @@ class Visibility:
                 if declared is None or declared.type != "datetime":
                     raise RequestError(
                         "Unknown visibility",
-                        f"known_at of event {source.name!r} names {name!r}, which is no datetime field of it",
+                        f"{name!r} is to say when an event of {source.name!r} was known, but it is no datetime field of it; there are "
+                        + ", ".join(f.name for f in source.fields if f.type == "datetime"),
                     )
-            elif source.name not in self.delay_us and "*" not in self.delay_us:
-                raise RequestError(
-                    "Unknown visibility",
-                    f"nothing says when an event of {source.name!r} could have been known; by its event time alone "
-                    "a row would see the future. "
-                    f"Write known_at={{{source.name!r}: 'FIELD'}} or a delay, such as delay='5s'",
-                )
             if self._delay(source.name) < 0:
                 raise RequestError(
                     "Unknown visibility",
                     f"the delay of event {source.name!r} is negative: it would be seen before it happened",
                 )
+
+    def undeclared(self, sources: Iterable[Source]) -> list[str]:
+        """Names of the sources of which nothing says when their events were known."""
+        declared = {*self.known_at, *self.delay_us}
+        return [] if "*" in declared else [source.name for source in sources if source.name not in declared]
 
     def columns(self, source: str) -> tuple[str, ...]:
         name = self.known_at.get(source)

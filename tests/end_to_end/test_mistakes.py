@@ -1,0 +1,66 @@
+"""What a newcomer gets wrong is said in the words of the command line, without a traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "featureflow.cli"]
+
+
+def run(folder: Path, *words: str, code: int = 1) -> str:
+    done = subprocess.run([*COMMAND, "-p", str(folder), *words], capture_output=True, text=True, timeout=120, cwd=folder)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new project to which nothing was applied."""
+    folder = tmp_path_factory.mktemp("mistakes") / "Bare Shop"
+    subprocess.run([*COMMAND, "init", str(folder)], check=True, capture_output=True, timeout=120)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mistakes") / "shop"
+    subprocess.run([*COMMAND, "init", str(folder)], check=True, capture_output=True, timeout=120)
+    run(folder, "apply", code=0)
+    (folder / "spine.csv").write_text("user,at,amount,label\nu1,2026-03-01T12:00:00Z,1.5,0\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "words", [("up",), ("ingest",), ("history",), ("get", "user_now", "u1"), ("rebuild",), ("dataset", "fraud", "a.csv", "b.csv")]
+)
+def test_before_the_first_apply_every_command_says_to_apply(bare: Path, words: tuple[str, ...]) -> None:
+    assert "no definitions have been applied here yet. Run: featureflow apply" in run(bare, *words)
+
+
+def test_doctor_says_so_too_and_what_init_wrote_has_a_name(bare: Path) -> None:
+    assert "nothing is applied yet. Run: featureflow apply" in run(bare, "doctor")
+    assert 'name = "bare-shop"' in (bare / "featureflow.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "Add --known-at payment=FIELD with the datetime field that says it, or --delay 5s"),
+        (("--delay", "soon"), "the delay is 'soon'; write a whole number and one of"),
+        (("--delay", "paymnt=5s"), "Add --known-at payment=FIELD"),
+        (("--delay", "5s", "--delay", "payment=1s"), "--delay 5s: write EVENT=5s"),
+        (("--known-at", "payment=amount"), "'payment' was known, but it is no datetime field of it; there are at"),
+        (("--known-at", "at"), "--known-at at: write EVENT=FIELD"),
+        (("--delay", "1s", "--label", "lable"), "it has no column 'lable'"),
+        (("--delay", "1s", "--instant", "when"), "it has no column 'when'"),
+    ],
+)
+def test_dataset_speaks_of_its_own_options(shop: Path, options: tuple[str, ...], said: str) -> None:
+    answer = run(shop, "dataset", "fraud", str(shop / "spine.csv"), str(shop / "out.csv"), *options)
+    assert said in answer
+    assert "={" not in answer
