@@ -100,6 +100,17 @@ def test_members_that_do_other_work_while_their_joins_finish_share_too(kafka_log
     second.consumer.close()
 
 
+def test_a_join_that_a_poll_left_under_way_is_taken_up_although_the_next_polls_bring_records(kafka_log: KafkaLog, topic: str) -> None:
+    member = Member(kafka_log, topic)
+    until(lambda: len(member.owned) == 4, member)
+    coordinator = member.consumer._consumer._coordinator
+    kafka_log.append(topic, [Record(b"x", partition=0)])
+    coordinator.rejoining = True           # as where a JoinGroup was answered between two polls, and its SyncGroup was not
+    assert member.consumer._fetch(60_000, 1000)
+    assert coordinator.need_rejoin()
+    member.consumer.close()
+
+
 def test_a_member_that_leaves_hands_over_long_before_the_session_time_out(
     services: Services, topic: str
 ) -> None:

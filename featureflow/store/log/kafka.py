@@ -308,8 +308,7 @@ class KafkaGroupConsumer:
             if error.retriable:
                 return {}                  # the client reconnects by itself
             raise translated(error, f"the log cannot be read by group {self._group!r}") from error
-        if not fetched:
-            self._joins.take_up()
+        self._joins.take_up()
         return fetched
 
     def _keep(self, records: dict[TopicPartition, list[Any]]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 
 class Joins:
-    """What the joins of one ``KafkaConsumer`` came to; ``take_up`` is called after each poll that returned nothing.
+    """What the joins of one ``KafkaConsumer`` came to; ``take_up`` is called after each poll.
 
     A finished join is kept until it is applied. Should the group have moved on meanwhile, the first heartbeat afterwards says so,
     as after any join.
