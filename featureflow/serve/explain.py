@@ -8,7 +8,8 @@ from datetime import UTC
 import numpy as np
 from numpy.typing import NDArray
 
-from featureflow.clock import NO_TIME_US, from_us
+from featureflow import limits
+from featureflow.clock import from_us
 from featureflow.kernel.finalize import Status
 from featureflow.serve.features import Features
 from featureflow.serve.plan import ModelPlan
@@ -38,7 +39,7 @@ def feature_value(found: Features, row: int, feature: int) -> FeatureValue:
     return FeatureValue(
         values if found.plan.view.features[feature].aggregation.op == "last_n" else values[0],
         STATUS_NAMES[found.statuses[row, feature]],
-        None if event_time == NO_TIME_US else rfc3339(event_time),
+        None if abs(event_time) > limits.INTEGER_ABS else rfc3339(event_time),  # no event's: NO_TIME_US, or damage
     )
 
 

@@ -172,10 +172,7 @@ def test_a_lost_offset_record_makes_its_features_missing_and_says_so(models: Mod
         (stored,) = online.read([key])
         assert stored is not None
         changed = {"absent": None, "dirty": stored[:56] + b"%+020d" % 77 + stored[76:], "garbage": b"x"}[how]
-        if changed is None:
-            online._values.pop(key)
-        else:
-            online._put(key, changed)
+        online.damage(key, changed)
         async with serving(models, rig=rig) as serve:
             answer = answered(await serve.ask("tip", {**BODY, "explain": True}))
             assert answer["degraded"] == ["rider_now:missing"]
@@ -210,12 +207,32 @@ def test_one_damaged_state_is_missing_and_its_neighbours_are_not(models: ModelSt
         key = KEYS.state("rider", "ada", RIDER.id, "trip", None)
         (value,) = rig.online.read([key])
         assert value is not None
-        rig.online._put(key, value[:8] + bytes([value[8] ^ 1]) + value[9:])
+        assert isinstance(rig.online, MemoryOnlineStore)
+        rig.online.damage(key, value[:8] + bytes([value[8] ^ 1]) + value[9:])
         async with serving(models, rig=rig) as serve:
             rows = [{"entities": {"rider": r, "zone": 7}, "context": {"hour": 1}} for r in ("ada", "bob:{0}")]
             answer = answered(await serve.ask("tip", {"rows": rows, "explain": True}))
         assert answer["degraded"] == ["rider_now:corrupt"]
         assert [row["rider_now:count_1h"]["status"] for row in answer["features"]] == ["missing", "present"]
+
+    asyncio.run(go())
+
+
+def test_a_damaged_event_time_does_not_take_the_turn_of_others_along(models: ModelStore) -> None:
+    async def go() -> None:
+        rig = fed()
+        key = KEYS.state("rider", "ada", RIDER.id, "trip", None)
+        (value,) = rig.online.read([key])
+        assert value is not None
+        layout = ViewKernel(RIDER, {"trip": TRIP}).layouts["trip"]
+        rows = np.frombuffer(value, layout.dtype, offset=layout.header_bytes).copy()
+        rows["t_max"] = 2**62
+        rig.online._put(key, value[: layout.header_bytes] + rows.tobytes())
+        async with serving(models, rig=rig) as serve:
+            asked = [await serve.ask("tip", {**BODY, "entities": {"rider": r, "zone": 7}, "explain": True}) for r in ("ada", "bob:{0}")]
+        damaged, whole = (answered(answer)["features"][0]["rider_now:count_1h"] for answer in asked)
+        assert (damaged["event_time"], whole["status"]) == (None, "present")
+        assert whole["event_time"] is not None
 
     asyncio.run(go())
 
