@@ -19,6 +19,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+import redis
 from ports import free_port
 from serve_rig import WITH_MODELS, Rig, models_in
 from worker_rig import RIDERS
@@ -29,6 +30,7 @@ from featureflow.errors import SettingsError, UnavailableError
 from featureflow.models.store import ModelStore
 from featureflow.serve import deadline
 from featureflow.serve.app import ServeOptions, Server
+from featureflow.store.keys import Keys
 from featureflow.store.log.memory import MemoryLog
 from featureflow.store.online.embedded import EmbeddedServer
 from featureflow.store.online.redis import RedisOnlineStore
@@ -139,7 +141,7 @@ def test_a_port_that_is_taken_is_an_error_that_names_its_setting(embedded_redis_
             taken.listen()
             options = ServeOptions(port=taken.getsockname()[1])
             server = Server(
-                online_url=embedded_redis_url, log_store=rig.log, models=models, clock=rig.clock, options=options
+                project=DEFAULT_PROJECT, online_url=embedded_redis_url, log_store=rig.log, models=models, clock=rig.clock, options=options
             )
             with pytest.raises(SettingsError, match=r"serve\.port"):
                 await server.start()
@@ -154,7 +156,8 @@ def test_a_scorer_without_definitions_serves_nothing_says_why_and_begins_when_th
         rig = fed(embedded_redis_url, 5)
         online = rig.online
         assert isinstance(online, RedisOnlineStore)
-        online._redis.delete("meta:{0}:project")
+        with redis.Redis.from_url(embedded_redis_url) as client:
+            client.delete(Keys(DEFAULT_PROJECT).meta(PROJECT_DOCUMENT))
         async with served(embedded_redis_url, rig, models) as (address, client, _):
             status, ready = await fetch(client, f"{address}/readyz")
             assert status == 503
@@ -204,10 +207,12 @@ PROCESS = """
     import sys
     from pathlib import Path
     from featureflow.clock import SystemClock
-    from featureflow.define import system
+    from featureflow.define.system import predictions
     from featureflow.models.store import ModelStore
     from featureflow.serve.app import ServeOptions, run
     from featureflow.store.log.memory import MemoryLog
+
+    PREDICTIONS = predictions("default")
 
     class SlowLog(MemoryLog):
         def close(self):
@@ -215,7 +220,7 @@ PROCESS = """
 
     log = SlowLog()
     log.ensure_topic(PREDICTIONS.topic, 1)
-    run(online_url=sys.argv[1], log_store=log, models=ModelStore(Path(sys.argv[2]), provider="cpu"), clock=SystemClock(),
+    run(project="default", online_url=sys.argv[1], log_store=log, models=ModelStore(Path(sys.argv[2]), provider="cpu"), clock=SystemClock(),
         options=ServeOptions(port=0), started=lambda url: print(url, flush=True))
     log.close()
 """

@@ -112,6 +112,13 @@ class MemoryOnlineStore:
     def get_meta(self, name: str) -> bytes | None:
         return self._get(self._keys.meta(name))
 
+    def damage(self, key: bytes, value: bytes | None) -> None:
+        """Put another value there behind everybody's back, or lose it: what a broken server does, for tests."""
+        if value is None:
+            self._values.pop(key, None)
+        else:
+            self._put(key, value)
+
     def check(self) -> list[str]:
         return []
 

@@ -222,7 +222,7 @@ class NoOffset(MemoryOnlineStore):
         key = KEYS.offset(advance.view_id, commit.source, commit.partition)
         (value,) = self.read([key])
         assert value is not None
-        self._put(key, record.encode(replace(record.decode(value), offset=advance.from_offset)))
+        self.damage(key, record.encode(replace(record.decode(value), offset=advance.from_offset)))
 
 
 def seen(store_class: type[MemoryOnlineStore] = MemoryOnlineStore) -> bool:

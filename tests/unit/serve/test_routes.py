@@ -198,7 +198,7 @@ def test_what_there_is_can_be_looked_at(models: ModelStore) -> None:
                 'featureflow_scores_total{model="tip",provider="cpu",variant="fp32"} 1.0',
             ):
                 assert name in text, name
-            rig.online._values.pop(KEYS.offset(serve.scorer.view("rider_now").view.id, "trip", 1))
+            rig.online.damage(KEYS.offset(serve.scorer.view("rider_now").view.id, "trip", 1), None)
             assert (await get(door, "/v1/views"))[1]["views"][0]["sources"]["trip"][1]["offset"] is None
 
     asyncio.run(go())
