@@ -227,7 +227,8 @@ def test_a_damaged_event_time_does_not_take_the_turn_of_others_along(models: Mod
         layout = ViewKernel(RIDER, {"trip": TRIP}).layouts["trip"]
         rows = np.frombuffer(value, layout.dtype, offset=layout.header_bytes).copy()
         rows["t_max"] = 2**62
-        rig.online._put(key, value[: layout.header_bytes] + rows.tobytes())
+        assert isinstance(rig.online, MemoryOnlineStore)
+        rig.online.damage(key, value[: layout.header_bytes] + rows.tobytes())
         async with serving(models, rig=rig) as serve:
             asked = [await serve.ask("tip", {**BODY, "entities": {"rider": r, "zone": 7}, "explain": True}) for r in ("ada", "bob:{0}")]
         damaged, whole = (answered(answer)["features"][0]["rider_now:count_1h"] for answer in asked)
