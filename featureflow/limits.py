@@ -21,6 +21,8 @@ EXPRESSION_NODES = 1_000
 # ingest
 POLL_RECORDS = 10_000
 POLL_BYTES = 16 * 1024 * 1024
+PAST_RECORDS = 2_000              # of the log's past between two batches of its present
+PAST_BYTES = 4 * 1024 * 1024
 COMMIT_ROWS = 500                 # rows in one Lua call: keeps a reader's wait near 1 ms
 VISIBILITY_ENTRIES = 10_000       # commits that a visibility stream remembers
 SLAB_BYTES = 512 * 1024 * 1024

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from prometheus_client import CollectorRegistry
 
+from featureflow import limits
 from featureflow.clock import ManualClock
 from featureflow.define import system
 from featureflow.define.spec import (
@@ -157,6 +158,10 @@ class TroubledStore:
         self._reach()
         return self.store.claim(source, partition, view_ids, topic_id)
 
+    def now_ms(self) -> int:
+        self._reach()
+        return self.store.now_ms()
+
     def offsets(self, source: str, partition: int, view_ids: Sequence[str]) -> dict[str, OffsetRecord | None]:
         self._reach()
         return self.store.offsets(source, partition, view_ids)
@@ -222,6 +227,7 @@ class Rig:
         *,
         project: Project | None = None,
         commit_rows: int = 8,
+        poll_records: int = limits.POLL_RECORDS,
         failpoint: Failpoint = unarmed,
         registry: CollectorRegistry | None = None,
         tracer: Tracer | None = None,
@@ -230,6 +236,7 @@ class Rig:
         return Worker(
             self.log, self.online, project or self.project, self.clock, metrics,
             commit_rows=commit_rows, failpoint=failpoint, tracer=tracer, slab_bytes=200_000,
+            poll_records=poll_records,
         )
 
     # -- events --------------------------------------------------------------------------------------------------------

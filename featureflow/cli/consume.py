@@ -17,6 +17,7 @@ from featureflow.errors import SettingsError, StateError, UnavailableError
 from featureflow.settings import WorkerSettings
 
 LOOK_S = 2.0  # how often new definitions are looked for
+FIRST_WAIT_S, LAST_WAIT_S = 0.1, 5.0  # for a server that is down when they change
 
 
 @contextmanager
@@ -77,19 +78,39 @@ def log_as_json() -> None:
 def follow(
     stop: threading.Event, current: Callable[[], Project | None], run: Callable[[Project, threading.Event], None]
 ) -> None:
-    """Run a consumer with the applied definitions, and again with the new ones each time others are applied, until ``stop``."""
+    """Run a consumer with the applied definitions, and again with the new ones each time others are applied, until ``stop``.
+
+    A server that is down at the very start is an error, as ``run`` says; one that is down when the definitions change is waited for.
+    """
+    ran, wait_s = False, FIRST_WAIT_S
     while not stop.is_set():
-        project = current()
-        if project is None:
-            raise StateError("no definitions have been applied here yet. Run: featureflow apply")
-        leave = threading.Event()
-        watcher = threading.Thread(target=_watch, args=(project, stop, leave, current), name="definitions", daemon=True)
-        watcher.start()
         try:
-            run(project, leave)
-        finally:
-            leave.set()
-            watcher.join()
+            _run(stop, current, run)
+        except UnavailableError as error:
+            if not ran:
+                raise
+            structlog.get_logger("featureflow").warning("waiting", problem=str(error), retry_s=wait_s)
+            stop.wait(wait_s)
+            wait_s = min(2 * wait_s, LAST_WAIT_S)
+        else:
+            ran, wait_s = True, FIRST_WAIT_S
+
+
+def _run(
+    stop: threading.Event, current: Callable[[], Project | None], run: Callable[[Project, threading.Event], None]
+) -> None:
+    """Once, with the definitions that are applied now, until others are."""
+    project = current()
+    if project is None:
+        raise StateError("no definitions have been applied here yet. Run: featureflow apply")
+    leave = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(project, stop, leave, current), name="definitions", daemon=True)
+    watcher.start()
+    try:
+        run(project, leave)
+    finally:
+        leave.set()
+        watcher.join()
 
 
 def _watch(

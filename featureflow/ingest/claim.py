@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from featureflow.errors import LogError, OffsetOutOfRangeError, StateError
+from featureflow.ingest.ends import Ends
 from featureflow.ingest.failpoint import Failpoint, unarmed
 from featureflow.store.log.protocol import Log, Partition, TopicState
 from featureflow.store.online.protocol import Advance, Commit, OnlineStore
 from featureflow.store.online.writes import Writes
 from featureflow.store.registry import partitions_document
+
+
+@dataclass(frozen=True)
+class Stand:
+    """Views of one partition that stand at the same offset: they are folded and committed together."""
+
+    view_ids: tuple[str, ...]
+    offset: int
+    max_time_us: int                       # the running maximum there: the log's, so the same for all
+    until: int | None                      # where the next views stand, which these join; None: they are the foremost
 
 
 @dataclass
@@ -24,16 +35,27 @@ class Owned:
     offsets: dict[str, int]
     maxima: dict[str, int]
     committed_us: dict[str, int]
+    ends: Ends = field(default_factory=Ends)
 
     @property
     def position(self) -> int:
-        """Where reading goes on: the lowest offset; views that are further skip what they have."""
+        """The lowest offset: what is before it nobody needs."""
         return min(self.offsets.values())
 
     @property
-    def max_time_us(self) -> int:
-        """The running maximum at ``position``."""
-        return self.maxima[min(self.offsets, key=self.offsets.__getitem__)]
+    def foremost(self) -> Stand:
+        """The views that are furthest: they follow the log."""
+        return self._stand(max(self.offsets.values()), None)
+
+    @property
+    def behind(self) -> Stand | None:
+        """Of the views that are not as far, those with the least to catch up."""
+        first, *others = sorted(set(self.offsets.values()), reverse=True)
+        return self._stand(others[0], first) if others else None
+
+    def _stand(self, offset: int, until: int | None) -> Stand:
+        view_ids = tuple(view_id for view_id, at in self.offsets.items() if at == offset)
+        return Stand(view_ids, offset, self.maxima[view_ids[0]], until)
 
     def moved(self, commit: Commit, now_us: int) -> None:
         """The commit was applied."""
@@ -50,7 +72,10 @@ class Owned:
                 due.setdefault(self.offsets[view_id], []).append(view_id)
         source, partition = self.partition.source, self.partition.partition
         return [
-            Commit(source, partition, self.token, tuple(Advance(v, offset, offset) for v in ids), self.maxima[ids[0]], Writes())
+            Commit(
+                source, partition, self.token, tuple(Advance(v, offset, offset) for v in ids), self.maxima[ids[0]], Writes(),
+                self.ends.complete_ms(offset),
+            )
             for offset, ids in due.items()
         ]
 
@@ -85,7 +110,9 @@ def take(
         {view_id: record.max_time_us for view_id, record in claim.records.items()},
         dict.fromkeys(claim.records, now_us),
     )
-    readable(partition, topic, owned, log.topic(topic))                                      # (3) asked anew: its end has moved
+    at_ms, known = online.now_ms(), log.topic(topic)                                         # (3) asked anew: its end has moved
+    readable(partition, topic, owned, known)
+    owned.ends.saw(at_ms, known.end[partition.partition])
     return owned
 
 

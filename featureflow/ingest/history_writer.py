@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -18,9 +19,10 @@ from featureflow.define import system
 from featureflow.define.spec import Project, Source
 from featureflow.errors import LogError, OffsetConflictError, OffsetOutOfRangeError, UnavailableError
 from featureflow.ingest.history_metrics import HistoryMetrics
+from featureflow.ingest.holding import Holding
 from featureflow.kernel.decode import Decoder
 from featureflow.store.history.protocol import HistoryStore
-from featureflow.store.log.protocol import Assignment, Batch, Consumer, Log, Partition
+from featureflow.store.log.protocol import Batch, Consumer, Log, Partition
 
 POLL_S = 0.5
 BACKOFF_S = (0.1, 10.0)                    # first and longest wait after an error; doubled in between
@@ -57,15 +59,14 @@ class HistoryWriter:
         self._sources: dict[str, Source] = {source.name: source for source in (*project.sources, *system.system_sources(project.name))}
         self._decoders = {name: Decoder(source) for name, source in self._sources.items()}
         self._consumer: Consumer | None = None
-        self._next: dict[Partition, int] = {}      # owned, and read on from here
-        self._adrift: set[Partition] = set()       # owned, paused, and to be placed where history stands
+        self._holding = Holding[int](clock, self._gone, "featureflow.history")  # what is read on from where
         self._rows = self._skipped = 0
         self._error = "not started"
         self._lag_due_us = 0
         self._logger = structlog.get_logger("featureflow.history")
 
     def status(self) -> HistoryStatus:
-        return HistoryStatus(not self._error and not self._adrift, dict(self._next), self._rows, self._skipped, self._error)
+        return HistoryStatus(not self._error and not self._holding.adrift, dict(self._holding.held), self._rows, self._skipped, self._error)
 
     def run(self, stop: threading.Event) -> None:
         """Step until ``stop`` is set; then leave the group. What a step has in hand is always finished.
@@ -99,8 +100,7 @@ class HistoryWriter:
         if self._consumer is not None:
             self._consumer.close()
         self._consumer, self._error = None, "stopped"
-        self._next.clear()
-        self._adrift.clear()
+        self._holding.clear()
 
     def step(self, *, timeout_s: float = POLL_S) -> int:
         """Rows written by one round.
@@ -136,23 +136,23 @@ class HistoryWriter:
             away, timeout_s = error, 0.0           # poll all the same: a member that does not is thrown out of the group
         # 2
         polled = consumer.poll(timeout_s=timeout_s, max_records=limits.POLL_RECORDS, max_bytes=limits.POLL_BYTES)
-        self._assign(polled.assignment)
+        self._holding.assign(polled.assignment)
         # 3
         written = 0
-        batches = [batch for batch in polled.batches if Partition(batch.source, batch.partition) in self._next]
+        batches = [batch for batch in polled.batches if Partition(batch.source, batch.partition) in self._holding.held]
         for index, batch in enumerate(batches):
             try:
                 written += self._append(batch)
             except OffsetConflictError as error:
                 self._metrics.conflicts.labels(batch.source).inc()
                 self._logger.warning("history_offset_moved", source=batch.source, partition=batch.partition, error=str(error))
-                self._set_adrift(consumer, [batch])
-            except UnavailableError:
-                self._set_adrift(consumer, batches[index:])
+                self._let_go(consumer, [batch], str(error))
+            except UnavailableError as error:
+                self._let_go(consumer, batches[index:], str(error))
                 raise
         # 4
         if written:
-            consumer.commit_advisory(dict(self._next))
+            consumer.commit_advisory(dict(self._holding.held))
         self._measure_lag()
         if away is not None:
             raise away
@@ -160,7 +160,8 @@ class HistoryWriter:
 
     def _place(self, consumer: Consumer) -> None:
         """Read on from where history stands; from the log's beginning where history has never seen the partition."""
-        for name in sorted({partition.source for partition in self._adrift}):
+        due = self._holding.due()
+        for name in sorted({partition.source for partition in due}):
             source = self._sources[name]
             topic = self._log.topic(source.topic)
             for row in self._history.query("topic", {"source": name}):
@@ -171,7 +172,7 @@ class HistoryWriter:
                         f"other events now than those in history. Give event {name!r} a topic with a new name"
                     )
             offsets = self._history.offsets(name)
-            for partition in sorted((p for p in self._adrift if p.source == name), key=lambda p: p.partition):
+            for partition in sorted((p for p in due if p.source == name), key=lambda p: p.partition):
                 beginning, end = topic.beginning[partition.partition], topic.end[partition.partition]
                 offset = offsets.get(partition.partition)
                 if offset is None:
@@ -187,28 +188,24 @@ class HistoryWriter:
                         f"history of {name}/{partition.partition} stands at {offset}, but the log ends at {end}: "
                         f"topic {source.topic!r} was truncated"
                     )
-                consumer.seek(partition, offset)
-                consumer.resume(partition)
-                self._adrift.discard(partition)
+                self._holding.take(consumer, partition, offset, offset)
                 self._moved(partition, offset)
 
-    def _assign(self, assignment: Assignment) -> None:
-        for partition in (*assignment.revoked, *assignment.lost):
-            self._next.pop(partition, None)
-            self._adrift.discard(partition)
-        for partition in assignment.assigned:
-            self._next.pop(partition, None)
-            self._adrift.add(partition)            # the log keeps it paused until its first seek
-
-    def _set_adrift(self, consumer: Consumer, batches: Iterable[Batch]) -> None:
+    def _let_go(self, consumer: Consumer, batches: Iterable[Batch], problem: str) -> None:
+        """To be placed where history stands by the next step; ``run`` waits before it where a server is away."""
         for partition in {Partition(batch.source, batch.partition) for batch in batches}:
-            if self._next.pop(partition, None) is not None:
-                consumer.pause(partition)
-                self._adrift.add(partition)
+            if partition in self._holding.held:
+                self._holding.let_go(consumer, partition, problem, wait_us=0)
+
+    def _gone(self, partition: Partition) -> None:
+        where = (partition.source, str(partition.partition))
+        for gauge in (self._metrics.next_offset, self._metrics.lag):
+            with suppress(KeyError):               # they are another's to tell, or nobody's now
+                gauge.remove(*where)
 
     def _append(self, batch: Batch) -> int:
         partition = Partition(batch.source, batch.partition)
-        offset = self._next.get(partition)
+        offset = self._holding.held.get(partition)
         if offset is None or batch.next <= offset:
             return 0
         if batch.first != offset:
@@ -233,7 +230,7 @@ class HistoryWriter:
         return len(events)
 
     def _moved(self, partition: Partition, offset: int) -> None:
-        self._next[partition] = offset
+        self._holding.held[partition] = offset
         self._metrics.next_offset.labels(partition.source, str(partition.partition)).set(offset)
 
     def _measure_lag(self) -> None:
@@ -241,8 +238,8 @@ class HistoryWriter:
         if now_us < self._lag_due_us:
             return
         self._lag_due_us = now_us + LAG_EVERY_US
-        for name in {partition.source for partition in self._next}:
+        for name in {partition.source for partition in self._holding.held}:
             end = self._log.topic(self._sources[name].topic).end
-            for partition, offset in self._next.items():
+            for partition, offset in self._holding.held.items():
                 if partition.source == name:
                     self._metrics.lag.labels(name, str(partition.partition)).set(max(0, end.get(partition.partition, offset) - offset))

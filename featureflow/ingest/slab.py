@@ -94,20 +94,25 @@ class Slab:
         known = self._slots.get(partition, {})
         return [i for i in dict.fromkeys(ids) if i not in known]
 
-    def load(self, partition: int, ids: Sequence[Id], blobs: Sequence[bytes | None]) -> None:
+    def load(self, partition: int, ids: Sequence[Id], blobs: Sequence[bytes | None]) -> dict[Id, int]:
         """Take in entities that were absent here. A blob of None is an entity that has no state yet.
 
-        Raises StateError for a blob that is not a state of this layout.
+        Returns those that were not taken in, since their state is folded from another partition, with that partition. Raises
+        StateError for a blob that is not a state of this layout.
         """
         if not ids:
-            return
+            return {}
         states = state.parse(self.layout, [[blob] for blob in blobs])
-        for place in states.blob_entity[states.owners != partition].tolist():
-            raise StateError(
-                f"{self.key(partition, ids[place]).decode()} holds rows of another partition than {partition}, whose events are read: "
-                f"the topic's partitions were changed, or a producer does not partition by {self.layout.key_field!r}. "
-                "Run `featureflow rebuild` for this view"
-            )
+        if (strange := states.owners != partition).any():
+            if not self.layout.keyed:
+                raise StateError(
+                    f"{self.key(partition, ids[int(states.blob_entity[strange][0])]).decode()} holds rows of another partition than its "
+                    "name says: something else writes to this database. Run `featureflow rebuild` for this view"
+                )
+            owners = dict(zip(states.blob_entity[strange].tolist(), states.owners[strange].tolist(), strict=True))
+            mine = [place for place in range(len(ids)) if place not in owners]
+            self.load(partition, [ids[place] for place in mine], [blobs[place] for place in mine])
+            return {ids[place]: owner for place, owner in owners.items()}
         known = self._known
         slots = known.take(partition, ids, [self.key(partition, entity_id) for entity_id in ids])
         self._arena.reserve(len(known))
@@ -123,6 +128,7 @@ class Slab:
         self._arena.extend(full, counts)
         self._arena.table[spans(self._arena.base[full], counts)] = self.layout.table(states.rows)
         self._find_newest(slots)
+        return {}
 
     # -- what changes it -----------------------------------------------------------------------------------------------
 

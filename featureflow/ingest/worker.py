@@ -2,16 +2,18 @@
 
 Each turn of its loop:
 
-(1) poll      Assignment first: what was revoked or lost is dropped, what was assigned is claimed, and read from the
-              lowest offset of its views (a view that is further skips what it has). Then batches of records.
-(2) decode    Records become columns; each is accepted or refused by the log alone. What is refused is appended to the
-              dead letters, durably, before anything is committed past it.
-(3) fold      Entities that are not cached are read; as many events as one commit may carry are folded into the slab.
+(1) poll      Assignment first: what was revoked or lost is dropped, what was assigned is claimed, and read from where its
+              foremost views stand. Then batches of records.
+(2) decode    Records become columns; each is accepted or refused by the log alone. Entities that are not cached are read. What
+              is refused is appended to the dead letters, durably, before anything is committed past it.
+(3) fold      As many events as one commit may carry are folded into the slab.
 (4) commit    State and offset in one atom, refused unless token and offset are the ones we started from. (3) and (4)
               repeat until the batch is done. Every partition commits at least each second, if only its time.
-(5) tell      The log is told how far we are, for its lag tools; nothing resumes from that.
+(5) catch up  (2) to (4) for a slice of the past, for the views that are behind, up to where the others stand: they join them
+              there.
+(6) tell      The log is told how far we are, for its lag tools; nothing resumes from that.
 
-After any refusal, lost reply or unreachable server in (2)-(4) the partition is *adrift*: its rows and token are dropped,
+After any refusal, lost reply or unreachable server in (2)-(5) the partition is *adrift*: its rows and token are dropped,
 and after a wait it is claimed and read again from where the store stands. So nothing is lost, and nothing counts twice.
 What waiting cannot cure (state lost, log truncated, a store that evicts) is raised.
 """
@@ -20,10 +22,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -33,30 +33,25 @@ from featureflow.define import system
 from featureflow.define.spec import Project
 from featureflow.errors import OffsetOutOfRangeError, UnavailableError
 from featureflow.ingest import claim, dead_letter
-from featureflow.ingest.claim import Owned
+from featureflow.ingest.claim import Owned, Stand
 from featureflow.ingest.commit import send
 from featureflow.ingest.failpoint import Failpoint, unarmed
+from featureflow.ingest.holding import FIRST_WAIT_US, Holding
 from featureflow.ingest.metrics import PartitionStatus, WorkerMetrics, WorkerStatus
-from featureflow.ingest.source_views import Judged, SourceViews
+from featureflow.ingest.past import Past
+from featureflow.ingest.source_views import SourceViews
+from featureflow.ingest.tally import Tally
 from featureflow.store.log.protocol import Assignment, Batch, Consumer, Log, Partition, Polled
 from featureflow.store.online.protocol import Commit, Committed, OnlineStore, Refused
 from featureflow.tracing import Tracer
 
 POLL_S = 0.25
-FIRST_WAIT_US, LONGEST_WAIT_US = 100_000, 5_000_000
+BUSY_POLL_S = 0.005                        # while there is a past to catch up with
 FENCED_WAIT_US = 2_000_000                 # a zombie hears of its eviction before it claims what a successor holds
 BEAT_US = 1_000_000                        # a partition commits at least this often
+LOOK_US = 1_000_000                        # where the log ends: how fresh a commit may say it is
 TELL_US = 1_000_000
 INSPECT_US = 5_000_000
-
-
-@dataclass
-class _Adrift:
-    """An assigned partition that is not held now."""
-
-    due_us: int = 0
-    wait_us: int = FIRST_WAIT_US
-    problem: str = "not claimed yet"
 
 
 class Worker:
@@ -76,10 +71,11 @@ class Worker:
         tracer: Tracer | None = None,
         slab_bytes: int = limits.SLAB_BYTES,
         commit_rows: int = limits.COMMIT_ROWS,
+        poll_records: int = limits.POLL_RECORDS,
     ) -> None:
         self._log, self._online, self._clock, self._metrics = log, online, clock, metrics
         self._project, self._group = project.name, group or system.group(project.name, "ingest")
-        self._member, self._failpoint, self._tracer = member, failpoint, tracer
+        self._member, self._failpoint, self._poll_records = member, failpoint, poll_records
         used = [source for source in project.sources if project.views_of(source.name)]
         self._sources = {
             source.name: SourceViews(project, source, slab_bytes=slab_bytes // len(used), commit_rows=commit_rows)
@@ -87,14 +83,13 @@ class Worker:
         }
         self._topics = {source.name: source.topic for source in used}
         self._consumer: Consumer | None = None
-        self._owned: dict[Partition, Owned] = {}
-        self._adrift: dict[Partition, _Adrift] = {}
-        self._ends: dict[Partition, int] = {}
-        self._inspect_due_us = self._tell_due_us = 0
-        self._events = self._late = self._dead = 0
-        self._problem = "not started"
+        self._past = Past(log, self._topics)
+        self._holding = Holding[Owned](clock, self._gone)
+        self._look_due_us = self._inspect_due_us = self._tell_due_us = 0
+        self._tally = Tally(metrics, clock, tracer)
+        self._problems = {"poll": "not started"}                   # by the step that failed, until it succeeds
         self._warnings: tuple[str, ...] = ()
-        self._status = WorkerStatus(False, (self._problem,), (), 0, 0, 0)
+        self._status = WorkerStatus(False, tuple(self._problems.values()), (), 0, 0, 0)
         self._logger = structlog.get_logger("featureflow.ingest")
 
     def status(self) -> WorkerStatus:
@@ -120,259 +115,238 @@ class Worker:
             self._online.ping()
             self._warnings = tuple(claim.fit(self._online))
             self._consumer = self._log.consumer(self._group, self._topics, member=self._member)
-            self._problem = ""
+            self._problems.clear()
 
     def close(self) -> None:
         """Tell the log how far we are and leave the group."""
         if self._consumer is not None:
             self._tell(self._consumer)
             self._consumer.close()
-        for partition in (*self._owned, *self._adrift):
-            self._forget(partition)
-        self._consumer, self._problem = None, "stopped"
+        self._past.close()
+        self._holding.clear()
+        self._consumer, self._problems = None, {"poll": "stopped"}
         self._show()
 
     def step(self, *, timeout_s: float = POLL_S, wait: Callable[[float], object] = time.sleep) -> int:
         """One turn, as the module says. How many events were committed past."""
         assert self._consumer is not None, "open() first"
-        consumer, before = self._consumer, self._events
-        polled = self._poll(consumer, timeout_s, wait)                                       # (1)
-        self._assign(polled.assignment)
+        consumer, before, behind = self._consumer, self._tally.events, self._behind()
+        polled = self._poll(consumer, min(timeout_s, BUSY_POLL_S) if behind else timeout_s, wait)    # (1)
+        self._holding_changes(polled.assignment)
         for batch in polled.batches:
             self._fold(consumer, batch)                                                      # (2) (3) (4)
+        self._catch_up(consumer)                                                             # (5)
         self._beat(consumer)                                                                 # (4)
         self._claim(consumer)                                                                # (1) what is adrift
         if self._clock.now_us() >= self._tell_due_us:
-            self._tell(consumer)                                                             # (5)
+            self._tell(consumer)                                                             # (6)
+        self._look()
         self._inspect()
         self._show()
-        return self._events - before
+        return self._tally.events - before
 
-    def _turn(self, owned: Owned, batch: Batch) -> Refused | None:
-        """One batch of a partition that is held: steps (2) to (4)."""
-        source = self._sources[batch.source]
-        with self._timed("decode"):                                                          # (2)
-            judged = source.judge(batch, owned)
+    def _turn(self, owned: Owned, batch: Batch, stand: Stand) -> Refused | None:
+        """One batch of a partition that is held, which begins where these views stand: steps (2) to (4)."""
+        source, tally = self._sources[batch.source], self._tally
+        with tally.timed("decode"):                                                          # (2)
+            judged = source.judge(batch, stand)
             self._failpoint("after_decode")
+        with tally.timed("load"):
+            source.load(self._online, judged)
+        with tally.timed("decode"):
             dead_letter.append(self._log, self._project, judged.dead, self._clock)
             self._failpoint("after_dead_letters")
-        with self._timed("load"):                                                            # (3)
-            source.load(self._online, judged)
-        n, start, max_time_us = len(judged.events), 0, owned.max_time_us
-        while owned.position < batch.next:
-            with self._timed("fold"):
+        n, start, at, max_time_us = len(judged.events), 0, stand.offset, stand.max_time_us
+        while at < batch.next:
+            with tally.timed("fold"):                                                        # (3)
                 stop = source.fold(judged, start)
                 self._failpoint("after_fold")
                 if stop > start:
                     max_time_us = int(judged.running_max_us[stop - 1])
-                to_offset = int(judged.events.offsets[stop]) if stop < n else batch.next
-                commit = source.commit(owned, to_offset, max_time_us)
-            with self._timed("commit"):                                                      # (4)
+                at = int(judged.events.offsets[stop]) if stop < n else batch.next
+                commit = source.commit(owned, stand, at, max_time_us)
+            with tally.timed("commit"):                                                      # (4)
                 answer = self._send(owned, commit, source)
             if isinstance(answer, Refused):
                 return answer
-            self._fresh(judged, start, stop, answer)
+            tally.committed(judged, start, stop, answer, fresh=stand.until is None)
             start = stop
         source.evict()
-        self._count(judged)
+        tally.done(judged)
         return None
 
     def _send(self, owned: Owned, commit: Commit, source: SourceViews) -> Committed | Refused:
-        rows = source.rows_touched
-        started_us = self._clock.now_us()
+        rows, started_us = source.rows_touched, self._clock.now_us()
         commit, answer = send(self._online, commit, source.whole, self._failpoint)
         now_us = self._clock.now_us()
-        self._metrics.commit_seconds.observe((now_us - started_us) / 1e6)
-        if isinstance(answer, Refused):
-            self._metrics.commits.labels(answer.reason).inc()
-            return answer
-        self._metrics.commits.labels("committed").inc()
-        self._metrics.commit_rows.observe(rows)
-        source.committed(answer.committed_ms)
-        owned.moved(commit, now_us)
+        self._tally.sent(answer, rows, now_us - started_us)
+        if isinstance(answer, Committed):
+            source.committed(answer.committed_ms)
+            owned.moved(commit, now_us)
         return answer
 
     # -- around a turn -------------------------------------------------------------------------------------------------
 
     def _poll(self, consumer: Consumer, timeout_s: float, wait: Callable[[float], object]) -> Polled:
         try:
-            polled = consumer.poll(timeout_s=timeout_s, max_records=limits.POLL_RECORDS, max_bytes=limits.POLL_BYTES)
+            polled = consumer.poll(timeout_s=timeout_s, max_records=self._poll_records, max_bytes=limits.POLL_BYTES)
         except OffsetOutOfRangeError as error:
-            raise OffsetOutOfRangeError(
-                f"{error}: events were deleted before they were folded; run `featureflow rebuild` for the views of that topic"
-            ) from error
+            raise _deleted(error) from error
         except UnavailableError as error:
-            self._log_problem(str(error))
+            self._fails("poll", error)
             wait(timeout_s)
             return Polled(Assignment(), ())
-        self._problem = ""
+        self._problems.pop("poll", None)
         self._failpoint("after_poll")
         return polled
 
-    def _assign(self, assignment: Assignment) -> None:
+    def _holding_changes(self, assignment: Assignment) -> None:
         if assignment.revoked or assignment.lost:
             self._failpoint("in_revoke")
-        for partition in (*assignment.revoked, *assignment.lost):
-            self._forget(partition)
-        for partition in assignment.assigned:
-            self._forget(partition)
-            self._adrift[partition] = _Adrift()                # the log keeps it paused until its first seek
+        self._holding.assign(assignment)
 
     def _fold(self, consumer: Consumer, batch: Batch) -> None:
         partition = Partition(batch.source, batch.partition)
-        owned = self._owned.get(partition)
+        owned = self._holding.held.get(partition)
         if owned is None:
             return                                             # adrift since an earlier batch of this poll
-        if batch.first != owned.position:
-            consumer.seek(partition, owned.position)           # read before the last seek
+        stand = owned.foremost
+        if batch.first != stand.offset:
+            consumer.seek(partition, stand.offset)             # read before the last seek
             return
+        self._take_in(consumer, owned, batch, stand)
+
+    def _behind(self) -> dict[Partition, Stand]:
+        return {partition: stand for partition, owned in self._holding.held.items() if (stand := owned.behind) is not None}
+
+    def _catch_up(self, consumer: Consumer) -> None:
+        behind = self._behind()
+        try:
+            batches = self._past.read({partition: stand.offset for partition, stand in behind.items()})
+        except OffsetOutOfRangeError as error:
+            raise _deleted(error) from error
+        except UnavailableError as error:
+            self._past.close()
+            self._fails("catch up", error)
+            return
+        self._problems.pop("catch up", None)
+        for batch in batches:
+            partition = Partition(batch.source, batch.partition)
+            owned, stand = self._holding.held.get(partition), behind[partition]
+            if owned is not None and stand.until is not None:
+                self._take_in(consumer, owned, batch.until(stand.until), stand)
+
+    def _take_in(self, consumer: Consumer, owned: Owned, batch: Batch, stand: Stand) -> None:
         self._metrics.batch_events.observe(len(batch))
         try:
-            refused = self._turn(owned, batch)
+            refused = self._turn(owned, batch, stand)
         except UnavailableError as error:
-            self._all_adrift(consumer, str(error))
+            self._holding.let_go_all(consumer, str(error))
             return
         if refused is not None:
-            self._refused(consumer, partition, refused)
+            self._refused(consumer, owned.partition, refused)
 
     def _beat(self, consumer: Consumer) -> None:
         """An empty commit for each view of each partition that has had none for a second, so that lost state and lag show."""
-        for partition, owned in list(self._owned.items()):
+        for partition, owned in list(self._holding.held.items()):
             for commit in owned.beats(self._clock.now_us() - BEAT_US):
                 try:
                     answer = self._send(owned, commit, self._sources[partition.source])
                 except UnavailableError as error:
-                    self._all_adrift(consumer, str(error))
+                    self._holding.let_go_all(consumer, str(error))
                     return
                 if isinstance(answer, Refused):
                     self._refused(consumer, partition, answer)
                     break
 
     def _claim(self, consumer: Consumer) -> None:
-        for partition, adrift in list(self._adrift.items()):
-            now_us = self._clock.now_us()
-            if adrift.due_us > now_us:
-                continue
-            source, topic = self._sources[partition.source], self._topics[partition.source]
+        for partition in self._holding.due():
+            source, topic, now_us = self._sources[partition.source], self._topics[partition.source], self._clock.now_us()
             try:
-                owned = claim.take(
-                    self._log, self._online, partition, topic, source.view_ids, now_us, self._failpoint
-                )
+                owned = claim.take(self._log, self._online, partition, topic, source.view_ids, now_us, self._failpoint)
             except UnavailableError as error:
-                self._all_adrift(consumer, str(error))
-                for other in self._adrift.values():            # one attempt finds out for all of them
-                    other.due_us = max(other.due_us, now_us + adrift.wait_us)
-                adrift.wait_us = min(2 * adrift.wait_us, LONGEST_WAIT_US)
+                self._holding.let_go_all(consumer, str(error))
+                self._holding.put_off(partition)
                 return
-            del self._adrift[partition]
-            self._owned[partition] = owned
-            consumer.seek(partition, owned.position)
-            consumer.resume(partition)
-            self._logger.info("claimed", source=partition.source, partition=partition.partition, offset=owned.position)
+            offset = owned.foremost.offset
+            self._holding.take(consumer, partition, owned, offset)
+            self._logger.info("claimed", source=partition.source, partition=partition.partition, offset=offset, lowest=owned.position)
 
     def _tell(self, consumer: Consumer) -> None:
         self._tell_due_us = self._clock.now_us() + TELL_US
-        if self._owned:
-            consumer.commit_advisory({partition: owned.position for partition, owned in self._owned.items()})
+        if self._holding.held:
+            consumer.commit_advisory({partition: owned.position for partition, owned in self._holding.held.items()})
             self._failpoint("after_advisory")
 
+    def _look(self) -> None:
+        """Each second: where the log ends, whether it was recreated or truncated."""
+        now_us, held = self._clock.now_us(), self._holding.held
+        if now_us < self._look_due_us or not held:
+            return
+        self._look_due_us = now_us + LOOK_US
+        try:
+            for name in {partition.source for partition in held}:
+                at_ms = self._online.now_ms()                  # before the log is asked: what came since may be missing
+                topic = self._log.topic(self._topics[name])
+                for partition, owned in held.items():
+                    if partition.source == name:
+                        claim.readable(partition, self._topics[name], owned, topic)
+                        owned.ends.saw(at_ms, topic.end[partition.partition])
+        except UnavailableError as error:
+            self._look_due_us = now_us + INSPECT_US            # each attempt may take a time-out
+            self._fails("look", error)
+        else:
+            self._problems.pop("look", None)
+
     def _inspect(self) -> None:
-        """Every few seconds: settings that lose state, topics that were recreated or grew, lag."""
+        """Every few seconds: settings that lose state, partitions that readers do not know of."""
         now_us = self._clock.now_us()
         if now_us < self._inspect_due_us:
             return
         self._inspect_due_us = now_us + INSPECT_US
         try:
             self._warnings = tuple(claim.fit(self._online))
-            for name in {partition.source for partition in self._owned}:
+            for name in {partition.source for partition in self._holding.held}:
                 topic = self._log.topic(self._topics[name])
-                for partition in [partition for partition in self._owned if partition.source == name]:
+                for partition in [partition for partition in self._holding.held if partition.source == name]:
                     claim.listed(self._online, partition, topic)
-                    claim.readable(partition, self._topics[name], self._owned[partition], topic)
-                    self._ends[partition] = topic.end[partition.partition]
         except UnavailableError as error:
-            self._log_problem(str(error))
+            self._fails("inspect", error)
+        else:
+            self._problems.pop("inspect", None)
 
     # -- what is held --------------------------------------------------------------------------------------------------
 
     def _refused(self, consumer: Consumer, partition: Partition, refused: Refused) -> None:
         wait_us = FENCED_WAIT_US if refused.reason == "fenced" else FIRST_WAIT_US
-        self._set_adrift(consumer, partition, f"{refused.reason}: {refused.detail}", wait_us)
+        self._holding.let_go(consumer, partition, f"{refused.reason}: {refused.detail}", wait_us)
 
-    def _set_adrift(self, consumer: Consumer, partition: Partition, problem: str, wait_us: int) -> None:
-        self._forget(partition)
-        consumer.pause(partition)
-        self._adrift[partition] = _Adrift(self._clock.now_us() + wait_us, problem=problem)
-        self._logger.warning("adrift", source=partition.source, partition=partition.partition, problem=problem)
-
-    def _all_adrift(self, consumer: Consumer, problem: str) -> None:
-        """A server is away: nothing that is held can be trusted to be committed."""
-        for partition in list(self._owned):
-            self._set_adrift(consumer, partition, problem, FIRST_WAIT_US)
-        for adrift in self._adrift.values():
-            adrift.problem = problem
-
-    def _forget(self, partition: Partition) -> None:
-        self._owned.pop(partition, None)
-        self._adrift.pop(partition, None)
-        self._ends.pop(partition, None)
+    def _gone(self, partition: Partition) -> None:
         with suppress(KeyError):           # its lag is another's to tell, or nobody's now
             self._metrics.lag.remove(partition.source, str(partition.partition))
         self._sources[partition.source].drop(partition.partition)
 
-    def _log_problem(self, problem: str) -> None:
-        if problem != self._problem:
-            self._logger.warning("waiting", problem=problem)
-        self._problem = problem
-
-    # -- what is shown -------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        started_us = self._clock.now_us()
-        yield
-        self._metrics.stage_seconds.labels(stage).inc(max(0, self._clock.now_us() - started_us) / 1e6)
-
-    def _fresh(self, judged: Judged, start: int, stop: int, committed: Committed) -> None:
-        source = judged.batch.source
-        self._events += stop - start
-        self._metrics.events.labels(source).inc(stop - start)
-        if stop > start:
-            age_ms = committed.committed_ms - int(judged.events.timestamps_us[stop - 1]) // 1000
-            self._metrics.freshness_seconds.labels(source).observe(max(0, age_ms) / 1e3)
-        if self._tracer is not None and judged.batch.trace_parents:
-            self._trace(self._tracer, judged, start, stop, committed)
-
-    def _count(self, judged: Judged) -> None:
-        source = judged.batch.source
-        self._dead += len(judged.dead)
-        for reason, count in Counter(letter.reason for letter in judged.dead).items():
-            self._metrics.dead_letters.labels(source, reason).inc(count)
-        for view_id, late in judged.late.items():
-            self._late += late
-            self._metrics.late.labels(source, view_id).inc(late)
-
-    @staticmethod
-    def _trace(tracer: Tracer, judged: Judged, start: int, stop: int, committed: Committed) -> None:
-        """A span for each event that came with a traceparent: from the log's timestamp to the commit that made it count."""
-        batch, events = judged.batch, judged.events
-        for offset, time_us in zip(events.offsets[start:stop].tolist(), events.timestamps_us[start:stop].tolist(), strict=True):
-            if parent := batch.trace_parents.get(offset):
-                place: dict[str, str | int] = {"source": batch.source, "partition": batch.partition, "offset": offset}
-                tracer.span("ingest", parent, time_us * 1_000, committed.committed_ms * 1_000_000, place)
+    def _fails(self, step: str, problem: UnavailableError) -> None:
+        if self._problems.get(step) != str(problem):
+            self._logger.warning("waiting", step=step, problem=str(problem))
+        self._problems[step] = str(problem)
 
     def _show(self) -> None:
-        partitions = [
-            PartitionStatus(p.source, p.partition, owned.position, self._ends.get(p, -1)) for p, owned in self._owned.items()
-        ]
-        partitions += [PartitionStatus(p.source, p.partition, -1, -1, a.problem) for p, a in self._adrift.items()]
+        held, adrift = self._holding.held, self._holding.adrift
+        partitions = [PartitionStatus(p.source, p.partition, owned.position, owned.ends.newest) for p, owned in held.items()]
+        partitions += [PartitionStatus(p.source, p.partition, -1, -1, a.problem) for p, a in adrift.items()]
         for status in partitions:
             if status.lag is not None:
                 self._metrics.lag.labels(status.source, str(status.partition)).set(status.lag)
-        problems = tuple(dict.fromkeys(filter(None, (self._problem, *(a.problem for a in self._adrift.values())))))
+        problems = tuple(dict.fromkeys((*self._problems.values(), *(a.problem for a in adrift.values()))))
         ready = self._consumer is not None and not problems
-        self._metrics.partitions.set(len(self._owned))
+        self._metrics.partitions.set(len(held))
         self._metrics.ready.set(ready)
-        self._status = WorkerStatus(
-            ready, (*problems, *self._warnings), tuple(partitions), self._events, self._late, self._dead
-        )
+        tally = self._tally
+        self._status = WorkerStatus(ready, (*problems, *self._warnings), tuple(partitions), tally.events, tally.late, tally.dead)
+
+
+def _deleted(error: OffsetOutOfRangeError) -> OffsetOutOfRangeError:
+    return OffsetOutOfRangeError(
+        f"{error}: events were deleted before they were folded; run `featureflow rebuild` for the views of that topic"
+    )

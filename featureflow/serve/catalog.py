@@ -21,9 +21,15 @@ async def views(scorer: Scorer) -> v1.ViewsAnswer:
         for source in plan.sources:
             own, at = records[at : at + source.partitions], at + source.partitions
             sources[source.name] = [
-                v1.PartitionInfo(p, None, None, False)
+                v1.PartitionInfo(p, None, None, None, False)
                 if r is None
-                else v1.PartitionInfo(p, r.offset, max(0, now_ms - r.committed_ms), r.dirty != -1)
+                else v1.PartitionInfo(
+                    p,
+                    r.offset,
+                    max(0, now_ms - r.committed_ms),
+                    max(0, now_ms - r.complete_ms) if r.complete_ms else None,
+                    r.dirty != -1,
+                )
                 for p, r in enumerate(own)
             ]
         features = [

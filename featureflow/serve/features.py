@@ -48,9 +48,9 @@ class Features:
 def finalize(reading: Reading, q_us: int) -> Features:
     """What the view's features are at ``q_us``, from this reading alone.
 
-    A feature of a source whose offset record is absent or dirty is ``missing`` and takes its default; of one that has not been
-    committed for too long is ``stale`` and keeps its value, which is right for the ``applied`` offsets named. Never raises for damaged
-    state, or state that has no exact answer at ``q_us``: those entities are ``missing``.
+    A feature of a source whose offset record is absent or dirty is ``missing`` and takes its default; of one that is not known to
+    count all that the log held a while ago it is ``stale`` and keeps its value, which is right for the ``applied`` offsets named.
+    Never raises for damaged state, or state that has no exact answer at ``q_us``: those entities are ``missing``.
     """
     plan, n = reading.plan, len(reading.ids)
     unanswerable: dict[int, str] = {}

@@ -1,7 +1,7 @@
 """Bytes of the online store -> states that the kernel can finalize, and how much of them can be trusted.
 
 One atomic read brings the state keys of all entities of a turn *and* the offset records that stand beside them, so the offsets
-that an answer names are exactly those its state was folded to.
+that an answer names are exactly those its state was folded to, and how fresh it is said to be is how fresh it is.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SourceReading:
     blobs: list[Blobs]  # per entity, what the states were parsed from
     applied: dict[int, int]  # partition -> the offset up to which events are counted
     missing: bool  # an offset record is absent or dirty: what was read cannot be trusted
-    stale: bool  # a partition has not been committed for too long
+    stale: bool  # of a partition it is not known that all that its log held ``stale_after`` ago is counted
 
 
 @dataclass(slots=True)
@@ -119,7 +119,7 @@ class Fetcher:
                     missing = True
                 else:
                     applied[partition] = stored.offset
-                    stale = stale or now_ms - stored.committed_ms > self._stale_ms
+                    stale = stale or now_ms - stored.complete_ms > self._stale_ms
             first += source.partitions
             reading.sources[source.name] = _parse(source, own, reading, applied, missing, stale)
         return reading

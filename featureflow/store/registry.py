@@ -88,8 +88,9 @@ class Registry:
         5. offset records of new view versions, at the log's beginning, so that they are folded from the start
         6. partition counts, then the project itself, into the mirror: from here on it is served
 
-        Raises SettingsError where a store holds another project, LogError where an event has another topic than before
-        or its topic was recreated, OffsetMissingError where an offset record that was made once is gone.
+        Raises SettingsError where a store holds another project, LogError where an event has another topic than before, its topic was
+        recreated, or has other partitions than before though the event is ``keyed_by`` an id; OffsetMissingError where an offset record
+        that was made once is gone.
         """
         changes = self.plan(project)
         sources = (*project.sources, *system_sources(project.name))
@@ -99,6 +100,8 @@ class Registry:
             self._history.ensure_source(source)
         # 2
         topics = {source.name: self._topic(source, partitions) for source in sources}
+        for source in project.sources:
+            self._refuse_moved_ids(source, topics[source.name])
         # 3
         self._record(project, topics)
         # 4
@@ -197,6 +200,14 @@ class Registry:
                     "offsets name other events now than those in history. Give the event a new name, and a topic with a new name"
                 )
         return topic
+
+    def _refuse_moved_ids(self, source: spec.Source, topic: TopicState) -> None:
+        for row in self._history.query("topic", {"source": source.name}):
+            if row["topic"] == source.topic and source.keyed_by is not None and row["partitions"] != topic.partitions:
+                raise LogError(
+                    f"topic {source.topic!r} has {topic.partitions} partitions and had {row['partitions']}: event {source.name!r} is "
+                    f"keyed by {source.keyed_by!r}, and its ids move between partitions. Remove keyed_by="
+                )
 
     def _record(self, project: spec.Project, topics: Mapping[str, TopicState]) -> None:
         now = self._clock.now_us()

@@ -20,7 +20,7 @@ from featureflow.kernel.finalize import Status, Values, ViewKernel
 from featureflow.store.history.protocol import Extent, HistoryStore
 from featureflow.train.gather import Entities, Wanted, gather
 from featureflow.train.point_in_time import Part, join
-from featureflow.train.prediction import Prediction, view_definitions
+from featureflow.train.prediction import Prediction, view_definitions, view_sources
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,7 @@ def recompute_predictions(history: HistoryStore, project: spec.Project, rows: Se
 
 
 def _recompute(history: HistoryStore, project: spec.Project, view: spec.View, predictions: Sequence[Prediction]) -> Values:
-    sources = {source.name: source for source in project.sources}
-    gone = next((name for name in view.sources if name not in sources), None)
-    if gone is not None:
-        raise HistoryError(f"view {view.id} reads event {gone!r}, which the project no longer has")
+    sources = view_sources(history, project, view)
     kernel = ViewKernel(view, sources)
     ids = np.empty(len(predictions), dtype=object)
     ids[:] = [p.entities.get(view.join_key) for p in predictions]

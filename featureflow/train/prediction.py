@@ -72,3 +72,25 @@ def view_definitions(history: HistoryStore, project: spec.Project) -> dict[str, 
     rows = history.query("view_versions", {})
     recorded = {str(row["view_id"]): msgspec.json.decode(str(row["definition"]), type=spec.View) for row in rows}
     return {**recorded, **{view.id: view for view in project.views}}
+
+
+def view_sources(history: HistoryStore, project: spec.Project, view: spec.View) -> dict[str, spec.Source]:
+    """The view's sources by name as they were when this version of it was applied: how late or early an event may be decides what
+    counts, and is part of what a version means. As the project has them where no applied project is known to have had the version.
+
+    Raises HistoryError where neither knows a source.
+    """
+    sources = {source.name: source for source in project.sources}
+    if view.id not in {known.id for known in project.views}:
+        for row in reversed(history.query("definitions", {})):
+            try:
+                applied = msgspec.json.decode(str(row["project"]), type=spec.Project)
+            except msgspec.MsgspecError:               # written by another version of FeatureFlow
+                continue
+            if view.id in {known.id for known in applied.views}:
+                sources = {source.name: source for source in applied.sources}
+                break
+    gone = next((name for name in view.sources if name not in sources), None)
+    if gone is not None:
+        raise HistoryError(f"view {view.id} reads event {gone!r}, which the project no longer has")
+    return sources

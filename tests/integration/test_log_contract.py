@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from featureflow.errors import LogError, OffsetOutOfRangeError
-from featureflow.store.log.protocol import TRACE_PARENT, Batch, Consumer, Log, Partition, Polled, Record
+from featureflow.store.log.protocol import TRACE_PARENT, Assignment, Batch, Consumer, Log, Partition, Polled, Record
 
 TOPIC_PARTITIONS = 3
 PATIENCE_S = 90.0                          # an upper bound, never waited for where things work
@@ -305,3 +305,42 @@ def test_a_seek_in_a_partition_that_is_not_owned_does_nothing(join: Callable[...
 
 def test_the_server_says_what_it_is(log: Log) -> None:
     assert log.ping()
+
+
+def test_a_reader_outside_of_any_group_has_all_partitions_whoever_else_reads(
+    log: Log, topic: str, join: Callable[..., Consumer]
+) -> None:
+    log.append(topic, [r for p in range(TOPIC_PARTITIONS) for r in numbered(20, p)])
+    member = join()
+    start_all(member)
+    readers = [log.reader({"orders": topic}) for _ in range(2)]
+    try:
+        for reader in readers:
+            assert sorted(assigned(reader), key=lambda p: p.partition) == [Partition("orders", n) for n in range(TOPIC_PARTITIONS)]
+            reader.seek(Partition("orders", 1), 5)
+        for reader in readers:
+            batches = read(reader, 15, max_records=4)
+            assert offsets(batches, 1) == list(range(5, 20))
+            reader.pause(Partition("orders", 1))
+            reader.seek(Partition("orders", 2), 18)
+            assert offsets(read(reader, 2), 2) == [18, 19]
+            reader.seek(Partition("orders", 1), 3)
+            reader.resume(Partition("orders", 1))
+            assert offsets(read(reader, 17), 1) == list(range(3, 20))
+            reader.commit_advisory({Partition("orders", 1): 20})
+        assert count([Polled(Assignment(), tuple(read(member, 20 * TOPIC_PARTITIONS)))]) == 20 * TOPIC_PARTITIONS
+    finally:
+        for reader in readers:
+            reader.close()
+
+
+def test_a_batch_can_be_cut_at_an_offset_as_if_reading_had_stopped_there(log: Log, topic: str, join: Callable[..., Consumer]) -> None:
+    log.append(topic, numbered(6))
+    consumer = join()
+    start_all(consumer)
+    batch = read(consumer, 6)[0]
+    cut = batch.until(4)
+    assert (cut.first, cut.next, cut.offsets.tolist(), len(cut.keys), len(cut.timestamps_us)) == (0, 4, [0, 1, 2, 3], 4, 4)
+    assert cut.values == batch.values[:4]
+    assert batch.until(6) is batch
+    assert len(batch.until(0)) == 0

@@ -195,6 +195,24 @@ def test_aborted_transactions_are_never_read(kafka_log: KafkaLog, services: Serv
     member.consumer.close()
 
 
+@pytest.mark.parametrize("end", ["commit_transaction", "abort_transaction"])
+def test_a_partition_that_ends_with_a_transaction_is_read_to_its_end(
+    kafka_log: KafkaLog, services: Services, topic: str, end: str
+) -> None:
+    producer = KafkaProducer(bootstrap_servers=services.kafka, transactional_id=topic)
+    producer.init_transactions()
+    producer.begin_transaction()
+    producer.send(topic, b"one", partition=0).get(timeout=10)
+    getattr(producer, end)()
+    producer.close()
+    member = Member(kafka_log, topic)
+    until(lambda: any(b.next == kafka_log.topic(topic).end[0] == 2 for b in member.batches if b.partition == 0), member)
+    mine = [b for b in member.batches if b.partition == 0]
+    assert [b.first for b in mine] == [0, *(b.next for b in mine[:-1])]
+    assert member.values(0) == ([b"one"] if end == "commit_transaction" else [])
+    member.consumer.close()
+
+
 def test_a_batch_has_one_kind_of_timestamp(
     kafka_log: KafkaLog, admin: KafkaAdminClient, services: Services, topic: str
 ) -> None:

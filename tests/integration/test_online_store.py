@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -109,6 +110,21 @@ def test_a_claim_refuses_a_topic_that_was_recreated(store: OnlineStore) -> None:
 
 # -- commits -----------------------------------------------------------------------------------------------------------
 
+
+def test_a_record_keeps_the_newest_instant_at_which_it_was_complete_and_none_that_is_yet_to_come(store: OnlineStore, claim: Claim) -> None:
+    assert at(store).complete_ms == 0
+    told = store.now_ms()
+    store.commit(replace(move(claim, 0, 10), complete_ms=told - 5_000))
+    assert at(store).complete_ms == told - 5_000
+    store.commit(replace(move(claim, 10, 20), complete_ms=0))
+    assert at(store).complete_ms == told - 5_000, "what was so then is so still"
+    store.commit(replace(move(claim, 20, 20), complete_ms=told - 9_000))
+    assert at(store).complete_ms == told - 5_000
+    answer = store.commit(replace(move(claim, 20, 20), complete_ms=told + 3_600_000))
+    assert isinstance(answer, Committed)
+    assert at(store).complete_ms == answer.committed_ms
+    assert store.claim(SOURCE, 0, [VIEW], TOPIC).records[VIEW].complete_ms == answer.committed_ms
+    assert at(store).topic_id == TOPIC
 
 def test_a_commit_moves_state_offset_maximum_and_visibility_together(store: OnlineStore, claim: Claim) -> None:
     answer = store.commit(move(claim, 0, 10, whole(KEY, HEADER + b"rows"), max_time_us=-77))

@@ -139,6 +139,7 @@ class PartitionInfo(Struct):
     partition: int
     offset: int | None  # null: the offset record is absent
     committed_ms_ago: int | None
+    complete_ms_ago: int | None  # all that the log held so long ago is counted; null: not known of any instant
     dirty: bool
 
 

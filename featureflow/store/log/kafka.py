@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import kafka.errors
+import numpy as np
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import OffsetSpec
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
@@ -64,16 +65,18 @@ class KafkaLog:
     def consumer(self, group: str, sources: dict[str, str], *, member: str | None = None) -> KafkaGroupConsumer:
         for topic in sources.values():
             self.topic(topic)
-        return self._call(
-            "join a group",
-            lambda: KafkaGroupConsumer(
-                group,
-                sources,
-                member,
-                {**self._options, "session_timeout_ms": self._session_ms},
-                whole_batches=self._whole_batches,
-            ),
-        )
+        return self._call("join a group", lambda: self._consumer(group, sources, member, ()))
+
+    def reader(self, sources: dict[str, str]) -> KafkaGroupConsumer:
+        counts = {topic: self.topic(topic).partitions for topic in sources.values()}
+        places = [TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)]
+        return self._call("be read", lambda: self._consumer(None, sources, None, places))
+
+    def _consumer(
+        self, group: str | None, sources: dict[str, str], member: str | None, places: Sequence[TopicPartition]
+    ) -> KafkaGroupConsumer:
+        options = {**self._options, "session_timeout_ms": self._session_ms}
+        return KafkaGroupConsumer(group, sources, member, places, options, whole_batches=self._whole_batches)
 
     def ensure_topic(self, topic: str, partitions: int, *, replication: int = -1) -> bool:
         """Created with LogAppendTime, so that the future is judged by the broker's clock and not by a producer's."""
@@ -209,7 +212,7 @@ class KafkaLog:
 
 
 class KafkaGroupConsumer:
-    """One member of a Kafka consumer group; made by ``KafkaLog.consumer``.
+    """One member of a Kafka consumer group; made by ``KafkaLog.consumer``, and by ``KafkaLog.reader`` with all ``places`` and no group.
 
     A member with a durable name (``member``) keeps its partitions over a restart shorter than the session time-out, so its
     ``close`` does not leave the group; one without leaves at once.
@@ -217,9 +220,10 @@ class KafkaGroupConsumer:
 
     def __init__(
         self,
-        group: str,
+        group: str | None,
         sources: dict[str, str],
         member: str | None,
+        places: Sequence[TopicPartition],
         options: dict[str, Any],
         *,
         whole_batches: bool,
@@ -245,9 +249,14 @@ class KafkaGroupConsumer:
             metrics_enabled=False,
             **options,
         )
-        self._joins = Joins(self._consumer)
+        self._joins = Joins(self._consumer) if group is not None else None
         self._whole_batches = whole_batches and decode_whole_batches(self._consumer)
-        self._consumer.subscribe(list(self._sources), listener=_Notes(self._consumer, self._noted))
+        notes = _Notes(self._consumer, self._noted)
+        if group is None:
+            self._consumer.assign(list(places))
+            notes.on_partitions_assigned(places)
+        else:
+            self._consumer.subscribe(list(self._sources), listener=notes)
 
     def poll(self, *, timeout_s: float, max_records: int, max_bytes: int) -> Polled:
         until = time.monotonic() + timeout_s
@@ -263,7 +272,7 @@ class KafkaGroupConsumer:
             elif batches := self._batches(records, max_records, max_bytes):
                 return Polled(Assignment(), batches)
             elif left_ms == 0:
-                return Polled(Assignment(), ())
+                return Polled(Assignment(), self._skipped())
 
     def seek(self, partition: Partition, offset: int) -> None:
         place = self._place(partition)
@@ -287,6 +296,8 @@ class KafkaGroupConsumer:
             self._while_assigned(self._consumer.resume, place)
 
     def commit_advisory(self, offsets: dict[Partition, int]) -> None:
+        if self._group is None:
+            return
         try:
             self._consumer.commit_async(
                 {self._place(partition): OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
@@ -308,7 +319,8 @@ class KafkaGroupConsumer:
             if error.retriable:
                 return {}                  # the client reconnects by itself
             raise translated(error, f"the log cannot be read by group {self._group!r}") from error
-        self._joins.take_up()
+        if self._joins is not None:
+            self._joins.take_up()
         return fetched
 
     def _keep(self, records: dict[TopicPartition, list[Any]]) -> None:
@@ -347,6 +359,21 @@ class KafkaGroupConsumer:
                 batches.append(batch)
                 max_records -= len(batch)
                 max_bytes -= sum(int(part.sizes.sum()) for part in taken)
+        return tuple(batches)
+
+    def _skipped(self) -> tuple[Batch, ...]:
+        """Batches without records, where the log goes on with some that are not read: markers of transactions, and what was aborted.
+        Without them a partition that ends so would never be known to be read to its end."""
+        batches = []
+        for place, at in self._next.items():
+            try:
+                position = None if place in self._held or place in self._paused else self._consumer.position(place, timeout_ms=0)
+            except kafka.errors.KafkaError:    # taken away meanwhile, or its leader moves: the next poll says so
+                continue
+            if position is not None and position > at:
+                nothing = np.zeros(0, np.int64)
+                batches.append(Batch(self._sources[place.topic], place.partition, at, position, nothing, nothing, [], []))
+                self._next[place] = position
         return tuple(batches)
 
     def _out_of_range(self, places: Any) -> OffsetOutOfRangeError:

@@ -60,6 +60,12 @@ class MemoryLog:
             self._changed.notify_all()
             return consumer
 
+    def reader(self, sources: dict[str, str]) -> MemoryConsumer:
+        with self._changed:
+            for topic in sources.values():
+                self._topic(topic)
+            return MemoryConsumer(self, None, dict(sources))
+
     def ensure_topic(self, topic: str, partitions: int) -> bool:
         with self._changed:
             if topic in self._topics:
@@ -112,9 +118,9 @@ class MemoryLog:
 
 
 class MemoryConsumer:
-    """See ``MemoryLog``; made by ``MemoryLog.consumer``."""
+    """See ``MemoryLog``; made by ``MemoryLog.consumer``, and without a group by ``MemoryLog.reader``."""
 
-    def __init__(self, log: MemoryLog, group: str, sources: dict[str, str]) -> None:
+    def __init__(self, log: MemoryLog, group: str | None, sources: dict[str, str]) -> None:
         self._log = log
         self._group = group
         self._topics = sources
@@ -146,24 +152,25 @@ class MemoryConsumer:
 
     def commit_advisory(self, offsets: dict[Partition, int]) -> None:
         with self._log._changed:
-            self._log.advisory.setdefault(self._group, {}).update(offsets)
+            if self._group is not None:
+                self._log.advisory.setdefault(self._group, {}).update(offsets)
 
     def close(self) -> None:
         with self._log._changed:
             self._closed = True
             self._owned.clear()
             self._positions.clear()
-            if self._is_owner():
+            if self._group is not None and self._is_owner():
                 del self._log._owners[self._group]
                 self._log._changed.notify_all()
 
     def _is_owner(self) -> bool:
-        return self._log._owners.get(self._group) is self
+        return self._group is None or self._log._owners.get(self._group) is self
 
     def _assignment(self) -> Assignment:
         if self._closed:
             raise LogError("this consumer is closed")
-        if self._log._owners.setdefault(self._group, self) is not self:
+        if self._group is not None and self._log._owners.setdefault(self._group, self) is not self:
             lost, self._owned, self._told = self._owned, set(), False
             self._positions.clear()
             return Assignment(lost=tuple(sorted(lost, key=_by_name)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -36,6 +36,15 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def until(self, offset: int) -> Batch:
+        """The records below ``offset``, as if reading had stopped there."""
+        if self.next <= offset:
+            return self
+        n = int(np.searchsorted(self.offsets, offset))
+        return replace(
+            self, next=offset, offsets=self.offsets[:n], timestamps_us=self.timestamps_us[:n], values=self.values[:n], keys=self.keys[:n]
+        )
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,11 @@ class Log(Protocol):
 
     def consumer(self, group: str, sources: dict[str, str], *, member: str | None = None) -> Consumer:
         """A group member for ``{source name: topic}``. ``member`` names it durably (static membership)."""
+        ...
+
+    def reader(self, sources: dict[str, str]) -> Consumer:
+        """A consumer outside of any group: its first poll assigns all partitions of ``{source name: topic}`` and no later one takes any
+        away. What it says with ``commit_advisory`` is not kept."""
         ...
 
     def ensure_topic(self, topic: str, partitions: int) -> bool:

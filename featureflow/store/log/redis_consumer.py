@@ -23,12 +23,12 @@ TRACE_FIELD = b"h:" + TRACE_PARENT.encode()
 
 
 class RedisStreamsConsumer:
-    """Made by ``RedisStreamsLog.consumer``; ``streams``: each partition's stream."""
+    """Made by ``RedisStreamsLog.consumer``, and without a group by ``RedisStreamsLog.reader``; ``streams``: each partition's stream."""
 
     def __init__(
         self,
         client: redis.Redis,
-        group: str,
+        group: str | None,
         topics: dict[str, str],
         streams: dict[Partition, str],
         trim_behind: frozenset[str],
@@ -49,6 +49,8 @@ class RedisStreamsConsumer:
         self._record_bytes: dict[Partition, float] = {}    # about how large a record is, to ask for no more than fits
         self._trimmed: dict[Partition, int] = {}
         self._told = False
+        if group is None:
+            return
         with client.pipeline() as pipeline:
             pipeline.set(self._owner_key, self._name, px=LEASE_MS)
             for partition in streams:
@@ -82,6 +84,8 @@ class RedisStreamsConsumer:
         self._paused.discard(partition)
 
     def commit_advisory(self, offsets: dict[Partition, int]) -> None:
+        if self._group is None:
+            return
         try:
             with self._client.pipeline(transaction=False) as pipeline:
                 for partition, offset in offsets.items():
@@ -94,13 +98,14 @@ class RedisStreamsConsumer:
             return
 
     def close(self) -> None:
-        with contextlib.suppress(redis.RedisError):    # the lease runs out all the same
-            self._release(keys=[self._owner_key], args=[self._name])
+        if self._group is not None:
+            with contextlib.suppress(redis.RedisError):    # the lease runs out all the same
+                self._release(keys=[self._owner_key], args=[self._name])
         self._owned = {}
         self._client.close()
 
     def _assignment(self) -> Assignment:
-        if not self._hold(keys=[self._owner_key], args=[self._name, LEASE_MS, LEASE_MS * 2 // 3]):
+        if self._group is not None and not self._hold(keys=[self._owner_key], args=[self._name, LEASE_MS, LEASE_MS * 2 // 3]):
             lost, self._owned, self._next, self._told = tuple(self._owned), {}, {}, False
             return Assignment(lost=lost)
         if self._told:

@@ -70,6 +70,12 @@ class RedisStreamsLog:
         self._known: dict[str, tuple[bytes, int]] = {}     # topic -> (id, partitions)
 
     def consumer(self, group: str, sources: dict[str, str], *, member: str | None = None) -> RedisStreamsConsumer:
+        return self._consumer(group, sources)
+
+    def reader(self, sources: dict[str, str]) -> RedisStreamsConsumer:
+        return self._consumer(None, sources)
+
+    def _consumer(self, group: str | None, sources: dict[str, str]) -> RedisStreamsConsumer:
         partitions = {source: self.topic(topic).partitions for source, topic in sources.items()}
         owned = {
             Partition(source, number): stream_key(sources[source], number)
@@ -77,7 +83,7 @@ class RedisStreamsLog:
             for number in range(count)
         }
         return self._call(
-            "join a group",
+            "be read" if group is None else "join a group",
             lambda: RedisStreamsConsumer(connect(self._url), group, dict(sources), owned, self._trim_behind),
         )
 

@@ -34,6 +34,7 @@ def arguments(commit: Commit, keys: Keys) -> tuple[list[bytes], list[bytes]]:
         commit.token.hex().encode(),
         digits(commit.advances[0].to_offset),
         digits(commit.max_time_us),
+        digits(commit.complete_ms),
         b"%d" % len(commit.advances),
         b"%d" % len(writes),
         b"%d" % limits.VISIBILITY_ENTRIES,

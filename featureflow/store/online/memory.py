@@ -92,10 +92,18 @@ class MemoryOnlineStore:
                 seen.append((now_ms, advance.to_offset))
                 del seen[: -limits.VISIBILITY_ENTRIES]
             key = self._keys.offset(advance.view_id, commit.source, commit.partition)
-            offset, max_time_us = advance.to_offset, commit.max_time_us
-            moved = replace(stored_record, offset=offset, max_time_us=max_time_us, committed_ms=now_ms)
+            moved = replace(
+                stored_record,
+                offset=advance.to_offset,
+                max_time_us=commit.max_time_us,
+                committed_ms=now_ms,
+                complete_ms=max(stored_record.complete_ms, min(commit.complete_ms, now_ms)),
+            )
             self._put(key, record.encode(moved))
         return Committed(now_ms)
+
+    def now_ms(self) -> int:
+        return self._clock.now_us() // 1000
 
     def offsets(self, source: str, partition: int, view_ids: Sequence[str]) -> dict[str, OffsetRecord | None]:
         return {view_id: self._record(view_id, source, partition) for view_id in view_ids}

@@ -24,6 +24,7 @@ class OffsetRecord:
     max_time_us: int                       # running maximum of accepted event times; NO_TIME_US before the first
     committed_ms: int                      # the store's own clock at the last commit
     topic_id: str
+    complete_ms: int = 0                   # by that clock: all that the log held then is folded; 0: not known of any instant
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Advance:
 
 @dataclass(frozen=True)
 class Commit:
-    """``advances`` all go to the same offset: they share ``max_time_us``, the running maximum there."""
+    """``advances`` all go to the same offset: they share ``max_time_us``, the running maximum there, and ``complete_ms``, an
+    instant of the store's clock at which the log ended there or before (0: none is known; the newest one told is kept)."""
 
     source: str
     partition: int
@@ -55,6 +57,7 @@ class Commit:
     advances: tuple[Advance, ...]
     max_time_us: int
     writes: Writes
+    complete_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,10 @@ class OnlineStore(Protocol):
 
         Raises UnknownOutcomeError when the reply is lost; never retries by itself.
         """
+        ...
+
+    def now_ms(self) -> int:
+        """The store's own clock: the one that ``committed_ms`` and ``complete_ms`` are told by."""
         ...
 
     def offsets(self, source: str, partition: int, view_ids: Sequence[str]) -> dict[str, OffsetRecord | None]: ...

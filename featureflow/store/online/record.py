@@ -1,13 +1,14 @@
 """An offset record as bytes: fixed-width ASCII, so that Lua reads and writes it with ``string.sub`` and ``SETRANGE``.
 
     bytes      field
-    0   ..4    magic ``FFo1``
+    0   ..4    magic ``FFo2``
     4   ..36   token, hexadecimal
     36  ..56   offset        \\
     56  ..76   dirty          \\ sign and 19 digits each: equal numbers are equal strings,
     76  ..96   max_time_us    / so that Lua never turns an int64 into a float
     96  ..116  committed_ms  /
-    116 ..     topic id
+    116 ..136  complete_ms  /
+    136 ..     topic id
 
 The positions stand again, one-based, at the top of ``lua/*.lua``.
 """
@@ -17,9 +18,9 @@ from __future__ import annotations
 from featureflow.errors import StateError
 from featureflow.store.online.protocol import OffsetRecord
 
-MAGIC = b"FFo1"
+MAGIC = b"FFo2"
 NO_TOKEN = bytes(16)
-FIXED_BYTES = 116
+FIXED_BYTES = 136
 
 
 def digits(number: int) -> bytes:
@@ -35,6 +36,7 @@ def encode(record: OffsetRecord) -> bytes:
         digits(record.dirty),
         digits(record.max_time_us),
         digits(record.committed_ms),
+        digits(record.complete_ms),
         record.topic_id.encode(),
     ))
 
@@ -50,7 +52,8 @@ def decode(value: bytes) -> OffsetRecord:
             dirty=int(value[56:76]),
             max_time_us=int(value[76:96]),
             committed_ms=int(value[96:116]),
-            topic_id=value[116:].decode(),
+            complete_ms=int(value[116:136]),
+            topic_id=value[136:].decode(),
         )
     except ValueError:
         raise StateError(

@@ -110,6 +110,11 @@ class RedisOnlineStore:
             return Committed(rest[0])
         return Refused(reason.decode(), rest[0].decode(errors="replace"), tuple(rest[1:]))
 
+    def now_ms(self) -> int:
+        with self._answering():
+            seconds, microseconds = self._redis.time()
+            return int(seconds) * 1000 + int(microseconds) // 1000
+
     def offsets(self, source: str, partition: int, view_ids: Sequence[str]) -> dict[str, OffsetRecord | None]:
         values = self.read([self._keys.offset(view_id, source, partition) for view_id in view_ids])
         pairs = zip(view_ids, values, strict=True)

@@ -13,7 +13,7 @@ from ports import free_port
 
 from featureflow.cli import consume
 from featureflow.define.spec import Project, Request
-from featureflow.errors import SettingsError, StateError
+from featureflow.errors import SettingsError, StateError, UnavailableError
 from featureflow.settings import WorkerSettings
 
 
@@ -59,6 +59,41 @@ def test_a_consumer_runs_again_with_the_definitions_that_are_applied_meanwhile(m
 
     consume.follow(stop, lambda: applied[0], run)
     assert ran == [old, new]
+
+
+def test_a_server_that_is_down_when_the_definitions_change_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consume, "LOOK_S", 0.01)
+    monkeypatch.setattr(consume, "FIRST_WAIT_S", 0.001)
+    old, new = Project(), Project(requests=(Request(name="ask", fields=()),))
+    applied, stop, ran, down = [old], threading.Event(), list[Project](), [False, False]
+
+    def current() -> Project:
+        if down[0]:
+            down[0] = False
+            raise UnavailableError("Redis does not answer; see online.url")
+        return applied[0]
+
+    def run(project: Project, leave: threading.Event) -> None:
+        if down[1]:
+            down[1] = False
+            raise UnavailableError("Kafka does not answer; see log.url")
+        ran.append(project)
+        if project == new:
+            stop.set()
+        applied[0] = new
+        assert leave.wait(60)
+        down[:] = [True, True]
+
+    consume.follow(stop, current, run)
+    assert ran == [old, new]
+
+
+def test_a_server_that_is_down_at_the_very_start_is_an_error() -> None:
+    def away() -> Project:
+        raise UnavailableError("Redis does not answer; see online.url")
+
+    with pytest.raises(UnavailableError, match=r"online\.url"):
+        consume.follow(threading.Event(), away, lambda project, leave: None)
 
 
 def test_without_applied_definitions_the_command_to_apply_them_is_named() -> None:

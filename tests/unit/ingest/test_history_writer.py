@@ -268,3 +268,23 @@ def test_run_waits_for_a_database_that_comes_back(rig: Rig) -> None:
     stop.set()
     thread.join()
     assert rig.notes() == notes(10)
+
+
+def test_offset_and_lag_are_shown_of_partitions_that_are_held_and_of_no_other(rig: Rig) -> None:
+    rig.produce(10)
+    writer, registry = rig.writer(), rig.registry
+
+    def shown(name: str) -> float | None:
+        return registry.get_sample_value(f"featureflow_history_{name}", {"source": "departure", "partition": "0"})
+
+    drain(writer, rig.log)
+    rig.clock.advance(5_000_000)
+    writer.step(timeout_s=0)
+    assert (shown("offset"), shown("lag")) == (5.0, 0.0)
+    successor = rig.writer()                       # has all partitions from now on
+    successor.open()
+    writer.step(timeout_s=0)
+    assert (shown("offset"), shown("lag")) == (None, None), "another tells them now"
+    successor.close()
+    drain(writer, rig.log)
+    assert shown("offset") == 5.0

@@ -500,13 +500,21 @@ def test_ids_that_are_numbers_are_whole_in_the_key() -> None:
     assert b":shop:7:" in write.key
 
 
-def test_a_key_of_another_partition_is_refused_loudly() -> None:
+def test_an_entity_that_another_partition_has_is_not_taken_in_and_its_neighbours_are() -> None:
     driver = Driver(LAYOUTS["three tiles, one key over all partitions"])
     driver.fold((1, 0), partition=0)
     driver.commit()
-    with pytest.raises(StateError, match="rows of another partition than 1.*rebuild"):
-        driver.fold((1, 0), partition=1)
-    assert driver.slab.absent(1, ["u:1"]) == ["u:1"]
+    slab, blob = driver.slab, driver.store.values[driver.slab.key(0, "u:1")]
+    assert slab.load(1, ["u:0", "u:1", "u:2"], [None, blob, None]) == {"u:1": 0}
+    assert slab.absent(1, ["u:0", "u:1", "u:2"]) == ["u:1"]
+
+
+def test_rows_of_another_partition_under_a_key_that_names_one_are_refused_loudly() -> None:
+    driver = Driver(LAYOUTS["tumbling, keyed by a number"])
+    driver.fold((7, 0), partition=0)
+    (write,) = driver.commit()
+    with pytest.raises(StateError, match="rows of another partition.*rebuild"):
+        driver.slab.load(1, [7], [driver.store.values[write.key]])
 
 
 def test_a_damaged_value_is_refused_loudly(driver: Driver) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
-from worker_rig import PROJECT, RIDER, SECOND_US, TRIP, ZONE, Rig, TroubledStore
+from worker_rig import PROJECT, RIDER, RIDERS, SECOND_US, TRIP, ZONE, Rig, TroubledStore
 
-from featureflow.define.spec import DEFAULT_PROJECT, Project, View
+from featureflow import limits
+from featureflow.define.spec import DEFAULT_PROJECT, Project, View, with_version
 from featureflow.errors import LogError, OffsetMissingError, OffsetOutOfRangeError, StateError, UnavailableError
 from featureflow.ingest import failpoint
 from featureflow.ingest.claim import take
@@ -174,11 +175,50 @@ def test_a_dead_letter_is_durable_before_anything_is_committed_past_it() -> None
     assert rig.agrees()
 
 
+def test_an_event_in_another_partition_than_its_entity_is_put_aside_and_the_partition_goes_on() -> None:
+    rig, registry = Rig(2), CollectorRegistry()
+    worker = started(rig, registry=registry)
+    home = sum(b"ada") % 2
+    rig.append([rig.trip(rider="ada", at=rig.clock.now_us(), zone=7, fare=20.0)])
+    rig.drain(worker)
+    before = rig.actual(RIDER, rig.clock.now_us()).values.tobytes()
+    stray = msgspec.structs.replace(rig.trip(rider="ada", at=rig.clock.now_us(), zone=7, fare=30.0), partition=1 - home)
+    other = next(rider for rider in RIDERS if sum(rider.encode()) % 2 == 1 - home)
+    rig.append([stray, msgspec.structs.replace(rig.trip(rider=other, at=rig.clock.now_us(), zone=7, fare=40.0), partition=1 - home), stray])
+    rig.drain(worker)
+    letters = [(letter["position"], letter["reason"]) for letter in rig.letters()]
+    assert letters == [(f"trip/{1 - home}/{offset}/{RIDER.id}", "wrong_partition") for offset in (0, 2)]
+    assert "'ada' is folded from partition" in str(rig.letters()[0]["detail"])
+    labels = {"source": "trip", "reason": "wrong_partition"}
+    assert registry.get_sample_value("featureflow_ingest_dead_letters_total", labels) == 2
+    assert worker.status().ready
+    after = rig.actual(RIDER, rig.clock.now_us()).values
+    assert after[RIDERS.index("ada")].tobytes() == before[: after[0].nbytes]
+    assert after[RIDERS.index(other)][0] == 1
+    zone = rig.actual(ZONE, rig.clock.now_us()).values[0]         # a view by another field has state in every partition
+    assert zone[0] == 4
+
+
+def test_entities_that_two_partitions_begin_at_once_belong_to_one_of_them() -> None:
+    rig = Rig(2)
+    worker = started(rig)
+    rig.drain(worker)
+    rig.append([msgspec.structs.replace(rig.trip(rider="ada", at=rig.clock.now_us()), partition=partition) for partition in (0, 1, 0, 1)])
+    rig.drain(worker)
+    positions = [str(letter["position"]) for letter in rig.letters()]
+    assert len({position.split("/")[1] for position in positions}) == 1
+    assert len(set(positions)) == 2
+    assert rig.actual(RIDER, rig.clock.now_us()).values[RIDERS.index("ada")][0] == 2
+
+
 # -- trouble -----------------------------------------------------------------------------------------------------------
 
 
-def storm(seed: int, store_class: type[MemoryOnlineStore] = MemoryOnlineStore) -> bool:
-    """Sixty turns in bad weather, then a calm to catch up in. Whether every value is then what the log says."""
+def storm(seed: int, store_class: type[MemoryOnlineStore] = MemoryOnlineStore, *, rebuilds: float = 0.0) -> bool:
+    """Sixty turns in bad weather, then a calm to catch up in. Whether every value is then what the log says.
+
+    ``rebuilds``: the chance that a view is dropped and begins anew, at each turn; slices of the past are then small.
+    """
     luck = random.Random(seed)
     rig = Rig(seed=seed, online_class=store_class, luck=luck)
     store = rig.online
@@ -187,6 +227,8 @@ def storm(seed: int, store_class: type[MemoryOnlineStore] = MemoryOnlineStore) -
     store.rate = 0.08
     for _ in range(60):
         rig.produce(luck.randrange(6), bad=0.05)
+        if luck.random() < rebuilds:
+            rebuild(rig, luck.choice((RIDER, ZONE)))
         if luck.random() < 0.05:                                  # the group hands everything to a newcomer; the other hears later
             workers = [workers[-1], started(rig, commit_rows=4)]
         if luck.random() < 0.05:                                  # a crash
@@ -197,6 +239,19 @@ def storm(seed: int, store_class: type[MemoryOnlineStore] = MemoryOnlineStore) -
     store.rate, store.flying = 0.0, []
     rig.drain(started(rig))
     return rig.agrees()
+
+
+def rebuild(rig: Rig, view: View) -> None:
+    """As ``featureflow rebuild`` does."""
+    topic_id = rig.log.topic(TRIP.topic).topic_id
+    rig.online.drop_view(view.id)
+    rig.online.create_offsets(view.id, "trip", topic_id, dict.fromkeys(range(rig.partitions), 0))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_views_that_catch_up_at_their_own_pace_in_bad_weather_come_to_the_same_values(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PAST_RECORDS", 7)
+    assert storm(seed, rebuilds=0.08)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -447,6 +502,57 @@ def test_a_view_that_is_behind_is_read_again_alone_until_it_has_caught_up() -> N
     assert len(late) == len(set(late)), "the view that is ahead refuses nothing twice"
 
 
+def test_views_that_are_fresh_do_not_wait_for_one_that_folds_the_past(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PAST_RECORDS", 10)
+    rig = Rig(1)
+    worker = started(rig)
+    rig.produce(300)
+    rig.drain(worker)
+    rebuild(rig, ZONE)
+    behind = list[int]()
+    while at(rig, ZONE).token != at(rig, RIDER).token:            # until the worker has claimed again
+        worker.step(timeout_s=0.0)
+        rig.clock.advance(SECOND_US // 2)
+    while at(rig, ZONE).offset < at(rig, RIDER).offset:
+        rig.produce(1)
+        worker.step(timeout_s=0.0)
+        rig.clock.advance(SECOND_US // 2)
+        assert at(rig, RIDER).offset == rig.log.topic(TRIP.topic).end[0], "each turn takes in what is new"
+        behind.append(at(rig, ZONE).offset)
+    assert len(behind) > 20
+    assert behind == sorted(behind)
+    assert at(rig, ZONE).max_time_us == at(rig, RIDER).max_time_us
+    rig.produce(20)
+    rig.drain(worker)
+    assert rig.agrees()
+
+
+def test_of_two_views_that_are_behind_the_nearer_is_fresh_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PAST_RECORDS", 10)
+    third = with_version(msgspec.structs.replace(RIDER, name="rider_too", aggregations=RIDER.aggregations[:1]), {"trip": TRIP})
+    project = replace_views(PROJECT, RIDER, ZONE, third)
+    rig = Rig(1, project=project)
+    worker = started(rig, project=replace_views(PROJECT, RIDER, ZONE))
+    rig.produce(150)
+    rig.drain(worker)
+    worker.close()
+    rebuild(rig, ZONE)
+    worker = started(rig, project=replace_views(PROJECT, RIDER, ZONE))
+    while at(rig, ZONE).offset < 70:
+        worker.step(timeout_s=0.0)
+        rig.clock.advance(SECOND_US // 2)
+    worker.close()
+    worker = started(rig)
+    while at(rig, ZONE).offset < 150:
+        worker.step(timeout_s=0.0)
+        rig.clock.advance(SECOND_US // 2)
+    assert at(rig, third).offset == 0
+    while at(rig, third).offset < 150:
+        worker.step(timeout_s=0.0)
+        rig.clock.advance(SECOND_US // 2)
+    assert rig.agrees()
+
+
 def replace_views(project: Project, *views: View) -> Project:
     return msgspec.structs.replace(project, views=views)
 
@@ -469,7 +575,7 @@ def test_views_at_different_offsets_both_say_that_they_live() -> None:
     for view in PROJECT.views:
         after = at(rig, view)
         assert after.committed_ms > before[view.id].committed_ms
-        assert replace(after, committed_ms=0) == replace(before[view.id], committed_ms=0)
+        assert replace(after, committed_ms=0, complete_ms=0) == replace(before[view.id], committed_ms=0, complete_ms=0)
 
 
 class Spans:

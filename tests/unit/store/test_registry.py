@@ -258,6 +258,27 @@ def test_a_rebuild_that_is_refused_has_dropped_nothing(place: Place) -> None:
     assert place.log.topic("departures").partitions == 2
 
 
+def test_more_partitions_of_a_topic_that_is_keyed_by_an_id_are_refused_and_without_keyed_by_they_are_not(place: Place) -> None:
+    departure = PROJECT.source("departure")
+
+    def keyed_by(field: str | None) -> spec.Project:
+        sources = tuple(
+            msgspec.structs.replace(source, keyed_by=field) if source.name == departure.name else source for source in PROJECT.sources
+        )
+        return msgspec.structs.replace(PROJECT, sources=sources)
+
+    place.registry.apply(keyed_by("origin"))
+    topic = place.log._topic(departure.topic)
+    topic.partitions += 1
+    topic.beginning.append(0)
+    topic.records.append([])
+    with pytest.raises(LogError, match="has 2 partitions and had 1.*Remove keyed_by="):
+        place.registry.apply(keyed_by("origin"))
+    assert place.online.get_meta(partitions_document(departure.name)) == b"1"
+    place.registry.apply(keyed_by(None))
+    assert place.online.get_meta(partitions_document(departure.name)) == b"2"
+
+
 def test_what_is_applied_is_known_while_the_mirror_is_away(place: Place) -> None:
     place.registry.apply(PROJECT)
 

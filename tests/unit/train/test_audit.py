@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from trips import BEGIN_US, HOUR_US, PROJECT, SOURCES, events, spine
 
-from featureflow.define import system
+from featureflow.define import spec, system
 from featureflow.define.spec import DEFAULT_PROJECT, Column, Input
 from featureflow.errors import HistoryError, RequestError
 from featureflow.kernel.decode import Decoder
@@ -162,6 +162,24 @@ def test_an_old_version_that_was_applied_once_is_still_recomputed(history: SqlHi
 
 
 # -- as served ---------------------------------------------------------------------------------------------------------
+
+def test_an_old_version_is_recomputed_with_the_disorder_that_its_source_had_then(history: SqlHistory) -> None:
+    row = log(history, serve())[0]
+    history.execute([
+        Statement("record_view_version", {
+            "view_id": view.id, "state": "retired", "changed_at_us": 1, "definition": msgspec.json.encode(view).decode(),
+        })
+        for view in VIEWS
+    ])
+    history.execute([Statement("record_definition", {"applied_at_us": 1, "project": msgspec.json.encode(PROJECT).decode()})])
+    strict = tuple(msgspec.structs.replace(source, disorder_us=0, future_us=0) for source in PROJECT.sources)
+    by_name = {source.name: source for source in strict}
+    views = tuple(spec.with_version(view, by_name) for view in PROJECT.views)
+    now = msgspec.structs.replace(PROJECT, sources=strict, views=views)
+    assert not {view.id for view in views} & {view.id for view in VIEWS}
+    assert recompute_prediction(history, now, row).equal
+    assert recompute_prediction(history, msgspec.structs.replace(now, sources=(), views=()), row).equal
+
 
 def test_a_dataset_as_served_holds_the_logged_bytes(history: SqlHistory) -> None:
     rows = log(history, serve())

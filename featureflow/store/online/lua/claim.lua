@@ -1,7 +1,7 @@
 -- Take a partition: put a fresh token into every record, all or none. Creates nothing.
 -- KEYS: offset records, one per view version.   ARGV: token (32 hex digits), topic id.
 -- Returns {'ok', record...} as they stood before, or {reason, 1-based place, record}: 'absent', 'dirty', 'topic'.
--- Positions in a record (see record.py): token 5..36, dirty 57..76, topic id 117...
+-- Positions in a record (see record.py): token 5..36, dirty 57..76, topic id 137...
 local CLEAN = '-0000000000000000001'
 local token, topic = ARGV[1], ARGV[2]
 if #ARGV ~= 2 or #token ~= 32 or #KEYS == 0 then
@@ -15,13 +15,13 @@ for i = 1, #KEYS do
   if not record then
     return {'absent', i, ''}
   end
-  if #record < 116 or string.sub(record, 1, 4) ~= 'FFo1' then
+  if #record < 136 or string.sub(record, 1, 4) ~= 'FFo2' then
     return redis.error_reply('ERR claim: not an offset record: ' .. KEYS[i])
   end
   if string.sub(record, 57, 76) ~= CLEAN then
     return {'dirty', i, record}
   end
-  if string.sub(record, 117) ~= topic then
+  if string.sub(record, 137) ~= topic then
     return {'topic', i, record}
   end
   answer[i + 1] = record

@@ -3,10 +3,11 @@
 -- and an error in (3) or (4) leaves the mark, so that no claim succeeds until the view is rebuilt.
 --
 -- KEYS: A offset records, A visibility streams, W state keys.
--- ARGV: token (32 hex) | to | max_time_us | A | W | entries a visibility stream keeps | from, A times | heads | headers | places |
--- data. The last four are the columns of the writes (see writes.py), little-endian: a head is expected bytes u32, header bytes u16,
--- n u16, ttl ms u64, renew ms u64; a place is position u32, bytes u32, n of them for each head. n = 65535: one place, which is the
--- whole value, and 0 bytes delete the key. A patch gives its key a new ttl from the time "renew ms" on, a whole value always.
+-- ARGV: token (32 hex) | to | max_time_us | complete_ms | A | W | entries a visibility stream keeps | from, A times | heads |
+-- headers | places | data. The last four are the columns of the writes (see writes.py), little-endian: a head is expected bytes
+-- u32, header bytes u16, n u16, ttl ms u64, renew ms u64; a place is position u32, bytes u32, n of them for each head. n = 65535:
+-- one place, which is the whole value, and 0 bytes delete the key. A patch gives its key a new ttl from the time "renew ms" on, a
+-- whole value always. complete_ms is kept where it is newer than the record's.
 -- Four arguments, since the server spends more on taking an argument than on writing a row.
 -- Offsets and times are sign and 19 digits (see record.py), compared as strings.
 -- Returns {'ok', ms} or {reason, text, 0-based places...}; reasons: fenced offset dirty mismatch expired.
@@ -15,20 +16,21 @@ local call = redis.call
 local sub = string.sub
 local unpack = struct.unpack
 local WHOLE = 65535
-local token, to, max_time = ARGV[1], ARGV[2], ARGV[3]
-local A, W, kept = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+local token, to, max_time, complete = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local A, W, kept = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 
 -- (1) check everything
-if not (A and W) or A < 1 or #KEYS ~= 2 * A + W or #ARGV ~= 10 + A or #token ~= 32 or #to ~= 20 or #max_time ~= 20 then
+if not (A and W) or A < 1 or #KEYS ~= 2 * A + W or #ARGV ~= 11 + A or #token ~= 32 or #to ~= 20 or #max_time ~= 20 or #complete ~= 20 then
   return redis.error_reply('ERR commit: wrong arguments')
 end
+local known = {}                           -- of each record: the complete_ms that it has
 for i = 1, A do
-  local key, from = KEYS[i], ARGV[6 + i]
+  local key, from = KEYS[i], ARGV[7 + i]
   local record = call('GET', key)
   if not record then
     return {'offset', key .. ' is absent'}
   end
-  if #record < 116 or sub(record, 1, 4) ~= 'FFo1' then
+  if #record < 136 or sub(record, 1, 4) ~= 'FFo2' then
     return redis.error_reply('ERR commit: not an offset record: ' .. key)
   end
   if sub(record, 5, 36) ~= token then
@@ -40,13 +42,14 @@ for i = 1, A do
   if sub(record, 37, 56) ~= from then
     return {'offset', key .. ' is at ' .. sub(record, 37, 56) .. ', not ' .. from}
   end
+  known[i] = sub(record, 117, 136)
   local kind = call('TYPE', KEYS[A + i]).ok
   if kind ~= 'none' and kind ~= 'stream' then
     return redis.error_reply('ERR commit: not a stream: ' .. KEYS[A + i])
   end
 end
 
-local heads, headers, places, data = ARGV[7 + A], ARGV[8 + A], ARGV[9 + A], ARGV[10 + A]
+local heads, headers, places, data = ARGV[8 + A], ARGV[9 + A], ARGV[10 + A], ARGV[11 + A]
 local counts, ttls, renews = {}, {}, {}    -- of each state key
 local positions, firsts, lasts = {}, {}, {} -- of each patch: where it goes, its first and last byte in data
 local expired = {'expired', 'rows were expected, their TTL has passed'}
@@ -124,11 +127,15 @@ for w = 1, W do
 end
 
 -- (4) move offsets, say when, and clear the mark
-local moved = to .. CLEAN .. max_time .. string.format('+%019d', ms)
+local now_ms = string.format('+%019d', ms)
+local moved = to .. CLEAN .. max_time .. now_ms
+if complete > now_ms then                  -- the server's clock was put back
+  complete = now_ms
+end
 for i = 1, A do
-  if ARGV[6 + i] ~= to then
+  if ARGV[7 + i] ~= to then
     call('XADD', KEYS[A + i], 'MAXLEN', '~', kept, '*', 'to', to)
   end
-  call('SETRANGE', KEYS[i], 36, moved)
+  call('SETRANGE', KEYS[i], 36, moved .. (complete > known[i] and complete or known[i]))
 end
 return {'ok', ms}

@@ -1,0 +1,90 @@
+"""Which partitions a consumer holds, and which it was assigned and has yet to take.
+
+What is not held is *adrift*: its records are paused, and it is taken again, from where the store says, when its wait is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import structlog
+
+from featureflow.clock import Clock
+from featureflow.store.log.protocol import Assignment, Consumer, Partition
+
+FIRST_WAIT_US, LONGEST_WAIT_US = 100_000, 5_000_000
+
+T = TypeVar("T")
+
+
+@dataclass
+class Adrift:
+    """``problem``: why, as a person is told. ``wait_us``: before the next attempt but one."""
+
+    due_us: int
+    wait_us: int = FIRST_WAIT_US
+    problem: str = "not claimed yet"
+
+
+class Holding(Generic[T]):
+    """``T`` is what is known of a held partition. ``gone`` is called for each that is neither held nor adrift as before: whatever
+    was kept of it is void."""
+
+    def __init__(self, clock: Clock, gone: Callable[[Partition], None], logger: str = "featureflow.ingest") -> None:
+        self._clock, self._gone = clock, gone
+        self._logger = structlog.get_logger(logger)
+        self.held: dict[Partition, T] = {}
+        self.adrift: dict[Partition, Adrift] = {}
+
+    def assign(self, assignment: Assignment) -> None:
+        """Drop what was revoked or lost; what was assigned is adrift, and due: the log keeps it paused until its first seek."""
+        for partition in (*assignment.revoked, *assignment.lost):
+            self.forget(partition)
+        for partition in assignment.assigned:
+            self.forget(partition)
+            self.adrift[partition] = Adrift(0)
+
+    def due(self) -> list[Partition]:
+        """Those adrift whose wait is over."""
+        now_us = self._clock.now_us()
+        return [partition for partition, adrift in self.adrift.items() if adrift.due_us <= now_us]
+
+    def take(self, consumer: Consumer, partition: Partition, known: T, offset: int) -> None:
+        """It is held from now on, and read on from ``offset``."""
+        del self.adrift[partition]
+        self.held[partition] = known
+        consumer.seek(partition, offset)
+        consumer.resume(partition)
+
+    def let_go(self, consumer: Consumer, partition: Partition, problem: str, wait_us: int = FIRST_WAIT_US) -> None:
+        """It is adrift from now on."""
+        self.forget(partition)
+        consumer.pause(partition)
+        self.adrift[partition] = Adrift(self._clock.now_us() + wait_us, problem=problem)
+        self._logger.warning("adrift", source=partition.source, partition=partition.partition, problem=problem)
+
+    def let_go_all(self, consumer: Consumer, problem: str) -> None:
+        """A server is away: nothing that is held can be trusted, and everything waits for it."""
+        for partition in list(self.held):
+            self.let_go(consumer, partition, problem)
+        for adrift in self.adrift.values():
+            adrift.problem = problem
+
+    def put_off(self, partition: Partition) -> None:
+        """Taking it failed since a server is away: it finds out for all, and waits longer each time."""
+        adrift = self.adrift[partition]
+        due_us = self._clock.now_us() + adrift.wait_us
+        for other in self.adrift.values():
+            other.due_us = max(other.due_us, due_us)
+        adrift.wait_us = min(2 * adrift.wait_us, LONGEST_WAIT_US)
+
+    def forget(self, partition: Partition) -> None:
+        self.held.pop(partition, None)
+        self.adrift.pop(partition, None)
+        self._gone(partition)
+
+    def clear(self) -> None:
+        for partition in (*self.held, *self.adrift):
+            self.forget(partition)

@@ -1,0 +1,1 @@
+SELECT id, project FROM definitions ORDER BY id
