@@ -103,13 +103,15 @@ def _add_to_odd(a: Float, b: Float) -> Float:
 def variance(count: Int, sums: Int, squares: Int) -> Float:
     """(n Q - S^2) / n^2 of canonical limbs (limbs, f), rounded once. ``count`` (f,) may hold zeros, which give NaN.
 
-    The difference may cancel two hundred bits, so it is taken in Python's integers, whose division rounds correctly.
+    The difference may cancel two hundred bits, so it is taken in Python's integers, whose division rounds correctly. One value
+    varies by nothing: only where there are more is it worth a loop.
     """
-    scaled = [
-        (n * q - s * s) / (n * n) if n else math.nan
-        for n, s, q in zip(count.tolist(), integers(sums), integers(squares), strict=True)
-    ]
-    return np.array(scaled, np.float64) * 2.0 ** (-2 * UNIT_BITS)
+    out = np.where(count > 0, 0.0, math.nan)
+    several = np.flatnonzero(count > 1)
+    if len(several):
+        triples = zip(count[several].tolist(), integers(sums[:, several]), integers(squares[:, several]), strict=True)
+        out[several] = [(n * q - s * s) / (n * n) for n, s, q in triples]
+    return out * 2.0 ** (-2 * UNIT_BITS)
 
 
 def integers(limbs: Int) -> list[int]:

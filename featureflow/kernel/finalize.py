@@ -153,7 +153,7 @@ def _totals(layout: Layout, table: Table, entity: Int, band: Int, windows: int, 
         step = key[1:] - key[:-1]
         if len(step) and step.min() < 0:  # rows mostly come by start, and so by band
             order = np.argsort(key, kind="stable")
-            table, entity, band, key = table[order], entity[order], band[order], key[order]
+            table, entity, band, key = table.take(order, axis=0), entity[order], band[order], key[order]
             step = key[1:] - key[:-1]
         starts = np.concatenate((_ZERO, np.flatnonzero(step) + 1))
         slot = band[starts] * n + entity[starts]
