@@ -6,6 +6,7 @@ Null follows the kernel: arithmetic with null is null, a comparison with null is
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeAlias, TypeVar, overload
@@ -208,14 +209,14 @@ def is_null(x: Expr[Any]) -> Expr[bool]:
 # -- checks --------------------------------------------------------------------------------------------------------------
 
 
-class Windowless:
+class Windowless(ABC):
     """Something that stands for several columns and so has no arithmetic: operators on it say what to write instead."""
 
     __hash__ = object.__hash__
 
+    @abstractmethod
     def refuse(self, at: Place | None = None) -> NoReturn:
         """Raise the DefinitionError that says how to write one column."""
-        raise NotImplementedError
 
     if not TYPE_CHECKING:  # to a type checker these operators do not exist
 

@@ -13,6 +13,7 @@ Adding a partial is one class here and a line in ``PARTIALS``; the property test
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, Self
@@ -39,7 +40,7 @@ class Merge(Enum):
 
 
 @dataclass(frozen=True)
-class Partial:
+class Partial(ABC):
     """One monoid over the events for which ``where`` is true and ``value`` is not null. Equal partials are shared.
 
     ``value`` None: every event counts. A value that is no finite number below 2^63 in magnitude is null here.
@@ -56,9 +57,9 @@ class Partial:
         return cls(declared.value, declared.where)
 
     @property
+    @abstractmethod
     def columns(self) -> tuple[str, ...]:
         """Names of the int64 columns."""
-        raise NotImplementedError
 
     @property
     def identity(self) -> tuple[int, ...]:

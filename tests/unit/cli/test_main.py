@@ -55,3 +55,10 @@ def test_without_onnx_runtime_the_verbs_that_need_it_say_what_to_install(words: 
     assert 'pip install "featureflow[cpu]"' in done.stderr
     assert "Traceback" not in done.stderr
     assert "ingest" in run("--help", code=WITHOUT_RUNTIME).stdout
+
+
+def test_a_verb_with_a_slip_is_asked_back() -> None:
+    done = run("aply")
+    assert done.returncode == 2
+    assert "No such command 'aply'; did you mean 'apply'?" in done.stderr
+    assert "No such command 'xyzzy'." in run("xyzzy").stderr
