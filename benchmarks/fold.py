@@ -27,7 +27,7 @@ class Stages:
     """Wall time between the places that the worker passes, and the longest time between two commits."""
 
     STAGE: ClassVar = {
-        "after_poll": "poll", "after_decode": "decode", "after_dead_letters": "dead_letters", "after_fold": "load_and_fold",
+        "after_poll": "poll", "after_decode": "decode", "after_dead_letters": "load_and_dead_letters", "after_fold": "fold",
         "before_commit": "pack", "after_commit": "commit", "after_advisory": "advisory",
     }  # fmt: skip
 

@@ -40,8 +40,11 @@ class Holding(Generic[T]):
 
     def assign(self, assignment: Assignment) -> None:
         """Drop what was revoked or lost; what was assigned is adrift, and due: the log keeps it paused until its first seek."""
-        for partition in (*assignment.revoked, *assignment.lost):
-            self.forget(partition)
+        for kind, partitions in (("revoked", assignment.revoked), ("lost", assignment.lost)):
+            for partition in partitions:
+                self.forget(partition)
+            if partitions:                 # to another member; on Redis Streams the newest has all, and this one waits for its turn
+                self._logger.warning(kind, partitions=[f"{p.source}/{p.partition}" for p in partitions], held=len(self.held))
         for partition in assignment.assigned:
             self.forget(partition)
             self.adrift[partition] = Adrift(0)

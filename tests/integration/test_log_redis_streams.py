@@ -100,6 +100,27 @@ def test_an_owner_that_died_without_a_word_is_followed_when_its_lease_has_run_ou
     dead.close()
 
 
+def test_a_consumer_that_lost_its_group_waits_for_its_turn_without_asking_all_the_time(
+    streams_log: RedisStreamsLog, embedded_redis_url: str, topic: str
+) -> None:
+    older = streams_log.consumer("ingest", {"orders": topic})
+    start(older)
+    newer = streams_log.consumer("ingest", {"orders": topic})
+    assert poll(older).assignment.lost
+
+    def asked() -> int:
+        with redis.Redis.from_url(embedded_redis_url) as raw:
+            stats: dict[str, Any] = raw.info("commandstats")  # type: ignore[assignment]  # not asynchronous
+            return sum(int(s["calls"]) for name, s in stats.items() if name.startswith(("cmdstat_eval", "cmdstat_xread")))
+
+    before = asked()
+    for _ in range(3):
+        assert poll(older, timeout_s=0.5) == Polled(Assignment(), ())
+    assert asked() - before <= 3 * 4, "two looks for each half second, and the first and last"
+    newer.close()
+    older.close()
+
+
 def test_an_owner_that_polls_keeps_its_lease(
     streams_log: RedisStreamsLog, embedded_redis_url: str, topic: str
 ) -> None:
