@@ -11,11 +11,11 @@ from typing import ClassVar
 
 from prometheus_client import CollectorRegistry
 
-from featureflow.cli.consume import log_as_json
 from featureflow.clock import SystemClock
 from featureflow.ingest.failpoint import Name
 from featureflow.ingest.metrics import WorkerMetrics
 from featureflow.ingest.worker import Worker
+from featureflow.log_lines import log_as_json
 from featureflow.store.log.open import open_log
 from featureflow.store.online.redis import RedisOnlineStore
 from featureflow.store.registry import mirrored

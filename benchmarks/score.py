@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from urllib.request import urlopen
@@ -27,11 +28,11 @@ from load import Load, request_bytes, run
 from noise import noise
 from prometheus_client import CollectorRegistry
 
-from featureflow.cli.consume import log_as_json
 from featureflow.cli.context import Context
 from featureflow.ingest.metrics import WorkerMetrics
 from featureflow.ingest.worker import Worker
 from featureflow.kernel.decode import encode
+from featureflow.log_lines import log_as_json
 from featureflow.models.export import export_mlp
 from featureflow.models.manifest import inputs_of
 from featureflow.models.store import ModelStore
@@ -141,8 +142,8 @@ def main() -> None:
     try:
         shutil.copy(HERE / "purchases.py", folder / "features.py")
         (folder / "featureflow.toml").write_text(
-            '[project]\nname = "benchmark"\n'
-            f'[log]\nurl = "{servers.redis}"\n[online]\nurl = "{servers.redis}"\nstale_after = "1d"\n[serve]\nport = {port}\n'
+            f'[project]\nname = "bench"\n[log]\nurl = "{servers.redis}"\n'
+            f'[online]\nurl = "{servers.redis}"\nstale_after = "1d"\n[serve]\nport = {port}\n'
         )
         with Context(folder, {}) as here:
             here.registry.apply(here.written, partitions=1)
@@ -162,7 +163,7 @@ def main() -> None:
         ]  # fmt: skip
         scorer = [sys.executable, "-m", "featureflow.cli", "--project", str(folder), "serve"]
         unlogged = {"FEATUREFLOW_SERVE_PORT": str(unlogged_port), "FEATUREFLOW_SERVE_LOG_PREDICTIONS": "false"}
-        with child(scorer, "Scoring at"), child(scorer, "Scoring at", unlogged):
+        with child(scorer, "Scoring at") as logging, child(scorer, "Scoring at", unlogged) as silent:
             explained = ask_once(port, bodies[0][:-1] + b',"explain":true}')
             answer = json.dumps(ask_once(port, bodies[0])).encode()
             ask_once(unlogged_port, bodies[0])
@@ -170,10 +171,12 @@ def main() -> None:
             if explained["variant"] != variant or explained["degraded"] or "present" not in statuses:
                 raise SystemExit(f"not what is to be measured: {explained}")
             requests = [request_bytes("/v1/score/odd", body) for body in bodies]
-            with child([sys.executable, str(HERE / "bare.py"), str(bare_port), str(len(answer))], "serving"):
+            with child([sys.executable, str(HERE / "bare.py"), str(bare_port), str(len(answer))], "serving") as alone:
                 before = noise()
-                ports = {"ours": port, "bare": bare_port, "unlogged": unlogged_port}
-                loads = measure(ports, requests, arguments.seconds, arguments.rounds)
+                asked = {
+                    "ours": Asked(port, logging.pid), "bare": Asked(bare_port, alone.pid), "unlogged": Asked(unlogged_port, silent.pid)
+                }  # fmt: skip
+                loads = measure(asked, requests, servers, arguments.seconds, arguments.rounds)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         servers.empty()
@@ -189,27 +192,67 @@ def main() -> None:
         "ratio_min": round(min(ratios["ours"]), 3), "ratio_max": round(max(ratios["ours"]), 3),
         "unlogged_req_s": middle(loads["unlogged"], "req_s", 0),
         "unlogged_ratio_to_bare": round(float(np.median(ratios["unlogged"])), 3),
-        "not_ok": sum(load.not_ok for several in loads.values() for load in several),
+        "cpu_us": middle(loads["ours"], "cpu_us", 1), "unlogged_cpu_us": middle(loads["unlogged"], "cpu_us", 1),
+        "bare_cpu_us": middle(loads["bare"], "cpu_us", 1), "redis_cpu_us": middle(loads["ours"], "redis_cpu_us", 1),
+        "unlogged_redis_cpu_us": middle(loads["unlogged"], "redis_cpu_us", 1),
+        "not_ok": sum(s.load.not_ok for several in loads.values() for s in several),
         "noise_before": before, "noise_after": noise(), "versions": servers.versions,
     }))  # fmt: skip
 
 
-def middle(loads: list[Load], name: str, digits: int = 3) -> float:
+@dataclass(frozen=True)
+class Asked:
+    """A server under load: its port, and the process whose processor time counts."""
+
+    port: int
+    pid: int
+
+    def cpu_s(self) -> float:
+        """User and system time of all its threads so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """One load, and what a request cost: processor time tells more than throughput on a machine that others use too."""
+
+    load: Load
+    cpu_us: float  # of the server's process, a request
+    redis_cpu_us: float  # of Redis, a request; whoever else asks it is in here
+
+    @property
+    def req_s(self) -> float:
+        return self.load.req_s
+
+
+def middle(stretches: list[Stretch], name: str, digits: int = 3) -> float:
     """The median of a figure over the stretches."""
-    return round(float(np.median([getattr(load, name) for load in loads])), digits)
+    figures = [getattr(s if hasattr(s, name) else s.load, name) for s in stretches]
+    return round(float(np.median(figures)), digits)
 
 
-def measure(ports: dict[str, int], requests: list[bytes], seconds: float, rounds: int) -> dict[str, list[Load]]:
+def measure(
+    asked: dict[str, Asked], requests: list[bytes], servers: Servers, seconds: float, rounds: int
+) -> dict[str, list[Stretch]]:
     """Stretches of each, in an order and then in the reverse, so that drift of the machine falls on all alike."""
-    loads: dict[str, list[Load]] = {name: [] for name in ports}
-    for at in ports.values():
-        run(at, requests, connections=CONNECTIONS, seconds=2)
+    found: dict[str, list[Stretch]] = {name: [] for name in asked}
+    for server in asked.values():
+        run(server.port, requests, connections=CONNECTIONS, seconds=2)
     for _ in range(rounds):
-        for name in (*ports, *reversed(ports)):
-            load = run(ports[name], requests, connections=CONNECTIONS, seconds=seconds)
-            loads[name].append(load)
-            print(f"{name}: {load.req_s:,.0f} req/s, p99 {load.p99_ms:.2f} ms", file=sys.stderr)
-    return loads
+        for name in (*asked, *reversed(asked)):
+            server = asked[name]
+            cpu_s, redis_s = server.cpu_s(), servers.redis_cpu_s()
+            load = run(server.port, requests, connections=CONNECTIONS, seconds=seconds)
+            per = 1e6 / max(1, load.requests)
+            stretch = Stretch(load, (server.cpu_s() - cpu_s) * per, (servers.redis_cpu_s() - redis_s) * per)
+            found[name].append(stretch)
+            print(
+                f"{name}: {load.req_s:,.0f} req/s, p99 {load.p99_ms:.2f} ms, {stretch.cpu_us:.0f} us of processor a request, "
+                f"{stretch.redis_cpu_us:.0f} of Redis",
+                file=sys.stderr,
+            )
+    return found
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from time import monotonic
 import aiohttp
 import msgspec
 import numpy as np
-from aiohttp import web
 from worker_rig import PROJECT, TRIP, Rig
 
 from featureflow.define import system
@@ -23,6 +22,7 @@ from featureflow.models.manifest import inputs_of
 from featureflow.models.store import ModelStore
 from featureflow.models.transform import fit
 from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.door import Doors
 from featureflow.serve.metrics import Metrics
 from featureflow.serve.openapi import document
 from featureflow.serve.prediction_log import PredictionLog
@@ -178,7 +178,7 @@ class Door:
     client: aiohttp.ClientSession
     host: str
     port: int
-    server: web.Server
+    doors: Doors
 
 
 @asynccontextmanager
@@ -187,17 +187,15 @@ async def listening(rig: ServeRig, *, body_s: float = 10.0) -> AsyncIterator[Doo
     producer.start()
     upkeep = Upkeep(rig.scorer, rig.rig.log)
     routes = Routes(rig.scorer, producer, upkeep, msgspec.json.encode(document("0")), body_s=body_s)
-    server = web.Server(routes.handle, access_log=None, lingering_time=0.1, auto_decompress=False)
-    runner = web.ServerRunner(server, shutdown_timeout=2.0)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0][:2]
+    doors = Doors(routes, linger_s=0.1)
+    listener = await asyncio.get_running_loop().create_server(doors.connect, "127.0.0.1", 0)
+    host, port = listener.sockets[0].getsockname()[:2]
     try:
         async with aiohttp.ClientSession(auto_decompress=False) as client:
-            yield Door(rig, f"http://{host}:{port}", client, host, port, server)
+            yield Door(rig, f"http://{host}:{port}", client, host, port, doors)
     finally:
-        await runner.cleanup()
+        listener.close()
+        await doors.close(2.0)
         producer.close(5.0)
 
 

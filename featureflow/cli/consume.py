@@ -1,9 +1,8 @@
-"""What the two consumers' verbs share: signals, the metrics endpoint, logging."""
+"""What the two consumers' verbs share: signals, the metrics endpoint, definitions that change."""
 
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -59,20 +58,6 @@ def metrics(section: str, settings: WorkerSettings) -> Iterator[CollectorRegistr
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def log_as_json() -> None:
-    """Structured logs on standard error, one JSON object a line."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-    )
 
 
 def follow(

@@ -12,6 +12,7 @@ from featureflow.cli.output import Output
 from featureflow.define.spec import Project
 from featureflow.ingest.history_metrics import HistoryMetrics
 from featureflow.ingest.history_writer import HistoryWriter
+from featureflow.log_lines import log_as_json
 from featureflow.store.registry import mirrored
 
 
@@ -22,7 +23,7 @@ def register(app: typer.Typer) -> None:
 def history(context: typer.Context, json: Json = False) -> None:
     """Write every event, prediction and dead letter to the history database, each (partition, offset) once."""
     here: Context = context.obj
-    consume.log_as_json()
+    log_as_json()
     with here, consume.stopping() as stop, consume.metrics("history_writer", here.settings.history_writer) as registry:
         settings, metrics = here.settings.history_writer, HistoryMetrics(registry)
         rows = 0

@@ -12,6 +12,7 @@ from featureflow.cli.output import Output
 from featureflow.define.spec import Project
 from featureflow.ingest.metrics import WorkerMetrics
 from featureflow.ingest.worker import Worker
+from featureflow.log_lines import log_as_json
 from featureflow.store.registry import mirrored
 from featureflow.tracing import open_telemetry
 
@@ -23,7 +24,7 @@ def register(app: typer.Typer) -> None:
 def ingest(context: typer.Context, json: Json = False) -> None:
     """Fold events into the online store, exactly once, until told to end."""
     here: Context = context.obj
-    consume.log_as_json()
+    log_as_json()
     with here, consume.stopping() as stop, consume.metrics("ingest", here.settings.ingest) as registry:
         settings, metrics = here.settings.ingest, WorkerMetrics(registry)
         tracer = open_telemetry("featureflow-ingest") if here.settings.tracing.enabled else None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import signal
 import sys
 
 import typer
 
 from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output
+from featureflow.cli.siblings import Siblings
 from featureflow.models.store import ModelStore
 from featureflow.serve.app import ServeOptions, run
 from featureflow.settings import duration_us
@@ -28,12 +29,12 @@ def serve(context: typer.Context, json: Json = False) -> None:
     with here:
         settings = here.settings
         several = settings.serve.workers > 1
-        workers: list[subprocess.Popen[bytes]] = []
-        if several and WORKER not in here.environment:
-            command = [sys.executable, "-m", "featureflow.cli", "--project", str(here.folder), "serve"]
-            workers = [
-                subprocess.Popen(command, env={**os.environ, WORKER: "1"}) for _ in range(settings.serve.workers - 1)
-            ]
+        siblings = Siblings(
+            [sys.executable, "-m", "featureflow.cli", "--project", str(here.folder), "serve"],
+            {**os.environ, WORKER: "1"},
+            0 if WORKER in here.environment else settings.serve.workers - 1,
+            gave_up=lambda: os.kill(os.getpid(), signal.SIGTERM),  # this one drains as for any other SIGTERM
+        )
         options = ServeOptions(
             host=settings.serve.host,
             port=settings.serve.port,
@@ -43,10 +44,7 @@ def serve(context: typer.Context, json: Json = False) -> None:
             tracing=settings.tracing.enabled,
         )
 
-        def end_workers() -> None:
-            for worker in workers:
-                worker.terminate()
-
+        siblings.start()
         try:
             run(
                 project=settings.name,
@@ -56,10 +54,13 @@ def serve(context: typer.Context, json: Json = False) -> None:
                 clock=here.clock,
                 options=options,
                 started=lambda url: output.say(f"Scoring at {url}"),
-                ending=end_workers,  # all drain at the same time
+                ending=siblings.end,  # all drain at the same time
+                restarts=lambda: siblings.restarts,
             )
         finally:
-            end_workers()
-            for worker in workers:
-                worker.wait()
+            siblings.end()
+            siblings.wait()
     output.result({"stopped": True})
+    if siblings.failed:
+        output.warn("a scorer that shares the port kept dying: its lines in the log say why")
+        raise typer.Exit(1)

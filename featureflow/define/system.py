@@ -44,14 +44,16 @@ _DEAD_LETTER = (
 
 
 def predictions(project: str) -> Source:
-    """Every score that the project's scorers gave. ``project`` is its name."""
+    """Every score that the project's scorers gave. ``project`` is its name.
+
+    Their records have no key: nothing folds them, and a hash and a comparison each is more than a scorer has to spare.
+    """
     return Source(
         name="featureflow_predictions",
         topic=f"featureflow.{project}.predictions",
         time_field="asked_at",
         disorder_us=DAY_US,
         future_us=DAY_US,
-        keyed_by="prediction_id",
         fields=_PREDICTION,
     )
 

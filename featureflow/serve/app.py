@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import signal
 import socket
@@ -16,12 +15,13 @@ from importlib.metadata import version
 import msgspec
 import structlog
 import uvloop
-from aiohttp import web
 
 from featureflow.clock import Clock
 from featureflow.define.system import predictions
 from featureflow.errors import SettingsError
+from featureflow.log_lines import log_as_json
 from featureflow.models.store import ModelStore
+from featureflow.serve.door import Doors
 from featureflow.serve.metrics import Metrics
 from featureflow.serve.openapi import document
 from featureflow.serve.prediction_log import PredictionLog
@@ -36,7 +36,6 @@ from featureflow.tracing import Tracer, open_telemetry
 DRAIN_S = 6.0  # for requests under way; with the logs' two seconds each, all ends within ten
 FLUSH_S = 1.5
 SWITCH_S = 0.0005
-IDLE_S = 75.0  # a kept-alive connection without a request
 log = structlog.get_logger("featureflow.serve")
 
 
@@ -83,7 +82,8 @@ class Server:
         tracer: Tracer | None = open_telemetry("featureflow-serve") if options.tracing else None
         self._openapi = msgspec.json.encode(document(version("featureflow")))
         self._routes = Routes(self.scorer, self.producer, self.upkeep, self._openapi, tracer=tracer)
-        self._runner: web.ServerRunner | None = None
+        self._doors: Doors | None = None
+        self._listening: asyncio.Server | None = None
         self.metrics.gauge(
             "pending_stream_count", "Requests that wait for their turn", lambda: self.scorer.turns.waiting
         )
@@ -104,17 +104,10 @@ class Server:
             self.producer.start()
             if self._predictions is not None:
                 self._predictions.start()
-            server = web.Server(
-                self._routes.handle,
-                access_log=None,
-                keepalive_timeout=IDLE_S,
-                lingering_time=1.0,
-                auto_decompress=False,
-            )
-            self._runner = web.ServerRunner(server, shutdown_timeout=DRAIN_S)
-            await self._runner.setup()
             listener = _listen(options)
-            await web.SockSite(self._runner, listener, backlog=1024).start()
+            self._doors = Doors(self._routes)
+            loop = asyncio.get_running_loop()
+            self._listening = await loop.create_server(self._doors.connect, sock=listener, backlog=1024)
         except BaseException:
             await self.stop()
             raise
@@ -126,9 +119,11 @@ class Server:
     async def stop(self) -> None:
         """Refuse new connections, finish the requests under way, append what is logged, let go of everything."""
         self.upkeep.draining = True
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        if self._listening is not None:
+            self._listening.close()
+        if self._doors is not None:
+            await self._doors.close(DRAIN_S)
+            self._doors = None
         self.upkeep.close()
         await asyncio.to_thread(self.producer.close, FLUSH_S)
         if self._predictions is not None:
@@ -147,17 +142,19 @@ def run(
     options: ServeOptions,
     started: Callable[[str], None] | None = None,
     ending: Callable[[], None] | None = None,
+    restarts: Callable[[], int] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return (within 10 s). Call it in the process's main thread.
 
     Raises UnavailableError when a server does not answer at start (naming its setting), SettingsError when the port is taken.
-    ``started`` is called with the URL once it listens, ``ending`` when it is told to end, before it drains.
+    ``started`` is called with the URL once it listens, ``ending`` when it is told to end, before it drains. ``restarts`` says how often
+    another scorer of the same port was started again.
     """
-    _configure_logging()
+    log_as_json()
     sys.setswitchinterval(
         SWITCH_S
     )  # else the thread that logs predictions may hold the event loop up for 5 ms at a time
-    uvloop.run(_serve(project, online_url, log_store, models, clock, options, started, ending))
+    uvloop.run(_serve(project, online_url, log_store, models, clock, options, started, ending, restarts))
 
 
 async def _serve(
@@ -169,6 +166,7 @@ async def _serve(
     options: ServeOptions,
     started: Callable[[str], None] | None,
     ending: Callable[[], None] | None,
+    restarts: Callable[[], int] | None,
 ) -> None:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -176,6 +174,8 @@ async def _serve(
     server = Server(
         project=project, online_url=online_url, log_store=log_store, models=models, clock=clock, options=options
     )
+    if restarts is not None:
+        server.metrics.gauge("featureflow_scorer_restarts", "Scorers of this port that died and were started again", restarts)
     url = await server.start()
     log.info("serving", url=url, pid=os.getpid())
     if started is not None:
@@ -203,21 +203,3 @@ def _listen(options: ServeOptions) -> socket.socket:
         ) from error
     listener.setblocking(False)
     return listener
-
-
-def _configure_logging() -> None:
-    """Structured lines on standard error: JSON, one object a line."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(
-                serializer=lambda value, **_: msgspec.json.encode(value, enc_hook=str).decode()
-            ),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
-    )

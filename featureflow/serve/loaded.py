@@ -23,6 +23,7 @@ NAMED_KEPT = 16  # versions and aliases held at once, beyond the models' latest
 REFUSALS_KEPT = 256
 REFUSAL_S = 5.0  # before a ref that could not be loaded is tried again
 LOADS_AT_ONCE = 4
+LOOKUPS_AT_ONCE = 64
 REF = re.compile(r"[A-Za-z0-9_.\-]{0,64}")
 Key = tuple[str, str]  # model, ref
 
@@ -35,12 +36,14 @@ class LoadedModels:
         self._ready: OrderedDict[Key, tuple[LoadedModel, spec.Model]] = OrderedDict()
         self._refused: OrderedDict[Key, tuple[float, str]] = OrderedDict()
         self._loading: dict[Key, asyncio.Task[None]] = {}
+        self._lookups = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="models")
+        self._names = ThreadPoolExecutor(1, thread_name_prefix="model-names")  # not behind a model that takes seconds to load
 
-    def get(self, model: spec.Model, ref: str) -> LoadedModel | Shed:
-        """The model if it is ready and takes this definition's inputs. Otherwise it begins to load, and the caller is told to come back.
+    def get(self, model: spec.Model, ref: str) -> LoadedModel | Shed | None:
+        """The model if it is ready and takes this definition's inputs, why it is not, or None where that is to be looked up: see ``find``.
 
-        Raises RequestError (404) for a ref that this model does not have.
+        Raises RequestError (404) for a ref that can name nothing.
         """
         key = (model.name, ref)
         found = self._ready.get(key)
@@ -53,13 +56,31 @@ class LoadedModels:
                 "No such model version", "after @ stands a version or alias: letters, digits, _ . -", status=404
             )
         refused = self._refused.get(key)
-        if refused is not None and monotonic() - refused[0] < REFUSAL_S:
-            if ref:
-                raise RequestError("No such model version", refused[1], status=404)
-            return Shed("model", refused[1], retry_after_s=5)
+        if refused is not None and (not ref or monotonic() - refused[0] < REFUSAL_S):
+            return Shed("model", refused[1], retry_after_s=5)  # ``refresh`` tries the latest version again
+        if key in self._loading or not ref:
+            self._begin(key, model)
+            return _being_loaded(key)
+        return None
+
+    async def find(self, model: spec.Model, ref: str) -> Shed:
+        """Look up a ref that is not ready: begin to load what it stands for, and tell the caller to come back.
+
+        Raises RequestError (404) for a ref that this model does not have.
+        """
+        key = (model.name, ref)
+        if self._lookups >= LOOKUPS_AT_ONCE:
+            return _being_loaded(key)
+        self._lookups += 1
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._names, self._store.resolve, model.name, ref)
+        except ModelError as error:
+            raise RequestError("No such model version", str(error), status=404) from None
+        finally:
+            self._lookups -= 1
         if len(self._loading) < LOADS_AT_ONCE:
             self._begin(key, model)
-        return Shed("loading", f"model {model.name}{'@' + ref if ref else ''} is being loaded")
+        return _being_loaded(key)
 
     def latest(self, name: str) -> LoadedModel | None:
         """What answers for this model when no version is named."""
@@ -74,8 +95,9 @@ class LoadedModels:
     async def refresh(self, models: Iterable[spec.Model]) -> None:
         """Load what these models' refs stand for now, where that has changed. What answers now goes on until its successor is ready."""
         named = {model.name: model for model in models}
-        for key in [key for key in self._ready if key[0] not in named]:
-            del self._ready[key]
+        for known in (self._ready, self._refused):
+            for key in [key for key in known if key[0] not in named]:
+                del known[key]
         for key in {(name, "") for name in named} | set(self._ready):
             self._begin(key, named[key[0]])
         await asyncio.gather(*self._loading.values())
@@ -83,7 +105,8 @@ class LoadedModels:
     def close(self) -> None:
         for task in self._loading.values():
             task.cancel()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        for thread in (self._thread, self._names):
+            thread.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self, key: Key, model: spec.Model) -> None:
         if key not in self._loading:
@@ -101,8 +124,9 @@ class LoadedModels:
                 self._said(loaded)
         except ModelError as error:
             self._refused[key] = (monotonic(), str(error))
-            if len(self._refused) > REFUSALS_KEPT:
-                self._refused.popitem(last=False)
+            named = [key for key in self._refused if key[1]]
+            if len(named) > REFUSALS_KEPT:
+                del self._refused[named[0]]
         finally:
             del self._loading[key]
             named = [key for key in self._ready if key[1]]
@@ -114,6 +138,10 @@ class LoadedModels:
         if current is not None and _fits(current, model) and self._store.is_current(current, ref or None):
             return current
         return self._store.load(model.name, ref or None, model=model)
+
+
+def _being_loaded(key: Key) -> Shed:
+    return Shed("loading", f"model {'@'.join(filter(None, key))} is being loaded")
 
 
 def _fits(loaded: LoadedModel, model: spec.Model) -> bool:

@@ -6,23 +6,25 @@ The queue is bounded in rows; what does not fit is dropped and counted, because 
 from __future__ import annotations
 
 import threading
-from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from featureflow import limits
 from featureflow.kernel.finalize import Status
 from featureflow.serve.request import Row
-from featureflow.store.log.protocol import Log, Record
+from featureflow.store.log.protocol import TRACE_PARENT, Log, Record
 
-BATCH_ROWS = 100  # appended in one call: small, so that neither the interpreter nor the store is held for long
+BATCH_ROWS = 200  # appended in one call: small, so that neither the interpreter nor the store is held for long
 GATHER_S = 0.02  # the thread looks this often: to be woken by every turn would cost the loop more
 FIRST_RETRY_S, LAST_RETRY_S = 0.1, 5.0
+_ENCODER = msgspec.json.Encoder()
+log = structlog.get_logger("featureflow.serve")
 LETTERS = np.array([status.letter for status in sorted(Status)], "S1")
 
 
@@ -94,40 +96,72 @@ class PredictionLog:
             self._dropped("shutdown", self.waiting)
 
     def _drain(self) -> None:
-        retry_s = FIRST_RETRY_S
         while True:
             if not self._queue:
                 if self._closing.is_set():
                     return
                 self._closing.wait(GATHER_S)
                 continue
-            batch, rows = [self._queue.popleft()], 0
-            while self._queue and (rows := rows + len(batch[-1].rows)) < BATCH_ROWS:
-                batch.append(self._queue.popleft())
-            records = [record for predictions in batch for record in encode(predictions)]
-            whole = [record for record in records if len(record.value) <= limits.RECORD_BYTES]
-            if len(whole) < len(records):
-                self._dropped("too_large", len(records) - len(whole))
-            while whole:
-                try:
-                    self._log.append(self._topic, whole)
-                    self._logged(len(whole))
-                    self.problem, retry_s = None, FIRST_RETRY_S
-                    break
-                except Exception as error:  # whatever it is, the thread goes on: nobody would start another
-                    self.problem = str(error)
-                    if self._closing.wait(retry_s):
-                        return  # close() counts what is left
-                    retry_s = min(2 * retry_s, LAST_RETRY_S)
+            records: list[Record] = []
+            while self._queue and len(records) < BATCH_ROWS:
+                records += self._records(self._queue.popleft())
+            if not self._append(records):
+                return  # close() counts what is left
             self._taken += len(records)
+
+    def _records(self, predictions: Predictions) -> list[Record]:
+        """What can be logged of them; the rest is counted as dropped."""
+        try:
+            records = encode(predictions)
+        except Exception:  # whatever it is, the thread goes on: nobody would start another
+            log.exception("predictions_not_encoded", model=predictions.model, rows=len(predictions.rows))
+            self._lose("unencodable", len(predictions.rows))
+            return []
+        whole = [record for record in records if len(record.value) <= limits.RECORD_BYTES]
+        if len(whole) < len(records):
+            self._lose("too_large", len(records) - len(whole))
+        return whole
+
+    def _lose(self, reason: str, rows: int) -> None:
+        self._dropped(reason, rows)
+        self._taken += rows
+
+    def _append(self, records: list[Record]) -> bool:
+        """Append them, again and again until the log takes them; False where the log is being closed and does not."""
+        retry_s = FIRST_RETRY_S
+        while records:
+            try:
+                self._log.append(self._topic, records)
+                self._logged(len(records))
+                self.problem = None
+                break
+            except Exception as error:  # whatever it is, as above
+                self.problem = str(error)
+                if self._closing.wait(retry_s):
+                    return False
+                retry_s = min(2 * retry_s, LAST_RETRY_S)
+        return True
+
+
+class _Own(msgspec.Struct):
+    """What a record does not share with the others of its turn."""
+
+    prediction_id: str
+    request_id: str
+    score: float
+    entities: str
+    context: str
+    features: bytes  # written as base64
+    statuses: str
 
 
 def encode(predictions: Predictions) -> list[Record]:
-    """One record per row, keyed by its prediction id; fields as in ``define.system.predictions``.
+    """One record per row; fields as in ``define.system.predictions``.
 
-    What the rows share is encoded once; the rest is joined as bytes, since this runs beside the event loop and takes time from it.
+    What the rows share is encoded once, and their own in a few calls for all of them (a line each: JSON has no raw line ends), since
+    this runs beside the event loop and takes time from it.
     """
-    dump = msgspec.json.encode
+    dump, lines = _ENCODER.encode, _ENCODER.encode_lines
     shared = dump(
         {
             "asked_at": predictions.asked_at_us,
@@ -139,27 +173,27 @@ def encode(predictions: Predictions) -> list[Record]:
             "applied": dump(predictions.applied).decode(),
             "degraded": dump(list(predictions.degraded)).decode(),
         }
-    )[:-1]
+    )
     features = np.ascontiguousarray(predictions.features, "<f8").tobytes()
-    width = 8 * predictions.features.shape[1]
-    letters = LETTERS[predictions.statuses].tobytes()
-    count = predictions.statuses.shape[1]
-    records = []
-    for i, row in enumerate(predictions.rows):
-        prediction_id = predictions.prediction_ids[i].encode()
-        value = (
-            b'%b,"prediction_id":"%b","request_id":%b,"score":%b,"entities":%b,"context":%b,"features":"%b","statuses":"%b"}'
-            % (
-                shared,
-                prediction_id,
-                dump(predictions.request_ids[i]),
-                dump(predictions.scores[i]),
-                dump(dump(row.entities).decode()),
-                dump(dump(row.context).decode()),
-                b64encode(features[i * width : (i + 1) * width]),
-                letters[i * count : (i + 1) * count],
-            )
+    letters = LETTERS[predictions.statuses].tobytes().decode()
+    rows = range(len(predictions.rows))
+    width, count = 8 * predictions.features.shape[1], predictions.statuses.shape[1]
+    own = lines(
+        map(
+            _Own,
+            predictions.prediction_ids,
+            predictions.request_ids,
+            predictions.scores,
+            lines([row.entities for row in predictions.rows]).decode().split("\n"),
+            lines([row.context for row in predictions.rows]).decode().split("\n"),
+            [features[i * width : (i + 1) * width] for i in rows],
+            [letters[i * count : (i + 1) * count] for i in rows],
         )
-        trace = predictions.traces[i]
-        records.append(Record(value, prediction_id, headers=(("traceparent", trace.encode()),) if trace else ()))
-    return records
+    )
+    head = shared[:-1] + b","
+    values = [head + line[1:] for line in own.split(b"\n")[:-1]]
+    traces = predictions.traces
+    return [
+        Record(value, headers=((TRACE_PARENT, trace.encode()),) if trace else ())
+        for value, trace in zip(values, traces, strict=True)
+    ]

@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import Awaitable, Callable
-from time import perf_counter, time_ns
+from time import perf_counter
 from urllib.parse import unquote
 
 import msgspec
-import structlog
 from aiohttp import web
 
-from featureflow import limits
 from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Source
-from featureflow.errors import FeatureFlowError, RequestError
-from featureflow.kernel.decode import Decoder
-from featureflow.serve import body, catalog, problem
-from featureflow.serve.answer import Answer, Shed
+from featureflow.errors import RequestError
+from featureflow.serve import body, catalog, failure, problem
+from featureflow.serve.answer import Answer
 from featureflow.serve.explain import STATUS_NAMES, feature_value, rfc3339
 from featureflow.serve.features import Features
+from featureflow.serve.identity import RequestIds, trace_of
+from featureflow.serve.posted import Posted, Refused
 from featureflow.serve.produce import Producer
 from featureflow.serve.request import check_id, instant_us
 from featureflow.serve.response import Heads, respond
 from featureflow.serve.scorer import Scorer
+from featureflow.serve.scoring import Scoring
 from featureflow.serve.upkeep import Upkeep
 from featureflow.serve.wire import v1
-from featureflow.store.log.protocol import Record
 from featureflow.tracing import Tracer
 
-REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-SPACE = b" \t\r\n"
-SHOWN_REFUSALS = 100
-log = structlog.get_logger("featureflow.serve")
 Handler = Callable[["Call"], Awaitable[Answer]]
 
 
@@ -61,12 +54,11 @@ class Routes:
         tracer: Tracer | None = None,
         body_s: float = body.BODY_S,
     ) -> None:
-        self._scorer, self._producer, self._upkeep, self._openapi = scorer, producer, upkeep, openapi
-        self._tracer = tracer
+        self.scorer, self._producer, self._upkeep, self._openapi = scorer, producer, upkeep, openapi
+        self.tracer = tracer
+        self.ids, self.heads = RequestIds(), Heads()
         self._body_s = body_s
-        self._heads = Heads()
-        self._id_prefix, self._id_count = os.urandom(6).hex(), 0
-        self._decoders: dict[str, Decoder] = {}
+        self._posted: dict[str, Posted] = {}
         self._loop = asyncio.get_running_loop()
         self._exact: dict[str, tuple[str, Handler]] = {
             "/": ("GET", self._index),
@@ -88,35 +80,21 @@ class Routes:
         since_s = self._loop.time()  # with uvloop: when the loop's last poll returned, so parsing counts too
         began = perf_counter()
         headers = http.headers
-        request_id = headers.get("X-Request-ID", "")
-        if not request_id or REQUEST_ID.fullmatch(request_id) is None:
-            self._id_count += 1
-            request_id = f"{self._id_prefix}{self._id_count:010x}"
-        trace = headers.get("traceparent", "")
-        if trace and TRACEPARENT.fullmatch(trace) is None:
-            trace = ""
+        request_id = self.ids.of(headers.get("X-Request-ID", ""))
         route = "other"
         try:
             route, method, handler, rest = self._find(http)
             if http.method != method:
                 answer = problem.answer(405, "Method not allowed", f"use {method}", request_id, allow=method)
             else:
-                answer = await handler(Call(http, request_id, rest, since_s, trace))
-        except RequestError as error:
-            answer = problem.of(error, request_id)
-        except FeatureFlowError as error:
-            answer = problem.answer(503, "Not available", str(error), request_id, retry_after_s=1)
-            self._scorer.metrics.shed.labels("unavailable").inc()
-        except Exception:
-            log.exception("request_failed", request_id=request_id, method=http.method, path=http.path)
-            answer = problem.answer(
-                500, "Internal error", "this is a fault of the server; its log has the request id", request_id
-            )
-        metrics = self._scorer.metrics
+                answer = await handler(Call(http, request_id, rest, since_s, trace_of(headers.get("traceparent", ""))))
+        except Exception as error:
+            answer = failure.answer(error, request_id, self.scorer.metrics, method=http.method, path=http.path)
+        metrics = self.scorer.metrics
         metrics.requests.add(route, answer.status)
         if route == "score":
             metrics.total.observe(perf_counter() - began)
-        return respond(http, answer, request_id, self._heads)
+        return respond(http, answer, request_id, self.heads)
 
     def _find(self, http: web.BaseRequest) -> tuple[str, str, Handler, str]:
         path = http.rel_url.raw_path
@@ -134,67 +112,30 @@ class Routes:
     # -- scoring -------------------------------------------------------------------------------------------------------
 
     async def _score(self, call: Call) -> Answer:
-        name, _, ref = call.rest.partition("@")
         raw = await body.read(call.http, within_s=self._body_s)
-        began_ns = time_ns() if self._tracer is not None else 0
-        deadline, future = self._scorer.score(
-            name, ref, raw, request_id=call.id, since_s=call.since_s, trace=call.trace
+        scoring = Scoring(
+            self.scorer, self.tracer, call.rest, raw, request_id=call.id, since_s=call.since_s, trace=call.trace
         )
-        answer = await future
-        if isinstance(answer, Answer) and deadline.passed():
-            answer = Shed("late", "its deadline passed before its answer could be sent")
-        if isinstance(answer, Shed):
-            self._scorer.metrics.shed.labels(answer.reason).inc()
-            answer = problem.answer(
-                503,
-                "Not answered in time" if "late" in answer.reason else "Not answered",
-                answer.detail,
-                call.id,
-                retry_after_s=answer.retry_after_s,
-            )
-        if self._tracer is not None:
-            self._tracer.span(
-                "score",
-                call.trace,
-                began_ns,
-                time_ns(),
-                {"model": name, "status": answer.status, "request_id": call.id},
-            )
-        return answer
+        await scoring.future
+        return scoring.answer()
 
     # -- events --------------------------------------------------------------------------------------------------------
 
     async def _events(self, call: Call) -> Answer:
         source = self._source(_text(call.rest, "source"))
         raw = await body.read(call.http, within_s=self._body_s)
-        values = _events_of(raw)
-        decoder = self._decoders.get(source.name)
-        if decoder is None or decoder.source != source:
-            decoder = self._decoders[source.name] = Decoder(source)
-        decoded = decoder.decode(values)
-        if decoded.refused:
-            first = decoded.refused[0]
-            detail = (
-                f"{len(decoded.refused)} of {len(values)} events are refused, so none was appended. "
-                f"The first, at {first.index}, is {first.reason}: {first.detail}"
-            )
-            refused = [v1.RefusedEvent(r.index, r.reason, r.detail) for r in decoded.refused[:SHOWN_REFUSALS]]
-            whole = v1.Problem(
-                title="Not an event of this source", status=422, detail=detail, request_id=call.id, refused=refused
-            )
-            return Answer(422, msgspec.json.encode(whole), problem.CONTENT_TYPE)
-        keys: list[bytes | None] = [None] * len(values)
-        if source.keyed_by is not None:
-            column = decoded.events.columns[source.keyed_by]
-            keys = [str(int(v) if source.by_name[source.keyed_by].type == "int" else v).encode() for v in column]
-        headers = (("traceparent", call.trace.encode()),) if call.trace else ()
-        records = [Record(value, key, headers=headers) for value, key in zip(values, keys, strict=True)]
+        posted = self._posted.get(source.name)
+        if posted is None or posted.source != source:
+            posted = self._posted[source.name] = Posted(source)
+        records = posted.records(raw, call.trace)
+        if isinstance(records, Refused):
+            return records.answer(call.id)
         positions = await self._producer.append(source.topic, records)
-        self._scorer.metrics.events.labels(source.name).inc(len(positions))
+        self.scorer.metrics.events.labels(source.name).inc(len(positions))
         return _json(v1.EventsAnswer(source.name, [v1.Position(p, o) for p, o in positions], call.id))
 
     def _source(self, name: str) -> Source:
-        sources = self._scorer.current().project.sources
+        sources = self.scorer.current().project.sources
         for source in sources:
             if source.name == name:
                 return source
@@ -203,7 +144,7 @@ class Routes:
     # -- features ------------------------------------------------------------------------------------------------------
 
     async def _features(self, call: Call) -> Answer:
-        view = self._scorer.view(_text(call.rest, "view"))
+        view = self.scorer.view(_text(call.rest, "view"))
         raw = await body.read(call.http, within_s=self._body_s)
         try:
             asked = v1.FEATURES_BODY.decode(raw)
@@ -220,7 +161,7 @@ class Routes:
                 entity = entity[join_key]
             check_id(entity, view.entity_type, f"entities[{i}]")
             ids.append(entity)
-        q_us, found = await self._scorer.features(view, ids, at_us)
+        q_us, found = await self.scorer.features(view, ids, at_us)
         return _json(
             v1.FeaturesAnswer(
                 view.view.name,
@@ -237,7 +178,7 @@ class Routes:
 
     async def _entity(self, call: Call) -> Answer:
         name, _, rest = call.rest.partition("/")
-        view = self._scorer.view(_text(name, "view"))
+        view = self.scorer.view(_text(name, "view"))
         text = _text(rest, "id")
         entity_id: str | int = text
         if view.entity_type == "int":
@@ -247,7 +188,7 @@ class Routes:
         check_id(entity_id, view.entity_type, "id")
         at = call.http.query.get("at")
         at_us = None if at is None else instant_us(int(at) if re.fullmatch(r"-?[0-9]{1,19}", at) else at, "at")
-        q_us, found = await self._scorer.features(view, [entity_id], at_us)
+        q_us, found = await self.scorer.features(view, [entity_id], at_us)
         features = {f.name: feature_value(found, 0, i) for i, f in enumerate(view.view.features)}
         return _json(
             v1.EntityFeatures(
@@ -266,10 +207,10 @@ class Routes:
     # -- what there is -------------------------------------------------------------------------------------------------
 
     async def _views(self, call: Call) -> Answer:
-        return _json(await catalog.views(self._scorer))
+        return _json(await catalog.views(self.scorer))
 
     async def _models(self, call: Call) -> Answer:
-        return _json(catalog.models(self._scorer))
+        return _json(catalog.models(self.scorer))
 
     async def _health(self, call: Call) -> Answer:
         return _json(v1.Health())
@@ -279,13 +220,13 @@ class Routes:
         return Answer(200 if ready.ready else 503, msgspec.json.encode(ready))
 
     async def _metrics(self, call: Call) -> Answer:
-        return Answer(200, self._scorer.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
+        return Answer(200, self.scorer.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
 
     async def _document(self, call: Call) -> Answer:
         return Answer(200, self._openapi)
 
     async def _index(self, call: Call) -> Answer:
-        plan = self._scorer.plan
+        plan = self.scorer.plan
         lines = ["FeatureFlow", ""]
         if plan is not None:
             lines += [f"POST /v1/score/{name}" for name in plan.models]
@@ -312,21 +253,6 @@ def _text(part: str, what: str) -> str:
         return unquote(part, errors="strict")
     except UnicodeDecodeError:
         raise RequestError("Path is not UTF-8", f"percent-encode the {what} as UTF-8") from None
-
-
-def _events_of(raw: bytes) -> list[bytes]:
-    """The records of a body: one object, or a list of them. Raises RequestError."""
-    if raw.lstrip(SPACE)[:1] != b"[":
-        return [raw.strip(SPACE)]
-    try:
-        listed = msgspec.json.decode(raw, type=list[msgspec.Raw])
-    except (ValueError, RecursionError) as error:
-        raise problem.undecodable(error) from None
-    if not 1 <= len(listed) <= limits.ROWS_PER_REQUEST:
-        raise RequestError(
-            "Wrong number of events", f"send 1 to {limits.ROWS_PER_REQUEST} events at a time", status=422
-        )
-    return [bytes(value) for value in listed]
 
 
 def _applied(found: Features) -> dict[str, dict[str, int]]:

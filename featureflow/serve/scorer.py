@@ -17,14 +17,10 @@ from time import perf_counter
 import msgspec
 import numpy as np
 import structlog
-from msgspec import UNSET
-from numpy.typing import NDArray
 
 from featureflow.clock import Clock, SystemClock
 from featureflow.define.spec import DEFAULT_PROJECT, Project
-from featureflow.errors import ModelError, RequestError, UnavailableError
-from featureflow.kernel.derive import features_to_inputs
-from featureflow.kernel.finalize import Status
+from featureflow.errors import RequestError, UnavailableError
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.store import ModelStore
 from featureflow.serve import features as feature_values
@@ -32,17 +28,15 @@ from featureflow.serve.admission import Admission
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.asked import BodyDecoder
 from featureflow.serve.deadline import Deadline, fetch_budget_s
-from featureflow.serve.explain import explain, rfc3339
 from featureflow.serve.features import Features
 from featureflow.serve.fetch import Fetcher, Reader, Unread
 from featureflow.serve.loaded import LoadedModels
 from featureflow.serve.metrics import Metrics
 from featureflow.serve.plan import ModelPlan, Plan, ViewPlan
-from featureflow.serve.prediction_log import PredictionLog, Predictions
-from featureflow.serve.request import Request, Row
+from featureflow.serve.prediction_log import PredictionLog
+from featureflow.serve.request import Request
 from featureflow.serve.turn import Batch, Turns
-from featureflow.serve.wire.v1 import ScoreAnswer
-from featureflow.serve.work import Work
+from featureflow.serve.work import Wanted, Work
 from featureflow.store.keys import Keys
 from featureflow.store.registry import PROJECT_DOCUMENT, partitions_document
 
@@ -78,6 +72,7 @@ class Scorer:
         self._bodies: dict[str, BodyDecoder] = {}
         self._definitions: tuple[bytes | None, ...] = ()
         self._id_prefix, self._id_count = os.urandom(8).hex(), 0
+        self._looking: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
     # -- definitions ---------------------------------------------------------------------------------------------------
@@ -111,6 +106,7 @@ class Scorer:
             )
             log.error("definitions_refused", error=str(error))
             return False
+        await self._warm(plan)
         self.plan, self._bodies = plan, bodies
         self.fetcher.forget()
         self._definitions, self.problem = definitions, ""
@@ -124,12 +120,19 @@ class Scorer:
         )
         return True
 
+    async def _warm(self, plan: Plan) -> None:
+        """Go each view's way once before anybody waits for it: what is made at first use may take longer than a tight deadline."""
+        read = await self.fetcher.fetch({view: [None] for view in plan.views.values()}, None)
+        if not isinstance(read, Unread):
+            for reading in read.values():
+                feature_values.finalize(reading, self.clock.now_us())
+
     # -- asking --------------------------------------------------------------------------------------------------------
 
     def score(
         self, name: str, ref: str, body: bytes, *, request_id: str, since_s: float, trace: str = ""
     ) -> tuple[Deadline, asyncio.Future[Answer | Shed]]:
-        """Check the request and put it into the coming turn; the future gives its answer.
+        """Check the request and put it into the coming turn; the future gives its answer, or RequestError (404) for an unknown version.
 
         Raises RequestError: 404 for an unknown model, 400 for a body that is not JSON, 422 for one that does not fit the model.
         """
@@ -139,6 +142,11 @@ class Scorer:
         future: asyncio.Future[Answer | Shed] = self._loop.create_future()
         deadline = Deadline(since_s + budget_us * 1e-6)
         loaded = self.models.get(model.model, ref)
+        if loaded is None:
+            looking = self._loop.create_task(self._look(model, ref, future))
+            self._looking.add(looking)
+            looking.add_done_callback(self._looking.discard)
+            return deadline, future
         refused = (
             loaded
             if isinstance(loaded, Shed)
@@ -147,6 +155,17 @@ class Scorer:
         if refused is not None:
             future.set_result(refused)
         return deadline, future
+
+    async def _look(self, model: ModelPlan, ref: str, future: asyncio.Future[Answer | Shed]) -> None:
+        """Tell a caller who names a version that is not ready whether there is such a version."""
+        try:
+            shed = await self.models.find(model.model, ref)
+        except Exception as error:
+            if not future.done():
+                future.set_exception(error)
+        else:
+            if not future.done():
+                future.set_result(shed)
 
     async def features(
         self, view: ViewPlan, ids: Sequence[str | int | None], at_us: int | None
@@ -218,15 +237,8 @@ class Scorer:
         groups: dict[tuple[ModelPlan, int], Batch] = {}
         for request in live:
             groups.setdefault((request.plan, id(request.loaded)), []).append(request)
-        wanted: dict[ViewPlan, dict[str | int | None, int]] = {}
-        works: list[Work] = []
-        for (plan, _), requests in groups.items():
-            rows = requests[0].rows if len(requests) == 1 else [row for request in requests for row in request.rows]
-            places = []
-            for view, key in zip(plan.views, plan.slots, strict=True):
-                ids = wanted.setdefault(view, {})
-                places.append([ids.setdefault(row.ids[key], len(ids)) for row in rows])
-            works.append(Work(plan, requests[0].loaded, requests, rows, places))
+        wanted: Wanted = {}
+        works = [Work(plan, requests[0].loaded, requests, wanted) for (plan, _), requests in groups.items()]
         self.metrics.turn_rows.observe(sum(len(work.rows) for work in works))
 
         # 2. read state and offsets, once
@@ -246,153 +258,37 @@ class Scorer:
             said = ()
         self.metrics.stage["finalize"].observe(perf_counter() - fetched)
         for work in works:
-            self._score(work, [found[view] for view in work.plan.views], q_us, said)
+            try:
+                work.see([found[view] for view in work.plan.views], q_us, said)
+                self._score(work)
+            except Exception:  # a fault of one model must not take the others' requests along
+                log.exception("model_failed", model=work.plan.model.name, requests=len(work.requests))
+                work.fail(Shed("failed", f"scoring with {work.plan.model.name} failed; the server's log says why"))
 
-    def _score(self, work: Work, found: list[Features], q_us: int, said: tuple[str, ...]) -> None:
+    def _score(self, work: Work) -> None:
         """Steps 4 to 6 for one model."""
-        plan, loaded = work.plan, work.loaded
         began = perf_counter()
-        # 4. derive the model's inputs
-        places = [np.array(p, np.intp) for p in work.places]
-        values = [f.values[place] for f, place in zip(found, places, strict=True)]
-        columns: dict[str, NDArray[np.float64] | NDArray[np.object_]] = {}
-        for used in plan.used:
-            columns[used.reference] = (
-                values[used.slot][:, used.span.start] if used.single else values[used.slot][:, used.span]
-            )
-        for index, asked in enumerate(plan.context.values()):
-            kind = object if asked.field.type == "str" else np.float64
-            column = np.array([row.inputs[index] for row in work.rows], kind)  # a null number becomes NaN
-            columns[asked.column] = column if kind is object else column + 0.0  # -0.0 becomes 0.0
-        inputs = features_to_inputs(plan.model, columns)
+        inputs = work.inputs()
         derived = perf_counter()
         self.metrics.stage["derive"].observe(derived - began)
-        if plan.model.when_missing == "refuse" and any(f.lost for f in found):
-            work.refuse_rows(
-                self._rows_missing(plan, found, places),
-                Shed(
-                    "missing",
-                    f"{', '.join(said) or 'state'}: features that {plan.model.name} reads are missing, and it is declared to refuse then",
-                ),
-            )
-
-        # 5. infer, once per model
-        scores = self._infer(loaded, inputs, work)
+        scores = work.infer(inputs)
         inferred = perf_counter()
-        self.metrics.inferred(plan.model.name, inferred - derived)
-
-        # 6. answer each request; log the predictions
-        degraded = list(dict.fromkeys((*said, *(d for f in found for d in f.degraded))))
-        asked_at = rfc3339(q_us)
-        model, version, variant, provider = plan.model.name, loaded.version, loaded.variant, loaded.provider
-        listed = scores.tolist()
-        ids = self._prediction_ids(len(listed))
-        at, kept = 0, []
-        for request in work.requests:
-            first, at = at, at + len(request.rows)
-            if request.future.done():
-                continue
-            if request.deadline.passed():
-                request.future.set_result(Shed("late", "its deadline passed before its score was ready"))
-                continue
-            explained = explain(plan, found, places, range(first, at)) if request.explain else UNSET
-            body = ScoreAnswer(
-                model,
-                version,
-                variant,
-                provider,
-                asked_at,
-                listed[first:at],
-                ids[first:at],
-                degraded,
-                request.id,
-                explained,
-            )
-            request.future.set_result(Answer(200, msgspec.json.encode(body)))
-            kept.append((request, first, at))
-        answered = sum(last - first for _, first, last in kept)
-        self.metrics.scores.labels(model, variant, provider).inc(answered)
-        for what in degraded:
-            self.metrics.degraded.labels(what).inc(answered)
-        if self.predictions is not None and answered:
-            whole = answered == len(listed)
-            chosen = None if whole else np.concatenate([np.arange(first, last) for _, first, last in kept])
-            self._log(work, found, places, values, kept, chosen, listed, ids, loaded, q_us, degraded)
+        self.metrics.inferred(work.plan.model.name, inferred - derived)
+        answered = work.answer(scores, self._prediction_ids)
+        if answered is not None:
+            n = len(answered.rows)
+            self.metrics.scores.labels(answered.model, answered.variant, answered.provider).inc(n)
+            for what in answered.degraded:
+                self.metrics.degraded.labels(what).inc(n)
+            if self.predictions is not None:
+                self.predictions.offer(answered)
         self.metrics.stage["answer"].observe(perf_counter() - inferred)
-
-    def _infer(self, loaded: LoadedModel, inputs: NDArray[np.float64], work: Work) -> NDArray[np.float64]:
-        """Scores (n,). A row that the model refuses is answered by itself, so that it does not take its neighbours along."""
-        try:
-            return loaded.score(inputs)
-        except ModelError:
-            pass
-        scores = np.full(len(inputs), np.nan)
-        refused: dict[int, str] = {}
-        for row in range(len(inputs)):
-            try:
-                scores[row] = loaded.score(inputs[row : row + 1])[0]
-            except ModelError as error:
-                refused[row] = str(error)
-        if refused:
-            row, why = next(iter(refused.items()))
-            work.refuse_rows(set(refused), Shed("model", why))
-            log.warning("model_refused_rows", model=work.plan.model.name, rows=len(refused), first=why)
-        return scores
-
-    def _rows_missing(self, plan: ModelPlan, found: list[Features], places: list[NDArray[np.intp]]) -> set[int]:
-        lost: set[int] = set()
-        for used in plan.used:
-            statuses = found[used.slot].statuses[places[used.slot], used.feature]
-            lost.update(np.flatnonzero(statuses == Status.MISSING).tolist())
-        return lost
 
     def _prediction_ids(self, n: int) -> list[str]:
         first = self._id_count
         self._id_count += n
         prefix = self._id_prefix
         return [f"{prefix}{i:012x}" for i in range(first, first + n)]
-
-    def _log(
-        self,
-        work: Work,
-        found: list[Features],
-        places: list[NDArray[np.intp]],
-        values: list[NDArray[np.float64]],
-        kept: list[tuple[Request, int, int]],
-        chosen: NDArray[np.intp] | None,
-        scores: list[float],
-        ids: list[str],
-        loaded: LoadedModel,
-        q_us: int,
-        degraded: list[str],
-    ) -> None:
-        matrix = np.concatenate(values, axis=1) if values else np.empty((len(ids), 0))
-        statuses = [f.statuses[place] for f, place in zip(found, places, strict=True)]
-        letters = np.concatenate(statuses, axis=1) if statuses else np.empty((len(ids), 0), np.int8)
-        rows: Sequence[Row] = work.rows
-        if chosen is not None:
-            matrix, letters = matrix[chosen], letters[chosen]
-            rows, scores, ids = [rows[i] for i in chosen], [scores[i] for i in chosen], [ids[i] for i in chosen]
-        assert self.predictions is not None
-        self.predictions.offer(
-            Predictions(
-                asked_at_us=q_us,
-                model=work.plan.model.name,
-                version=loaded.version,
-                variant=loaded.variant,
-                provider=loaded.provider,
-                rows=rows,
-                prediction_ids=ids,
-                request_ids=[request.id for request, first, last in kept for _ in range(first, last)],
-                traces=[request.trace for request, first, last in kept for _ in range(first, last)],
-                scores=scores,
-                views=work.plan.view_versions,
-                applied={f.plan.view.name: f.applied for f in found},
-                features=matrix,
-                statuses=letters,
-                degraded=degraded,
-            )
-        )
 
     def _loaded(self, loaded: LoadedModel) -> None:
         log.info(

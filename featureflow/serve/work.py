@@ -1,28 +1,171 @@
-"""One model's part of a turn."""
+"""One model's part of a turn: from the features of its views to an answer for each request, and the record of it.
+
+    4. derive the model's inputs        5. infer        6. answer each request; give what is to be logged
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+import structlog
+from msgspec import UNSET
+from numpy.typing import NDArray
+
+from featureflow.errors import ModelError
+from featureflow.kernel.derive import features_to_inputs
+from featureflow.kernel.finalize import Status
 from featureflow.models.loaded import LoadedModel
-from featureflow.serve.answer import Shed
-from featureflow.serve.plan import ModelPlan
-from featureflow.serve.request import Row
+from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.explain import explain, rfc3339
+from featureflow.serve.features import Features
+from featureflow.serve.plan import ModelPlan, ViewPlan
+from featureflow.serve.prediction_log import Predictions
+from featureflow.serve.request import Request
 from featureflow.serve.turn import Batch
+from featureflow.serve.wire.v1 import ScoreAnswer
+
+Wanted = dict[ViewPlan, dict[str | int | None, int]]  # the ids that a turn reads of each view, and the place of each
+log = structlog.get_logger("featureflow.serve")
 
 
 class Work:
-    """Requests, their rows one after another, and each row's place in each view's features."""
+    """Requests of one model and version, their rows one after another, and each row's place in each view's features."""
 
-    __slots__ = ("loaded", "places", "plan", "requests", "rows")
+    __slots__ = ("_degraded", "_found", "_q_us", "_values", "loaded", "places", "plan", "requests", "rows")
 
-    def __init__(
-        self, plan: ModelPlan, loaded: LoadedModel, requests: Batch, rows: list[Row], places: list[list[int]]
-    ) -> None:
-        self.plan, self.loaded, self.requests, self.rows, self.places = plan, loaded, requests, rows, places
+    def __init__(self, plan: ModelPlan, loaded: LoadedModel, requests: Batch, wanted: Wanted) -> None:
+        """Adds the rows' ids to ``wanted``."""
+        self.plan, self.loaded, self.requests = plan, loaded, requests
+        self.rows = requests[0].rows if len(requests) == 1 else [row for request in requests for row in request.rows]
+        self.places: list[NDArray[np.intp]] = []
+        for view, key in zip(plan.views, plan.slots, strict=True):
+            ids = wanted.setdefault(view, {})
+            self.places.append(np.array([ids.setdefault(row.ids[key], len(ids)) for row in self.rows], np.intp))
 
-    def refuse_rows(self, refused: set[int], why: Shed) -> None:
+    def see(self, found: list[Features], q_us: int, said: tuple[str, ...]) -> None:
+        """What the model's views are at ``q_us``. ``said``: what was degraded for the whole turn.
+
+        Rows that lack a feature are refused where the model is declared to.
+        """
+        self._found, self._q_us = found, q_us
+        self._values = [f.values[place] for f, place in zip(found, self.places, strict=True)]
+        self._degraded = list(dict.fromkeys((*said, *(d for f in found for d in f.degraded))))
+        name = self.plan.model.name
+        if self.plan.model.when_missing == "refuse" and any(f.lost for f in found):
+            why = f"{', '.join(said) or 'state'}: features that {name} reads are missing, and it is declared to refuse then"
+            self._refuse_rows(self._rows_missing(), Shed("missing", why))
+
+    def inputs(self) -> NDArray[np.float64]:
+        """Step 4: float64 (n, width), as the model's definition says."""
+        plan, values = self.plan, self._values
+        columns: dict[str, NDArray[np.float64] | NDArray[np.object_]] = {}
+        for used in plan.used:
+            columns[used.reference] = (
+                values[used.slot][:, used.span.start] if used.single else values[used.slot][:, used.span]
+            )
+        for index, asked in enumerate(plan.context.values()):
+            kind = object if asked.field.type == "str" else np.float64
+            column = np.array([row.inputs[index] for row in self.rows], kind)  # a null number becomes NaN
+            columns[asked.column] = column if kind is object else column + 0.0  # -0.0 becomes 0.0
+        return features_to_inputs(plan.model, columns)
+
+    def infer(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Step 5: scores (n,). A row that the model refuses is answered by itself, so that it does not take its neighbours along."""
+        try:
+            return self.loaded.score(inputs)
+        except ModelError:
+            pass
+        scores = np.full(len(inputs), np.nan)
+        refused: dict[int, str] = {}
+        for row in range(len(inputs)):
+            try:
+                scores[row] = self.loaded.score(inputs[row : row + 1])[0]
+            except ModelError as error:
+                refused[row] = str(error)
+        if refused:
+            row, why = next(iter(refused.items()))
+            self._refuse_rows(set(refused), Shed("model", why))
+            log.warning("model_refused_rows", model=self.plan.model.name, rows=len(refused), first=why)
+        return scores
+
+    def answer(self, scores: NDArray[np.float64], new_ids: Callable[[int], list[str]]) -> Predictions | None:
+        """Step 6: answer every request that is still waited for; what was answered, or None where nothing was."""
+        plan, loaded = self.plan, self.loaded
+        asked_at, name = rfc3339(self._q_us), plan.model.name
+        listed, ids = scores.tolist(), new_ids(len(scores))
+        at = 0
+        kept: list[tuple[Request, int, int]] = []
+        for request in self.requests:
+            first, at = at, at + len(request.rows)
+            if request.future.done():
+                continue
+            if request.deadline.passed():
+                request.future.set_result(Shed("late", "its deadline passed before its score was ready"))
+                continue
+            body = ScoreAnswer(
+                name,
+                loaded.version,
+                loaded.variant,
+                loaded.provider,
+                asked_at,
+                listed[first:at],
+                ids[first:at],
+                self._degraded,
+                request.id,
+                explain(plan, self._found, self.places, range(first, at)) if request.explain else UNSET,
+            )
+            request.future.set_result(Answer(200, msgspec.json.encode(body)))
+            kept.append((request, first, at))
+        return self._predictions(kept, listed, ids) if kept else None
+
+    def fail(self, why: Shed) -> None:
+        """Answer every request that has no answer yet."""
+        for request in self.requests:
+            if not request.future.done():
+                request.future.set_result(why)
+
+    def _predictions(
+        self, kept: list[tuple[Request, int, int]], scores: list[float], ids: list[str]
+    ) -> Predictions:
+        found, n, rows = self._found, len(ids), self.rows
+        features = np.concatenate(self._values, axis=1) if found else np.empty((n, 0))
+        statuses = [f.statuses[place] for f, place in zip(found, self.places, strict=True)]
+        letters = np.concatenate(statuses, axis=1) if found else np.empty((n, 0), np.int8)
+        if sum(last - first for _, first, last in kept) < n:
+            chosen = np.concatenate([np.arange(first, last) for _, first, last in kept])
+            features, letters = features[chosen], letters[chosen]
+            rows, scores, ids = [rows[i] for i in chosen], [scores[i] for i in chosen], [ids[i] for i in chosen]
+        return Predictions(
+            asked_at_us=self._q_us,
+            model=self.plan.model.name,
+            version=self.loaded.version,
+            variant=self.loaded.variant,
+            provider=self.loaded.provider,
+            rows=rows,
+            prediction_ids=ids,
+            request_ids=[request.id for request, first, last in kept for _ in range(first, last)],
+            traces=[request.trace for request, first, last in kept for _ in range(first, last)],
+            scores=scores,
+            views=self.plan.view_versions,
+            applied={f.plan.view.name: f.applied for f in found},
+            features=features,
+            statuses=letters,
+            degraded=self._degraded,
+        )
+
+    def _refuse_rows(self, refused: set[int], why: Shed) -> None:
         """Answer each request that has one of these rows with ``why``."""
         at = 0
         for request in self.requests:
             first, at = at, at + len(request.rows)
             if not request.future.done() and any(row in refused for row in range(first, at)):
                 request.future.set_result(why)
+
+    def _rows_missing(self) -> set[int]:
+        lost: set[int] = set()
+        for used in self.plan.used:
+            statuses = self._found[used.slot].statuses[self.places[used.slot], used.feature]
+            lost.update(np.flatnonzero(statuses == Status.MISSING).tolist())
+        return lost

@@ -53,3 +53,18 @@ def test_up_ends_the_other_scorers_where_the_first_one_died_and_starts_all_again
         until(lambda: gone(other), "the other scorer to end")
         until(lambda: up.err().count('"event":"serving"') == 4, "both scorers again")
         assert up.told_to_end() == 0, up.said()[-2000:]
+
+
+def test_a_scorer_that_died_is_started_again_beside_the_others_and_counted(tmp_path: Path) -> None:
+    with embedded(tmp_path / "project") as world:
+        world.featureflow("apply")
+        server, _ = world.serve(FEATUREFLOW_SERVE_WORKERS="2")
+        until(lambda: server.err().count('"event":"serving"') == 2, "both scorers")
+        [first] = scorers(server.pid)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: server.err().count('"event":"serving"') == 3, "the scorer again")
+        assert '"restarts":1' in server.err()
+        [second] = scorers(server.pid)
+        assert second != first
+        assert server.told_to_end() == 0, server.said()[-2000:]
+        assert gone(second)

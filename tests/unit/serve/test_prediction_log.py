@@ -155,3 +155,15 @@ def test_a_record_beyond_the_logs_bound_is_dropped_and_the_others_are_not() -> N
     journal.offer(big)
     journal.close(60.0)
     assert (log.count(), dropped) == (1, {"too_large": 1})
+
+
+def test_predictions_that_cannot_be_encoded_are_dropped_and_those_after_them_are_logged() -> None:
+    log = CountingLog()
+    journal, dropped, _ = logging(log)
+    broken = predictions()
+    broken.rows[1].entities = object()
+    journal.start()
+    for one in (broken, predictions()):
+        assert journal.offer(one)
+    journal.close(10.0)
+    assert (log.count(), dropped, journal.waiting) == (2, {"unencodable": 2}, 0)

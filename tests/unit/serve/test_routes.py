@@ -266,7 +266,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_fault_of_the_serve
         async with serving(models) as serve, listening(serve) as door:
             _, writer = await asyncio.open_connection(door.host, door.port)
             writer.write(b"POST /v1/score/tip HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-            while not any(connection._current_request for connection in door.server.connections):
+            while not any(connection._current_request for connection in door.doors.others.connections):
                 await asyncio.sleep(0)
             writer.transport.abort()
             while not (counts := serve.metrics.requests._counts):
@@ -314,7 +314,9 @@ def test_a_client_that_asks_and_does_not_read_cannot_fill_the_servers_memory(mod
             reader, writer = await asyncio.open_connection(door.host, door.port, limit=1_000)
             one = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
             writer.write(one * 5_000)
-            (connection,) = door.server.connections
+            while not door.doors.others.connections:
+                await asyncio.sleep(0)
+            (connection,) = door.doors.others.connections
             held = -1
             while held != (now := connection.transport.get_write_buffer_size()) or not now:
                 held = now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections import OrderedDict
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,7 @@ from featureflow.kernel.decode import Decoder
 from featureflow.kernel.derive import features_to_inputs
 from featureflow.kernel.finalize import Status, ViewKernel
 from featureflow.kernel.replay import recompute
+from featureflow.models.loaded import LoadedModel
 from featureflow.models.store import ModelStore
 from featureflow.serve.answer import Answer, Shed
 from featureflow.store.keys import Keys
@@ -28,6 +30,7 @@ PREDICTIONS = system.predictions(DEFAULT_PROJECT)
 
 KEYS = Keys(DEFAULT_PROJECT)
 BODY = {"entities": {"rider": "ada", "zone": 7}, "context": {"hour": 17}}
+STRICT_BODY = {"entities": BODY["entities"]}
 RIDER, ZONE = PROJECT.views
 
 
@@ -380,13 +383,74 @@ def test_an_unknown_model_or_version_is_not_found_and_says_what_there_is(models:
             with pytest.raises(RequestError, match="tip, strict") as unknown:
                 serve.begin("tips", BODY)
             assert unknown.value.status == 404
-            assert isinstance(await serve.ask("tip", BODY, ref="9"), Shed)
-            await serve.scorer.models.refresh(WITH_MODELS.models)
-            with pytest.raises(RequestError, match="no version or alias 9") as version:
-                serve.begin("tip", BODY, ref="9")
-            assert version.value.status == 404
+            for _ in range(2):
+                with pytest.raises(RequestError, match="no version or alias 9") as version:
+                    await serve.ask("tip", BODY, ref="9")
+                assert version.value.status == 404
             with pytest.raises(RequestError, match="letters, digits"):
                 serve.begin("tip", BODY, ref="../../etc")
+
+    asyncio.run(go())
+
+
+def test_a_model_without_a_version_says_so_each_time_until_it_has_one(tmp_path: Path) -> None:
+    async def go() -> None:
+        store = ModelStore(tmp_path, provider="cpu")
+        async with serving(store, rig=fed()) as serve:
+            models = serve.scorer.models
+            models._refused = OrderedDict((key, (-1e9, why)) for key, (_, why) in models._refused.items())  # long ago
+            for _ in range(2):
+                shed = await serve.ask("tip", BODY)
+                assert isinstance(shed, Shed)
+                assert (shed.reason, "no model tip" in shed.detail) == ("model", True)
+            train(store, TIP)
+            await models.refresh(WITH_MODELS.models)
+            assert answered(await serve.ask("tip", BODY))["version"] == "1"
+
+    asyncio.run(go())
+
+
+def test_a_version_that_is_there_and_cannot_be_loaded_is_no_404(tmp_path: Path) -> None:
+    async def go() -> None:
+        store = models_in(tmp_path)
+        assert train(store, TIP, seed=5) == "2"
+        for file in (tmp_path / "tip" / "1").glob("*.onnx"):
+            file.write_bytes(b"rot")
+        async with serving(store, rig=fed()) as serve:
+            first = await serve.ask("tip", BODY, ref="1")
+            assert isinstance(first, Shed)
+            assert first.reason == "loading"
+            await serve.scorer.models.refresh(WITH_MODELS.models)
+            shed = await serve.ask("tip", BODY, ref="1")
+            assert isinstance(shed, Shed)
+            assert (shed.reason, "not the file that was added" in shed.detail) == ("model", True)
+
+    asyncio.run(go())
+
+
+def test_a_fault_of_one_model_does_not_take_the_others_of_its_turn_along(
+    models: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed()) as serve:
+            strict = serve.scorer.models.latest("strict")
+
+            def broken(self: LoadedModel, inputs: object) -> object:
+                if self is strict:
+                    raise ZeroDivisionError
+                return whole(self, inputs)  # type: ignore[arg-type]  # passed on as it came
+
+            whole = LoadedModel.score
+            monkeypatch.setattr(LoadedModel, "score", broken)
+            serve.reader.reads.clear()
+            asked = [serve.begin(name, BODY if name == "tip" else STRICT_BODY) for name in ("strict", "tip", "strict")]
+            first, second, third = [await one for one in asked]
+            assert len(serve.reader.reads) == 1
+            assert isinstance(first, Shed)
+            assert isinstance(third, Shed)
+            assert (first.reason, third.reason) == ("failed", "failed")
+            assert "strict" in first.detail
+            assert len(answered(second)["scores"]) == 1
 
     asyncio.run(go())
 

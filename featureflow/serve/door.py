@@ -1,0 +1,246 @@
+"""Connections. Plain score requests are read and answered here; with anything else a connection is handed to aiohttp, for good.
+
+    a connection -> Door -> plain.Heads -> Scoring -> one write
+                      \\-> aiohttp -> Routes              (other routes, large or chunked bodies, pipelining, slow readers)
+
+One request of a connection is under way at a time, and nothing is read ahead of it, so what a connection may hold is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from time import perf_counter
+from typing import Any, cast
+
+import structlog
+from aiohttp import web
+
+from featureflow.serve import failure, problem
+from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.identity import trace_of
+from featureflow.serve.plain import Head, Heads, Unplain
+from featureflow.serve.routes import Routes
+from featureflow.serve.scoring import Scoring
+
+IDLE_S = 75.0  # a kept-alive connection without a request
+LOOK_S = 1.0  # how often connections are looked over
+PART_S = 1.0  # a request that has not come whole by then is left to aiohttp, which bounds how long it may take
+LINGER_S = 1.0  # for the rest of a body that nobody will read
+SHOWN_BYTES = 200
+log = structlog.get_logger("featureflow.serve")
+
+
+class Doors:
+    """All connections of a server; ``connect`` makes the protocol of each. Belongs to one event loop."""
+
+    def __init__(self, routes: Routes, *, linger_s: float = LINGER_S) -> None:
+        self.routes, self.heads = routes, Heads()
+        self.loop = asyncio.get_running_loop()
+        self.others = web.Server(routes.handle, access_log=None)  # the connections that aiohttp has
+        self.closing = False
+        self._linger_s = linger_s
+        self._open: set[Door] = set()
+        self._looking = self.loop.call_later(LOOK_S, self._look)
+
+    def connect(self) -> Door:
+        return Door(self)
+
+    def other(self) -> web.RequestHandler:
+        """aiohttp's protocol for one connection."""
+        return _Other(
+            self.others,
+            loop=self.loop,
+            access_log=cast(Any, None),  # aiohttp takes it for none, its annotation does not say so
+            keepalive_timeout=IDLE_S,
+            lingering_time=self._linger_s,
+            auto_decompress=False,
+        )
+
+    def opened(self, door: Door) -> None:
+        self._open.add(door)
+
+    def left(self, door: Door) -> None:
+        """It was closed, or handed over."""
+        self._open.discard(door)
+
+    async def close(self, within_s: float) -> None:
+        """Let the requests under way be answered, for at most ``within_s``, and close every connection."""
+        self.closing = True
+        self._looking.cancel()
+        await asyncio.sleep(0)  # what has arrived begins
+        for door in list(self._open):
+            door.leave()
+        self.others.pre_shutdown()
+        ended = self.loop.time() + within_s
+        others = asyncio.ensure_future(self.others.shutdown(within_s))
+        while self._open and self.loop.time() < ended:
+            await asyncio.sleep(0.005)
+        for door in list(self._open):
+            door.abort()
+        await others
+
+    def _look(self) -> None:
+        now = self.loop.time()
+        for door in list(self._open):
+            door.look(now)
+        self._looking = self.loop.call_later(LOOK_S, self._look)
+
+
+class Door(asyncio.Protocol):
+    """One connection, for as long as it sends plain score requests."""
+
+    __slots__ = ("_began", "_doors", "_kept", "_more", "_scoring", "_since", "_transport")
+
+    def __init__(self, doors: Doors) -> None:
+        self._doors = doors
+        self._transport: asyncio.Transport | None = None
+        self._scoring: Scoring | None = None  # the request under way
+        self._began = 0.0
+        self._kept = b""  # the part of a request that is here, or what came after the one under way
+        self._since = doors.loop.time()  # since when it waits: for a request, or for the rest of one
+
+    # -- as the transport sees it --------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        connection: socket.socket | None = transport.get_extra_info("socket")
+        if connection is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._doors.opened(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self._doors.left(self)
+        if self._scoring is not None:
+            self._scoring.future.cancel()  # nobody would hear the answer
+
+    def data_received(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        if self._scoring is not None:  # sent ahead of the answer: aiohttp keeps such requests in order
+            self._kept += data
+            transport.pause_reading()
+            return
+        if self._kept:
+            data = self._kept + data
+        head = self._doors.heads.read(data)
+        if isinstance(head, Head):
+            short = head.bytes + head.body_bytes - len(data)
+            if not short and not transport.get_write_buffer_size():
+                self._kept = b""
+                self._score(head, data)
+                return
+            if short <= 0:  # another request follows, or the caller does not read: aiohttp waits for it
+                self._hand_over(data)
+                return
+        elif head is Unplain.OTHER:
+            self._hand_over(data)
+            return
+        if not self._kept:
+            self._since = self._doors.loop.time()
+        self._kept = data
+
+    # -- a request -----------------------------------------------------------------------------------------------------
+
+    def _score(self, head: Head, data: bytes) -> None:
+        self._began = perf_counter()
+        routes = self._doors.routes
+        request_id = routes.ids.of(head.request_id)
+        try:
+            self._scoring = scoring = Scoring(
+                routes.scorer,
+                routes.tracer,
+                head.target,
+                data[head.bytes :],
+                request_id=request_id,
+                since_s=self._doors.loop.time(),  # with uvloop: when the loop's last poll returned
+                trace=trace_of(head.trace),
+            )
+        except Exception as error:
+            self._write(self._failed(error, request_id, head.target), request_id)
+            return
+        scoring.future.add_done_callback(self._answered)
+
+    def _answered(self, future: asyncio.Future[Answer | Shed]) -> None:
+        scoring, self._scoring = self._scoring, None
+        if scoring is None or future.cancelled():
+            return
+        try:
+            answer = scoring.answer()
+        except Exception as error:
+            answer = self._failed(error, scoring.id, scoring.target)
+        self._write(answer, scoring.id)
+
+    def _failed(self, error: Exception, request_id: str, target: str) -> Answer:
+        metrics = self._doors.routes.scorer.metrics
+        return failure.answer(error, request_id, metrics, method="POST", path=f"/v1/score/{target}")
+
+    def _write(self, answer: Answer, request_id: str) -> None:
+        transport, doors = self._transport, self._doors
+        metrics = doors.routes.scorer.metrics
+        metrics.requests.add("score", answer.status)
+        metrics.total.observe(perf_counter() - self._began)
+        if transport is None:
+            return
+        transport.write(doors.routes.heads.bytes(answer, request_id, not doors.closing) + answer.body)
+        self._since = doors.loop.time()
+        if doors.closing:
+            self.leave()
+        elif self._kept:
+            kept, self._kept = self._kept, b""
+            transport.resume_reading()
+            self._hand_over(kept)
+
+    # -- as the server sees it -----------------------------------------------------------------------------------------
+
+    def look(self, now: float) -> None:
+        """Close it where it was idle for too long; leave a request that does not come whole to aiohttp."""
+        if self._transport is None or self._scoring is not None:
+            return
+        if self._kept:
+            if now - self._since >= PART_S:
+                kept, self._kept = self._kept, b""
+                self._hand_over(kept)
+        elif now - self._since >= IDLE_S:
+            self._transport.close()
+
+    def leave(self) -> None:
+        """Close the connection, once the request under way is answered."""
+        if self._transport is not None and self._scoring is None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _hand_over(self, data: bytes) -> None:
+        transport = self._transport
+        assert transport is not None
+        self._transport = None
+        self._doors.left(self)
+        other = self._doors.other()
+        transport.set_protocol(other)
+        other.connection_made(transport)
+        other.data_received(data)
+
+
+class _Other(web.RequestHandler):
+    """aiohttp's protocol; what is no HTTP is answered with problem details and one line in the log, without a traceback."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> Any:
+        said = " ".join((message or str(exc) or "").split())[:SHOWN_BYTES]
+        log.warning("not_http", status=status, detail=said, peer=request.remote)
+        answer = problem.answer(status, "Not an HTTP request", f"{said or 'it cannot be read'}; the connection is closed")
+        response = web.Response(
+            status=answer.status, body=answer.body, headers={"Content-Type": answer.content_type, "Server": "featureflow"}
+        )
+        response.force_close()
+        return response
+
+

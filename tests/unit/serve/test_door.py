@@ -1,0 +1,271 @@
+"""Connections: what is read here, what is left to aiohttp, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from serve_rig import Door, Rig, listening, serving
+from structlog.testing import capture_logs
+
+from featureflow.models.store import ModelStore
+from featureflow.serve.door import IDLE_S, PART_S
+
+BODY = json.dumps({"entities": {"rider": "ada", "zone": 7}, "context": {"hour": 17}}).encode()
+
+
+def fed() -> Rig:
+    rig = Rig()
+    rig.produce(200)
+    worker = rig.worker()
+    worker.open()
+    rig.drain(worker)
+    return rig
+
+
+def request(body: bytes = BODY, *, target: str = "tip", more: bytes = b"", length: bytes | None = None) -> bytes:
+    head = b"POST /v1/score/%b HTTP/1.1\r\nHost: x\r\n%bContent-Length: %b\r\n\r\n"
+    return head % (target.encode(), more, b"%d" % len(body) if length is None else length) + body
+
+
+async def read_one(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+    """The next response: status, headers, body."""
+    head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)).decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in head[1:] if line)
+    return int(head[0].split()[1]), headers, await reader.readexactly(int(headers["Content-Length"]))
+
+
+async def turns(n: int = 50) -> None:
+    for _ in range(n):
+        await asyncio.sleep(0)
+
+
+def aiohttp_has(door: Door) -> int:
+    """Requests that aiohttp read."""
+    return door.doors.others.requests_count
+
+
+def test_plain_scores_are_answered_without_aiohttp_as_it_would_answer_them(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+            answers = []
+            for more in (b"X-Request-ID: mine\r\n", b"X-Request-ID: mine\r\nTE: trailers\r\n"):
+                reader, writer = await asyncio.open_connection(door.host, door.port)
+                for _ in range(3):
+                    writer.write(request(more=more))
+                    status, headers, body = await read_one(reader)
+                    said = json.loads(body)
+                    assert (status, headers["X-Request-ID"], said["request_id"]) == (200, "mine", "mine")
+                answers.append((list(headers), {k: v for k, v in said.items() if k not in ("prediction_ids", "asked_at")}))
+                writer.close()
+                assert aiohttp_has(door) == (3 if b"TE" in more else 0)
+            assert answers[0] == answers[1]
+            assert serve.metrics.requests._counts == {("score", 200): 6}
+
+    asyncio.run(go())
+
+
+def test_refusals_of_plain_scores_are_problem_details(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+            reader, writer = await asyncio.open_connection(door.host, door.port)
+            for sent, expected in (
+                (request(b"{"), 400),
+                (request(b"{}"), 422),
+                (request(b""), 400),
+                (request(target="tips"), 404),
+                (request(target="tip@9"), 404),
+                (request(), 200),
+            ):
+                writer.write(sent)
+                status, headers, body = await read_one(reader)
+                assert status == expected
+                if status != 200:
+                    assert headers["Content-Type"] == "application/problem+json"
+                    assert json.loads(body)["request_id"] == headers["X-Request-ID"]
+            writer.close()
+            assert aiohttp_has(door) == 0
+
+    asyncio.run(go())
+
+
+def test_wherever_a_request_is_cut_it_is_answered(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+            whole = request()
+            reader, writer = await asyncio.open_connection(door.host, door.port)
+            for at in range(1, len(whole)):
+                writer.write(whole[:at])
+                await turns(6)
+                writer.write(whole[at:])
+                assert (await read_one(reader))[0] == 200
+            writer.close()
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (request(b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)).replace(b"Content-Length", b"Transfer-Encoding: chunked\r\nX"), 200),
+        (request(more=b"Expect: 100-continue\r\n"), 200),
+        (request(more=b"Content-Encoding: gzip\r\n"), 415),
+        (request(more=b"Connection: close\r\n"), 200),
+        (request().replace(b"HTTP/1.1", b"HTTP/1.0"), 200),
+        (request(more=b"Content-Length: 5\r\n"), 400),
+        (request(more=b"Transfer-Encoding: chunked\r\n"), 400),
+        (request(more=b"X: a\r\n b\r\n"), 400),
+        (request(more=b"X : a\r\n"), 400),
+        (request(more=b"X: \x00\r\n"), 400),
+        (request(length=b"-1"), 400),
+        (request(length=b"+5"), 400),
+        (request(length=b"99999999"), 413),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+        (b"GET /v1/score/tip HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        (b"POST /v1/score/a%2fb HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 404),
+    ],
+)
+def test_what_is_not_surely_plain_is_left_to_aiohttp(models: ModelStore, sent: bytes, status: int) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+            reader, writer = await asyncio.open_connection(door.host, door.port)
+            writer.write(sent)
+            line = await asyncio.wait_for(reader.readline(), 30)
+            assert int(line.split()[1]) == status
+            assert aiohttp_has(door) == 1
+            writer.close()
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n", b"hello\r\n\r\n", request(more=b"\xff: \xff\r\n")])
+def test_what_is_no_http_is_answered_with_problem_details_and_one_line_in_the_log(
+    models: ModelStore, capfd: pytest.CaptureFixture[str], sent: bytes
+) -> None:
+    async def go() -> None:
+        async with serving(models) as serve, listening(serve) as door:
+            capfd.readouterr()
+            reader, writer = await asyncio.open_connection(door.host, door.port)
+            with capture_logs() as logged:
+                writer.write(sent)
+                status, headers, body = await read_one(reader)
+                assert await asyncio.wait_for(reader.read(), 30) == b""  # and it is closed
+            assert (status, headers["Content-Type"]) == (400, "application/problem+json")
+            assert json.loads(body)["status"] == 400
+            assert [line["event"] for line in logged] == ["not_http"]
+            writer.close()
+
+    asyncio.run(go())
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_requests_sent_ahead_of_an_answer_are_answered_in_order(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+            serve.reader.hold = asyncio.Event()
+            reader, writer = await asyncio.open_connection(door.host, door.port)
+            writer.write(request(more=b"X-Request-ID: r0\r\n"))
+            while not serve.reader.reads[-1:]:
+                await asyncio.sleep(0)
+            for i in range(1, 4):
+                writer.write(request(more=b"X-Request-ID: r%d\r\n" % i))
+                await turns()
+            serve.reader.hold.set()
+            assert [(await read_one(reader))[1]["X-Request-ID"] for _ in range(4)] == ["r0", "r1", "r2", "r3"]
+            writer.close()
+
+    asyncio.run(go())
+
+
+def test_a_client_that_asks_for_scores_and_does_not_read_cannot_fill_the_servers_memory(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+            reader, writer = await asyncio.open_connection(door.host, door.port, limit=1_000)
+            rows = [{"entities": {"rider": "ada", "zone": 7}, "context": {"hour": 17}}] * 200
+            one = request(json.dumps({"rows": rows, "explain": True}).encode())
+            counts, asked = serve.metrics.requests._counts, 0
+            while not (held := door.doors.others.connections):  # one at a time, each answered, none read
+                writer.write(one)
+                asked += 1
+                while not held and sum(counts.values()) < asked:
+                    await asyncio.sleep(0)
+                    held = door.doors.others.connections
+                assert asked < 200
+            transport = held[0].transport
+            assert transport is not None
+            assert transport.get_write_buffer_size() < 4_000_000
+            writer.transport.abort()
+            assert reader is not None
+
+    asyncio.run(go())
+
+
+def test_a_request_under_way_is_answered_before_its_connection_is_closed_and_idle_ones_are_closed_at_once(
+    models: ModelStore,
+) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+            idle, idle_writer = await asyncio.open_connection(door.host, door.port)
+            part, part_writer = await asyncio.open_connection(door.host, door.port)
+            part_writer.write(request()[:40])
+            serve.reader.hold = asyncio.Event()
+            reader, writer = await asyncio.open_connection(door.host, door.port)
+            writer.write(request())
+            while not serve.reader.reads[-1:]:
+                await asyncio.sleep(0)
+            closing = asyncio.ensure_future(door.doors.close(30))
+            for one in (idle, part):
+                assert await asyncio.wait_for(one.read(), 30) == b""
+            assert not closing.done()
+            serve.reader.hold.set()
+            status, headers, _ = await read_one(reader)
+            assert (status, headers["Connection"]) == (200, "close")
+            assert await asyncio.wait_for(reader.read(), 30) == b""
+            await closing
+            for one_writer in (idle_writer, part_writer, writer):
+                one_writer.close()
+
+    asyncio.run(go())
+
+
+def test_idle_connections_are_closed_and_half_a_request_is_left_to_aiohttp(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+            idle, idle_writer = await asyncio.open_connection(door.host, door.port)
+            _, part_writer = await asyncio.open_connection(door.host, door.port)
+            part_writer.write(request()[:40])
+            while len(door.doors._open) < 2 or not any(one._kept for one in door.doors._open):
+                await asyncio.sleep(0)
+            now = door.doors.loop.time()
+            for one in list(door.doors._open):
+                one.look(now + PART_S + 1)
+            assert (len(door.doors.others.connections), len(door.doors._open)) == (1, 1)
+            for one in list(door.doors._open):
+                one.look(now + IDLE_S + 1)
+            assert await asyncio.wait_for(idle.read(), 30) == b""
+            idle_writer.close()
+            part_writer.close()
+
+    asyncio.run(go())
+
+
+def test_a_caller_who_leaves_is_not_waited_for_and_takes_nobody_along(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+            serve.reader.hold = asyncio.Event()
+            _, gone = await asyncio.open_connection(door.host, door.port)
+            reader, writer = await asyncio.open_connection(door.host, door.port)
+            gone.write(request())
+            writer.write(request())
+            while not serve.reader.reads[-1:]:
+                await asyncio.sleep(0)
+            gone.transport.abort()
+            while len(door.doors._open) > 1:
+                await asyncio.sleep(0)
+            serve.reader.hold.set()
+            assert (await read_one(reader))[0] == 200
+            writer.close()
+            assert len(serve.logged()) == 1
+
+    asyncio.run(go())

@@ -1,0 +1,101 @@
+"""A head that is taken for plain means to aiohttp the same; what is in doubt is not taken."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpProcessingError, HttpRequestParser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featureflow.serve.plain import HEAD_BYTES, Head, Heads, Unplain
+
+LINES = st.sampled_from(
+    [
+        b"Host: a",
+        b"Content-Length: 12",
+        b"content-length:3",
+        b"Content-Length: 012",
+        b"Content-Length: 1 2",
+        b"Content-Length: 0x3",
+        b"Content-Length: 3, 3",
+        b"Transfer-Encoding: chunked",
+        b"Transfer-Encoding : chunked",
+        b"X-Request-ID: abc",
+        b"X-Request-ID:",
+        b"x-request-id: \t d e \t",
+        b"traceparent: 00-a",
+        b"Connection: keep-alive",
+        b"Connection: Keep-Alive",
+        b"Connection: close",
+        b"Connection: keep-alive, upgrade",
+        b"Upgrade: h2c",
+        b" folded",
+        b"X: a\rb",
+        b"X: a\nContent-Length: 9",
+        b"X: \xc3\xa9",
+        b"no colon",
+        b": no name",
+        b"",
+    ]
+) | st.binary(max_size=12)
+FIRST = st.sampled_from(
+    [
+        b"POST /v1/score/odd HTTP/1.1",
+        b"POST /v1/score/odd@v1 HTTP/1.1",
+        b"POST /v1/score/odd HTTP/1.0",
+        b"POST  /v1/score/odd HTTP/1.1",
+        b"POST /v1/score/odd?x=1 HTTP/1.1",
+        b"POST /v1/score/../odd HTTP/1.1",
+        b"POST /v1/score/o%64d HTTP/1.1",
+        b"POST /v1/score/odd HTTP/1.1 ",
+        b"POST /v1/score/odd\tHTTP/1.1",
+    ]
+)
+
+
+@settings(max_examples=600, deadline=None, database=None)
+@given(FIRST, st.lists(LINES, max_size=5), st.integers(0, 5))
+def test_a_head_taken_for_plain_is_read_alike_by_aiohttp(first: bytes, lines: list[bytes], place: int) -> None:
+    lines = [*lines[:place], b"Host: x", b"Content-Length: 2", *lines[place:]]
+    raw = b"\r\n".join([first, *lines]) + b"\r\n\r\n"
+    head = Heads().read(raw)
+    if not isinstance(head, Head):
+        return
+
+    async def parse() -> None:
+        loop = asyncio.get_running_loop()
+        parser = HttpRequestParser(BaseProtocol(loop), loop, 2**16)
+        try:
+            messages, upgraded, _ = parser.feed_data(raw[: head.bytes])
+        except HttpProcessingError as error:
+            pytest.fail(f"{raw!r} is no HTTP: {error}")
+        ((message, _),) = messages
+        assert (message.method, message.path, upgraded) == ("POST", f"/v1/score/{head.target}", False)
+        assert message.version == (1, 1)
+        assert not message.chunked
+        assert not message.should_close
+        assert int(message.headers["Content-Length"]) == head.body_bytes
+        assert message.headers.get("X-Request-ID", "") == head.request_id
+        assert message.headers.get("traceparent", "") == head.trace
+
+    asyncio.run(parse())
+
+
+def test_what_may_yet_become_a_plain_request_is_waited_for_and_nothing_else_is() -> None:
+    heads, raw = Heads(), b"POST /v1/score/odd HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"
+    assert all(heads.read(raw[:at]) is Unplain.PART for at in range(1, len(raw)))
+    assert isinstance(heads.read(raw), Head)
+    for other in (b"GET ", b"POST /v1/events", b"\x16\x03", raw[:-2] + b"X: " + b"a" * HEAD_BYTES):
+        assert heads.read(other) is Unplain.OTHER
+
+
+def test_heads_are_remembered_only_while_they_name_no_single_request() -> None:
+    heads = Heads()
+    for i in range(1_000):
+        raw = b"POST /v1/score/odd HTTP/1.1\r\nHost: x\r\n%bContent-Length: %d\r\n\r\n"
+        assert isinstance(heads.read(raw % (b"X-Request-ID: %d\r\n" % i, 5)), Head)
+        assert heads.read(raw % (b"", i)) == heads.read(raw % (b"", i))
+    assert len(heads._known) <= 256
