@@ -78,3 +78,8 @@ def main() -> None:
     except FeatureFlowError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         raise SystemExit(1) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.stderr.write(f"{error.filename}: {error.strerror}. Name another file or folder, or give this user the right to it\n")
+        raise SystemExit(1) from None

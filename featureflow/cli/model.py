@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output, counted
 from featureflow.define import spec
-from featureflow.errors import ModelError
+from featureflow.errors import ModelError, RequestError
 from featureflow.models.manifest import Manifest, ModelInput, inputs_of
 from featureflow.models.store import ModelStore
 from featureflow.models.transform import Transforms, identity
@@ -84,7 +84,7 @@ def quantize(
         Path | None, typer.Option(help="Rows to calibrate and measure on; default: those given to `model add`.")
     ] = None,
     expected_batch: Annotated[
-        int, typer.Option(help="Rows that usually travel together; decides which variant is fastest.")
+        int, typer.Option(min=1, help="Rows that usually travel together; decides which variant is fastest.")
     ] = 32,
     json: Json = False,
 ) -> None:
@@ -199,7 +199,10 @@ def _transforms(file: Path | None, inputs: tuple[ModelInput, ...]) -> Transforms
 
 def _vectors(file: Path, inputs: tuple[ModelInput, ...]) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
     """The inputs' columns of a dataset file, float64 (n, width), and its labels if it has any."""
-    columns = columns_of(file)
+    try:
+        columns = columns_of(file)
+    except RequestError as error:
+        raise ModelError(error.detail) from error
     names = [i.name if i.size == 1 else f"{i.name}[{n}]" for i in inputs for n in range(i.size)]
     if absent := [name for name in names if name not in columns]:
         raise ModelError(f"{file} has no column {absent[0]!r}; write it with: featureflow dataset MODEL SPINE {file}")

@@ -61,7 +61,7 @@ class Output:
             TimeElapsedColumn(),
             console=self._err,
             transient=True,
-            disable=self.json,
+            disable=self.json or not sys.stderr.isatty(),
         ) as progress:
             yield progress
 

@@ -165,7 +165,9 @@ class ModelStore:
         place = f"model {name}@{version}"
         if vectors is None:
             if found.vectors is None:
-                raise ModelError(f"{place} was added without calibration rows; give vectors (training or logged inputs)")
+                raise ModelError(
+                    f"{place} was added without calibration rows; give rows of training or logged inputs: --dataset FILE, or vectors="
+                )
             vectors, labels = folder.unpack(folder.artifact(home, found.vectors, place))
         content = folder.artifact(home, found.variants["fp32"], place)
         runs_here = dict.fromkeys(("cpu", self.provider.provider))

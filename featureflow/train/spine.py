@@ -67,7 +67,8 @@ def columns_of(spine: SpineLike) -> dict[str, Sequence[Any] | NDArray[Any]]:
         try:
             return _from_file(Path(spine))
         except (OSError, ValueError, csv.Error) as error:  # Unicode's and Arrow's errors are ValueErrors
-            raise RequestError(TITLE, f"{spine} cannot be read: {error}. Give a CSV file in UTF-8, or Parquet") from error
+            why = getattr(error, "strerror", None) or error
+            raise RequestError(TITLE, f"{spine} cannot be read: {why}. Give a CSV file in UTF-8, or Parquet") from error
     if hasattr(spine, "to_pydict"):                        # pyarrow
         return _from_arrow(spine)
     if hasattr(spine, "columns") and hasattr(spine, "dtypes"):   # pandas

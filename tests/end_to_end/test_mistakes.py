@@ -64,3 +64,25 @@ def test_dataset_speaks_of_its_own_options(shop: Path, options: tuple[str, ...],
     answer = run(shop, "dataset", "fraud", str(shop / "spine.csv"), str(shop / "out.csv"), *options)
     assert said in answer
     assert "={" not in answer
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("add", "frod", "fraud.onnx"), "the definitions have no model 'frod'; they have fraud"),
+        (("add", "fraud", "nope.onnx"), "nope.onnx cannot be read: No such file or directory"),
+        (("add", "fraud", "features.py"), "is not a valid ONNX model"),
+        (("add", "fraud", "nope.onnx", "--dataset", "absent.csv"), "absent.csv cannot be read: No such file or directory. Give a CSV"),
+        (("add", "fraud", "nope.onnx", "--dataset", "spine.csv"), "spine.csv has no column 'compared'"),
+        (("quantize", "fraud"), "fraud"),
+    ],
+)
+def test_model_names_the_file_or_model_that_is_wrong(shop: Path, words: tuple[str, ...], said: str) -> None:
+    answer = run(shop, "model", *words)
+    assert said in answer
+    assert "spine cannot" not in answer
+    assert "Errno" not in answer
+
+
+def test_a_number_of_rows_that_cannot_be_is_refused_by_its_option(shop: Path) -> None:
+    assert "--expected-batch" in run(shop, "model", "quantize", "fraud", "--expected-batch", "0", code=2)

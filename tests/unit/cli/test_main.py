@@ -57,6 +57,19 @@ def test_without_onnx_runtime_the_verbs_that_need_it_say_what_to_install(words: 
     assert "ingest" in run("--help", code=WITHOUT_RUNTIME).stdout
 
 
+def test_a_file_in_a_folders_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = run("init", str(tmp_path / "file"))
+    assert done.returncode == 1
+    assert f"{tmp_path / 'file'}: File exists" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_says_what_is_wrong_with_the_settings_once(tmp_path: Path) -> None:
+    done = run("--project", str(tmp_path / "absent"), "doctor")
+    assert done.stdout.count("is no folder") == 1
+
+
 def test_a_verb_with_a_slip_is_asked_back() -> None:
     done = run("aply")
     assert done.returncode == 2
