@@ -55,8 +55,8 @@ INPUTS = (
     Input(name="since", expr=Column("ask:since")),
     Input(name="paris", expr=Call("eq", (Column("ask:city"), Literal("Paris")))),
 )
-TIP = Model(name="tip", inputs=INPUTS, deadline_us=10_000_000, drift=0.1)
-STRICT = Model(name="strict", inputs=INPUTS[:3], deadline_us=10_000_000, drift=0.1, when_missing="refuse")
+TIP = Model(name="tip", inputs=INPUTS, deadline_us=60_000_000, drift=0.1)
+STRICT = Model(name="strict", inputs=INPUTS[:3], deadline_us=60_000_000, drift=0.1, when_missing="refuse")
 WITH_MODELS: Project = msgspec.structs.replace(PROJECT, requests=(ASK,), models=(TIP, STRICT))
 
 

@@ -97,7 +97,7 @@ class Ask(Request):
     hour: Field[int]
 
 
-class Generous(Model, deadline="5s", drift=0.05):
+class Generous(Model, deadline="60s", drift=0.05):
     share = RiderNow.spent["10m"] / RiderNow.spent["1h"]
     inputs = (
         RiderNow.rides["1h"],

@@ -12,7 +12,7 @@ COMMAND = [sys.executable, "-m", "featureflow.cli"]
 
 
 def run(folder: Path, *words: str, code: int = 1) -> str:
-    done = subprocess.run([*COMMAND, "-p", str(folder), *words], capture_output=True, text=True, timeout=120, cwd=folder)
+    done = subprocess.run([*COMMAND, "-p", str(folder), *words], capture_output=True, text=True, timeout=300, cwd=folder)
     assert "Traceback" not in done.stderr
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -22,14 +22,14 @@ def run(folder: Path, *words: str, code: int = 1) -> str:
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new project to which nothing was applied."""
     folder = tmp_path_factory.mktemp("mistakes") / "Bare Shop"
-    subprocess.run([*COMMAND, "init", str(folder)], check=True, capture_output=True, timeout=120)
+    subprocess.run([*COMMAND, "init", str(folder)], check=True, capture_output=True, timeout=300)
     return folder
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mistakes") / "shop"
-    subprocess.run([*COMMAND, "init", str(folder)], check=True, capture_output=True, timeout=120)
+    subprocess.run([*COMMAND, "init", str(folder)], check=True, capture_output=True, timeout=300)
     run(folder, "apply", code=0)
     (folder / "spine.csv").write_text("user,at,amount,label\nu1,2026-03-01T12:00:00Z,1.5,0\n")
     return folder
