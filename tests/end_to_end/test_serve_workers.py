@@ -14,7 +14,8 @@ from world import embedded, until
 
 def scorers(pid: int) -> list[int]:
     """The processes that this one started to serve."""
-    found = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    tasks = Path(f"/proc/{pid}/task").iterdir()  # any thread of it may have
+    found = [int(child) for task in tasks for child in (task / "children").read_text().split()]
     return [child for child in found if Path(f"/proc/{child}/cmdline").read_bytes().endswith(b"\0serve\0")]
 
 
