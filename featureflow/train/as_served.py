@@ -41,6 +41,8 @@ def as_served(
     columns = columns_of(spine)
     if prediction_id not in columns:
         raise RequestError(TITLE, f"the spine has no column {prediction_id!r} of prediction ids; it has {', '.join(columns) or 'none'}")
+    if label is not None and label not in columns:
+        raise RequestError(TITLE, f"the spine has no column {label!r} of labels; it has {', '.join(columns) or 'none'}")
     wanted = [str(value) for value in columns[prediction_id]]
     logged = find(history, project, set(wanted))
     absent = next((name for name in wanted if name not in logged), None)

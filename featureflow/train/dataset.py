@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from featureflow.define import spec
 from featureflow.errors import RequestError
 from featureflow.kernel.events import Events
 from featureflow.kernel.finalize import Values
-from featureflow.store.history.protocol import HistoryStore
+from featureflow.store.history.protocol import HistoryPage, HistoryStore
 from featureflow.train.gather import Entities, Gathered, Wanted, gather
 from featureflow.train.needs import Needs
 from featureflow.train.point_in_time import Part, join
@@ -29,7 +29,8 @@ from featureflow.train.visibility import Visibility
 Progress = Callable[[str, int, int], None]
 """What is under way, how much is done, how much there is."""
 
-
+OLD = 1990                                 # events are older only in history that begins there
+OLD_US = to_us(datetime(OLD, 1, 1, tzinfo=UTC))
 
 @dataclass(frozen=True)
 class Dataset:
@@ -82,7 +83,7 @@ class Dataset:
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Ids, ``at`` (RFC 3339 text), the inputs by name, and ``label`` where there is one."""
-        instants = np.array([from_us(us).isoformat().replace("+00:00", "Z") for us in self.instants_us.tolist()], dtype=object)
+        instants = np.array([_text(us) for us in self.instants_us.tolist()], dtype=object)
         columns = {**self.ids, "at": instants, **{name: self.inputs[:, i] for i, name in enumerate(self.input_names)}}
         return columns if self.labels is None else {**columns, "label": self.labels}
 
@@ -151,8 +152,37 @@ def dataset(
         raise RequestError("Unknown visibility", f"there is no event {unknown[0]!r}; there are {', '.join(sorted(events))}")
     visibility.check(needs.sources)
     read = read_spine(spine, join_keys=needs.join_keys, context=needs.context, instant=instant, label=label)
+    _check_era(history, needs, read.instants_us, instant)
     values = features_at(history, needs, read, visibility, progress or (lambda what, done, of: None))
     return assemble(needs, values, read, simulated=True)
+
+
+def _check_era(history: HistoryStore, needs: Needs, instants_us: NDArray[np.int64], instant: str) -> None:
+    """Raises RequestError where all rows are decades before anything that history knows of the events that are read.
+
+    Seconds or milliseconds read as microseconds are such rows: each would be a default, and nothing would say so.
+    """
+    if not len(instants_us) or int(instants_us.max()) >= OLD_US:
+        return
+    begins = {
+        source.name: min(int(page.events.times_us[0]) for page in pages)
+        for source in needs.sources
+        if (pages := [page for partition in history.extents(source.name) if (page := _first(history, source, partition)) is not None])
+    }
+    first = min(begins, key=lambda name: begins[name], default=None)
+    if first is None or begins[first] < OLD_US:
+        return
+    us = int(instants_us[0])
+    raise RequestError(
+        "The spine cannot be used",
+        f"row 0: {instant!r} is {us}, which reads as {_text(us)}, and all rows are before {OLD}, but the first {first!r} in history "
+        f"is of {_text(begins[first])}: integers are microseconds since 1970. Multiply seconds by 1,000,000 and milliseconds by 1,000, "
+        "or write RFC 3339 times with a zone",
+    )
+
+
+def _first(history: HistoryStore, source: spec.Source, partition: int) -> HistoryPage | None:
+    return next(history.scan(source, partition=partition, columns=(), page_rows=1), None)
 
 
 def features_at(history: HistoryStore, needs: Needs, spine: Spine, visibility: Visibility, progress: Progress) -> dict[str, Values]:
@@ -214,6 +244,11 @@ def assemble(needs: Needs, values: Mapping[str, Values], spine: Spine, *, simula
         views={view.name: view.version for view in needs.views},
         simulated=simulated,
     )
+
+
+def _text(us: int) -> str:
+    """RFC 3339."""
+    return from_us(us).isoformat().replace("+00:00", "Z")
 
 
 def _delays(delay: str | Mapping[str, str] | None) -> dict[str, int]:

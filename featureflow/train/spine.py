@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,11 +17,15 @@ from numpy.typing import NDArray
 from featureflow.clock import to_us
 from featureflow.define.spec import Field, FieldType
 from featureflow.errors import RequestError
+from featureflow.limits import INTEGER_ABS
 
 SpineLike: TypeAlias = Any
 """A pandas DataFrame, a pyarrow Table, a path to .parquet or .csv, a mapping of columns, or a sequence of mappings."""
 
 TITLE = "The spine cannot be used"
+INTEGER = re.compile(r"-?[0-9]+")
+UNIT_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}   # of Arrow's timestamps
+DAYS_ABS = INTEGER_ABS // 86_400_000_000
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,11 @@ def read_spine(
             f"it has no column {absent[0]!r}. It needs {', '.join(needed)}; it has "
             f"{', '.join(map(str, columns)) or 'none'}",
         )
+    for name in needed:
+        if len(columns[name]) != len(columns[instant]):
+            raise RequestError(
+                TITLE, f"{instant!r} has {len(columns[instant])} rows and {name!r} {len(columns[name])}; give each row one value of each"
+            )
     return Spine(
         instants_of(instant, columns[instant]),
         {key: _typed(key, kind, columns[key]) for key, kind in join_keys.items()},
@@ -72,8 +83,10 @@ def columns_of(spine: SpineLike) -> dict[str, Sequence[Any] | NDArray[Any]]:
     if hasattr(spine, "to_pydict"):                        # pyarrow
         return _from_arrow(spine)
     if hasattr(spine, "columns") and hasattr(spine, "dtypes"):   # pandas
-        return {str(name): _from_pandas(str(name), spine[name]) for name in spine.columns}
+        _refuse_repeated(map(str, spine.columns))
+        return {str(name): _from_pandas(str(name), spine[name]) for name in spine.columns if name != ""}
     if isinstance(spine, Mapping):
+        _refuse_repeated(map(str, spine))
         return {str(name): column for name, column in spine.items()}
     rows = list(spine)
     if not all(isinstance(row, Mapping) for row in rows):
@@ -89,10 +102,13 @@ def columns_of(spine: SpineLike) -> dict[str, Sequence[Any] | NDArray[Any]]:
 def instants_of(name: str, column: Sequence[Any] | NDArray[Any]) -> NDArray[np.int64]:
     """Microseconds since 1970 UTC of aware datetimes, RFC 3339 strings, or integers that are microseconds already."""
     if isinstance(column, np.ndarray) and column.dtype.kind in "iu":
+        _refuse_far(name, column, (column > INTEGER_ABS) | (column < -INTEGER_ABS))
         return column.astype(np.int64)
     if isinstance(column, np.ndarray) and column.dtype.kind == "M":
         if np.isnat(column).any():
             raise RequestError(TITLE, f"column {name!r} has a row without an instant. Drop that row")
+        days = column.astype("datetime64[D]").astype(np.int64)         # in microseconds a far one would come round to another
+        _refuse_far(name, column, (days >= DAYS_ABS) | (days < -DAYS_ABS))
         return column.astype("datetime64[us]").astype(np.int64)
     return np.array([_instant(name, index, value) for index, value in enumerate(column)], dtype=np.int64)
 
@@ -100,13 +116,20 @@ def instants_of(name: str, column: Sequence[Any] | NDArray[Any]) -> NDArray[np.i
 # -- one value ---------------------------------------------------------------------------------------------------------
 
 def _instant(name: str, index: int, value: Any) -> int:
-    if isinstance(value, bool) or value is None:
+    if isinstance(value, bool) or _is_null(value):
         raise RequestError(TITLE, f"row {index}: {name!r} is {value!r}, which names no instant")
+    us = _microseconds(name, index, value)
+    if abs(us) > INTEGER_ABS:
+        raise _far(name, index, value)
+    return us
+
+
+def _microseconds(name: str, index: int, value: Any) -> int:
     if isinstance(value, int | np.integer):
         return int(value)
     if isinstance(value, str):
-        if value.lstrip("-").isdigit():
-            return int(value)
+        if INTEGER.fullmatch(value):
+            return int(value[:20])         # too far with 19 digits already, and int() refuses thousands of them
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
@@ -126,6 +149,21 @@ def _instant(name: str, index: int, value: Any) -> int:
         raise RequestError(TITLE, f"row {index}: {name!r}: {error}") from error
 
 
+def _refuse_far(name: str, column: NDArray[Any], far: NDArray[np.bool_]) -> None:
+    if far.any():
+        index = int(np.argmax(far))
+        raise _far(name, index, column[index])
+
+
+def _far(name: str, index: int, value: object) -> RequestError:
+    text = str(value)
+    return RequestError(
+        TITLE,
+        f"row {index}: {name!r} is {text if len(text) <= 40 else text[:40] + '...'}, more than 285 years from 1970 (2^53 microseconds). "
+        "Integers are microseconds since 1970; or write RFC 3339 times with a zone",
+    )
+
+
 def _typed(name: str, kind: FieldType, column: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
     if kind == "str":
         strings: NDArray[Any] = np.empty(len(column), dtype=object)
@@ -136,8 +174,12 @@ def _typed(name: str, kind: FieldType, column: Sequence[Any] | NDArray[Any]) -> 
     if kind == "bool":
         column = [{"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value for value in column]
     numbers = _numbers(name, column)
-    if kind == "int" and not np.array_equal(numbers[~np.isnan(numbers)], np.rint(numbers[~np.isnan(numbers)])):
-        raise RequestError(TITLE, f"column {name!r} holds numbers that are not whole, where whole ones are declared")
+    if kind == "int":
+        if not np.array_equal(numbers[~np.isnan(numbers)], np.rint(numbers[~np.isnan(numbers)])):
+            raise RequestError(TITLE, f"column {name!r} holds numbers that are not whole, where whole ones are declared")
+        for index in np.flatnonzero(np.abs(numbers) >= INTEGER_ABS).tolist():     # equal may be rounded
+            if abs(Decimal(str(column[index]))) > INTEGER_ABS:
+                raise RequestError(TITLE, f"row {index}: {name!r} is {column[index]}, beyond 2^53, where numbers have gaps")
     return numbers
 
 
@@ -154,10 +196,14 @@ def _moments(name: str, column: Sequence[Any] | NDArray[Any]) -> NDArray[np.floa
 
 
 def _numbers(name: str, column: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:
+    numbers = np.empty(len(column))
+    index = 0
     try:
-        numbers = np.array([np.nan if _is_null(value) or value == "" else float(value) for value in column], dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise RequestError(TITLE, f"column {name!r}: {error}. Write numbers") from error
+        for index, value in enumerate(column):
+            numbers[index] = np.nan if _is_null(value) or value == "" else float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        text = repr(column[index])
+        raise RequestError(TITLE, f"row {index}: {name!r} is {text if len(text) <= 40 else text[:40] + '...'}. Write numbers") from error
     if np.isinf(numbers).any():
         raise RequestError(TITLE, f"column {name!r} holds an infinity. Write null where a value is not known")
     return numbers + 0.0                                   # -0.0 becomes 0.0
@@ -177,30 +223,45 @@ def _is_null(value: Any) -> bool:
 
 # -- files and frames --------------------------------------------------------------------------------------------------
 
+def _refuse_repeated(names: Iterable[str]) -> None:
+    """Either of two could be meant. Columns without a name can be meant by nobody, so there may be several."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen and name:
+            raise RequestError(TITLE, f"it has two columns called {name!r}. Give one of them another name, or leave it out")
+        seen.add(name)
+
+
 def _from_file(path: Path) -> dict[str, Sequence[Any] | NDArray[Any]]:
+    if path.is_dir():
+        raise RequestError(TITLE, f"{path} is a folder. Give a .parquet or .csv file")
     match path.suffix.lower():
         case ".parquet":
             try:
                 from pyarrow import parquet
             except ImportError as error:
                 raise RequestError(TITLE, "reading Parquet needs pyarrow: pip install 'featureflow[frames]'") from error
-            return _from_arrow(parquet.read_table(path))
+            with parquet.ParquetFile(path) as file:
+                return _from_arrow(file.read())
         case ".csv":
-            with path.open(newline="", encoding="utf-8") as file:
+            with path.open(newline="", encoding="utf-8-sig") as file:    # what spreadsheets write begins with a byte order mark
                 reader = csv.reader(file)
                 names = next(reader, [])
-                rows = list(reader)
-            for index, row in enumerate(rows):
-                if len(row) != len(names):
-                    raise RequestError(TITLE, f"{path} line {index + 2} has {len(row)} fields, the first line names {len(names)}")
-            return {name: [row[place] or None for row in rows] for place, name in enumerate(names)}
+                rows = []
+                for row in reader:
+                    if len(row) != len(names):
+                        raise RequestError(TITLE, f"{path} line {reader.line_num} has {len(row)} fields, the first line names {len(names)}")
+                    rows.append(row)
+            _refuse_repeated(names)
+            return {name: [row[place] or None for row in rows] for place, name in enumerate(names) if name}
         case other:
             raise RequestError(TITLE, f"{path}: files of type {other!r} are not read. Give .parquet or .csv")
 
 
 def _from_arrow(table: Any) -> dict[str, Sequence[Any] | NDArray[Any]]:
     columns: dict[str, Sequence[Any] | NDArray[Any]] = {}
-    for name in table.column_names:
+    _refuse_repeated(table.column_names)
+    for name in filter(None, table.column_names):
         column = table.column(name)
         kind = str(column.type)
         if kind.startswith("timestamp"):
@@ -210,11 +271,16 @@ def _from_arrow(table: Any) -> dict[str, Sequence[Any] | NDArray[Any]]:
                     f"column {name!r} is a timestamp without a zone, so it names no instant. Write it as timestamp "
                     "with tz=UTC",
                 )
-            columns[name] = np.array([None if value is None else value.value // 1000 if hasattr(value, "value") else to_us(value)
-                                      for value in column.to_pylist()], dtype=object)
+            columns[name] = _from_timestamps(name, column)
         else:
             columns[name] = column.to_pylist()
     return columns
+
+
+def _from_timestamps(name: str, column: Any) -> NDArray[Any]:
+    """(n,) microseconds since 1970 UTC as int, None where there is none."""
+    in_ns = UNIT_NS[column.type.unit]
+    return np.array([None if value is None else value * in_ns // 1_000 for value in column.cast("int64").to_pylist()], dtype=object)
 
 
 def _from_pandas(name: str, series: Any) -> Sequence[Any] | NDArray[Any]:

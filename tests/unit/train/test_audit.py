@@ -211,6 +211,8 @@ def test_a_prediction_that_is_not_in_history_is_named(history: SqlHistory) -> No
         as_served(history, PROJECT, [{"prediction_id": "p1-0"}, {"prediction_id": "p9"}], model="late")
     with pytest.raises(RequestError, match="no column 'prediction_id'"):
         as_served(history, PROJECT, [{"id": "p1-0"}], model="late")
+    with pytest.raises(RequestError, match="no column 'late' of labels; it has prediction_id"):
+        as_served(history, PROJECT, [{"prediction_id": "p1-0"}], model="late", label="late")
 
 
 def test_a_prediction_made_without_a_feature_that_is_read_now_is_refused(history: SqlHistory) -> None:

@@ -235,6 +235,26 @@ def test_what_cannot_be_asked_says_what_to_write(history: SqlHistory, arguments:
     assert says in caught.value.detail
 
 
+@pytest.mark.parametrize("unit_us", [1_000_000, 1_000])
+def test_instants_in_seconds_or_milliseconds_are_refused_where_history_begins_later(history: SqlHistory, unit_us: int) -> None:
+    rows = spine(1, 3)
+    rows = {**rows, "at": [at // unit_us for at in rows["at"]]}  # type: ignore[operator]  # integers
+    nothing_known = dataset(history, PROJECT, rows, model="late", delay="1s")
+    assert len(nothing_known) == 3, "without an event nothing says that an old instant was not meant"
+    fill(history, 1)
+    with pytest.raises(RequestError) as caught:
+        dataset(history, PROJECT, rows, model="late", delay="1s")
+    assert f"'at' is {rows['at'][0]}, which reads as 1970-01-" in caught.value.detail
+    assert "integers are microseconds since 1970" in caught.value.detail
+
+
+def test_old_instants_stand_where_one_row_is_as_new_as_history(history: SqlHistory) -> None:
+    fill(history, 1)
+    rows = spine(1, 3)
+    rows = {**rows, "at": [0, 1, BEGIN_US + HOUR_US]}
+    assert len(dataset(history, PROJECT, rows, model="late", delay="1s")) == 3
+
+
 # -- what is done with it ----------------------------------------------------------------------------------------------
 
 @pytest.fixture

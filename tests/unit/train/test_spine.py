@@ -162,3 +162,81 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path, nam
         (tmp_path / name).write_bytes(content)
     with pytest.raises(RequestError, match=f"{name} cannot be read: .+"):
         read(tmp_path / name)
+
+
+# -- instants that cannot be what was meant ----------------------------------------------------------------------------
+
+@pytest.mark.parametrize("value", ["99999999999999999999", 99999999999999999999, 2**63 - 1, str(2**63 - 1), -(2**53) - 1, "9" * 5_000])
+def test_an_instant_further_from_1970_than_any_event_is_refused_with_row_and_column(value: object) -> None:
+    with pytest.raises(RequestError, match="row 1: 'at' is .* more than 285 years from 1970"):
+        read([ROWS[0], {**ROWS[1], "at": value}])
+
+
+def test_columns_of_integers_or_of_numpy_instants_are_held_to_the_same_years() -> None:
+    for wrong in (np.array([0, 2**63 - 1]), np.array([0, 2**64 - 1], np.uint64), np.array(["2024-01-01", "9999-01-01"], "M8[s]"),
+                  np.array([0, 2**62], "M8[s]")):
+        with pytest.raises(RequestError, match="row 1: 'at' is .* more than 285 years from 1970"):
+            read({"at": wrong}, join_keys={}, context={}, label=None)
+    with pytest.raises(RequestError, match="row 1: 'at'"):
+        read(pa.table({"at": pa.array([0, 2**62], pa.timestamp("s", tz="UTC"))}), join_keys={}, context={}, label=None)
+    small = read({"at": np.array([0, 250], np.uint8)}, join_keys={}, context={}, label=None)
+    assert small.instants_us.tolist() == [0, 250]
+
+
+@pytest.mark.parametrize("value", ["²³", "٣", "1_000", "１２"])
+def test_digits_that_are_not_plain_ones_are_no_instant(value: str) -> None:
+    with pytest.raises(RequestError, match=r"row 1: 'at' is .*RFC 3339"):
+        read([ROWS[0], {**ROWS[1], "at": value}])
+
+
+def test_a_null_among_the_instants_names_its_row() -> None:
+    for null in (pd.NaT, float("nan"), pd.NA):
+        with pytest.raises(RequestError, match="row 1: 'at' is .*, which names no instant"):
+            read([ROWS[0], {**ROWS[1], "at": null}])
+
+
+def test_an_id_that_a_float_cannot_hold_is_refused_and_not_taken_for_its_neighbour() -> None:
+    for wrong in (2**53 + 1, str(2**53 + 1), -(2**53) - 1, 10**400):
+        with pytest.raises(RequestError, match="row 1: 'airport' is"):
+            read([ROWS[0], {**ROWS[1], "airport": wrong}])
+    assert read([{**ROWS[0], "airport": 2**53}]).ids["airport"].tolist() == [2.0**53]
+
+
+def test_a_value_that_is_no_number_names_its_row() -> None:
+    with pytest.raises(RequestError, match="row 1: 'airport' is 'LAX'. Write numbers"):
+        read([ROWS[0], {**ROWS[1], "airport": "LAX"}])
+
+
+# -- files and frames that say two things ------------------------------------------------------------------------------
+
+def test_a_csv_file_with_a_byte_order_mark_has_its_first_column(tmp_path: Path) -> None:
+    (tmp_path / "spine.csv").write_bytes(b"\xef\xbb\xbfat,carrier\r\n2024-01-01T00:00:00Z,AA\r\n")
+    got = read(tmp_path / "spine.csv", join_keys={"carrier": "str"}, context={}, label=None)
+    assert got.instants_us.tolist() == AT_US[:1]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "spine.csv").write_text("at,carrier,carrier\n2024-01-01T00:00:00Z,AA,B6\n")
+    table = pa.table([pa.array(AT_US), pa.array(["AA"] * 3), pa.array(["B6"] * 3)], names=["at", "carrier", "carrier"])
+    parquet.write_table(table, tmp_path / "spine.parquet")
+    mapping = {"carrier": ["AA"], "at": [0], 1: [1], "1": [2]}
+    for spine in (tmp_path / "spine.csv", tmp_path / "spine.parquet", table, table.to_pandas(), mapping):
+        with pytest.raises(RequestError, match="two columns called '(carrier|1)'"):
+            read(spine, join_keys={"carrier": "str"}, context={}, label=None)
+
+
+def test_columns_without_a_name_are_ignored_however_many(tmp_path: Path) -> None:
+    (tmp_path / "spine.csv").write_text("at,carrier,,\n2024-01-01T00:00:00Z,AA,,\n")
+    assert len(read(tmp_path / "spine.csv", join_keys={"carrier": "str"}, context={}, label=None)) == 1
+
+
+def test_columns_of_different_lengths_are_refused() -> None:
+    with pytest.raises(RequestError, match="'at' has 2 rows and 'carrier' 1"):
+        read({"at": AT_US[:2], "carrier": ["AA"]}, join_keys={"carrier": "str"}, context={}, label=None)
+
+
+def test_a_folder_given_as_the_spine_is_named(tmp_path: Path) -> None:
+    for name in ("spine.csv", "spine", "spine.parquet"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(RequestError, match=f"{name} is a folder"):
+            read(tmp_path / name)
