@@ -38,7 +38,7 @@ _BUILTIN = re.compile(r"'(\w+)' is an invalid keyword argument for (\w+)\(\)")
 _CALL = re.compile(r"(\w+)\(\) ")
 
 
-def explain(error: Exception, file: str, module: ModuleType, tree: ast.Module) -> DefinitionError:
+def explain(error: Exception | SystemExit, file: str, module: ModuleType, tree: ast.Module) -> DefinitionError:
     """The definition error for an exception that left the user's file while it was imported."""
     lines = [frame.lineno or 0 for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     at = Place(file, lines[-1] if lines else 1)
@@ -46,7 +46,7 @@ def explain(error: Exception, file: str, module: ModuleType, tree: ast.Module) -
     return DefinitionError(problem, write=write, file=at.file, line=at.line)
 
 
-def _said(error: Exception, module: ModuleType, tree: ast.Module, at: Place) -> tuple[str, str]:
+def _said(error: Exception | SystemExit, module: ModuleType, tree: ast.Module, at: Place) -> tuple[str, str]:
     known = vars(module)
     match error:
         case NameError(name=str(name)):
@@ -85,6 +85,8 @@ def _said(error: Exception, module: ModuleType, tree: ast.Module, at: Place) -> 
                 f"featureflow has no {wanted[1]}" if wanted else str(error),
                 f"from featureflow import {meant}" if meant else f"one of {', '.join(_public_names())}",
             )
+        case SystemExit():
+            return f"the file ends the program here: {error!r}", "the definitions without it, or raise an error that says what is wrong"
         case TypeError():
             return _type_error(str(error), known, tree, at)
     return f"{type(error).__name__}: {error}", "the file so that Python can import it"

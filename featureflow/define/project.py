@@ -28,7 +28,7 @@ _BASES: tuple[type[Any], ...] = (Entity, Event, View, Request, Model)
 def load(path: str | Path, *, name: str = spec.DEFAULT_PROJECT) -> spec.Project:
     """What the definitions file at ``path`` says, with the version of each view. ``name`` is the project's.
 
-    1. parse the file, and refuse a name that is given twice;
+    1. parse the file, and refuse one that can define nothing, and a name that is given twice;
     2. import it under a private module name (each class checks itself as it is made);
     3. collect its classes, in the order in which they stand there;
     4. check names, topics and references across classes;
@@ -72,11 +72,35 @@ def _parse(file: str) -> tuple[ast.Module, CodeType]:
             file=file,
             line=line,
         ) from None
+    _refuse_script(tree, file)
     _refuse_repeated(tree.body, file, "the file")
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             _refuse_repeated(node.body, file, f"class {node.name}")
     return tree, code
+
+
+def _refuse_script(tree: ast.Module, file: str) -> None:
+    """Importing it would run it: one that sends events, say."""
+    if tree.body and not any(isinstance(node, ast.ClassDef) or _imports_others(node) for node in ast.walk(tree)):
+        raise DefinitionError(
+            "this is no definitions file: it defines no class and imports nothing of featureflow, so it was not run",
+            write="the path of the file that defines your views, as project.definitions (in featureflow.toml or the environment)",
+            file=file,
+            line=1,
+        )
+
+
+def _imports_others(node: ast.AST) -> bool:
+    """Whether it is an import of something that is not Python's own."""
+    match node:
+        case ast.Import():
+            modules = [one.name for one in node.names]
+        case ast.ImportFrom():
+            modules = [node.module or ""]
+        case _:
+            return False
+    return any(name.partition(".")[0] not in sys.stdlib_module_names for name in modules)
 
 
 def _refuse_repeated(body: Iterable[ast.stmt], file: str, where: str) -> None:
@@ -104,7 +128,7 @@ def _import(file: str, tree: ast.Module, code: CodeType) -> ModuleType:
         exec(code, vars(module))
     except DefinitionError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise explain(error, file, module, tree) from error
     finally:
         del sys.modules[name]

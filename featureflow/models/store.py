@@ -52,8 +52,13 @@ class ModelStore:
     """The models under one folder. Safe for several processes: writers take turns by a lock file per model, readers need none."""
 
     def __init__(self, path: Path, clock: Clock | None = None, provider: Provider | None = None) -> None:
-        """provider: insist on one; else CUDA where it really runs, found out at the first load."""
+        """provider: insist on one; else CUDA where it really runs, found out at the first load.
+
+        Raises ModelError where the path is a file's.
+        """
         self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise ModelError(f"{self.path} is a file, and models are kept in a folder. Name the folder in models.path")
         self._clock = clock or SystemClock()
         self._wanted = provider
         self._chosen: ProviderChoice | None = None

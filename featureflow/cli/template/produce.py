@@ -10,7 +10,10 @@ import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
 
-PORT = int(sys.argv[1]) if len(sys.argv) > 1 else 8080
+given = sys.argv[1] if len(sys.argv) > 1 else "8080"
+if not given.isdecimal() or not 0 < int(given) < 65_536:
+    raise SystemExit(f"{given!r} is no port. Write the one that featureflow up names: python produce.py 8080")
+PORT = int(given)
 chance = random.Random(7)
 now = datetime.now(UTC)
 

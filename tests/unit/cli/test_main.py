@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,25 @@ def test_a_verb_with_a_slip_is_asked_back() -> None:
     assert done.returncode == 2
     assert "No such command 'aply'; did you mean 'apply'?" in done.stderr
     assert "No such command 'xyzzy'." in run("xyzzy").stderr
+
+
+def test_a_definitions_file_that_ends_the_program_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "features.py").write_text("import sys\nfrom featureflow import *\n\nsys.exit(0)\n")
+    done = run("--project", str(tmp_path), "apply", "--plan")
+    assert done.returncode == 1
+    assert "features.py:4: the file ends the program here: SystemExit(0)" in done.stderr
+
+
+def test_models_path_that_is_a_file_is_no_empty_store(tmp_path: Path) -> None:
+    (tmp_path / "featureflow.toml").write_text('[models]\npath = "featureflow.toml"\n')
+    done = run("--project", str(tmp_path), "model", "list")
+    assert done.returncode == 1
+    assert f"ModelError: {tmp_path / 'featureflow.toml'} is a file" in done.stderr
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "65536", "²", "-1"])
+def test_a_new_projects_producer_says_what_is_no_port(tmp_path: Path, port: str) -> None:
+    produce = files("featureflow.cli") / "template" / "produce.py"
+    done = subprocess.run([sys.executable, str(produce), port], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{port!r} is no port")

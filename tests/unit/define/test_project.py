@@ -106,7 +106,7 @@ def test_an_error_in_a_file_says_so_from_wherever_it_is_raised(tmp_path: Path) -
 
 def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
     path = tmp_path / "features.py"
-    for line, text in ((1, "x = nowhere\n"), (3, "\n\nx = nowhere\n")):
+    for line, text in ((2, "from featureflow import *\nx = nowhere\n"), (4, "from featureflow import *\n\n\nx = nowhere\n")):
         path.write_text(text)
         with pytest.raises(DefinitionError) as caught:
             project.load(path)
@@ -117,3 +117,30 @@ def test_an_alias_is_not_a_second_class(tmp_path: Path) -> None:
     path = tmp_path / "features.py"
     path.write_text(FLIGHTS.read_text() + "\n\nFlight = Departure\n")
     assert project.load(path) == project.load(FLIGHTS)
+
+
+def test_a_script_that_defines_nothing_is_refused_before_it_runs(tmp_path: Path) -> None:
+    path, ran = tmp_path / "produce.py", tmp_path / "ran"
+    path.write_text(f"import json\nfrom pathlib import Path\n\nPath({str(ran)!r}).touch()\n")
+    with pytest.raises(DefinitionError, match=r"produce\.py:1: this is no definitions file.*\n.*project\.definitions"):
+        project.load(path)
+    assert not ran.exists()
+
+
+def test_a_file_may_get_all_its_classes_from_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "of_flights.py").write_text(FLIGHTS.read_text())
+    (tmp_path / "features.py").write_text("from of_flights import *\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert project.load(tmp_path / "features.py") == project.load(FLIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [("sys.exit()", "SystemExit()"), ("sys.exit('no')", "SystemExit('no')"), ("raise SystemExit(3)", "SystemExit(3)")],
+)
+def test_a_file_that_ends_the_program_is_an_error_of_that_line(tmp_path: Path, call: str, said: str) -> None:
+    path = tmp_path / "features.py"
+    path.write_text(f"import sys\nfrom featureflow import *\n\n{call}\n")
+    with pytest.raises(DefinitionError) as caught:
+        project.load(path)
+    assert (caught.value.line, caught.value.problem) == (4, f"the file ends the program here: {said}")

@@ -112,6 +112,12 @@ def test_what_does_not_exist_is_refused_with_what_does(store: ModelStore) -> Non
         store.load("late", "3")
 
 
+def test_a_file_in_the_place_of_the_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("")
+    with pytest.raises(ModelError, match=r"models is a file, and models are kept in a folder.*models\.path"):
+        ModelStore(tmp_path / "models")
+
+
 @pytest.mark.parametrize("name", ["", "..", "../late", "a/b", ".hidden", "a" * 65, "naïve"])
 def test_a_name_cannot_lead_out_of_the_store(store: ModelStore, name: str) -> None:
     with pytest.raises(ModelError, match="cannot name a model"):
