@@ -168,8 +168,8 @@ class HistoryWriter:
                 if row["topic"] == source.topic and row["topic_id"] != topic.topic_id:
                     raise LogError(
                         f"topic {source.topic!r} was deleted and created again (id {topic.topic_id}, was "
-                        f"{row['topic_id']}): its offsets name "
-                        f"other events now than those in history. Give event {name!r} a topic with a new name"
+                        f"{row['topic_id']}), and event {name!r} reads it: its offsets name other events now than those in history. "
+                        "Give the event a new name, and a topic with a new name"
                     )
             offsets = self._history.offsets(name)
             for partition in sorted((p for p in due if p.source == name), key=lambda p: p.partition):
@@ -186,7 +186,7 @@ class HistoryWriter:
                 if offset > end:
                     raise LogError(
                         f"history of {name}/{partition.partition} stands at {offset}, but the log ends at {end}: "
-                        f"topic {source.topic!r} was truncated"
+                        f"topic {source.topic!r} was truncated. Give the event a new name, and a topic with a new name"
                     )
                 self._holding.take(consumer, partition, offset, offset)
                 self._moved(partition, offset)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -38,13 +38,17 @@ class Plan:
         return "\n".join(map(str, self.changes)) if self.changes else "nothing changes"
 
 
-def plan(old: spec.Project | None, new: spec.Project) -> Plan:
+def plan(old: spec.Project | None, new: spec.Project, *, kept: Collection[str] = ()) -> Plan:
+    """``kept``: ids of view versions that are not in ``old`` and whose state is still there."""
     before = old if old is not None else spec.Project()
     return Plan(
         (
             *_changes("entity", before.entities, new.entities, lambda a, b: f"its id is now {b.type}, was {a.type}"),
             *_changes("event", before.sources, new.sources, _source_detail, removed="its topic and its history stay"),
-            *_changes("view", before.views, new.views, _view_detail, added=_view_added, removed=VIEW_REMOVED),
+            *_changes(
+                "view", before.views, new.views, lambda a, b: _view_detail(a, b, kept), added=lambda view: _view_added(view, kept),
+                removed=VIEW_REMOVED,
+            ),
             *_changes("request", before.requests, new.requests, lambda a, b: _names(_named(a.fields), _named(b.fields), "field")),
             *_changes("model", before.models, new.models, _model_detail),
         )
@@ -81,16 +85,18 @@ def _source_detail(old: spec.Source, new: spec.Source) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def _view_added(view: spec.View) -> str:
+def _view_added(view: spec.View, kept: Collection[str]) -> str:
     features = "1 feature" if len(view.features) == 1 else f"{len(view.features)} features"
-    return f"version {view.version}, {features} of {view.entity} from {', '.join(view.sources)}"
+    begins = "; it goes on where it was left" if view.id in kept else ""
+    return f"version {view.version}, {features} of {view.entity} from {', '.join(view.sources)}{begins}"
 
 
-def _view_detail(old: spec.View, new: spec.View) -> str:
+def _view_detail(old: spec.View, new: spec.View, kept: Collection[str]) -> str:
     if old.version == new.version:
         return f"names or defaults only, version {new.version} stays"
     names = _names({f.name: f for f in old.features}, {f.name: f for f in new.features}, "feature")
-    return f"version {old.version} -> {new.version}, folded again from the log's beginning" + (f"; {names}" if names else "")
+    begins = "which goes on where it was left" if new.id in kept else "folded again from the log's beginning"
+    return f"version {old.version} -> {new.version}, {begins}" + (f"; {names}" if names else "")
 
 
 def _model_detail(old: spec.Model, new: spec.Model) -> str:

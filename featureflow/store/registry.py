@@ -76,7 +76,8 @@ class Registry:
             before = self.current()
         except StateError:                 # of another version: nothing in it can be compared
             before = None
-        return plan(before, project)
+        rows = self._history.query("view_versions", {})
+        return plan(before, project, kept={str(row["view_id"]) for row in rows if row["state"] == "retired"})
 
     def apply(self, project: spec.Project, *, partitions: int | Mapping[str, int] = 1) -> Plan:
         """Make ``project`` the one that workers fold and scorers serve.

@@ -103,7 +103,7 @@ def test_a_claim_creates_nothing_and_is_loud_where_the_record_is_absent(store: O
 
 def test_a_claim_refuses_a_topic_that_was_recreated(store: OnlineStore) -> None:
     store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0})
-    with pytest.raises(OffsetMissingError, match=r"recreated.*topic with a new name"):
+    with pytest.raises(OffsetMissingError, match=r"recreated.*Give the event a new name, and a topic with a new name"):
         store.claim(SOURCE, 0, [VIEW], "topic-2")
     assert at(store).token == bytes(16)
 

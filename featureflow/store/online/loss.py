@@ -22,7 +22,8 @@ def dirty(view_id: str, source: str, partition: int, stored: OffsetRecord) -> st
 def other_topic(view_id: str, source: str, partition: int, stored: OffsetRecord, topic_id: str) -> str:
     return (
         f"the offset of view {view_id} on {source}/{partition} belongs to topic {stored.topic_id}, but the log now has "
-        f"{topic_id}: the topic was recreated, and its offsets name other events now. Give the event a topic with a new name"
+        f"{topic_id}: the topic was recreated, and its offsets name other events now. "
+        "Give the event a new name, and a topic with a new name"
     )
 
 

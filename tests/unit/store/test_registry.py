@@ -169,11 +169,29 @@ def test_a_changed_view_is_a_new_version_that_begins_at_the_logs_beginning(place
 
 
 def test_going_back_before_the_old_version_is_dropped_goes_on_where_it_was(place: Place) -> None:
+    old = PROJECT.view("origin_now")
     place.registry.apply(PROJECT)
     place.registry.apply(CHANGED)
+    assert str(place.registry.plan(PROJECT)).startswith(
+        f"~ view origin_now: version {REPLACED.version} -> {old.version}, which goes on where it was left; features +"
+    )
     place.registry.apply(PROJECT)
     assert place.registry.retired() == [REPLACED.id]
-    assert place.offsets(PROJECT.view("origin_now")) == {("departure", 0): 0, ("arrival", 0): 0}
+    assert place.offsets(old) == {("departure", 0): 0, ("arrival", 0): 0}
+    place.registry.drop_retired()
+    assert f"{old.version} -> {REPLACED.version}, folded again from the log's beginning" in str(place.registry.plan(CHANGED))
+
+
+def test_a_view_that_comes_back_before_it_is_dropped_is_said_to_go_on_where_it_was_left(place: Place) -> None:
+    without = msgspec.structs.replace(PROJECT, views=tuple(v for v in VIEWS if v.name != "origin_now"))
+    version = PROJECT.view("origin_now").version
+    added = f"+ view origin_now: version {version}, 4 features of airport from departure, arrival"
+    assert added in str(place.registry.plan(PROJECT)).splitlines()
+    place.registry.apply(PROJECT)
+    place.registry.apply(without)
+    assert str(place.registry.plan(PROJECT)) == f"{added}; it goes on where it was left"
+    place.registry.drop_retired()
+    assert str(place.registry.plan(PROJECT)) == added
 
 
 def test_names_and_defaults_do_not_make_a_new_version(place: Place) -> None:
