@@ -248,6 +248,14 @@ def test_instants_in_seconds_or_milliseconds_are_refused_where_history_begins_la
     assert "integers are microseconds since 1970" in caught.value.detail
 
 
+def test_old_instants_stand_where_history_is_as_old(history: SqlHistory) -> None:
+    part = events(1, 0, 10)
+    old = dataclasses.replace(part, times_us=part.times_us - BEGIN_US, timestamps_us=part.timestamps_us - BEGIN_US)
+    history.append(SOURCES["departure"], 0, old, 0, int(part.offsets[-1]) + 1)
+    rows = {**spine(1, 2), "at": [0, 1_700_000_000]}
+    assert len(dataset(history, PROJECT, rows, model="late", delay="1s")) == 2
+
+
 def test_old_instants_stand_where_one_row_is_as_new_as_history(history: SqlHistory) -> None:
     fill(history, 1)
     rows = spine(1, 3)
