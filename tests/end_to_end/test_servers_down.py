@@ -35,22 +35,27 @@ def test_each_command_that_needs_a_server_which_is_down_says_which_setting_point
         "ingest": ("log.url", "online.url"),
         "history": ("log.url", "online.url", "history.url"),
         "serve": ("log.url", "online.url"),
-        "up": ("log.url", "online.url", "history.url"),
     }
     with production(tmp_path / "project", services, production_redis_url, mysql_url) as world:
         world.featureflow("apply")
-        started = [
-            (verb, setting, world.start(verb, **{down[setting][0]: down[setting][1], "FEATUREFLOW_SERVE_PORT": str(free_port())}))
-            for verb, settings in needs.items() for setting in settings
-        ]
-        for verb, setting, process in started:
-            until(lambda p=process: not p.running(), f"{verb} ends without {setting}")  # type: ignore[misc]  # bound now
+        def start(verb: str, setting: str) -> Process:
+            variable, url = down[setting]
+            return world.start(verb, **{variable: url, "FEATUREFLOW_SERVE_PORT": str(free_port())})
+
+        def refused(verb: str, setting: str, process: Process) -> None:
+            until(lambda: not process.running(), f"{verb} ends without {setting}")
             assert process.wait() != 0, (verb, setting)
             said = process.err()
             assert setting in said, (verb, setting, said[-2000:])
             assert nowhere in said, (verb, setting, said[-2000:])
             assert "Traceback" not in said, (verb, setting, said[-2000:])
             assert "secret" not in said, (verb, setting, said[-2000:])
+
+        started = [(verb, setting, start(verb, setting)) for verb, settings in needs.items() for setting in settings]
+        for verb, setting, process in started:
+            refused(verb, setting, process)
+        for setting in down:               # of which a folder takes one at a time
+            refused("up", setting, start("up", setting))
 
 
 class Behind:
