@@ -10,7 +10,8 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
 
 from featureflow.errors import OffsetOutOfRangeError, UnavailableError
-from featureflow.store.log.kafka import KafkaGroupConsumer, KafkaLog
+from featureflow.store.log.kafka import KafkaLog
+from featureflow.store.log.kafka_consumer import KafkaConsumer
 from featureflow.store.log.protocol import Assignment, Batch, Partition, Record
 from servers import Services
 
@@ -36,7 +37,7 @@ class Member:
     """A consumer that starts every partition it is given where it is told, and keeps count."""
 
     def __init__(self, log: KafkaLog, topic: str, member: str | None = None) -> None:
-        self.consumer: KafkaGroupConsumer = log.consumer(f"group-{topic}", {"orders": topic}, member=member)
+        self.consumer: KafkaConsumer = log.consumer(f"group-{topic}", {"orders": topic}, member=member)
         self.owned: set[int] = set()
         self.told: list[Assignment] = []
         self.batches: list[Batch] = []

@@ -7,28 +7,40 @@ ends first, and both leave a member with nothing, for good where they come in st
 - a leader whose JoinGroup was answered but not its SyncGroup believes that nothing is left to do (the metadata that made it join
   is the one it now has): its assignment is never applied and no heartbeat is sent.
 
-The one place that touches kafka-python's private coordinator.
+One of the two places that build on kafka-python's private parts (``kafka_columns`` is the other): the consumer's ``_coordinator``, its
+``_do_join_and_sync_async``, ``_on_join_complete_async`` and ``_generation``, and ``rejoining``, ``need_rejoin`` and ``request_rejoin``.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+PARTS = ("_do_join_and_sync_async", "_on_join_complete_async", "_generation", "rejoining", "need_rejoin", "request_rejoin")
+
+
+def keep_joins(consumer: Any) -> Joins | None:
+    """The joins of a ``KafkaConsumer`` that is a member of a group, kept from now on.
+
+    None, and nothing changed, where kafka-python does not have the parts that this builds on.
+    """
+    coordinator = getattr(consumer, "_coordinator", None)
+    return Joins(coordinator) if all(hasattr(coordinator, part) for part in PARTS) else None
+
 
 class Joins:
-    """What the joins of one ``KafkaConsumer`` came to; ``take_up`` is called after each poll.
+    """What the joins of one coordinator came to; ``take_up`` is called after each poll.
 
     A finished join is kept until it is applied. Should the group have moved on meanwhile, the first heartbeat afterwards says so,
     as after any join.
     """
 
-    def __init__(self, consumer: Any) -> None:
-        self._coordinator = consumer._coordinator
-        self._join = self._coordinator._do_join_and_sync_async
-        self._complete = self._coordinator._on_join_complete_async
+    def __init__(self, coordinator: Any) -> None:
+        self._coordinator = coordinator
+        self._join = coordinator._do_join_and_sync_async
+        self._complete = coordinator._on_join_complete_async
         self._finished: tuple[Any, bytes] | None = None        # (generation, assignment), not yet applied
-        self._coordinator._do_join_and_sync_async = self._join_once
-        self._coordinator._on_join_complete_async = self._apply
+        coordinator._do_join_and_sync_async = self._join_once
+        coordinator._on_join_complete_async = self._apply
 
     def take_up(self) -> None:
         """Have the next poll go on with a join that this one left under way."""

@@ -90,7 +90,7 @@ class Record(Struct, frozen=True):  # a struct is made in a tenth of a dataclass
 
 
 class Consumer(Protocol):
-    """One member of a consumer group. Used from one thread."""
+    """A member of a consumer group, or a reader of all partitions outside of any. Used from one thread."""
 
     def poll(self, *, timeout_s: float, max_records: int, max_bytes: int) -> Polled:
         """Whatever is there, up to the bounds; waits up to ``timeout_s`` for the first record.
@@ -111,11 +111,11 @@ class Consumer(Protocol):
     def resume(self, partition: Partition) -> None: ...
 
     def commit_advisory(self, offsets: dict[Partition, int]) -> None:
-        """Tell the log how far this group is, for lag tools (and trimming). Never read back to resume. Never raises."""
+        """Tell the log how far this group is, for lag tools. Never read back to resume. Never raises."""
         ...
 
     def close(self) -> None:
-        """Leave the group at once, so that another member takes over without waiting for a time-out."""
+        """Leave the group, if any, at once, so that another member takes over without waiting for a time-out."""
         ...
 
 

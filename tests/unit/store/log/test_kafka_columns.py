@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka.consumer.fetcher import Fetcher
+from kafka.consumer.subscription_state import SubscriptionState
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.consumer import ConsumerCoordinator
+from kafka.net.compat import KafkaNetClient
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
 from featureflow.errors import LogError
 from featureflow.store.log.columns import Columns
 from featureflow.store.log.kafka_columns import WholeBatch, decode, decode_whole_batches
+from featureflow.store.log.kafka_joins import PARTS, keep_joins
 
 NOW_MS = 1_700_000_000_000
+API_VERSION = (3, 7)
 APPEND_TIME_BIT = 0x08
 ATTRIBUTES_AT = 21                         # of the header's two attribute bytes
 BASE_OFFSET = struct.Struct(">q")
@@ -115,12 +122,23 @@ def test_columns_are_cut_by_count_and_by_bytes() -> None:
 
 def test_a_kafka_python_without_the_private_parts_is_left_as_it_is() -> None:
     assert not decode_whole_batches(object())
+    assert keep_joins(object()) is None
+    for missing in PARTS:
+        coordinator = SimpleNamespace(**{part: part for part in PARTS if part != missing})
+        before = vars(coordinator).copy()
+        assert keep_joins(SimpleNamespace(_coordinator=coordinator)) is None
+        assert vars(coordinator) == before
 
 
 def test_the_installed_kafka_python_has_the_private_parts() -> None:
-    class Consumer:
-        _fetcher = object.__new__(Fetcher)
-
-    assert decode_whole_batches(Consumer)
-    assert issubclass(Consumer._fetcher.PartitionRecords, Fetcher.PartitionRecords)
-    assert Consumer._fetcher.PartitionRecords is not Fetcher.PartitionRecords
+    client = KafkaNetClient(bootstrap_servers="127.0.0.1:1", api_version=API_VERSION)  # connects to nothing before it is used
+    coordinator = ConsumerCoordinator(
+        client, SubscriptionState(), group_id="any", assignors=[CooperativeStickyAssignor], api_version=API_VERSION
+    )
+    consumer = SimpleNamespace(_fetcher=object.__new__(Fetcher), _coordinator=coordinator)
+    assert decode_whole_batches(consumer)
+    assert issubclass(consumer._fetcher.PartitionRecords, Fetcher.PartitionRecords)
+    assert consumer._fetcher.PartitionRecords is not Fetcher.PartitionRecords
+    assert [part for part in PARTS if not hasattr(coordinator, part)] == []
+    assert keep_joins(consumer) is not None
+    client.close()

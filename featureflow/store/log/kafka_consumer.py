@@ -1,0 +1,274 @@
+"""Reading Apache Kafka, through kafka-python: as a member of a group, or all partitions without one.
+
+What Kafka does by itself and must not do here: choose where to read on from, and give out records of a partition before its
+stored offset has been looked up. So a newly assigned partition is put at offset 0 and paused in the very callback that reports
+it, and nothing of it is handed on until the caller has sought; there is no automatic reset and no automatic commit.
+The callbacks run on the client's I/O thread, where waiting would stop heartbeats: they only note what happened.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import kafka
+import kafka.errors
+import numpy as np
+from kafka import TopicPartition
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.structs import OffsetAndMetadata
+
+from featureflow import limits
+from featureflow.errors import OffsetOutOfRangeError
+from featureflow.store.log.columns import Columns, batch_of
+from featureflow.store.log.kafka_columns import WholeBatch, decode, decode_whole_batches
+from featureflow.store.log.kafka_error import translated
+from featureflow.store.log.kafka_joins import keep_joins
+from featureflow.store.log.protocol import Assignment, Batch, Partition, Polled
+
+FETCHED_BATCHES = 256                      # record batches that one poll of kafka-python may return
+SLICE_MS = 50                              # how long a poll goes on before it looks whether the assignment changed
+FETCH_BYTES = 1024 * 1024                  # of a partition at a time: a fetch is read whole, and commits wait meanwhile
+CLOSE_MS = 15_000
+
+
+class KafkaConsumer:
+    """Made by ``KafkaLog.consumer`` as a member of a group, and by ``KafkaLog.reader`` with all ``places`` and no group.
+
+    A member with a durable name (``member``) keeps its partitions over a restart shorter than the session time-out, so its
+    ``close`` does not leave the group; one without leaves at once.
+    """
+
+    def __init__(
+        self,
+        group: str | None,
+        sources: dict[str, str],
+        member: str | None,
+        places: Sequence[TopicPartition],
+        options: dict[str, Any],
+        *,
+        whole_batches: bool,
+    ) -> None:
+        self._group = group
+        self._topics = dict(sources)
+        self._sources = {topic: source for source, topic in sources.items()}
+        self._noted: deque[tuple[str, tuple[TopicPartition, ...]]] = deque()
+        self._next: dict[TopicPartition, int] = {}             # where the caller sought or we read to; absent: not started
+        self._held: dict[TopicPartition, list[Columns]] = {}   # fetched, beyond the last poll's bounds
+        self._paused: set[TopicPartition] = set()
+        self._consumer = kafka.KafkaConsumer(
+            group_id=group,
+            group_instance_id=member,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            allow_auto_create_topics=False,
+            isolation_level="read_committed",
+            partition_assignment_strategy=[CooperativeStickyAssignor],
+            heartbeat_interval_ms=min(3_000, options["session_timeout_ms"] // 3),
+            fetch_max_bytes=limits.POLL_BYTES,
+            max_partition_fetch_bytes=FETCH_BYTES,
+            metrics_enabled=False,
+            **options,
+        )
+        self._joins = keep_joins(self._consumer) if group is not None else None
+        self._whole_batches = whole_batches and decode_whole_batches(self._consumer)
+        notes = _Notes(self._consumer, self._noted)
+        if group is None:
+            self._consumer.assign(list(places))
+            notes.on_partitions_assigned(places)
+        else:
+            self._consumer.subscribe(list(self._sources), listener=notes)
+
+    def poll(self, *, timeout_s: float, max_records: int, max_bytes: int) -> Polled:
+        until = time.monotonic() + timeout_s
+        while True:
+            if self._noted:
+                return Polled(self._assignment(), ())
+            if batches := self._batches({}, max_records, max_bytes):
+                return Polled(Assignment(), batches)
+            left_ms = max(0, int((until - time.monotonic()) * 1000))
+            records = self._fetch(min(left_ms, SLICE_MS), FETCHED_BATCHES if self._whole_batches else max_records)
+            if self._noted:
+                self._keep(records)
+            elif batches := self._batches(records, max_records, max_bytes):
+                return Polled(Assignment(), batches)
+            elif left_ms == 0:
+                return Polled(Assignment(), self._skipped())
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        place = self._place(partition)
+        self._held.pop(place, None)
+        try:
+            self._consumer.seek(place, offset)
+            if place not in self._paused:
+                self._consumer.resume(place)
+        except (ValueError, KeyError):     # taken away meanwhile: the next poll says so
+            return
+        self._next[place] = offset
+
+    def pause(self, partition: Partition) -> None:
+        if (place := self._place(partition)) in self._next:
+            self._paused.add(place)
+            self._while_assigned(self._consumer.pause, place)
+
+    def resume(self, partition: Partition) -> None:
+        if (place := self._place(partition)) in self._paused:
+            self._paused.discard(place)
+            self._while_assigned(self._consumer.resume, place)
+
+    def commit_advisory(self, offsets: dict[Partition, int]) -> None:
+        if self._group is None:
+            return
+        try:
+            self._consumer.commit_async(
+                {self._place(partition): OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
+            )
+        except Exception:                  # for lag tools only: losing one costs nothing, and the next one follows
+            return
+
+    def close(self) -> None:
+        self._consumer.close(autocommit=False, timeout_ms=CLOSE_MS)
+
+    def _fetch(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
+        try:
+            fetched: dict[TopicPartition, list[Any]] = self._consumer.poll(timeout_ms=timeout_ms, max_records=max_records)
+        except kafka.errors.NoOffsetForPartitionError:
+            return {}                      # assigned a moment ago; its callback is about to place it
+        except kafka.errors.OffsetOutOfRangeError as error:
+            raise self._out_of_range(error.args[0]) from error
+        except kafka.errors.KafkaError as error:
+            if error.retriable:
+                return {}                  # the client reconnects by itself
+            raise translated(error, f"the log cannot be read by group {self._group!r}") from error
+        if self._joins is not None:
+            self._joins.take_up()
+        return fetched
+
+    def _keep(self, records: dict[TopicPartition, list[Any]]) -> None:
+        for place, found in records.items():
+            if place in self._next:
+                parts = [part.since(self._next[place]) for part in parts_of(found)]
+                self._held.setdefault(place, []).extend(part for part in parts if len(part))
+
+    def _assignment(self) -> Assignment:
+        """What was noted since the last poll, as the caller's change: told apart by what it knew and what is so now."""
+        told: dict[str, list[TopicPartition]] = {"assigned": [], "revoked": [], "lost": []}
+        while self._noted:
+            kind, places = self._noted.popleft()
+            for place in places:
+                self._held.pop(place, None)
+                self._next.pop(place, None)
+                self._paused.discard(place)
+                if kind != "assigned" and place in told["assigned"]:
+                    told["assigned"].remove(place)
+                if place not in told[kind]:
+                    told[kind].append(place)
+        return Assignment(**{kind: self._partitions(places) for kind, places in told.items()})
+
+    def _batches(
+        self, records: dict[TopicPartition, list[Any]], max_records: int, max_bytes: int
+    ) -> tuple[Batch, ...]:
+        self._keep(records)
+        batches: list[Batch] = []
+        for place in [place for place in self._held if place not in self._paused]:
+            taken, rest = cut(self._held.pop(place), max_records, max_bytes, at_least=0 if batches else 1)
+            if rest:
+                self._held[place] = rest   # behind the others, so that each has its turn
+            if taken:
+                batch = batch_of(self._sources[place.topic], place.partition, self._next[place], taken)
+                self._next[place] = batch.next
+                batches.append(batch)
+                max_records -= len(batch)
+                max_bytes -= sum(int(part.sizes.sum()) for part in taken)
+        return tuple(batches)
+
+    def _skipped(self) -> tuple[Batch, ...]:
+        """Batches without records, where the log goes on with some that are not read: markers of transactions, and what was aborted.
+        Without them a partition that ends so would never be known to be read to its end."""
+        batches = []
+        for place, at in self._next.items():
+            try:
+                position = None if place in self._held or place in self._paused else self._consumer.position(place, timeout_ms=0)
+            except kafka.errors.KafkaError:    # taken away meanwhile, or its leader moves: the next poll says so
+                continue
+            if position is not None and position > at:
+                nothing = np.zeros(0, np.int64)
+                batches.append(Batch(self._sources[place.topic], place.partition, at, position, nothing, nothing, [], []))
+                self._next[place] = position
+        return tuple(batches)
+
+    def _out_of_range(self, places: Any) -> OffsetOutOfRangeError:
+        text = ", ".join(f"{p.topic}/{p.partition} at offset {o}" for p, o in dict(places).items())
+        return OffsetOutOfRangeError(
+            f"the log no longer (or not yet) has {text}: events were deleted before they were folded, or the topic was recreated; "
+            f"run 'featureflow rebuild'"
+        )
+
+    def _place(self, partition: Partition) -> TopicPartition:
+        return TopicPartition(self._topics[partition.source], partition.partition)
+
+    def _partitions(self, places: Iterable[TopicPartition]) -> tuple[Partition, ...]:
+        return tuple(Partition(self._sources[place.topic], place.partition) for place in sorted(places))
+
+    def _while_assigned(self, do: Callable[[TopicPartition], None], place: TopicPartition) -> None:
+        try:
+            do(place)
+        except KeyError:
+            return
+
+
+class _Notes(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no type information
+    """Runs on the I/O thread: places and pauses what is new, and notes everything for the next poll."""
+
+    def __init__(self, consumer: kafka.KafkaConsumer, noted: deque[tuple[str, tuple[TopicPartition, ...]]]) -> None:
+        self._consumer = consumer
+        self._noted = noted
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        places = tuple(assigned)
+        for place in places:
+            self._consumer.pause(place)
+            self._consumer.seek(place, 0)
+        if places:
+            self._noted.append(("assigned", places))
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        if places := tuple(revoked):
+            self._noted.append(("revoked", places))
+
+    def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
+        if places := tuple(lost):
+            self._noted.append(("lost", places))
+
+
+def parts_of(found: list[Any]) -> list[Columns]:
+    """What a poll of kafka-python gave for one partition: whole batches, or records (of format 1, or by the public path)."""
+    parts: list[Columns] = []
+    for (whole, _), group in itertools.groupby(found, lambda r: (isinstance(r.value, WholeBatch), r.timestamp_type)):
+        records = list(group)
+        parts.append(decode([record.value for record in records]) if whole else Columns.of_records(records))
+    return parts
+
+
+def cut(
+    parts: list[Columns], max_records: int, max_bytes: int, *, at_least: int
+) -> tuple[list[Columns], list[Columns]]:
+    """(what one batch may take, the rest): inside the bounds, and ending where the kind of timestamp changes."""
+    taken: list[Columns] = []
+    for index, part in enumerate(parts):
+        if part.timestamp_kind != parts[0].timestamp_kind:
+            return taken, parts[index:]
+        count = part.fit(max_records, max_bytes)
+        if not taken:
+            count = max(count, at_least)
+        if count:
+            taken.append(part.part(0, count))
+        if count < len(part):
+            return taken, [part.part(count, len(part)), *parts[index + 1 :]]
+        max_records -= count
+        max_bytes -= int(part.sizes.sum())
+    return taken, []

@@ -1,0 +1,19 @@
+"""kafka-python's errors as ours."""
+
+from __future__ import annotations
+
+import kafka.errors
+
+from featureflow.errors import LogError, UnavailableError, UnknownOutcomeError
+
+
+def translated(error: Exception, what: str, *, writing: bool = False) -> Exception:
+    """The error to raise instead: is the server away, or does it refuse?"""
+    detail = f"{type(error).__name__}: {error}"
+    if isinstance(error, kafka.errors.UnknownTopicOrPartitionError):
+        return LogError(f"{what}: no such topic; create it, or let 'featureflow apply' do so ({detail})")
+    if isinstance(error, kafka.errors.KafkaTimeoutError) and writing:
+        return UnknownOutcomeError(f"{what}: no acknowledgement in time, it may or may not be there ({detail}); log.url points to it")
+    if isinstance(error, kafka.errors.KafkaError) and (error.retriable or isinstance(error, kafka.errors.NoBrokersAvailable)):
+        return UnavailableError(f"{what} ({detail}); log.url points to it")
+    return LogError(f"{what} ({detail})")
