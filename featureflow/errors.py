@@ -6,8 +6,7 @@
     ├── UnavailableError         a server does not answer; names the setting that points to it
     │   └── UnknownOutcomeError  a write was sent, its reply was lost
     ├── StateError               the online state is not what the definitions say
-    │   ├── OffsetMissingError   a partition's offset record is absent, dirty or of another topic
-    │   └── FencedError          another worker holds the partition now
+    │   └── OffsetMissingError   a partition's offset record is absent, dirty or of another topic
     ├── LogError                 the event log cannot be read from where it must be
     │   └── OffsetOutOfRangeError
     ├── HistoryError
@@ -57,10 +56,6 @@ class StateError(FeatureFlowError):
 
 class OffsetMissingError(StateError):
     """An offset record is absent, dirty, or belongs to another topic: state was lost."""
-
-
-class FencedError(StateError):
-    """Another worker has claimed this partition; what this one holds must be dropped."""
 
 
 class LogError(FeatureFlowError):

@@ -33,7 +33,7 @@ from featureflow.store.log.protocol import Log
 from featureflow.store.online.reader import AsyncReader
 from featureflow.tracing import Tracer, open_telemetry
 
-DRAIN_S = 6.0  # for requests under way; with the logs' two seconds each, all ends within ten
+DRAIN_S = 6.0  # for requests under way; with the two logs' FLUSH_S each, all ends within ten
 FLUSH_S = 1.5
 SWITCH_S = 0.0005
 log = structlog.get_logger("featureflow.serve")

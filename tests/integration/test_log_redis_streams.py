@@ -1,4 +1,4 @@
-"""What only the embedded log does: one owner per group, trimming, and its server going away."""
+"""What only the embedded log does: one owner per group, nothing let go, and its server going away."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import redis
 from featureflow.errors import LogError, OffsetOutOfRangeError, UnavailableError
 from featureflow.store.log.protocol import Assignment, Batch, Consumer, Partition, Polled, Record
 from featureflow.store.log.redis_consumer import LEASE_MS, RedisStreamsConsumer
-from featureflow.store.log.redis_streams import RedisStreamsLog, stream_key
+from featureflow.store.log.redis_streams import RedisStreamsLog, stream_key, topic_key
 from featureflow.store.online.embedded import EmbeddedServer
 
 
@@ -74,7 +74,7 @@ def test_a_consumer_that_leaves_while_another_arrives_takes_nothing_from_it(
 
     streams = {Partition("orders", 0): stream_key(topic, 0)}
     with Arriving.from_url(embedded_redis_url, protocol=2) as client, redis.Redis.from_url(embedded_redis_url) as raw:
-        consumer = RedisStreamsConsumer(client, "ingest", {"orders": topic}, streams, frozenset())
+        consumer = RedisStreamsConsumer(client, "ingest", {"orders": topic}, streams)
         client.leaving = True
         consumer.close()
         assert raw.get("log:{0}:owner:ingest") == b"another"
@@ -136,52 +136,33 @@ def test_an_owner_that_polls_keeps_its_lease(
     owner.close()
 
 
-def trimming(url: str, topic: str, *, groups: tuple[str, ...], trim_behind: tuple[str, ...]) -> int:
-    """The topic's first offset after each of ``groups`` has read 5,000 records of partition 0."""
-    log = RedisStreamsLog(url, trim_behind=trim_behind)
-    log.append(topic, [Record(b"x", partition=0)] * 5_000)
-    consumers = [log.consumer(group, {"orders": topic}) for group in groups]
-    for consumer in consumers:
+def delete(url: str, topic: str) -> None:
+    """The topic and its records, as an operator would."""
+    with redis.Redis.from_url(url) as client:
+        client.delete(topic_key(topic), f"{topic_key(topic)}:groups", stream_key(topic, 0), stream_key(topic, 1))
+
+
+def test_nothing_is_let_go_however_far_all_groups_are(
+    streams_log: RedisStreamsLog, embedded_redis_url: str, topic: str
+) -> None:
+    streams_log.append(topic, [Record(b"x", partition=0)] * 5_000)
+    for group in ("ingest", "history"):
+        consumer = streams_log.consumer(group, {"orders": topic})
         start(consumer)
         read_all(consumer)
         consumer.commit_advisory({Partition("orders", 0): 5_000})
-    beginning = log.topic(topic).beginning[0]
-    for consumer in consumers:
         consumer.close()
-    log.close()
-    return beginning
+    with redis.Redis.from_url(embedded_redis_url) as client:
+        assert client.hgetall(f"{topic_key(topic)}:groups") == {b"ingest:0": b"5000", b"history:0": b"5000"}
+        assert client.xlen(stream_key(topic, 0)) == 5_000
 
 
-def test_records_are_trimmed_behind_the_slowest_group(
+def test_a_recreated_topic_has_another_id_and_takes_appends(
     streams_log: RedisStreamsLog, embedded_redis_url: str, topic: str
 ) -> None:
-    slow = streams_log.consumer("slow", {"orders": topic})
-    assert trimming(embedded_redis_url, topic, groups=("history",), trim_behind=("history",)) == 0
-    slow.commit_advisory({Partition("orders", 0): 2_000})
-    fast = RedisStreamsLog(embedded_redis_url, trim_behind=("history",)).consumer("history", {"orders": topic})
-    start(fast)
-    fast.commit_advisory({Partition("orders", 0): 5_000})
-    assert 1_000 < streams_log.topic(topic).beginning[0] <= 2_000
-    with pytest.raises(OffsetOutOfRangeError, match="featureflow rebuild"):
-        read_all(fast)
-    for consumer in (slow, fast):
-        consumer.close()
-
-
-def test_nothing_is_trimmed_before_the_history_writer_has_come(
-    streams_log: RedisStreamsLog, embedded_redis_url: str, topic: str
-) -> None:
-    assert trimming(embedded_redis_url, topic, groups=("ingest",), trim_behind=("history",)) == 0
-
-
-def test_nothing_is_trimmed_unless_asked(streams_log: RedisStreamsLog, embedded_redis_url: str, topic: str) -> None:
-    assert trimming(embedded_redis_url, topic, groups=("ingest", "history"), trim_behind=()) == 0
-
-
-def test_a_recreated_topic_has_another_id_and_takes_appends(streams_log: RedisStreamsLog, topic: str) -> None:
     streams_log.append(topic, [Record(b"x")])
     before = streams_log.topic(topic)
-    RedisStreamsLog.delete_topic(streams_log, topic)
+    delete(embedded_redis_url, topic)
     streams_log.ensure_topic(topic, 1)
     assert streams_log.topic(topic).topic_id != before.topic_id
     assert streams_log.append(topic, [Record(b"y")]) == [(0, 0)]
@@ -192,7 +173,7 @@ def test_an_append_that_knows_the_old_topic_writes_nothing_to_the_new_one(
 ) -> None:
     streams_log.append(topic, [Record(b"x", partition=1)])
     other = RedisStreamsLog(embedded_redis_url)
-    other.delete_topic(topic)
+    delete(embedded_redis_url, topic)
     other.ensure_topic(topic, 1)
     with pytest.raises(LogError, match="recreated"):
         streams_log.append(topic, [Record(b"y", partition=1)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -16,19 +15,18 @@ WHOLE_NUMBERS = ("session_ms", "bootstrap_timeout_ms")
 EXAMPLE = "write kafka://host:9092,host:9092, or redis://host:6379/0, or unix:///path, or embedded"
 
 
-def open_log(url: str, *, trim_behind: Iterable[str] = ()) -> Log:
+def open_log(url: str) -> Log:
     """A log for ``log.url``. Nothing is connected to before its first use.
 
     ``kafka://[user:password@]host:port[,host:port][?security_protocol=SASL_SSL&sasl_mechanism=PLAIN&ssl_cafile=...]``:
-    what follows the question mark is kafka-python's own options. ``redis://``, ``rediss://`` and ``unix://`` are Redis Streams,
-    trimmed behind the groups in ``trim_behind``.
+    what follows the question mark is kafka-python's own options. ``redis://``, ``rediss://`` and ``unix://`` are Redis Streams.
     Raises SettingsError for any other URL.
     """
     scheme = url.partition("://")[0]
     if scheme == "kafka":
         return _kafka(url)
     if scheme in REDIS_SCHEMES:
-        return RedisStreamsLog(url, trim_behind=trim_behind)
+        return RedisStreamsLog(url)
     raise SettingsError(f"log.url: {scheme!r} is no log; {EXAMPLE}")
 
 

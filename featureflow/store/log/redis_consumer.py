@@ -18,7 +18,6 @@ from featureflow.store.log.redis_link import command, translated
 LAST = 2**64 - 1                           # XREAD reads what is after an id; this is the last one of an offset
 LEASE_MS = 10_000                          # how long an owner that does not poll keeps its group; Kafka's session time-out
 BLOCK_MS = 250                             # how long a read waits before it looks whether the group has a newer owner
-TRIM_RECORDS = 1_000                       # how far the slower group gets before old records are let go
 TRACE_FIELD = b"h:" + TRACE_PARENT.encode()
 
 
@@ -31,15 +30,13 @@ class RedisStreamsConsumer:
         group: str | None,
         topics: dict[str, str],
         streams: dict[Partition, str],
-        trim_behind: frozenset[str],
     ) -> None:
         self._client = client
         self._group = group
         self._topics = topics
         self._streams = streams
-        self._trim_behind = trim_behind
         self._name = uuid.uuid4().hex.encode()
-        self._owner_key = f"log:{{0}}:owner:{group}"
+        self._owner_key = f"log:{{0}}:owner:{group}" if group is not None else None
         folder = resources.files(__package__) / "lua"
         self._hold = client.register_script((folder / "hold.lua").read_text())
         self._release = client.register_script((folder / "release.lua").read_text())
@@ -47,15 +44,9 @@ class RedisStreamsConsumer:
         self._next: dict[Partition, int] = {}              # sought, or read to; absent: not started
         self._paused: set[Partition] = set()
         self._record_bytes: dict[Partition, float] = {}    # about how large a record is, to ask for no more than fits
-        self._trimmed: dict[Partition, int] = {}
         self._told = False
-        if group is None:
-            return
-        with client.pipeline() as pipeline:
-            pipeline.set(self._owner_key, self._name, px=LEASE_MS)
-            for partition in streams:
-                pipeline.hsetnx(self._groups_key(partition), self._groups_field(group, partition), -1)
-            pipeline.execute()
+        if self._owner_key is not None:
+            client.set(self._owner_key, self._name, px=LEASE_MS)
 
     def poll(self, *, timeout_s: float, max_records: int, max_bytes: int) -> Polled:
         until = time.monotonic() + timeout_s
@@ -89,23 +80,21 @@ class RedisStreamsConsumer:
         try:
             with self._client.pipeline(transaction=False) as pipeline:
                 for partition, offset in offsets.items():
-                    pipeline.hset(self._groups_key(partition), self._groups_field(self._group, partition), offset)
+                    groups = f"log:{{0}}:{self._topics[partition.source]}:groups"
+                    pipeline.hset(groups, f"{self._group}:{partition.partition}", offset)
                 pipeline.execute()
-            for partition, offset in offsets.items():
-                if offset - self._trimmed.get(partition, 0) >= TRIM_RECORDS:
-                    self._trim(partition, offset)
-        except redis.RedisError:           # for lag tools and trimming only: the next one says the same and more
+        except redis.RedisError:           # for lag tools only: the next one says the same and more
             return
 
     def close(self) -> None:
-        if self._group is not None:
+        if self._owner_key is not None:
             with contextlib.suppress(redis.RedisError):    # the lease runs out all the same
                 self._release(keys=[self._owner_key], args=[self._name])
         self._owned = {}
         self._client.close()
 
     def _assignment(self) -> Assignment:
-        if self._group is not None and not self._hold(keys=[self._owner_key], args=[self._name, LEASE_MS, LEASE_MS * 2 // 3]):
+        if self._owner_key is not None and not self._hold(keys=[self._owner_key], args=[self._name, LEASE_MS, LEASE_MS * 2 // 3]):
             lost, self._owned, self._next, self._told = tuple(self._owned), {}, {}, False
             return Assignment(lost=lost)
         if self._told:
@@ -191,22 +180,3 @@ class RedisStreamsConsumer:
             f"{self._topics[partition.source]}/{partition.partition}: offset {offset} is not in the log: {found}; "
             f"run 'featureflow rebuild'"
         )
-
-    def _trim(self, partition: Partition, offset: int) -> None:
-        """Let go of what every group has passed, in whole nodes of the stream (never more)."""
-        self._trimmed[partition] = offset
-        flat = command(self._client, "HGETALL", self._groups_key(partition))
-        suffix = f":{partition.partition}".encode()
-        places = {
-            field[: -len(suffix)].decode(): int(place)
-            for field, place in zip(flat[::2], flat[1::2], strict=True)
-            if field.endswith(suffix)
-        }
-        if self._trim_behind and self._trim_behind <= places.keys() and (slowest := min(places.values())) > 0:
-            command(self._client, "XTRIM", self._streams[partition], "MINID", "~", slowest)
-
-    def _groups_key(self, partition: Partition) -> str:
-        return f"log:{{0}}:{self._topics[partition.source]}:groups"
-
-    def _groups_field(self, group: str, partition: Partition) -> str:
-        return f"{group}:{partition.partition}"

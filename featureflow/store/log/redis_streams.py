@@ -2,7 +2,7 @@
 
     log:{0}:<topic>                 hash: id, partitions, next:<n> (the offset that partition n's next record gets)
     log:{0}:<topic>:<n>             stream: one entry per record, its id is OFFSET-MICROSECONDS, its fields k, v and h:<header>
-    log:{0}:<topic>:groups          hash: <group>:<n> -> how far that group is (advisory), or -1 before its first word
+    log:{0}:<topic>:groups          hash: <group>:<n> -> how far that group is (advisory)
     log:{0}:owner:<group>           the random name of the consumer that has the group, for as long as its lease
 
 It has a single owner per group: the newest consumer has all partitions, and the one before it hears at its next poll that
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any, TypeVar
 
@@ -53,15 +53,11 @@ def _values(record: Record) -> tuple[bytes, ...]:
 
 
 class RedisStreamsLog:
-    """``url`` as redis-py reads it (redis://, rediss://, unix://).
+    """``url`` as redis-py reads it (redis://, rediss://, unix://). Nothing is ever trimmed: a view that comes later is folded
+    from the log's beginning."""
 
-    Records are trimmed once every group that ever consumed the topic is past them and the groups named in ``trim_behind`` are
-    among those (a history writer that has not started yet must not find its events gone). Empty: nothing is ever trimmed.
-    """
-
-    def __init__(self, url: str, *, trim_behind: Iterable[str] = ()) -> None:
+    def __init__(self, url: str) -> None:
         self._url = url
-        self._trim_behind = frozenset(trim_behind)
         self._partitioner = Partitioner()
         self._client = connect(url)
         folder = resources.files(__package__) / "lua"
@@ -84,7 +80,7 @@ class RedisStreamsLog:
         }
         return self._call(
             "be read" if group is None else "join a group",
-            lambda: RedisStreamsConsumer(connect(self._url), group, dict(sources), owned, self._trim_behind),
+            lambda: RedisStreamsConsumer(connect(self._url), group, dict(sources), owned),
         )
 
     def ensure_topic(self, topic: str, partitions: int) -> bool:
@@ -96,13 +92,6 @@ class RedisStreamsLog:
             lambda: self._create(keys=[topic_key(topic)], args=[uuid.uuid4().hex, partitions]),
         )
         return bool(made)
-
-    def delete_topic(self, topic: str) -> None:
-        """Delete the topic and its records; created again, it has another id."""
-        partitions = self.topic(topic).partitions
-        names = [topic_key(topic), f"{topic_key(topic)}:groups", *(stream_key(topic, n) for n in range(partitions))]
-        self._known.pop(topic, None)
-        self._call(f"delete topic {topic!r}", lambda: self._client.delete(*names))
 
     def topic(self, topic: str) -> TopicState:
         def ask() -> TopicState:
