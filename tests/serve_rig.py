@@ -22,7 +22,7 @@ from featureflow.models.manifest import inputs_of
 from featureflow.models.store import ModelStore
 from featureflow.models.transform import fit
 from featureflow.serve.answer import Answer, Shed
-from featureflow.serve.door import Doors
+from featureflow.serve.connection import Connections
 from featureflow.serve.metrics import Metrics
 from featureflow.serve.openapi import document
 from featureflow.serve.prediction_log import PredictionLog
@@ -170,7 +170,7 @@ async def serving(
 
 
 @dataclass
-class Door:
+class Listening:
     """HTTP on loopback in front of a ``ServeRig``."""
 
     rig: ServeRig
@@ -178,24 +178,24 @@ class Door:
     client: aiohttp.ClientSession
     host: str
     port: int
-    doors: Doors
+    connections: Connections
 
 
 @asynccontextmanager
-async def listening(rig: ServeRig, *, body_s: float = 10.0) -> AsyncIterator[Door]:
+async def listening(rig: ServeRig, *, body_s: float = 10.0) -> AsyncIterator[Listening]:
     producer = Producer(rig.rig.log)
     producer.start()
     upkeep = Upkeep(rig.scorer, rig.rig.log)
     routes = Routes(rig.scorer, producer, upkeep, msgspec.json.encode(document("0")), body_s=body_s)
-    doors = Doors(routes, linger_s=0.1)
-    listener = await asyncio.get_running_loop().create_server(doors.connect, "127.0.0.1", 0)
+    connections = Connections(routes, linger_s=0.1)
+    listener = await asyncio.get_running_loop().create_server(connections.connect, "127.0.0.1", 0)
     host, port = listener.sockets[0].getsockname()[:2]
     try:
         async with aiohttp.ClientSession(auto_decompress=False) as client:
-            yield Door(rig, f"http://{host}:{port}", client, host, port, doors)
+            yield Listening(rig, f"http://{host}:{port}", client, host, port, connections)
     finally:
         listener.close()
-        await doors.close(2.0)
+        await connections.close(2.0)
         producer.close(5.0)
 
 
@@ -207,4 +207,4 @@ def models_in(folder: Path) -> ModelStore:
     return store
 
 
-__all__ = ["ASK", "TRIP", "Door", "Rig", "ServeRig", "listening", "models_in", "serving", "train"]
+__all__ = ["ASK", "TRIP", "Listening", "Rig", "ServeRig", "listening", "models_in", "serving", "train"]

@@ -21,7 +21,7 @@ from featureflow.define.system import predictions
 from featureflow.errors import SettingsError
 from featureflow.log_lines import log_as_json
 from featureflow.models.store import ModelStore
-from featureflow.serve.door import Doors
+from featureflow.serve.connection import Connections
 from featureflow.serve.metrics import Metrics
 from featureflow.serve.openapi import document
 from featureflow.serve.prediction_log import PredictionLog
@@ -82,7 +82,7 @@ class Server:
         tracer: Tracer | None = open_telemetry("featureflow-serve") if options.tracing else None
         self._openapi = msgspec.json.encode(document(version("featureflow")))
         self._routes = Routes(self.scorer, self.producer, self.upkeep, self._openapi, tracer=tracer)
-        self._doors: Doors | None = None
+        self._connections: Connections | None = None
         self._listening: asyncio.Server | None = None
         self.metrics.gauge(
             "pending_stream_count", "Requests that wait for their turn", lambda: self.scorer.turns.waiting
@@ -105,9 +105,9 @@ class Server:
             if self._predictions is not None:
                 self._predictions.start()
             listener = _listen(options)
-            self._doors = Doors(self._routes)
+            self._connections = Connections(self._routes)
             loop = asyncio.get_running_loop()
-            self._listening = await loop.create_server(self._doors.connect, sock=listener, backlog=1024)
+            self._listening = await loop.create_server(self._connections.connect, sock=listener, backlog=1024)
         except BaseException:
             await self.stop()
             raise
@@ -121,9 +121,9 @@ class Server:
         self.upkeep.draining = True
         if self._listening is not None:
             self._listening.close()
-        if self._doors is not None:
-            await self._doors.close(DRAIN_S)
-            self._doors = None
+        if self._connections is not None:
+            await self._connections.close(DRAIN_S)
+            self._connections = None
         self.upkeep.close()
         await asyncio.to_thread(self.producer.close, FLUSH_S)
         if self._predictions is not None:

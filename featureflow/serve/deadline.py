@@ -1,4 +1,4 @@
-"""When an answer is due. Made once at the door and passed down; nothing below invents its own time-out."""
+"""When an answer is due. Made once, as the request arrives, and passed down; nothing below invents its own time-out."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Metrics:
         self.turn_rows = Histogram(
             "featureflow_turn_rows", "Rows that travelled in one turn", buckets=ROWS, registry=self.registry
         )
-        self.total = Seconds("featureflow_score_seconds", "Seconds from the door to the answer of a score request")
+        self.total = Seconds("featureflow_score_seconds", "Seconds from the arrival of a score request to its answer")
         self.requests = Requests()
         self.registry.register(self.total)
         self.registry.register(self.requests)

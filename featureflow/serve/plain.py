@@ -38,7 +38,7 @@ class Unplain(Enum):
     OTHER = auto()  # something else
 
 
-class Heads:
+class RequestHeads:
     """Reads heads, and remembers those that name no single request."""
 
     def __init__(self) -> None:

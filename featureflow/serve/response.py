@@ -12,7 +12,7 @@ from featureflow.serve.answer import Answer
 SMALL_BYTES = 64 * 1024  # larger ones, and those to a slow reader, take aiohttp's own way with its flow control
 
 
-class Heads:
+class ResponseHeads:
     """Prebuilt status lines and headers. One per server."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Written(web.StreamResponse):
         return
 
 
-def respond(request: web.BaseRequest, answer: Answer, request_id: str, heads: Heads) -> web.StreamResponse:
+def respond(request: web.BaseRequest, answer: Answer, request_id: str, heads: ResponseHeads) -> web.StreamResponse:
     """The response to return from a handler."""
     transport = request.transport
     if (

@@ -22,7 +22,7 @@ from featureflow.serve.identity import RequestIds, trace_of
 from featureflow.serve.posted import Posted, Refused
 from featureflow.serve.produce import Producer
 from featureflow.serve.request import check_id, instant_us
-from featureflow.serve.response import Heads, respond
+from featureflow.serve.response import ResponseHeads, respond
 from featureflow.serve.scorer import Scorer
 from featureflow.serve.scoring import Scoring
 from featureflow.serve.upkeep import Upkeep
@@ -56,7 +56,7 @@ class Routes:
     ) -> None:
         self.scorer, self._producer, self._upkeep, self._openapi = scorer, producer, upkeep, openapi
         self.tracer = tracer
-        self.ids, self.heads = RequestIds(), Heads()
+        self.ids, self.heads = RequestIds(), ResponseHeads()
         self._body_s = body_s
         self._posted: dict[str, Posted] = {}
         self._loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""A score request between the door that it came through and the scorer: the same for every door."""
+"""A score request between what read it from its connection and the scorer: the same for both readers of HTTP."""
 
 from __future__ import annotations
 

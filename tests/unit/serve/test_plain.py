@@ -10,7 +10,7 @@ from aiohttp.http import HttpProcessingError, HttpRequestParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featureflow.serve.plain import HEAD_BYTES, Head, Heads, Unplain
+from featureflow.serve.plain import HEAD_BYTES, Head, RequestHeads, Unplain
 
 LINES = st.sampled_from(
     [
@@ -61,7 +61,7 @@ FIRST = st.sampled_from(
 def test_a_head_taken_for_plain_is_read_alike_by_aiohttp(first: bytes, lines: list[bytes], place: int) -> None:
     lines = [*lines[:place], b"Host: x", b"Content-Length: 2", *lines[place:]]
     raw = b"\r\n".join([first, *lines]) + b"\r\n\r\n"
-    head = Heads().read(raw)
+    head = RequestHeads().read(raw)
     if not isinstance(head, Head):
         return
 
@@ -85,7 +85,7 @@ def test_a_head_taken_for_plain_is_read_alike_by_aiohttp(first: bytes, lines: li
 
 
 def test_what_may_yet_become_a_plain_request_is_waited_for_and_nothing_else_is() -> None:
-    heads, raw = Heads(), b"POST /v1/score/odd HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"
+    heads, raw = RequestHeads(), b"POST /v1/score/odd HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"
     assert all(heads.read(raw[:at]) is Unplain.PART for at in range(1, len(raw)))
     assert isinstance(heads.read(raw), Head)
     for other in (b"GET ", b"POST /v1/events", b"\x16\x03", raw[:-2] + b"X: " + b"a" * HEAD_BYTES):
@@ -93,7 +93,7 @@ def test_what_may_yet_become_a_plain_request_is_waited_for_and_nothing_else_is()
 
 
 def test_heads_are_remembered_only_while_they_name_no_single_request() -> None:
-    heads = Heads()
+    heads = RequestHeads()
     for i in range(1_000):
         raw = b"POST /v1/score/odd HTTP/1.1\r\nHost: x\r\n%bContent-Length: %d\r\n\r\n"
         assert isinstance(heads.read(raw % (b"X-Request-ID: %d\r\n" % i, 5)), Head)

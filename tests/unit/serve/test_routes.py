@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serve_rig import TRIP, Door, Rig, listening, serving
+from serve_rig import TRIP, Listening, Rig, listening, serving
 from worker_rig import RIDERS, SECOND_US
 
 from featureflow import limits
@@ -36,16 +36,16 @@ def fed() -> Rig:
     return rig
 
 
-async def post(door: Door, path: str, body: object, **more: Any) -> tuple[int, Any, Any]:
+async def post(server: Listening, path: str, body: object, **more: Any) -> tuple[int, Any, Any]:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    async with door.client.post(door.url + path, data=io.BytesIO(data), **more) as response:
+    async with server.client.post(server.url + path, data=io.BytesIO(data), **more) as response:
         return response.status, json.loads(await response.read()), response.headers
 
 
-async def get(door: Door, path: str) -> tuple[int, Any, Any]:
+async def get(server: Listening, path: str) -> tuple[int, Any, Any]:
     from yarl import URL
 
-    async with door.client.get(URL(door.url + path, encoded=True)) as response:
+    async with server.client.get(URL(server.url + path, encoded=True)) as response:
         raw = await response.read()
         return (
             response.status,
@@ -56,13 +56,13 @@ async def get(door: Door, path: str) -> tuple[int, Any, Any]:
 
 def test_a_score_over_http(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as door:
-            status, answer, headers = await post(door, "/v1/score/tip", GOOD, headers={"X-Request-ID": "mine-1"})
+        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+            status, answer, headers = await post(server, "/v1/score/tip", GOOD, headers={"X-Request-ID": "mine-1"})
             assert status == 200
             assert headers["X-Request-ID"] == answer["request_id"] == "mine-1"
             assert headers["Content-Type"] == "application/json"
             assert 0 < answer["scores"][0] < 1
-            status, answer, headers = await post(door, "/v1/score/tip", GOOD, headers={"X-Request-ID": "has space"})
+            status, answer, headers = await post(server, "/v1/score/tip", GOOD, headers={"X-Request-ID": "has space"})
             assert headers["X-Request-ID"] == answer["request_id"] != "has space"
 
     asyncio.run(go())
@@ -71,11 +71,11 @@ def test_a_score_over_http(models: ModelStore) -> None:
 def test_features_of_many_ids_come_from_one_read_with_the_offsets_they_stand_for(models: ModelStore) -> None:
     async def go() -> None:
         rig = fed()
-        async with serving(models, rig=rig) as serve, listening(serve) as door:
+        async with serving(models, rig=rig) as serve, listening(serve) as server:
             serve.reader.reads.clear()
             q = rig.clock.now_us() - 5 * SECOND_US
             ids = [*RIDERS, {"rider": "nobody"}, None]
-            status, answer, _ = await post(door, "/v1/features/rider_now", {"entities": ids, "at": q})
+            status, answer, _ = await post(server, "/v1/features/rider_now", {"entities": ids, "at": q})
             assert status == 200
             assert len(serve.reader.reads) == 1
             assert (answer["q"], answer["degraded"]) == (q, [])
@@ -96,12 +96,12 @@ def test_features_of_many_ids_come_from_one_read_with_the_offsets_they_stand_for
 
 def test_features_of_one_entity_by_get_whatever_its_id_holds(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+        async with serving(models, rig=fed()) as serve, listening(serve) as server:
             for rider in RIDERS:
-                status, answer, _ = await get(door, f"/v1/features/rider_now/{quote(rider, safe='')}")
+                status, answer, _ = await get(server, f"/v1/features/rider_now/{quote(rider, safe='')}")
                 assert (status, answer["id"]) == (200, rider)
                 assert answer["features"]["count_1h"]["status"] == "present"
-            status, answer, _ = await get(door, "/v1/features/zone_now/-3?at=2023-11-14T22:13:30%2B00:00")
+            status, answer, _ = await get(server, "/v1/features/zone_now/-3?at=2023-11-14T22:13:30%2B00:00")
             assert (status, answer["id"], answer["at"]) == (200, -3, "2023-11-14T22:13:30.000000Z")
             for path, status in (
                 ("/v1/features/zone_now/x", 422),
@@ -113,7 +113,7 @@ def test_features_of_one_entity_by_get_whatever_its_id_holds(models: ModelStore)
                 ("/v1/features/rider_now", 405),
                 ("/v1/features/rider_now/ada?at=1000000", 422),
             ):
-                found, answer, headers = await get(door, path)
+                found, answer, headers = await get(server, path)
                 assert (path, found) == (path, status)
                 assert headers["Content-Type"] == "application/problem+json"
                 assert answer["detail"]
@@ -124,21 +124,21 @@ def test_features_of_one_entity_by_get_whatever_its_id_holds(models: ModelStore)
 def test_events_are_answered_with_their_positions_once_they_are_in_the_log(models: ModelStore) -> None:
     async def go() -> None:
         rig = Rig()
-        async with serving(models, rig=rig) as serve, listening(serve) as door:
+        async with serving(models, rig=rig) as serve, listening(serve) as server:
             event = {"at": rig.clock.now_us(), "rider": "ada", "fare": 3.5, "extra": [1]}
             status, answer, _ = await post(
-                door, "/v1/events/trip", event, headers={"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"}
+                server, "/v1/events/trip", event, headers={"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"}
             )
             assert status == 200
             (first,) = answer["positions"]
-            status, answer, _ = await post(door, "/v1/events/trip", [event] * 3)
+            status, answer, _ = await post(server, "/v1/events/trip", [event] * 3)
             assert status == 200
             assert [p["partition"] for p in answer["positions"]] == [first["partition"]] * 3
             assert [p["offset"] for p in answer["positions"]] == [1, 2, 3]
             worker = rig.worker()
             worker.open()
             rig.drain(worker)
-            _, features, _ = await get(door, "/v1/features/rider_now/ada")
+            _, features, _ = await get(server, "/v1/features/rider_now/ada")
             assert features["features"]["count_1h"]["value"] == 4.0
             assert features["features"]["sum_1h"]["value"] == 14.0
 
@@ -150,9 +150,9 @@ def test_events_that_are_none_are_refused_together_with_a_reason_each_and_nothin
 ) -> None:
     async def go() -> None:
         rig = Rig()
-        async with serving(models, rig=rig) as serve, listening(serve) as door:
+        async with serving(models, rig=rig) as serve, listening(serve) as server:
             good = {"at": rig.clock.now_us(), "rider": "ada"}
-            status, answer, _ = await post(door, "/v1/events/trip", [good, {**good, "fare": "x"}, {"rider": "ada"}])
+            status, answer, _ = await post(server, "/v1/events/trip", [good, {**good, "fare": "x"}, {"rider": "ada"}])
             assert status == 422
             assert [(r["index"], r["reason"]) for r in answer["refused"]] == [(1, "wrong_type"), (2, "missing_field")]
             for body in (
@@ -164,8 +164,8 @@ def test_events_that_are_none_are_refused_together_with_a_reason_each_and_nothin
                 b'{"at": 1e400}',
                 [good] * (limits.ROWS_PER_REQUEST + 1),
             ):
-                assert (await post(door, "/v1/events/trip", body))[0] in (400, 422)
-            assert (await post(door, "/v1/events/predictions", good))[0] == 404
+                assert (await post(server, "/v1/events/trip", body))[0] in (400, 422)
+            assert (await post(server, "/v1/events/predictions", good))[0] == 404
             assert set(rig.log.topic(TRIP.topic).end.values()) == {0}
 
     asyncio.run(go())
@@ -174,21 +174,21 @@ def test_events_that_are_none_are_refused_together_with_a_reason_each_and_nothin
 def test_what_there_is_can_be_looked_at(models: ModelStore) -> None:
     async def go() -> None:
         rig = fed()
-        async with serving(models, rig=rig) as serve, listening(serve) as door:
-            _, views, _ = await get(door, "/v1/views")
+        async with serving(models, rig=rig) as serve, listening(serve) as server:
+            _, views, _ = await get(server, "/v1/views")
             assert [v["name"] for v in views["views"]] == ["rider_now", "zone_now"]
             assert {p["partition"]: p["offset"] for p in views["views"][0]["sources"]["trip"]} == rig.log.topic(
                 TRIP.topic
             ).end
-            _, listed, _ = await get(door, "/v1/models")
+            _, listed, _ = await get(server, "/v1/models")
             assert listed["models"][0]["loaded"]["variant"] == "fp32"
             assert listed["models"][0]["entities"] == ["rider", "zone"]
-            assert (await get(door, "/healthz"))[:2] == (200, {"status": "ok"})
-            assert (await get(door, "/readyz"))[:2] == (200, {"ready": True, "down": {}, "warnings": {}})
-            assert (await get(door, "/openapi.json"))[1]["openapi"] == "3.1.0"
-            assert "POST /v1/score/tip" in (await get(door, "/"))[1]
-            await post(door, "/v1/score/tip", GOOD)
-            text = (await get(door, "/metrics"))[1]
+            assert (await get(server, "/healthz"))[:2] == (200, {"status": "ok"})
+            assert (await get(server, "/readyz"))[:2] == (200, {"ready": True, "down": {}, "warnings": {}})
+            assert (await get(server, "/openapi.json"))[1]["openapi"] == "3.1.0"
+            assert "POST /v1/score/tip" in (await get(server, "/"))[1]
+            await post(server, "/v1/score/tip", GOOD)
+            text = (await get(server, "/metrics"))[1]
             for name in (
                 'featureflow_requests_total{route="score",status="200"} 1.0',
                 "model_inference_duration_seconds_count",
@@ -199,49 +199,49 @@ def test_what_there_is_can_be_looked_at(models: ModelStore) -> None:
             ):
                 assert name in text, name
             rig.online.damage(KEYS.offset(serve.scorer.view("rider_now").view.id, "trip", 1), None)
-            assert (await get(door, "/v1/views"))[1]["views"][0]["sources"]["trip"][1]["offset"] is None
+            assert (await get(server, "/v1/views"))[1]["views"][0]["sources"]["trip"][1]["offset"] is None
 
     asyncio.run(go())
 
 
 def test_wrong_methods_and_paths_say_what_to_use(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models) as serve, listening(serve) as door:
-            status, _, headers = await get(door, "/v1/score/tip")
+        async with serving(models) as serve, listening(serve) as server:
+            status, _, headers = await get(server, "/v1/score/tip")
             assert (status, headers["Allow"]) == (405, "POST")
-            status, _, headers = await post(door, "/healthz", {})
+            status, _, headers = await post(server, "/healthz", {})
             assert (status, headers["Allow"]) == (405, "GET")
-            assert (await get(door, "/nope"))[0] == 404
-            assert (await post(door, "/v1/score/nope", GOOD))[0] == 404
-            assert (await post(door, "/v1/score/tip@no/pe", GOOD))[0] == 404
+            assert (await get(server, "/nope"))[0] == 404
+            assert (await post(server, "/v1/score/nope", GOOD))[0] == 404
+            assert (await post(server, "/v1/score/tip@no/pe", GOOD))[0] == 404
 
     asyncio.run(go())
 
 
 def test_a_store_that_is_down_is_a_503_with_a_time_to_come_back_and_readiness_says_so(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+        async with serving(models, rig=fed()) as serve, listening(serve) as server:
             serve.reader.fail = UnavailableError("Redis at x does not answer; see online.url")
             for status, answer, headers in (
-                await get(door, "/v1/views"),
-                await get(door, "/v1/features/rider_now/ada"),
-                await post(door, "/v1/score/strict", {"entities": GOOD["entities"]}),
+                await get(server, "/v1/views"),
+                await get(server, "/v1/features/rider_now/ada"),
+                await post(server, "/v1/score/strict", {"entities": GOOD["entities"]}),
             ):
                 assert status == 503
                 assert int(headers["Retry-After"]) >= 1
                 assert headers["Content-Type"] == "application/problem+json"
                 assert answer["detail"]
-            assert (await get(door, "/healthz"))[0] == 200
+            assert (await get(server, "/healthz"))[0] == 200
 
     asyncio.run(go())
 
 
 def test_bodies_are_bounded_in_bytes_and_time(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models) as serve, listening(serve) as door, listening(serve, body_s=0.05) as hurried:
-            status, answer, _ = await post(door, "/v1/score/tip", b" " * (limits.REQUEST_BYTES + 1))
+        async with serving(models) as serve, listening(serve) as server, listening(serve, body_s=0.05) as hurried:
+            status, answer, _ = await post(server, "/v1/score/tip", b" " * (limits.REQUEST_BYTES + 1))
             assert (status, answer["status"]) == (413, 413)
-            status, _, _ = await post(door, "/v1/score/tip", b"x", headers={"Content-Encoding": "gzip"})
+            status, _, _ = await post(server, "/v1/score/tip", b"x", headers={"Content-Encoding": "gzip"})
             assert status == 415
             reader, writer = await asyncio.open_connection(hurried.host, hurried.port)
             writer.write(b"POST /v1/score/tip HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
@@ -253,7 +253,7 @@ def test_bodies_are_bounded_in_bytes_and_time(models: ModelStore) -> None:
                 for _ in range(40):
                     yield b" " * 65_536
 
-            async with door.client.post(f"{door.url}/v1/score/tip", data=endless()) as response:
+            async with server.client.post(f"{server.url}/v1/score/tip", data=endless()) as response:
                 assert response.status == 413
 
     asyncio.run(go())
@@ -263,10 +263,10 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_fault_of_the_serve
     models: ModelStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def go() -> None:
-        async with serving(models) as serve, listening(serve) as door:
-            _, writer = await asyncio.open_connection(door.host, door.port)
+        async with serving(models) as serve, listening(serve) as server:
+            _, writer = await asyncio.open_connection(server.host, server.port)
             writer.write(b"POST /v1/score/tip HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-            while not any(connection._current_request for connection in door.doors.others.connections):
+            while not any(connection._current_request for connection in server.connections.others.connections):
                 await asyncio.sleep(0)
             writer.transport.abort()
             while not (counts := serve.metrics.requests._counts):
@@ -277,8 +277,8 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_fault_of_the_serve
     assert "request_failed" not in capsys.readouterr().out
 
 
-async def talk(door: Door, raw: bytes) -> bytes:
-    reader, writer = await asyncio.open_connection(door.host, door.port)
+async def talk(server: Listening, raw: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection(server.host, server.port)
     writer.write(raw)
     try:
         return await asyncio.wait_for(reader.read(), 60)
@@ -290,33 +290,33 @@ async def talk(door: Door, raw: bytes) -> bytes:
 
 def test_connections_are_kept_pipelined_and_closed_as_http_says(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+        async with serving(models, rig=fed()) as serve, listening(serve) as server:
             body = json.dumps(GOOD).encode()
             one = b"POST /v1/score/tip HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%b\r\n%b"
             kept, closed = one % (len(body), b"", body), one % (len(body), b"Connection: close\r\n", body)
-            answers = await talk(door, kept * 5 + closed)
+            answers = await talk(server, kept * 5 + closed)
             assert answers.count(b"HTTP/1.1 200 OK\r\n") == 6
             assert answers.count(b"Connection: close\r\n") == 1
-            old = await talk(door, b"GET /healthz HTTP/1.0\r\n\r\n")
+            old = await talk(server, b"GET /healthz HTTP/1.0\r\n\r\n")
             assert b" 200 OK\r\n" in old
             assert old.endswith(b'{"status":"ok"}')
-            head = await talk(door, b"HEAD /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            head = await talk(server, b"HEAD /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert b" 405 " in head.split(b"\r\n")[0]
             assert head.endswith(b"\r\n\r\n")
-            assert b" 400 " in (await talk(door, b"\x16\x03\x01 nonsense\r\n\r\n")).split(b"\r\n")[0]
+            assert b" 400 " in (await talk(server, b"\x16\x03\x01 nonsense\r\n\r\n")).split(b"\r\n")[0]
 
     asyncio.run(go())
 
 
 def test_a_client_that_asks_and_does_not_read_cannot_fill_the_servers_memory(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models) as serve, listening(serve) as door:
-            reader, writer = await asyncio.open_connection(door.host, door.port, limit=1_000)
+        async with serving(models) as serve, listening(serve) as server:
+            reader, writer = await asyncio.open_connection(server.host, server.port, limit=1_000)
             one = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
             writer.write(one * 5_000)
-            while not door.doors.others.connections:
+            while not server.connections.others.connections:
                 await asyncio.sleep(0)
-            (connection,) = door.doors.others.connections
+            (connection,) = server.connections.others.connections
             held = -1
             while held != (now := connection.transport.get_write_buffer_size()) or not now:
                 held = now
@@ -377,24 +377,24 @@ def test_no_request_is_answered_with_500_and_every_problem_says_what_to_change(m
     ids = st.text(max_size=12) | st.sampled_from([":{}\r\n\0", "%", "..", "a/b", "@", "\x00"])
 
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+        async with serving(models, rig=fed()) as serve, listening(serve) as server:
             loop = asyncio.get_running_loop()
 
             @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), database=None)
             @given(st.sampled_from(PATHS), bodies, ids)
             def fuzz(path: str, body: bytes | str, name: str) -> None:
-                asyncio.run_coroutine_threadsafe(one(door, path, body, name), loop).result(120)
+                asyncio.run_coroutine_threadsafe(one(server, path, body, name), loop).result(120)
 
             await asyncio.to_thread(fuzz)
             assert "500" not in {str(status) for _, status in serve.metrics.requests._counts}
-            assert (await post(door, "/v1/score/tip", GOOD))[0] == 200
+            assert (await post(server, "/v1/score/tip", GOOD))[0] == 200
 
-    async def one(door: Door, path: str, asked: bytes | str, name: str) -> None:
+    async def one(server: Listening, path: str, asked: bytes | str, name: str) -> None:
         body = huge[asked] if isinstance(asked, str) else asked
         for status, answer, headers in (
-            await post(door, path, body),
-            await get(door, f"/v1/features/rider_now/{quote(name.encode('utf-8', 'replace'), safe='')}"),
-            await get(door, f"/v1/features/{quote(name.encode('utf-8', 'replace'), safe='')}/1"),
+            await post(server, path, body),
+            await get(server, f"/v1/features/rider_now/{quote(name.encode('utf-8', 'replace'), safe='')}"),
+            await get(server, f"/v1/features/{quote(name.encode('utf-8', 'replace'), safe='')}/1"),
         ):
             assert status in (200, 400, 404, 405, 413, 422), (status, answer)
             if status != 200:
@@ -412,9 +412,9 @@ def test_a_fault_of_the_server_is_logged_with_the_request_id_and_tells_the_calle
         raise ZeroDivisionError("secret")
 
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+        async with serving(models, rig=fed()) as serve, listening(serve) as server:
             monkeypatch.setattr(routes.catalog, "models", broken)
-            status, answer, _ = await get(door, "/v1/models")
+            status, answer, _ = await get(server, "/v1/models")
             assert status == 500
             assert "secret" not in msgspec.json.encode(answer).decode()
             assert answer["request_id"] in capsys.readouterr().out

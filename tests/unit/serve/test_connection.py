@@ -6,11 +6,11 @@ import asyncio
 import json
 
 import pytest
-from serve_rig import Door, Rig, listening, serving
+from serve_rig import Listening, Rig, listening, serving
 from structlog.testing import capture_logs
 
 from featureflow.models.store import ModelStore
-from featureflow.serve.door import IDLE_S, PART_S
+from featureflow.serve.connection import IDLE_S, PART_S
 
 BODY = json.dumps({"entities": {"rider": "ada", "zone": 7}, "context": {"hour": 17}}).encode()
 
@@ -41,17 +41,17 @@ async def turns(n: int = 50) -> None:
         await asyncio.sleep(0)
 
 
-def aiohttp_has(door: Door) -> int:
+def aiohttp_has(server: Listening) -> int:
     """Requests that aiohttp read."""
-    return door.doors.others.requests_count
+    return server.connections.others.requests_count
 
 
 def test_plain_scores_are_answered_without_aiohttp_as_it_would_answer_them(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+        async with serving(models, rig=fed()) as serve, listening(serve) as server:
             answers = []
             for more in (b"X-Request-ID: mine\r\n", b"X-Request-ID: mine\r\nTE: trailers\r\n"):
-                reader, writer = await asyncio.open_connection(door.host, door.port)
+                reader, writer = await asyncio.open_connection(server.host, server.port)
                 for _ in range(3):
                     writer.write(request(more=more))
                     status, headers, body = await read_one(reader)
@@ -59,7 +59,7 @@ def test_plain_scores_are_answered_without_aiohttp_as_it_would_answer_them(model
                     assert (status, headers["X-Request-ID"], said["request_id"]) == (200, "mine", "mine")
                 answers.append((list(headers), {k: v for k, v in said.items() if k not in ("prediction_ids", "asked_at")}))
                 writer.close()
-                assert aiohttp_has(door) == (3 if b"TE" in more else 0)
+                assert aiohttp_has(server) == (3 if b"TE" in more else 0)
             assert answers[0] == answers[1]
             assert serve.metrics.requests._counts == {("score", 200): 6}
 
@@ -68,8 +68,8 @@ def test_plain_scores_are_answered_without_aiohttp_as_it_would_answer_them(model
 
 def test_refusals_of_plain_scores_are_problem_details(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as door:
-            reader, writer = await asyncio.open_connection(door.host, door.port)
+        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+            reader, writer = await asyncio.open_connection(server.host, server.port)
             for sent, expected in (
                 (request(b"{"), 400),
                 (request(b"{}"), 422),
@@ -85,16 +85,16 @@ def test_refusals_of_plain_scores_are_problem_details(models: ModelStore) -> Non
                     assert headers["Content-Type"] == "application/problem+json"
                     assert json.loads(body)["request_id"] == headers["X-Request-ID"]
             writer.close()
-            assert aiohttp_has(door) == 0
+            assert aiohttp_has(server) == 0
 
     asyncio.run(go())
 
 
 def test_wherever_a_request_is_cut_it_is_answered(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+        async with serving(models, rig=fed()) as serve, listening(serve) as server:
             whole = request()
-            reader, writer = await asyncio.open_connection(door.host, door.port)
+            reader, writer = await asyncio.open_connection(server.host, server.port)
             for at in range(1, len(whole)):
                 writer.write(whole[:at])
                 await turns(6)
@@ -128,12 +128,12 @@ def test_wherever_a_request_is_cut_it_is_answered(models: ModelStore) -> None:
 )
 def test_what_is_not_surely_plain_is_left_to_aiohttp(models: ModelStore, sent: bytes, status: int) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as door:
-            reader, writer = await asyncio.open_connection(door.host, door.port)
+        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+            reader, writer = await asyncio.open_connection(server.host, server.port)
             writer.write(sent)
             line = await asyncio.wait_for(reader.readline(), 30)
             assert int(line.split()[1]) == status
-            assert aiohttp_has(door) == 1
+            assert aiohttp_has(server) == 1
             writer.close()
 
     asyncio.run(go())
@@ -144,9 +144,9 @@ def test_what_is_no_http_is_answered_with_problem_details_and_one_line_in_the_lo
     models: ModelStore, capfd: pytest.CaptureFixture[str], sent: bytes
 ) -> None:
     async def go() -> None:
-        async with serving(models) as serve, listening(serve) as door:
+        async with serving(models) as serve, listening(serve) as server:
             capfd.readouterr()
-            reader, writer = await asyncio.open_connection(door.host, door.port)
+            reader, writer = await asyncio.open_connection(server.host, server.port)
             with capture_logs() as logged:
                 writer.write(sent)
                 status, headers, body = await read_one(reader)
@@ -162,9 +162,9 @@ def test_what_is_no_http_is_answered_with_problem_details_and_one_line_in_the_lo
 
 def test_requests_sent_ahead_of_an_answer_are_answered_in_order(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+        async with serving(models, rig=fed()) as serve, listening(serve) as server:
             serve.reader.hold = asyncio.Event()
-            reader, writer = await asyncio.open_connection(door.host, door.port)
+            reader, writer = await asyncio.open_connection(server.host, server.port)
             writer.write(request(more=b"X-Request-ID: r0\r\n"))
             while not serve.reader.reads[-1:]:
                 await asyncio.sleep(0)
@@ -180,17 +180,17 @@ def test_requests_sent_ahead_of_an_answer_are_answered_in_order(models: ModelSto
 
 def test_a_client_that_asks_for_scores_and_does_not_read_cannot_fill_the_servers_memory(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as door:
-            reader, writer = await asyncio.open_connection(door.host, door.port, limit=1_000)
+        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+            reader, writer = await asyncio.open_connection(server.host, server.port, limit=1_000)
             rows = [{"entities": {"rider": "ada", "zone": 7}, "context": {"hour": 17}}] * 200
             one = request(json.dumps({"rows": rows, "explain": True}).encode())
             counts, asked = serve.metrics.requests._counts, 0
-            while not (held := door.doors.others.connections):  # one at a time, each answered, none read
+            while not (held := server.connections.others.connections):  # one at a time, each answered, none read
                 writer.write(one)
                 asked += 1
                 while not held and sum(counts.values()) < asked:
                     await asyncio.sleep(0)
-                    held = door.doors.others.connections
+                    held = server.connections.others.connections
                 assert asked < 200
             transport = held[0].transport
             assert transport is not None
@@ -205,16 +205,16 @@ def test_a_request_under_way_is_answered_before_its_connection_is_closed_and_idl
     models: ModelStore,
 ) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as door:
-            idle, idle_writer = await asyncio.open_connection(door.host, door.port)
-            part, part_writer = await asyncio.open_connection(door.host, door.port)
+        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+            idle, idle_writer = await asyncio.open_connection(server.host, server.port)
+            part, part_writer = await asyncio.open_connection(server.host, server.port)
             part_writer.write(request()[:40])
             serve.reader.hold = asyncio.Event()
-            reader, writer = await asyncio.open_connection(door.host, door.port)
+            reader, writer = await asyncio.open_connection(server.host, server.port)
             writer.write(request())
             while not serve.reader.reads[-1:]:
                 await asyncio.sleep(0)
-            closing = asyncio.ensure_future(door.doors.close(30))
+            closing = asyncio.ensure_future(server.connections.close(30))
             for one in (idle, part):
                 assert await asyncio.wait_for(one.read(), 30) == b""
             assert not closing.done()
@@ -231,17 +231,17 @@ def test_a_request_under_way_is_answered_before_its_connection_is_closed_and_idl
 
 def test_idle_connections_are_closed_and_half_a_request_is_left_to_aiohttp(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as door:
-            idle, idle_writer = await asyncio.open_connection(door.host, door.port)
-            _, part_writer = await asyncio.open_connection(door.host, door.port)
+        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+            idle, idle_writer = await asyncio.open_connection(server.host, server.port)
+            _, part_writer = await asyncio.open_connection(server.host, server.port)
             part_writer.write(request()[:40])
-            while len(door.doors._open) < 2 or not any(one._kept for one in door.doors._open):
+            while len(server.connections._open) < 2 or not any(one._kept for one in server.connections._open):
                 await asyncio.sleep(0)
-            now = door.doors.loop.time()
-            for one in list(door.doors._open):
+            now = server.connections.loop.time()
+            for one in list(server.connections._open):
                 one.look(now + PART_S + 1)
-            assert (len(door.doors.others.connections), len(door.doors._open)) == (1, 1)
-            for one in list(door.doors._open):
+            assert (len(server.connections.others.connections), len(server.connections._open)) == (1, 1)
+            for one in list(server.connections._open):
                 one.look(now + IDLE_S + 1)
             assert await asyncio.wait_for(idle.read(), 30) == b""
             idle_writer.close()
@@ -252,16 +252,16 @@ def test_idle_connections_are_closed_and_half_a_request_is_left_to_aiohttp(model
 
 def test_a_caller_who_leaves_is_not_waited_for_and_takes_nobody_along(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as door:
+        async with serving(models, rig=fed()) as serve, listening(serve) as server:
             serve.reader.hold = asyncio.Event()
-            _, gone = await asyncio.open_connection(door.host, door.port)
-            reader, writer = await asyncio.open_connection(door.host, door.port)
+            _, gone = await asyncio.open_connection(server.host, server.port)
+            reader, writer = await asyncio.open_connection(server.host, server.port)
             gone.write(request())
             writer.write(request())
             while not serve.reader.reads[-1:]:
                 await asyncio.sleep(0)
             gone.transport.abort()
-            while len(door.doors._open) > 1:
+            while len(server.connections._open) > 1:
                 await asyncio.sleep(0)
             serve.reader.hold.set()
             assert (await read_one(reader))[0] == 200

@@ -1,6 +1,6 @@
 """Connections. Plain score requests are read and answered here; with anything else a connection is handed to aiohttp, for good.
 
-    a connection -> Door -> plain.Heads -> Scoring -> one write
+    a connection -> Connection -> plain.RequestHeads -> Scoring -> one write
                       \\-> aiohttp -> Routes              (other routes, large or chunked bodies, pipelining, slow readers)
 
 One request of a connection is under way at a time, and nothing is read ahead of it, so what a connection may hold is bounded.
@@ -19,7 +19,7 @@ from aiohttp import web
 from featureflow.serve import failure, problem
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.identity import trace_of
-from featureflow.serve.plain import Head, Heads, Unplain
+from featureflow.serve.plain import Head, RequestHeads, Unplain
 from featureflow.serve.routes import Routes
 from featureflow.serve.scoring import Scoring
 
@@ -31,20 +31,20 @@ SHOWN_BYTES = 200
 log = structlog.get_logger("featureflow.serve")
 
 
-class Doors:
+class Connections:
     """All connections of a server; ``connect`` makes the protocol of each. Belongs to one event loop."""
 
     def __init__(self, routes: Routes, *, linger_s: float = LINGER_S) -> None:
-        self.routes, self.heads = routes, Heads()
+        self.routes, self.heads = routes, RequestHeads()
         self.loop = asyncio.get_running_loop()
         self.others = web.Server(routes.handle, access_log=None)  # the connections that aiohttp has
         self.closing = False
         self._linger_s = linger_s
-        self._open: set[Door] = set()
+        self._open: set[Connection] = set()
         self._looking = self.loop.call_later(LOOK_S, self._look)
 
-    def connect(self) -> Door:
-        return Door(self)
+    def connect(self) -> Connection:
+        return Connection(self)
 
     def other(self) -> web.RequestHandler:
         """aiohttp's protocol for one connection."""
@@ -57,61 +57,61 @@ class Doors:
             auto_decompress=False,
         )
 
-    def opened(self, door: Door) -> None:
-        self._open.add(door)
+    def opened(self, connection: Connection) -> None:
+        self._open.add(connection)
 
-    def left(self, door: Door) -> None:
+    def left(self, connection: Connection) -> None:
         """It was closed, or handed over."""
-        self._open.discard(door)
+        self._open.discard(connection)
 
     async def close(self, within_s: float) -> None:
         """Let the requests under way be answered, for at most ``within_s``, and close every connection."""
         self.closing = True
         self._looking.cancel()
         await asyncio.sleep(0)  # what has arrived begins
-        for door in list(self._open):
-            door.leave()
+        for connection in list(self._open):
+            connection.leave()
         self.others.pre_shutdown()
         ended = self.loop.time() + within_s
         others = asyncio.ensure_future(self.others.shutdown(within_s))
         while self._open and self.loop.time() < ended:
             await asyncio.sleep(0.005)
-        for door in list(self._open):
-            door.abort()
+        for connection in list(self._open):
+            connection.abort()
         await others
 
     def _look(self) -> None:
         now = self.loop.time()
-        for door in list(self._open):
-            door.look(now)
+        for connection in list(self._open):
+            connection.look(now)
         self._looking = self.loop.call_later(LOOK_S, self._look)
 
 
-class Door(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """One connection, for as long as it sends plain score requests."""
 
-    __slots__ = ("_began", "_doors", "_kept", "_more", "_scoring", "_since", "_transport")
+    __slots__ = ("_began", "_connections", "_kept", "_more", "_scoring", "_since", "_transport")
 
-    def __init__(self, doors: Doors) -> None:
-        self._doors = doors
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
         self._transport: asyncio.Transport | None = None
         self._scoring: Scoring | None = None  # the request under way
         self._began = 0.0
         self._kept = b""  # the part of a request that is here, or what came after the one under way
-        self._since = doors.loop.time()  # since when it waits: for a request, or for the rest of one
+        self._since = connections.loop.time()  # since when it waits: for a request, or for the rest of one
 
     # -- as the transport sees it --------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        connection: socket.socket | None = transport.get_extra_info("socket")
-        if connection is not None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._doors.opened(self)
+        sock: socket.socket | None = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._connections.opened(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        self._doors.left(self)
+        self._connections.left(self)
         if self._scoring is not None:
             self._scoring.future.cancel()  # nobody would hear the answer
 
@@ -125,7 +125,7 @@ class Door(asyncio.Protocol):
             return
         if self._kept:
             data = self._kept + data
-        head = self._doors.heads.read(data)
+        head = self._connections.heads.read(data)
         if isinstance(head, Head):
             short = head.bytes + head.body_bytes - len(data)
             if not short and not transport.get_write_buffer_size():
@@ -139,14 +139,14 @@ class Door(asyncio.Protocol):
             self._hand_over(data)
             return
         if not self._kept:
-            self._since = self._doors.loop.time()
+            self._since = self._connections.loop.time()
         self._kept = data
 
     # -- a request -----------------------------------------------------------------------------------------------------
 
     def _score(self, head: Head, data: bytes) -> None:
         self._began = perf_counter()
-        routes = self._doors.routes
+        routes = self._connections.routes
         request_id = routes.ids.of(head.request_id)
         try:
             self._scoring = scoring = Scoring(
@@ -155,7 +155,7 @@ class Door(asyncio.Protocol):
                 head.target,
                 data[head.bytes :],
                 request_id=request_id,
-                since_s=self._doors.loop.time(),  # with uvloop: when the loop's last poll returned
+                since_s=self._connections.loop.time(),  # with uvloop: when the loop's last poll returned
                 trace=trace_of(head.trace),
             )
         except Exception as error:
@@ -174,19 +174,19 @@ class Door(asyncio.Protocol):
         self._write(answer, scoring.id)
 
     def _failed(self, error: Exception, request_id: str, target: str) -> Answer:
-        metrics = self._doors.routes.scorer.metrics
+        metrics = self._connections.routes.scorer.metrics
         return failure.answer(error, request_id, metrics, method="POST", path=f"/v1/score/{target}")
 
     def _write(self, answer: Answer, request_id: str) -> None:
-        transport, doors = self._transport, self._doors
-        metrics = doors.routes.scorer.metrics
+        transport, connections = self._transport, self._connections
+        metrics = connections.routes.scorer.metrics
         metrics.requests.add("score", answer.status)
         metrics.total.observe(perf_counter() - self._began)
         if transport is None:
             return
-        transport.write(doors.routes.heads.bytes(answer, request_id, not doors.closing) + answer.body)
-        self._since = doors.loop.time()
-        if doors.closing:
+        transport.write(connections.routes.heads.bytes(answer, request_id, not connections.closing) + answer.body)
+        self._since = connections.loop.time()
+        if connections.closing:
             self.leave()
         elif self._kept:
             kept, self._kept = self._kept, b""
@@ -219,8 +219,8 @@ class Door(asyncio.Protocol):
         transport = self._transport
         assert transport is not None
         self._transport = None
-        self._doors.left(self)
-        other = self._doors.other()
+        self._connections.left(self)
+        other = self._connections.other()
         transport.set_protocol(other)
         other.connection_made(transport)
         other.data_received(data)
