@@ -23,10 +23,11 @@ POLL_RECORDS = 10_000
 POLL_BYTES = 16 * 1024 * 1024
 PAST_RECORDS = 2_000              # of the log's past between two batches of its present
 PAST_BYTES = 4 * 1024 * 1024
-COMMIT_ROWS = 500                 # rows in one Lua call: keeps a reader's wait near 1 ms
+COMMIT_ROWS = 500                 # rows that one commit folds into, of all views: one Lua call, in which every reader waits
+ROLL_UP_ROWS = 8 * COMMIT_ROWS    # of each view, looked at for a roll-up and so written whole in the same call
 VISIBILITY_ENTRIES = 10_000       # commits that a visibility stream remembers
 SLAB_BYTES = 512 * 1024 * 1024
-PATCHES_PER_KEY = 4_000
+PATCHES_PER_KEY = 4_000           # in one commit; more is refused, so a writer writes the value whole
 DEAD_LETTER_VALUE_BYTES = 4 * 1024
 
 # serving

@@ -12,7 +12,6 @@ from featureflow.kernel.columns import Layout
 
 SHARE = 0.5                                # of an entity's rows dead or rollable: it is rolled up and written whole
 LEAST_ROWS = 16                            # fewer are not looked at
-MOST_ROWS = 8 * limits.COMMIT_ROWS         # looked at, and so written, in one commit: keeps a reader's wait near 1 ms
 
 
 def roll_up(layout: Layout, arena: Arena, known: Slots, entities: Index, watermark_us: int) -> Index:
@@ -27,7 +26,7 @@ def roll_up(layout: Layout, arena: Arena, known: Slots, entities: Index, waterma
     if len(slots) == 0:
         return slots
     slots = slots[np.argsort(-arena.count[slots], kind="stable")]
-    slots = slots[: max(1, int(np.searchsorted(np.cumsum(arena.count[slots]), MOST_ROWS)))]
+    slots = slots[: max(1, int(np.searchsorted(np.cumsum(arena.count[slots]), limits.ROLL_UP_ROWS)))]
     horizon = np.maximum(known.horizon[slots], now_horizon)
     frontiers = np.maximum(known.frontiers[slots], now_frontiers)
     where, owner = arena.where(slots)

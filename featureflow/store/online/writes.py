@@ -143,4 +143,4 @@ class Writes:
 
 
 def too_many(key: bytes, patches: int) -> str:
-    return f"{patches} patches of {key!r}; over {limits.PATCHES_PER_KEY} it is written whole"
+    return f"{patches} patches of {key!r}; a commit takes at most {limits.PATCHES_PER_KEY}: write it whole"

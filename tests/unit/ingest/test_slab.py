@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from featureflow import limits
 from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import DEFAULT_PROJECT, Aggregation, Call, Column, Field, Literal, Source, View, Window
 from featureflow.errors import StateError
-from featureflow.ingest import roll_up
 from featureflow.ingest.slab import Slab
 from featureflow.kernel import state
 from featureflow.kernel.columns import Layout
@@ -361,7 +361,7 @@ def test_an_entity_is_rolled_up_when_half_its_rows_can_be_and_is_written_whole_o
 def test_one_commit_rolls_up_only_so_many_rows_and_leaves_the_rest_for_the_next(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(roll_up, "MOST_ROWS", 50)
+    monkeypatch.setattr(limits, "ROLL_UP_ROWS", 50)
     driver.fold(*((n, t) for n in range(8) for t in range(20)))
     driver.commit()
     driver.fold(*((n, 1_000) for n in range(8)))
