@@ -24,6 +24,7 @@ from featureflow.errors import SettingsError
 FILE = "featureflow.toml"
 EMBEDDED = "embedded"
 SECRET_OPTION = re.compile(r"(?i)([^&=]*(?:password|secret|token|key)[^&=]*)=[^&]*")
+STALE_AFTER_US = 5_000_000
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
@@ -50,7 +51,7 @@ class LogSettings(_Section, frozen=True):
 
 class OnlineSettings(_Section, frozen=True):
     url: str = EMBEDDED  # or redis://[user:password@]host:6379/0, rediss://, unix:///path
-    stale_after: str = "30s"  # an offset record older than this marks the features read with it ``stale``
+    stale_after: str = "30s"  # features are ``stale`` where an event that was in the log so long ago may not be counted
 
 
 class HistorySettings(_Section, frozen=True):
@@ -139,11 +140,17 @@ def load(folder: Path, environment: Mapping[str, str]) -> Settings:
     def said(key: str) -> str:
         return f"{places.get(key, str(file))}: {key}"
 
-    duration_us(settings.online.stale_after, said("online.stale_after"))
+    _check_stale_after(settings.online.stale_after, said("online.stale_after"))
     _check_database(settings.log.url, said("log.url"))
     _check_database(settings.online.url, said("online.url"))
     _check_name(settings, file, said("project.name"))
     return settings
+
+
+def _check_stale_after(text: str, said: str) -> None:
+    """What ingest knows of the log's end is two to three seconds old where nothing lags."""
+    if duration_us(text, said) < STALE_AFTER_US:
+        raise SettingsError(f'{said} = {text!r} is too short: fresh features would be called stale. Write "5s" or more')
 
 
 def _check_database(url: str, said: str) -> None:

@@ -62,11 +62,16 @@ def test_other_variables_with_the_prefix_are_left_alone(tmp_path: Path) -> None:
         ('[serve]\nport = "many"\n', r"Expected `int`"),
         ("[serve\n", "not valid TOML"),
         ('[online]\nstale_after = "soon"\n', r'online.stale_after = .soon. is no duration.*"30s"'),
+        ('[online]\nstale_after = "4s"\n', r'online.stale_after = .4s. is too short.*"5s" or more'),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_may_stand_there(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         load(write(tmp_path, text), {})
+
+
+def test_features_may_be_called_stale_after_five_seconds(tmp_path: Path) -> None:
+    assert load(write(tmp_path, '[project]\nname = "shop"\n[online]\nstale_after = "5s"\n'), {}).online.stale_after == "5s"
 
 
 def test_a_password_is_never_shown(tmp_path: Path) -> None:
@@ -128,6 +133,7 @@ def test_secrets_among_the_options_are_never_shown() -> None:
     [
         ("FEATUREFLOW_SERVE_PORT", "many"),
         ("FEATUREFLOW_ONLINE_STALE_AFTER", "soon"),
+        ("FEATUREFLOW_ONLINE_STALE_AFTER", "4999ms"),
         ("FEATUREFLOW_PROJECT_NAME", "No Name"),
         ("FEATUREFLOW_LOG_URL", "redis://h/x"),
         ("FEATUREFLOW_ONLINE_URL", "redis://[h"),
