@@ -33,7 +33,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
-def services() -> Services:
+def services(pytestconfig: pytest.Config) -> Services:
     """The running servers of this machine (FEATUREFLOW_SERVICES_DIR names another set)."""
     command = [sys.executable, str(REPOSITORY / "scripts" / "services.py"), "status", "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -41,6 +41,9 @@ def services() -> Services:
         pytest.fail(f"the real servers are not up: run 'make services'\n{done.stdout}{done.stderr}", pytrace=False)
     rows = {row["name"]: row for row in json.loads(done.stdout)["services"]}
     place = {name: f"{row['host']}:{row['port']}" for name, row in rows.items()}
+    # a kafka-python client that is closed while it connects leaves that socket to the garbage collector (inet.py, sock_connect)
+    left = rf"ignore:unclosed <socket.socket .*raddr=\('{rows['kafka']['host']}', {rows['kafka']['port']}\)>:ResourceWarning"
+    pytestconfig.addinivalue_line("filterwarnings", left)
     return Services(
         kafka=place["kafka"],
         redis=f"redis://{place['redis']}",
