@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from featureflow.clock import NO_TIME_US
@@ -13,6 +14,8 @@ from featureflow.kernel.finalize import Status, Values
 from featureflow.kernel.state import parse
 from featureflow.serve.fetch import Reading
 from featureflow.serve.plan import ViewPlan
+
+log = structlog.get_logger("featureflow.serve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,8 @@ def finalize(reading: Reading, q_us: int) -> Features:
 
     A feature of a source whose offset record is absent or dirty is ``missing`` and takes its default; of one that is not known to
     count all that the log held a while ago it is ``stale`` and keeps its value, which is right for the ``applied`` offsets named.
-    Never raises for damaged state, or state that has no exact answer at ``q_us``: those entities are ``missing``.
+    Never raises for damaged state, or state that has no exact answer at ``q_us``: those entities are ``missing``. Raises only where
+    the view cannot be computed for any entity.
     """
     plan, n = reading.plan, len(reading.ids)
     unanswerable: dict[int, str] = {}
@@ -58,7 +62,7 @@ def finalize(reading: Reading, q_us: int) -> Features:
         values = plan.kernel.finalize(
             {name: source.states for name, source in reading.sources.items()}, np.full(n, q_us, np.int64)
         )
-    except StateError:
+    except Exception:  # damage that the state's form does not show can break any step
         values = _one_by_one(reading, q_us, unanswerable)
     missing = {name for name, source in reading.sources.items() if source.missing}
     stale = {name for name, source in reading.sources.items() if source.stale} - missing
@@ -110,7 +114,7 @@ def _lose(plan: ViewPlan, marked: Values, rows: NDArray[np.intp], index: int) ->
 
 
 def _one_by_one(reading: Reading, q_us: int, unanswerable: dict[int, str]) -> Values:
-    """Some entity cannot be finalized at ``q_us``: find which, and finalize the others."""
+    """Some entity cannot be finalized at ``q_us``: find which, and finalize the others. Damage is added to ``reading.corrupt``."""
     plan = reading.plan
     at = np.full(1, q_us, np.int64)
     empty = {s.name: parse(s.layout, [[None] * s.stride]) for s in plan.sources}
@@ -122,6 +126,10 @@ def _one_by_one(reading: Reading, q_us: int, unanswerable: dict[int, str]) -> Va
         except StateError as error:
             unanswerable[index] = str(error)
             found.append(plan.kernel.finalize(empty, at))
+        except Exception as error:
+            found.append(plan.kernel.finalize(empty, at))  # raises where not the entity's state is at fault
+            reading.corrupt[index] = repr(error)
+            log.error("state_cannot_be_computed", view=plan.view.id, entity=reading.ids[index], error=repr(error))
     return Values(
         np.concatenate([v.values for v in found]),
         np.concatenate([v.statuses for v in found]),

@@ -29,7 +29,7 @@ from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.asked import BodyDecoder
 from featureflow.serve.deadline import Deadline, fetch_budget_s
 from featureflow.serve.features import Features
-from featureflow.serve.fetch import Fetcher, Reader, Unread
+from featureflow.serve.fetch import Fetcher, Reader, Reading, Unread
 from featureflow.serve.loaded import LoadedModels
 from featureflow.serve.metrics import Metrics
 from featureflow.serve.plan import ModelPlan, Plan, ViewPlan
@@ -254,7 +254,7 @@ class Scorer:
             found = {view: feature_values.nothing(view, ids) for view, ids in asked.items()}
             said: tuple[str, ...] = (f"fetch:{read.reason}",)
         else:
-            found = {view: feature_values.finalize(reading, q_us) for view, reading in read.items()}
+            found = {view: _finalized(reading, q_us) for view, reading in read.items()}
             said = ()
         self.metrics.stage["finalize"].observe(perf_counter() - fetched)
         for work in works:
@@ -294,3 +294,12 @@ class Scorer:
         log.info(
             "model_loaded", model=loaded.name, version=loaded.version, variant=loaded.variant, provider=loaded.provider
         )
+
+
+def _finalized(reading: Reading, q_us: int) -> Features:
+    """A view that cannot be computed is missing, which the models that read it answer as they declare; others go on."""
+    try:
+        return feature_values.finalize(reading, q_us)
+    except Exception:
+        log.exception("view_failed", view=reading.plan.view.id, entities=len(reading.ids))
+        return feature_values.nothing(reading.plan, reading.ids)

@@ -54,7 +54,8 @@ class Work:
         self._degraded = list(dict.fromkeys((*said, *(d for f in found for d in f.degraded))))
         name = self.plan.model.name
         if self.plan.model.when_missing == "refuse" and any(f.lost for f in found):
-            why = f"{', '.join(said) or 'state'}: features that {name} reads are missing, and it is declared to refuse then"
+            where = said or dict.fromkeys(d for f in found if f.lost for d in f.degraded)
+            why = f"{', '.join(where)}: features that {name} reads are missing, and it is declared to refuse then"
             self._refuse_rows(self._rows_missing(), Shed("missing", why))
 
     def inputs(self) -> NDArray[np.float64]:
