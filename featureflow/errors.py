@@ -6,7 +6,8 @@
     ├── UnavailableError         a server does not answer; names the setting that points to it
     │   └── UnknownOutcomeError  a write was sent, its reply was lost
     ├── StateError               the online state is not what the definitions say
-    │   └── OffsetMissingError   a partition's offset record is absent, dirty or of another topic
+    │   ├── OffsetMissingError   a partition's offset record is absent, dirty, of another topic or of another format
+    │   └── BeingRebuiltError    a rebuild has yet to make a view's offset records anew
     ├── LogError                 the event log cannot be read from where it must be
     │   └── OffsetOutOfRangeError
     ├── HistoryError
@@ -55,7 +56,11 @@ class StateError(FeatureFlowError):
 
 
 class OffsetMissingError(StateError):
-    """An offset record is absent, dirty, or belongs to another topic: state was lost."""
+    """An offset record is absent, dirty, of another topic or of another format: state was lost."""
+
+
+class BeingRebuiltError(StateError):
+    """A view's state is being dropped, and its offset records are yet to be made anew: a rebuild runs, or was cut short."""
 
 
 class LogError(FeatureFlowError):

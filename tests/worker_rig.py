@@ -151,8 +151,8 @@ class TroubledStore:
     def create_offsets(self, view_id: str, source: str, topic_id: str, offsets: dict[int, int]) -> list[int]:
         return self.store.create_offsets(view_id, source, topic_id, offsets)
 
-    def drop_view(self, view_id: str) -> int:
-        return self.store.drop_view(view_id)
+    def drop_view(self, view_id: str, *, for_good: bool = True) -> int:
+        return self.store.drop_view(view_id, for_good=for_good)
 
     def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str) -> Claim:
         self._reach()

@@ -83,6 +83,13 @@ class Holding(Generic[T]):
             other.due_us = max(other.due_us, due_us)
         adrift.wait_us = min(2 * adrift.wait_us, LONGEST_WAIT_US)
 
+    def wait(self, partition: Partition, problem: str, wait_us: int) -> None:
+        """Taking it failed, for a reason of its own that will pass."""
+        adrift = self.adrift[partition]
+        if adrift.problem != problem:
+            self._logger.warning("waiting", source=partition.source, partition=partition.partition, problem=problem)
+        adrift.due_us, adrift.problem = self._clock.now_us() + wait_us, problem
+
     def forget(self, partition: Partition) -> None:
         self.held.pop(partition, None)
         self.adrift.pop(partition, None)

@@ -13,8 +13,9 @@ Each turn of its loop:
               there.
 (6) tell      The log is told how far we are, for its lag tools; nothing resumes from that.
 
-After any refusal, lost reply or unreachable server in (2)-(5) the partition is *adrift*: its rows and token are dropped,
-and after a wait it is claimed and read again from where the store stands. So nothing is lost, and nothing counts twice.
+After any refusal, lost reply or unreachable server in (2)-(5), and while a view is rebuilt, the partition is *adrift*:
+its rows and token are dropped, and after a wait it is claimed and read again from where the store stands. So nothing is
+lost, and nothing counts twice.
 What waiting cannot cure (state lost, log truncated, a store that evicts) is raised.
 """
 
@@ -31,7 +32,7 @@ from featureflow import limits
 from featureflow.clock import Clock
 from featureflow.define import system
 from featureflow.define.spec import Project
-from featureflow.errors import OffsetOutOfRangeError, UnavailableError
+from featureflow.errors import BeingRebuiltError, OffsetOutOfRangeError, UnavailableError
 from featureflow.ingest import claim, dead_letter
 from featureflow.ingest.claim import Owned, Stand
 from featureflow.ingest.commit import send
@@ -48,6 +49,7 @@ from featureflow.tracing import Tracer
 POLL_S = 0.25
 BUSY_POLL_S = 0.005                        # while there is a past to catch up with
 FENCED_WAIT_US = 2_000_000                 # a zombie hears of its eviction before it claims what a successor holds
+REBUILT_WAIT_US = 500_000                   # between two looks whether a view that is rebuilt has begun anew
 BEAT_US = 1_000_000                        # a partition commits at least this often
 LOOK_US = 1_000_000                        # where the log ends: how fresh a commit may say it is
 TELL_US = 1_000_000
@@ -264,6 +266,9 @@ class Worker:
             source, topic, now_us = self._sources[partition.source], self._topics[partition.source], self._clock.now_us()
             try:
                 owned = claim.take(self._log, self._online, partition, topic, source.view_ids, now_us, self._failpoint)
+            except BeingRebuiltError as error:                 # its new offsets are made in a moment, or by the next rebuild
+                self._holding.wait(partition, str(error), REBUILT_WAIT_US)
+                continue
             except UnavailableError as error:
                 self._holding.let_go_all(consumer, str(error))
                 self._holding.put_off(partition)

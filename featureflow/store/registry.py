@@ -20,7 +20,7 @@ from featureflow.errors import (
 )
 from featureflow.store.history.protocol import HistoryStore, Statement
 from featureflow.store.log.protocol import Log, TopicState
-from featureflow.store.online.protocol import OnlineStore
+from featureflow.store.online.protocol import DROPPED, OnlineStore
 from featureflow.store.plan import Plan, plan
 
 PROJECT_DOCUMENT = "project"               # JSON of define.spec.Project
@@ -146,21 +146,27 @@ class Registry:
 
         Only once no scorer serves them any more. Marked before and after, so that one cut short is finished by the next.
         """
-        return {view_id: self._drop(view_id) for view_id in self.retired()}
+        return {view_id: self._drop(view_id, for_good=True) for view_id in self.retired()}
 
     def lost(self, project: spec.Project) -> dict[str, str]:
-        """View id -> what is wrong, for views whose offset records were made and are now absent or dirty."""
+        """View id -> what is wrong, for views whose offset records were made and are now absent, dirty or of another format, and for
+        those whose rebuild was cut short."""
         found: dict[str, str] = {}
+        states = {str(row["view_id"]): str(row["state"]) for row in self._history.query("view_versions", {})}
         for view in project.views:
+            if states.get(view.id) in ("dropping", "dropped"):
+                found[view.id] = _cut_short(view.id)
             for row in self._history.query("positions", {"view_id": view.id}):
-                if row["state"] == "created" and (problem := self._problem(view.id, str(row["source"]), _int(row["partition_id"]))):
+                problem = self._problem(view.id, str(row["source"]), _int(row["partition_id"]))
+                if problem and (row["state"] == "created" or problem == _cut_short(view.id)):
                     found.setdefault(view.id, problem)
         return found
 
     def rebuild(self, project: spec.Project, view_ids: Iterable[str]) -> None:
         """Drop what is left of these views' state and start them again at the log's beginning.
 
-        A worker that still holds one of them is refused at its next commit. Events that the log has deleted are not folded again.
+        A worker that holds one of them is refused at its next commit, and waits with that partition until the view begins anew. Cut
+        short, it is finished by the next rebuild of the same view, or by ``apply``. Events that the log has deleted are not folded again.
         Raises LogError, before anything is dropped, where a topic was recreated: nothing could be folded from it.
         """
         sources = (*project.sources, *system_sources(project.name))
@@ -169,7 +175,7 @@ class Registry:
         for source in project.sources:
             self._topic(source, partitions)
         for view_id in view_ids:
-            self._drop(view_id)
+            self._drop(view_id, for_good=False)
         self.apply(project, partitions=partitions)
 
     # -- inside --------------------------------------------------------------------------------------------------------
@@ -211,12 +217,12 @@ class Registry:
                 )
 
     def _record(self, project: spec.Project, topics: Mapping[str, TopicState]) -> None:
-        now = self._clock.now_us()
+        now, live = self._clock.now_us(), {view.id for view in project.views}
         states = {str(row["view_id"]): str(row["state"]) for row in self._history.query("view_versions", {})}
         definitions = {str(row["view_id"]): str(row["definition"]) for row in self._history.query("view_versions", {})}
         for view_id, state in states.items():
             if state == "dropping":
-                self._drop(view_id)
+                self._drop(view_id, for_good=view_id not in live)
         statements: list[Statement] = []
         document = msgspec.json.encode(project).decode()
         newest = self._history.query("newest_definition", {})
@@ -229,7 +235,6 @@ class Registry:
             }
             if self._history.query("topic", {"source": source.name}) != [row]:
                 statements += [Statement("forget_topic", {"source": source.name}), Statement("record_topic", row)]
-        live = {view.id for view in project.views}
         for view in project.views:
             version: dict[str, object] = {
                 "view_id": view.id, "state": "live", "changed_at_us": now, "definition": msgspec.json.encode(view).decode(),
@@ -264,22 +269,31 @@ class Registry:
                 raise OffsetMissingError(f"{problem}. To fold it again from the log's beginning, run: featureflow rebuild {view.name}")
 
     def _problem(self, view_id: str, source: str, partition: int) -> str:
-        record = self._online.offsets(source, partition, [view_id])[view_id]
+        try:
+            record = self._online.offsets(source, partition, [view_id])[view_id]
+        except OffsetMissingError:
+            return f"the offset record of view {view_id} for {source}/{partition} has a format that this version does not know"
         if record is None:
             return f"the offset record of view {view_id} for {source}/{partition} was made and is gone: the online store has lost state"
+        if record.dirty == DROPPED:
+            return _cut_short(view_id)
         if record.dirty != -1:
             return f"a commit of view {view_id} for {source}/{partition} broke half way to offset {record.dirty}"
         return ""
 
-    def _drop(self, view_id: str) -> int:
+    def _drop(self, view_id: str, *, for_good: bool) -> int:
         row = next(row for row in self._history.query("view_versions", {}) if row["view_id"] == view_id)
         change = {"view_id": view_id, "changed_at_us": self._clock.now_us(), "definition": row["definition"]}
         self._history.execute([Statement("change_view_version", {**change, "state": "dropping"})])
-        dropped = self._online.drop_view(view_id)
+        dropped = self._online.drop_view(view_id, for_good=for_good)
         self._history.execute(
             [Statement("forget_positions", {"view_id": view_id}), Statement("change_view_version", {**change, "state": "dropped"})]
         )
         return dropped
+
+
+def _cut_short(view_id: str) -> str:
+    return f"a rebuild of view {view_id} is under way, or was cut short"
 
 
 def _project(document: bytes | str) -> spec.Project:

@@ -67,7 +67,12 @@ def test_a_view_that_is_rebuilt_catches_up_while_the_other_stays_fresh(rig: Rig,
         rig.produce(200)
     step_until(worker, lambda: folded(rig, 0) and folded(rig, 1) and complete(rig, 1), "the first folding")
     zone = rig.project.views[1]
-    rig.online.drop_view(zone.id)
+    rig.online.drop_view(zone.id, for_good=False)
+    while worker.status().ready:                                  # a drop takes long where there are many keys
+        worker.step(timeout_s=0.05)
+    for _ in range(10):
+        worker.step(timeout_s=0.05)
+    assert any("is being rebuilt" in problem for problem in worker.status().problems)
     rig.online.create_offsets(zone.id, "trip", rig.log.topic(rig.source.topic).topic_id, {0: 0, 1: 0})
     assert not complete(rig, 1)
     rounds, held = 0, list[tuple[int, dict[int, int]]]()          # at an instant of the store, the log held this much or more

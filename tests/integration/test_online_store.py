@@ -10,7 +10,7 @@ import pytest
 from featureflow import limits
 from featureflow.clock import NO_TIME_US, ManualClock
 from featureflow.define.spec import DEFAULT_PROJECT
-from featureflow.errors import OffsetMissingError
+from featureflow.errors import BeingRebuiltError, OffsetMissingError
 from featureflow.store.keys import Keys
 from featureflow.store.online import record
 from featureflow.store.online.memory import MemoryOnlineStore
@@ -282,6 +282,39 @@ def test_a_dropped_view_takes_its_state_and_offsets_and_nothing_else(store: Onli
     assert store.visible(VIEW, SOURCE, 0) == []
     assert len(store.visible(views[0], SOURCE, 0)) == 1
     assert store.get_meta("project") == b"{}"
+
+
+def test_a_view_that_is_dropped_to_begin_anew_refuses_commits_and_claims_until_it_has_new_offsets(store: OnlineStore, claim: Claim) -> None:
+    store.commit(move(claim, 0, 1, whole(KEY, b"headaaaa")))
+    for _ in range(2):                                            # cut short, it is run again
+        assert store.drop_view(VIEW, for_good=False) in (2, 0)
+        assert refusal(store.commit(move(claim, 1, 2))) == "dropped"
+        with pytest.raises(BeingRebuiltError, match="featureflow rebuild now"):
+            store.claim(SOURCE, 0, [VIEW], TOPIC)
+    assert store.read([KEY]) == [None]
+    assert store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0}) == [0]
+    assert store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0}) == []
+    assert refusal(store.commit(move(claim, 0, 1))) == "fenced"
+    assert store.claim(SOURCE, 0, [VIEW], TOPIC).records[VIEW].offset == 0
+
+
+def test_a_record_of_another_format_names_the_rebuild_and_is_rebuilt(store: OnlineStore, claim: Claim) -> None:
+    _put(store, KEYS.offset(VIEW, SOURCE, 0), b"FFo1" + b"0" * 140)
+    with pytest.raises(OffsetMissingError, match="format.*featureflow rebuild now"):
+        store.claim(SOURCE, 0, [VIEW], TOPIC)
+    with pytest.raises(OffsetMissingError, match="format.*featureflow rebuild now"):
+        store.offsets(SOURCE, 0, [VIEW])
+    store.drop_view(VIEW, for_good=False)
+    store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0})
+    assert store.claim(SOURCE, 0, [VIEW], TOPIC).records[VIEW].offset == 0
+
+
+def _put(store: OnlineStore, key: bytes, value: bytes) -> None:
+    if isinstance(store, MemoryOnlineStore):
+        store.damage(key, value)
+    else:
+        assert isinstance(store, RedisOnlineStore)
+        store._redis.set(key, value)
 
 
 def test_a_store_says_what_it_is(store: OnlineStore) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from featureflow.errors import OffsetMissingError, StateError
+from featureflow.store.online import record
 from featureflow.store.online.protocol import OffsetRecord
 
 
@@ -17,6 +19,28 @@ def dirty(view_id: str, source: str, partition: int, stored: OffsetRecord) -> st
         f"a commit of view {view_id} on {source}/{partition} broke between offset {stored.offset} and {stored.dirty}: "
         f"its state cannot be trusted. Run `{rebuild(view_id)}`"
     )
+
+
+def dropped(view_id: str, source: str, partition: int) -> str:
+    return (
+        f"view {view_id} on {source}/{partition} is being rebuilt: its state goes, and then it begins anew. "
+        f"Where that was cut short, run `{rebuild(view_id)}` again"
+    )
+
+
+def unknown_format(view_id: str, source: str, partition: int, value: bytes) -> str:
+    return (
+        f"the offset of view {view_id} on {source}/{partition} has a format that this version of FeatureFlow does not know "
+        f"({value[:8]!r}): an older version wrote it, or something else writes to this database. Run `{rebuild(view_id)}`"
+    )
+
+
+def decoded(view_id: str, source: str, partition: int, value: bytes) -> OffsetRecord:
+    """The record as stored. Raises OffsetMissingError where it is none that this version knows."""
+    try:
+        return record.decode(value)
+    except StateError as error:
+        raise OffsetMissingError(unknown_format(view_id, source, partition, value)) from error
 
 
 def other_topic(view_id: str, source: str, partition: int, stored: OffsetRecord, topic_id: str) -> str:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from featureflow import limits
 from featureflow.clock import NO_TIME_US, Clock
 from featureflow.define.spec import DEFAULT_PROJECT
-from featureflow.errors import OffsetMissingError
+from featureflow.errors import BeingRebuiltError, OffsetMissingError
 from featureflow.store.keys import Keys
 from featureflow.store.online import call, loss, record
-from featureflow.store.online.protocol import Claim, Commit, Committed, OffsetRecord, Refused
+from featureflow.store.online.protocol import DROPPED, Claim, Commit, Committed, OffsetRecord, Refused
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,18 @@ class MemoryOnlineStore:
         made = []
         for partition, offset in offsets.items():
             key = self._keys.offset(view_id, source, partition)
-            if self._get(key) is None:
+            if self._get(key) in (None, record.dropped()):
                 self._put(key, record.encode(OffsetRecord(record.NO_TOKEN, offset, -1, NO_TIME_US, 0, topic_id)))
                 made.append(partition)
         return made
 
-    def drop_view(self, view_id: str) -> int:
+    def drop_view(self, view_id: str, *, for_good: bool = True) -> int:
         middle = f":{view_id}:".encode()
-        gone = [key for key in (*self._values, *self._seen) if middle in key and not key.startswith(b"meta:")]
+        keys = [key for key in (*self._values, *self._seen) if middle in key and not key.startswith(b"meta:")]
+        marked = [] if for_good else [key for key in keys if key.startswith(b"offset:")]
+        gone = [key for key in keys if key not in marked]
+        for key in marked:
+            self._put(key, record.dropped())
         for key in gone:
             self._values.pop(key, None)
             self._seen.pop(key, None)
@@ -51,6 +55,8 @@ class MemoryOnlineStore:
         for view_id, stored in records.items():
             if stored is None:
                 raise OffsetMissingError(loss.absent(view_id, source, partition))
+            if stored.dirty == DROPPED:
+                raise BeingRebuiltError(loss.dropped(view_id, source, partition))
             if stored.dirty != -1:
                 raise OffsetMissingError(loss.dirty(view_id, source, partition, stored))
             if stored.topic_id != topic_id:
@@ -142,6 +148,8 @@ class MemoryOnlineStore:
             place = f"{advance.view_id} of {commit.source}/{commit.partition}"
             if stored is None:
                 return Refused("offset", f"{place} is absent")
+            if stored.dirty == DROPPED:
+                return Refused("dropped", f"{place} is being rebuilt")
             if stored.token != commit.token:
                 return Refused("fenced", f"{place} was claimed by {stored.token.hex()}")
             if stored.dirty != -1:
@@ -162,7 +170,7 @@ class MemoryOnlineStore:
 
     def _record(self, view_id: str, source: str, partition: int) -> OffsetRecord | None:
         value = self._get(self._keys.offset(view_id, source, partition))
-        return None if value is None else record.decode(value)
+        return None if value is None else loss.decoded(view_id, source, partition, value)
 
     def _get(self, key: bytes) -> bytes | None:
         value = self._values.get(key)

@@ -13,6 +13,8 @@ from typing import Protocol
 
 from featureflow.store.online.writes import Writes
 
+DROPPED = -2                               # as ``dirty``: the view's state is being dropped, and this record will be made anew
+
 
 @dataclass(frozen=True)
 class OffsetRecord:
@@ -20,7 +22,7 @@ class OffsetRecord:
 
     token: bytes                           # 16 random bytes of the last claim; zeros before the first
     offset: int                            # the next offset to fold
-    dirty: int                             # -1, or the offset a commit was moving to when it broke
+    dirty: int                             # -1, or the offset a commit was moving to when it broke; or DROPPED
     max_time_us: int                       # running maximum of accepted event times; NO_TIME_US before the first
     committed_ms: int                      # the store's own clock at the last commit
     topic_id: str
@@ -69,7 +71,8 @@ class Committed:
 class Refused:
     """Nothing was written.
 
-    ``fenced``: the token is not the stored one. ``offset``: an offset is not ``from_offset``, or absent. ``dirty``: an
+    ``dropped``: the view is being rebuilt. ``fenced``: the token is not the stored one.
+    ``offset``: an offset is not ``from_offset``, or absent. ``dirty``: an
     earlier commit broke half way. ``mismatch``: a state key's length or header differs. ``expired``: keys at ``keys``
     are absent where rows were expected (their TTL passed): the same commit may be sent again with those written whole.
     """
@@ -83,17 +86,25 @@ class OnlineStore(Protocol):
     """Used by the worker and the command line, from one thread. Every method may raise UnavailableError."""
 
     def create_offsets(self, view_id: str, source: str, topic_id: str, offsets: dict[int, int]) -> list[int]:
-        """Make offset records that do not exist yet (``apply`` and ``rebuild`` only). The partitions created."""
+        """Make offset records that do not exist yet, or that ``drop_view`` left (``apply`` and ``rebuild`` only). The partitions made."""
         ...
 
-    def drop_view(self, view_id: str) -> int:
-        """Delete a retired view version's state and offset records. How many keys went."""
+    def drop_view(self, view_id: str, *, for_good: bool = True) -> int:
+        """Delete a view version's state and offset records: for good, or to begin anew. How many keys went.
+
+        (1) its offset records are marked: from here on no commit and no claim succeeds
+        (2) its state goes
+        (3) its offset records go; where it begins anew they stay, marked, until ``create_offsets`` makes them
+
+        Cut short, it is run again.
+        """
         ...
 
     def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str) -> Claim:
         """Take the partition with a fresh random token.
 
-        Raises OffsetMissingError where a record is absent, dirty, or of another topic: a claim never creates.
+        Raises OffsetMissingError where a record is absent, dirty, of another topic or format: a claim never creates.
+        Raises BeingRebuiltError where ``drop_view`` has marked one.
         """
         ...
 
@@ -108,7 +119,9 @@ class OnlineStore(Protocol):
         """The store's own clock: the one that ``committed_ms`` and ``complete_ms`` are told by."""
         ...
 
-    def offsets(self, source: str, partition: int, view_ids: Sequence[str]) -> dict[str, OffsetRecord | None]: ...
+    def offsets(self, source: str, partition: int, view_ids: Sequence[str]) -> dict[str, OffsetRecord | None]:
+        """Raises OffsetMissingError where a record has another format."""
+        ...
 
     def visible(self, view_id: str, source: str, partition: int) -> list[tuple[int, int]]:
         """(store's time in ms, offset) of the last VISIBILITY_ENTRIES or so commits that moved it, oldest first."""

@@ -15,8 +15,9 @@ The positions stand again, one-based, at the top of ``lua/*.lua``.
 
 from __future__ import annotations
 
+from featureflow.clock import NO_TIME_US
 from featureflow.errors import StateError
-from featureflow.store.online.protocol import OffsetRecord
+from featureflow.store.online.protocol import DROPPED, OffsetRecord
 
 MAGIC = b"FFo2"
 NO_TOKEN = bytes(16)
@@ -41,6 +42,11 @@ def encode(record: OffsetRecord) -> bytes:
     ))
 
 
+def dropped() -> bytes:
+    """What stands in place of the record of a view that is being dropped, whatever it was."""
+    return encode(OffsetRecord(NO_TOKEN, 0, DROPPED, NO_TIME_US, 0, ""))
+
+
 def decode(value: bytes) -> OffsetRecord:
     """Raises StateError where the bytes are not an offset record."""
     try:
@@ -58,5 +64,5 @@ def decode(value: bytes) -> OffsetRecord:
     except ValueError:
         raise StateError(
             f"{value[:40]!r} is not an offset record that this version of FeatureFlow knows: something else writes to "
-            f"its keys, or its state is older. Point online.url at a database of its own, or rebuild the view"
+            f"its keys, or its state is older. Point online.url at a database of its own, or run `featureflow rebuild VIEW`"
         ) from None

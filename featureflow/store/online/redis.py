@@ -16,7 +16,7 @@ from redis.retry import Retry
 
 from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import DEFAULT_PROJECT
-from featureflow.errors import OffsetMissingError, StateError, UnavailableError, UnknownOutcomeError
+from featureflow.errors import BeingRebuiltError, OffsetMissingError, StateError, UnavailableError, UnknownOutcomeError
 from featureflow.store.keys import Keys
 from featureflow.store.online import call, loss, record
 from featureflow.store.online.protocol import Claim, Commit, Committed, OffsetRecord, Refused
@@ -74,20 +74,23 @@ class RedisOnlineStore:
         )
         return [partitions[i - 1] for i in made]
 
-    def drop_view(self, view_id: str) -> int:
-        """Offsets go first, so that a worker which still folds the view is refused from then on."""
-        gone = 0
+    def drop_view(self, view_id: str, *, for_good: bool = True) -> int:
+        offsets, seen, states = (
+            kind.format(self._keys.bucket, view_id) for kind in ("offset:{}:{}:*", "seen:{}:{}:*", "feat:{}:*:{}:*")
+        )
         with self._answering():
-            for kind in ("offset:{}:{}:*", "seen:{}:{}:*", "feat:{}:*:{}:*"):
-                batch: list[bytes] = []
-                for key in self._redis.scan_iter(match=kind.format(self._keys.bucket, view_id), count=1000):
-                    batch.append(key)
-                    if len(batch) == 1000:
-                        gone += self._redis.unlink(*batch)
-                        batch.clear()
-                if batch:
-                    gone += self._redis.unlink(*batch)
-        return gone
+            for key in self._redis.scan_iter(match=offsets, count=1000):
+                self._redis.set(key, record.dropped(), xx=True)
+            return sum(self._delete(pattern) for pattern in ((seen, states, offsets) if for_good else (seen, states)))
+
+    def _delete(self, pattern: str) -> int:
+        gone, batch = 0, list[bytes]()
+        for key in self._redis.scan_iter(match=pattern, count=1000):
+            batch.append(key)
+            if len(batch) == 1000:
+                gone += self._redis.unlink(*batch)
+                batch.clear()
+        return gone + (self._redis.unlink(*batch) if batch else 0)
 
     def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str) -> Claim:
         token = secrets.token_bytes(16)
@@ -98,6 +101,10 @@ class RedisOnlineStore:
         view_id = view_ids[rest[0] - 1]
         if reason == b"absent":
             raise OffsetMissingError(loss.absent(view_id, source, partition))
+        if reason == b"format":
+            raise OffsetMissingError(loss.unknown_format(view_id, source, partition, rest[1]))
+        if reason == b"dropped":
+            raise BeingRebuiltError(loss.dropped(view_id, source, partition))
         stored = record.decode(rest[1])
         if reason == b"dirty":
             raise OffsetMissingError(loss.dirty(view_id, source, partition, stored))
@@ -118,7 +125,7 @@ class RedisOnlineStore:
     def offsets(self, source: str, partition: int, view_ids: Sequence[str]) -> dict[str, OffsetRecord | None]:
         values = self.read([self._keys.offset(view_id, source, partition) for view_id in view_ids])
         pairs = zip(view_ids, values, strict=True)
-        return {view_id: None if value is None else record.decode(value) for view_id, value in pairs}
+        return {view_id: None if value is None else loss.decoded(view_id, source, partition, value) for view_id, value in pairs}
 
     def visible(self, view_id: str, source: str, partition: int) -> list[tuple[int, int]]:
         with self._answering():

@@ -244,7 +244,7 @@ def storm(seed: int, store_class: type[MemoryOnlineStore] = MemoryOnlineStore, *
 def rebuild(rig: Rig, view: View) -> None:
     """As ``featureflow rebuild`` does."""
     topic_id = rig.log.topic(TRIP.topic).topic_id
-    rig.online.drop_view(view.id)
+    rig.online.drop_view(view.id, for_good=False)
     rig.online.create_offsets(view.id, "trip", topic_id, dict.fromkeys(range(rig.partitions), 0))
 
 
@@ -550,6 +550,24 @@ def test_of_two_views_that_are_behind_the_nearer_is_fresh_first(monkeypatch: pyt
     while at(rig, third).offset < 150:
         worker.step(timeout_s=0.0)
         rig.clock.advance(SECOND_US // 2)
+    assert rig.agrees()
+
+
+def test_a_worker_waits_while_a_view_is_rebuilt_and_goes_on_when_it_begins_anew() -> None:
+    rig = Rig(2)
+    worker = started(rig)
+    rig.produce(60)
+    rig.drain(worker)
+    rig.online.drop_view(ZONE.id, for_good=False)
+    for _ in range(20):
+        rig.produce(2)
+        worker.step(timeout_s=0.0)
+        rig.clock.advance(SECOND_US // 2)
+    assert not worker.status().ready
+    assert any("is being rebuilt" in problem and "featureflow rebuild zone_now" in problem for problem in worker.status().problems)
+    assert rig.online.create_offsets(ZONE.id, "trip", rig.log.topic(TRIP.topic).topic_id, {0: 0, 1: 0}) == [0, 1]
+    rig.drain(worker)
+    assert worker.status().ready
     assert rig.agrees()
 
 

@@ -29,7 +29,7 @@ from featureflow.store.keys import Keys
 from featureflow.store.log.memory import MemoryLog
 from featureflow.store.log.protocol import Record, TopicState
 from featureflow.store.online.memory import MemoryOnlineStore
-from featureflow.store.online.protocol import Advance, Commit, Committed
+from featureflow.store.online.protocol import DROPPED, Advance, Commit, Committed, OffsetRecord
 from featureflow.store.online.redis import RedisOnlineStore
 from featureflow.store.online.writes import StateWrite, Writes
 from featureflow.store.registry import Registry, mirrored, partitions_document
@@ -215,6 +215,62 @@ def test_state_that_was_lost_is_loud_and_is_never_made_again_in_silence(place: P
     place.registry.rebuild(PROJECT, [lost.id])
     assert place.offsets(lost) == {("arrival", 0): 0}
     assert place.registry.lost(PROJECT) == {}
+
+
+class Died(Exception):
+    pass
+
+
+@pytest.mark.parametrize("step", ["drop_view", "create_offsets"])
+@pytest.mark.parametrize("finish", ["rebuild", "apply"])
+def test_a_rebuild_that_was_cut_short_is_said_and_is_finished_by_the_next(
+    place: Place, monkeypatch: pytest.MonkeyPatch, step: str, finish: str
+) -> None:
+    place.registry.apply(PROJECT)
+    view = PROJECT.view("carrier_last")
+
+    def dies(*_: object, **__: object) -> None:
+        raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place.online, step, dies)
+        with pytest.raises(Died):
+            place.registry.rebuild(PROJECT, [view.id])
+    lost = place.registry.lost(PROJECT)
+    assert list(lost) == [view.id]
+    assert "cut short" in lost[view.id]
+    if finish == "rebuild":
+        place.registry.rebuild(PROJECT, list(lost))
+    else:
+        place.registry.apply(PROJECT)
+    assert place.registry.lost(PROJECT) == {}
+    assert place.offsets(view) == {("arrival", 0): 0}
+
+
+def test_while_a_view_is_rebuilt_its_offset_records_are_marked_and_not_gone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.registry.apply(PROJECT)
+    view = PROJECT.view("carrier_last")
+    made, seen = place.online.create_offsets, list[OffsetRecord | None]()
+
+    def watched(view_id: str, source: str, topic_id: str, offsets: dict[int, int]) -> list[int]:
+        seen.append(place.online.offsets(source, 0, [view_id])[view_id])
+        return made(view_id, source, topic_id, offsets)
+
+    monkeypatch.setattr(place.online, "create_offsets", watched)
+    place.registry.rebuild(PROJECT, [view.id])
+    assert [stored.dirty for stored in seen if stored is not None] == [DROPPED]
+
+
+def test_state_of_an_older_format_is_found_and_rebuilt(place: Place) -> None:
+    place.registry.apply(PROJECT)
+    view = PROJECT.view("carrier_last")
+    place.online.damage(KEYS.offset(view.id, "arrival", 0), b"FFo1" + b"0" * 140)
+    assert "format" in place.registry.lost(PROJECT)[view.id]
+    with pytest.raises(OffsetMissingError, match="format.*featureflow rebuild carrier_last"):
+        place.registry.apply(PROJECT)
+    place.registry.rebuild(PROJECT, [view.id])
+    assert place.registry.lost(PROJECT) == {}
+    assert place.offsets(view) == {("arrival", 0): 0}
 
 
 class Grown(MemoryLog):

@@ -1,8 +1,9 @@
 -- Take a partition: put a fresh token into every record, all or none. Creates nothing.
 -- KEYS: offset records, one per view version.   ARGV: token (32 hex digits), topic id.
--- Returns {'ok', record...} as they stood before, or {reason, 1-based place, record}: 'absent', 'dirty', 'topic'.
+-- Returns {'ok', record...} as they stood before, or {reason, 1-based place, record}: 'absent', 'format', 'dropped', 'dirty',
+-- 'topic'.
 -- Positions in a record (see record.py): token 5..36, dirty 57..76, topic id 137...
-local CLEAN = '-0000000000000000001'
+local CLEAN, DROPPED = '-0000000000000000001', '-0000000000000000002'
 local token, topic = ARGV[1], ARGV[2]
 if #ARGV ~= 2 or #token ~= 32 or #KEYS == 0 then
   return redis.error_reply('ERR claim: wrong arguments')
@@ -16,7 +17,10 @@ for i = 1, #KEYS do
     return {'absent', i, ''}
   end
   if #record < 136 or string.sub(record, 1, 4) ~= 'FFo2' then
-    return redis.error_reply('ERR claim: not an offset record: ' .. KEYS[i])
+    return {'format', i, record}
+  end
+  if string.sub(record, 57, 76) == DROPPED then
+    return {'dropped', i, record}
   end
   if string.sub(record, 57, 76) ~= CLEAN then
     return {'dirty', i, record}

@@ -10,8 +10,8 @@
 -- whole value always. complete_ms is kept where it is newer than the record's.
 -- Four arguments, since the server spends more on taking an argument than on writing a row.
 -- Offsets and times are sign and 19 digits (see record.py), compared as strings.
--- Returns {'ok', ms} or {reason, text, 0-based places...}; reasons: fenced offset dirty mismatch expired.
-local CLEAN = '-0000000000000000001'
+-- Returns {'ok', ms} or {reason, text, 0-based places...}; reasons: dropped fenced offset dirty mismatch expired.
+local CLEAN, DROPPED = '-0000000000000000001', '-0000000000000000002'
 local call = redis.call
 local sub = string.sub
 local unpack = struct.unpack
@@ -32,6 +32,9 @@ for i = 1, A do
   end
   if #record < 136 or sub(record, 1, 4) ~= 'FFo2' then
     return redis.error_reply('ERR commit: not an offset record: ' .. key)
+  end
+  if sub(record, 57, 76) == DROPPED then
+    return {'dropped', key .. ' is being rebuilt'}
   end
   if sub(record, 5, 36) ~= token then
     return {'fenced', key .. ' was claimed by ' .. sub(record, 5, 36)}
