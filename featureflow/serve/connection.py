@@ -90,7 +90,7 @@ class Connections:
 class Connection(asyncio.Protocol):
     """One connection, for as long as it sends plain score requests."""
 
-    __slots__ = ("_began", "_connections", "_kept", "_more", "_scoring", "_since", "_transport")
+    __slots__ = ("_began", "_connections", "_kept", "_scoring", "_since", "_transport")
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
