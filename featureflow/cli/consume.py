@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 import structlog
 from prometheus_client import CollectorRegistry, start_http_server
 
+from featureflow import port
 from featureflow.define.spec import Project
 from featureflow.errors import SettingsError, StateError, UnavailableError
 from featureflow.settings import WorkerSettings
@@ -48,8 +50,9 @@ def metrics(section: str, settings: WorkerSettings) -> Iterator[CollectorRegistr
     try:
         server, thread = start_http_server(settings.metrics_port, settings.metrics_host, registry)
     except OSError as error:
+        taken = port.holder(settings.metrics_port) if error.errno == errno.EADDRINUSE else ""
         raise SettingsError(
-            f"{section}.metrics_port: {settings.metrics_host}:{settings.metrics_port} cannot be listened on ({error.strerror}); "
+            f"{section}.metrics_port: {settings.metrics_host}:{settings.metrics_port} cannot be listened on ({error.strerror}){taken}; "
             "give another port, or 0 for no metrics"
         ) from error
     try:

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +17,9 @@ import uvloop
 
 from featureflow.clock import Clock
 from featureflow.define.system import predictions
-from featureflow.errors import SettingsError
 from featureflow.log_lines import log_as_json
 from featureflow.models.store import ModelStore
+from featureflow.port import bind
 from featureflow.serve.connection import Connections
 from featureflow.serve.metrics import Metrics
 from featureflow.serve.openapi import document
@@ -104,7 +103,8 @@ class Server:
             self.producer.start()
             if self._predictions is not None:
                 self._predictions.start()
-            listener = _listen(options)
+            listener = bind(options.host, options.port, shared=options.share_port)
+            listener.setblocking(False)
             self._connections = Connections(self._routes)
             loop = asyncio.get_running_loop()
             self._listening = await loop.create_server(self._connections.connect, sock=listener, backlog=1024)
@@ -186,20 +186,3 @@ async def _serve(
     log.info("draining")
     await server.stop()
     log.info("ended")
-
-
-def _listen(options: ServeOptions) -> socket.socket:
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if options.share_port:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind((options.host, options.port))
-    except OSError as error:
-        listener.close()
-        raise SettingsError(
-            f"cannot listen on {options.host}:{options.port} ({error.strerror or error}): set serve.host and serve.port to what is free"
-        ) from error
-    listener.setblocking(False)
-    return listener

@@ -32,7 +32,8 @@ def test_a_metrics_port_that_is_taken_is_named_with_its_setting() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         settings = WorkerSettings(metrics_port=port)
-        with pytest.raises(SettingsError, match=rf"ingest\.metrics_port.*{port}"), consume.metrics("ingest", settings):
+        named = rf"ingest\.metrics_port.*{port}.*process {os.getpid()} \("
+        with pytest.raises(SettingsError, match=named), consume.metrics("ingest", settings):
             pass
 
 
