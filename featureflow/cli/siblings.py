@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
+from featureflow.cli.restart import FIRST_WAIT_S, Restarted
+
 LOOK_S = 0.2
-FIRST_WAIT_S, LAST_WAIT_S = 0.5, 10.0
-STEADY_S = 30.0  # one that ran so long has not failed to start
 DEATHS = 6  # in a row, each before it was steady: it will not do better the next time
+STOP_S = 9.0  # from the time they are told to end; then they are killed
 log = structlog.get_logger("featureflow.serve")
-
-
-class Sibling:
-    """One of them."""
-
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], first_wait_s: float) -> None:
-        self._command, self._environment, self._first_wait_s = list(command), dict(environment), first_wait_s
-        self.deaths = 0  # in a row
-        self._due = 0.0
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def look(self) -> int | None:
-        """Start it where it is due; its exit code where it has just ended."""
-        now = time.monotonic()
-        if self._process is None:
-            if now >= self._due:
-                self._process, self._began = subprocess.Popen(self._command, env=self._environment), now
-            return None
-        code = self._process.poll()
-        if code is not None:
-            self._process = None
-            self.deaths = 1 if now - self._began > STEADY_S else self.deaths + 1
-            self._due = now + min(self._first_wait_s * 2 ** (self.deaths - 1), LAST_WAIT_S)
-        return code
-
-    def ask_to_end(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-
-    def wait(self) -> None:
-        if self._process is not None:
-            self._process.wait()
 
 
 class Siblings:
@@ -60,7 +28,7 @@ class Siblings:
         *,
         first_wait_s: float = FIRST_WAIT_S,
     ) -> None:
-        self._all = [Sibling(command, environment, first_wait_s) for _ in range(count)]
+        self._all = [Restarted(command, environment, first_wait_s=first_wait_s) for _ in range(count)]
         self._gave_up = gave_up
         self._lock = threading.Lock()
         self._ending = threading.Event()
@@ -75,15 +43,19 @@ class Siblings:
             self._thread.start()
 
     def end(self) -> None:
-        """Tell them to end, and start none any more; ``wait`` waits for them."""
+        """Tell them to end, and start none any more; ``wait`` waits for them. Once is enough."""
+        if self._ending.is_set():
+            return
         self._ending.set()
+        self._until = time.monotonic() + STOP_S
         with self._lock:
             for sibling in self._all:
                 sibling.ask_to_end()
 
     def wait(self) -> None:
+        """After ``end``."""
         for sibling in self._all:
-            sibling.wait()
+            sibling.end(self._until)
 
     def _keep(self) -> None:
         while not self._ending.wait(LOOK_S):

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+from functools import partial
 from pathlib import Path
 
 from world import embedded, until
@@ -25,6 +26,11 @@ def gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+def kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_scorers_that_share_a_port_drain_at_the_same_time_and_end_with_0_within_ten_seconds(tmp_path: Path) -> None:
@@ -69,3 +75,20 @@ def test_a_scorer_that_died_is_started_again_beside_the_others_and_counted(tmp_p
         assert second != first
         assert server.told_to_end() == 0, server.said()[-2000:]
         assert gone(second)
+
+
+def test_where_the_first_scorer_is_killed_the_others_finish_and_end_and_leave_the_port_free(tmp_path: Path) -> None:
+    with embedded(tmp_path / "project") as world:
+        world.featureflow("apply")
+        server, _ = world.serve(FEATUREFLOW_SERVE_WORKERS="3")
+        until(lambda: server.err().count('"event":"serving"') == 3, "all scorers")
+        others = scorers(server.pid)
+        assert len(others) == 2
+        for other in others:               # one that outlives it would outlive the test too
+            world.ended_with(partial(kill, other))
+        os.kill(server.pid, signal.SIGKILL)
+        until(lambda: all(map(gone, others)), "the others to end")
+        assert server.err().count('"event":"ended"') == 2
+        with socket.socket() as free:      # no SO_REUSEPORT: bound only where nobody else listens
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind(("127.0.0.1", world.serve_port))

@@ -36,10 +36,11 @@ def test_a_port_that_another_process_has_is_an_error_that_names_it(tmp_path: Pat
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        said = world.featureflow("up", code=1, FEATUREFLOW_SERVE_PORT=str(port))
-        assert f"cannot listen on 127.0.0.1:{port}" in said
-        assert f"process {os.getpid()} (" in said
-        assert "serve.port" in said
+        for verb, workers in (("up", "1"), ("serve", "1"), ("serve", "2")):
+            said = world.featureflow(verb, code=1, FEATUREFLOW_SERVE_PORT=str(port), FEATUREFLOW_SERVE_WORKERS=workers)
+            assert f"cannot listen on 127.0.0.1:{port}" in said
+            assert f"process {os.getpid()} (" in said
+            assert "serve.port" in said
 
 
 def test_children_of_an_up_that_was_killed_finish_and_end(tmp_path: Path) -> None:

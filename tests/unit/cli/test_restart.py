@@ -1,0 +1,49 @@
+"""A process that is started again when it dies, with waits that double, and ended with its parent."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+
+from featureflow.cli.restart import LAST_WAIT_S, Restarted
+
+SLEEPS = [sys.executable, "-c", "import signal; signal.pause()"]
+DIES = [sys.executable, "-c", "raise SystemExit(3)"]
+TETHERED = [sys.executable, "-c", "import os; from featureflow.cli import tether; tether.hold(os.environ); import signal; signal.pause()"]
+PAUSE = threading.Event()
+
+
+def next_death(restarted: Restarted) -> int:
+    for _ in range(3000):
+        if (code := restarted.look()) is not None:
+            return code
+        PAUSE.wait(0.02)
+    raise AssertionError("it did not die")
+
+
+def test_its_deaths_are_counted_and_the_waits_between_them_double_up_to_a_limit() -> None:
+    restarted = Restarted(DIES, os.environ, first_wait_s=0.001)
+    assert [next_death(restarted) for _ in range(3)] == [3, 3, 3]
+    assert (restarted.deaths, restarted._wait_s, restarted.pid) == (3, 0.004, None)
+    restarted._wait_s, restarted._due = 0.9 * LAST_WAIT_S, 0.0
+    next_death(restarted)
+    assert restarted._wait_s == LAST_WAIT_S
+    assert restarted.end(0.0) == 0
+
+
+def test_one_that_has_not_ended_in_time_is_killed() -> None:
+    restarted = Restarted(SLEEPS, os.environ)
+    restarted.look()
+    assert restarted.end(time.monotonic()) == -9
+
+
+def test_it_ends_where_the_pipe_from_its_parent_is_closed() -> None:
+    restarted = Restarted(TETHERED, os.environ)
+    restarted.look()
+    process = restarted._process
+    assert process is not None
+    assert process.stdin is not None
+    process.stdin.close()                  # as the kernel does where this process dies
+    assert process.wait(60) == -15
