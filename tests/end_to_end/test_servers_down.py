@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from ports import free_port
 from proxy import Proxy
-from world import MODEL, SECOND_US, Http, World, check_state, metric, production, until
+from world import MODEL, SECOND_US, Http, Process, World, check_state, metric, production, until
 
 from featureflow.store.log.protocol import Record
 from servers import Services
