@@ -59,8 +59,11 @@ def serve(context: typer.Context, json: Json = False) -> None:
             )
         finally:
             siblings.end()
-            siblings.wait()
+            in_time = siblings.wait()
     output.result({"stopped": True})
+    if not in_time:
+        output.warn("a scorer that shares the port had not finished in time and was killed")
+        raise typer.Exit(1)
     if siblings.failed:
         output.warn("a scorer that shares the port kept dying: its lines in the log say why")
         raise typer.Exit(1)

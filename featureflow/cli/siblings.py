@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -52,10 +53,9 @@ class Siblings:
             for sibling in self._all:
                 sibling.ask_to_end()
 
-    def wait(self) -> None:
-        """After ``end``."""
-        for sibling in self._all:
-            sibling.end(self._until)
+    def wait(self) -> bool:
+        """After ``end``: whether all have ended by themselves; those that do not in time are killed."""
+        return -signal.SIGKILL not in [sibling.end(self._until) for sibling in self._all]
 
     def _keep(self) -> None:
         while not self._ending.wait(LOOK_S):

@@ -92,3 +92,16 @@ def test_where_the_first_scorer_is_killed_the_others_finish_and_end_and_leave_th
         with socket.socket() as free:      # no SO_REUSEPORT: bound only where nobody else listens
             free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             free.bind(("127.0.0.1", world.serve_port))
+
+
+def test_a_scorer_that_hangs_is_killed_in_time_and_the_exit_code_says_so(tmp_path: Path) -> None:
+    with embedded(tmp_path / "project") as world:
+        world.featureflow("apply")
+        server, _ = world.serve(FEATUREFLOW_SERVE_WORKERS="2")
+        until(lambda: server.err().count('"event":"serving"') == 2, "both scorers")
+        [hung] = scorers(server.pid)
+        world.ended_with(partial(kill, hung))
+        os.kill(hung, signal.SIGSTOP)
+        assert server.told_to_end() == 1, server.said()[-2000:]
+        assert gone(hung)
+        assert "was killed" in server.err()
