@@ -20,8 +20,9 @@ class Stand:
 
     view_ids: tuple[str, ...]
     offset: int
-    max_time_us: int                       # the running maximum there: the log's, so the same for all
+    max_time_us: int                       # the running maximum there, the same for all
     until: int | None                      # where the next views stand, which these join; None: they are the foremost
+    joined_max_us: int                     # the running maximum of those: theirs from there on
 
 
 @dataclass
@@ -55,7 +56,11 @@ class Owned:
 
     def _stand(self, offset: int, until: int | None) -> Stand:
         view_ids = tuple(view_id for view_id, at in self.offsets.items() if at == offset)
-        return Stand(view_ids, offset, self.maxima[view_ids[0]], until)
+        return Stand(view_ids, offset, self._maximum(offset), until, self._maximum(offset if until is None else until))
+
+    def _maximum(self, offset: int) -> int:
+        """Of the views that stand there: those that begin there have none yet, and take that of the others."""
+        return max(self.maxima[view_id] for view_id, at in self.offsets.items() if at == offset)
 
     def moved(self, commit: Commit, now_us: int) -> None:
         """The commit was applied."""
@@ -73,7 +78,7 @@ class Owned:
         source, partition = self.partition.source, self.partition.partition
         return [
             Commit(
-                source, partition, self.token, tuple(Advance(v, offset, offset) for v in ids), self.maxima[ids[0]], Writes(),
+                source, partition, self.token, tuple(Advance(v, offset, offset) for v in ids), self._maximum(offset), Writes(),
                 self.ends.complete_ms(offset),
             )
             for offset, ids in due.items()

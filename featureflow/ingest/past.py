@@ -9,16 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from featureflow import limits
+from featureflow.clock import Clock
+from featureflow.errors import UnavailableError
 from featureflow.store.log.protocol import Batch, Consumer, Log, Partition
 
+FIRST_WAIT_US, LONGEST_WAIT_US = 1_000_000, 30_000_000    # an attempt may take time-outs, and the present waits meanwhile
 POLL_S = 0.02                              # for a slice that is not there yet; the present waits meanwhile
 
 
 class Past:
     """Opened when it is first needed, closed when nothing is wanted any more."""
 
-    def __init__(self, log: Log, topics: dict[str, str]) -> None:
-        self._log, self._topics = log, topics
+    def __init__(self, log: Log, topics: dict[str, str], clock: Clock) -> None:
+        self._log, self._topics, self._clock = log, topics, clock
+        self._open: dict[str, str] = {}                    # the topics that the reader reads
+        self._due_us, self._wait_us = 0, FIRST_WAIT_US     # the log was away: not before, and how long the next time
         self._reader: Consumer | None = None
         self._assigned: set[Partition] = set()
         self._at: dict[Partition, int] = {}                # what is being read, and from where on
@@ -28,8 +33,29 @@ class Past:
         if not wanted:
             self.close()
             return ()
-        if self._reader is None:
-            self._reader = self._log.reader(self._topics)
+        if self.away:
+            return ()
+        try:
+            batches = self._slice(wanted)
+        except UnavailableError:
+            self.close()
+            self._due_us = self._clock.now_us() + self._wait_us
+            self._wait_us = min(2 * self._wait_us, LONGEST_WAIT_US)
+            raise
+        self._wait_us = FIRST_WAIT_US
+        return batches
+
+    @property
+    def away(self) -> bool:
+        """Whether the log was away, and it is too early to ask it again."""
+        return self._clock.now_us() < self._due_us
+
+    def _slice(self, wanted: Mapping[Partition, int]) -> tuple[Batch, ...]:
+        behind = {partition.source for partition in wanted}
+        if self._reader is None or not behind <= self._open.keys():
+            self.close()
+            self._open = {source: self._topics[source] for source in sorted(behind)}
+            self._reader = self._log.reader(self._open)
         self._place(self._reader, wanted)
         polled = self._reader.poll(timeout_s=POLL_S, max_records=limits.PAST_RECORDS, max_bytes=limits.PAST_BYTES)
         self._assigned.update(polled.assignment.assigned)

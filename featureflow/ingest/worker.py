@@ -85,7 +85,7 @@ class Worker:
         }
         self._topics = {source.name: source.topic for source in used}
         self._consumer: Consumer | None = None
-        self._past = Past(log, self._topics)
+        self._past = Past(log, self._topics, clock)
         self._holding = Holding[Owned](clock, self._gone)
         self._look_due_us = self._inspect_due_us = self._tell_due_us = 0
         self._tally = Tally(metrics, clock, tracer)
@@ -133,7 +133,7 @@ class Worker:
         """One turn, as the module says. How many events were committed past."""
         assert self._consumer is not None, "open() first"
         consumer, before, behind = self._consumer, self._tally.events, self._behind()
-        polled = self._poll(consumer, min(timeout_s, BUSY_POLL_S) if behind else timeout_s, wait)    # (1)
+        polled = self._poll(consumer, min(timeout_s, BUSY_POLL_S) if behind and not self._past.away else timeout_s, wait)    # (1)
         self._holding_changes(polled.assignment)
         for batch in polled.batches:
             self._fold(consumer, batch)                                                      # (2) (3) (4)
@@ -166,6 +166,8 @@ class Worker:
                 if stop > start:
                     max_time_us = int(judged.running_max_us[stop - 1])
                 at = int(judged.events.offsets[stop]) if stop < n else batch.next
+                if at == stand.until:                          # those there may have seen events that the log has deleted since
+                    max_time_us = stand.joined_max_us
                 commit = source.commit(owned, stand, at, max_time_us)
             with tally.timed("commit"):                                                      # (4)
                 answer = self._send(owned, commit, source)
@@ -228,10 +230,10 @@ class Worker:
         except OffsetOutOfRangeError as error:
             raise _deleted(error) from error
         except UnavailableError as error:
-            self._past.close()
             self._fails("catch up", error)
             return
-        self._problems.pop("catch up", None)
+        if not self._past.away:
+            self._problems.pop("catch up", None)
         for batch in batches:
             partition = Partition(batch.source, batch.partition)
             owned, stand = self._holding.held.get(partition), behind[partition]

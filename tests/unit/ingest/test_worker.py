@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 from dataclasses import replace
@@ -13,13 +14,16 @@ from prometheus_client import CollectorRegistry
 from worker_rig import PROJECT, RIDER, RIDERS, SECOND_US, TRIP, ZONE, Rig, TroubledStore
 
 from featureflow import limits
+from featureflow.clock import ManualClock
 from featureflow.define.spec import DEFAULT_PROJECT, Project, View, with_version
 from featureflow.errors import LogError, OffsetMissingError, OffsetOutOfRangeError, StateError, UnavailableError
 from featureflow.ingest import failpoint
 from featureflow.ingest.claim import take
+from featureflow.ingest.past import Past
 from featureflow.ingest.source_views import SourceViews
 from featureflow.store.keys import Keys
-from featureflow.store.log.memory import MemoryConsumer
+from featureflow.store.log import memory
+from featureflow.store.log.memory import MemoryConsumer, MemoryLog
 from featureflow.store.log.protocol import TRACE_PARENT, Partition, Record
 from featureflow.store.online import record
 from featureflow.store.online.memory import MemoryOnlineStore
@@ -551,6 +555,90 @@ def test_of_two_views_that_are_behind_the_nearer_is_fresh_first(monkeypatch: pyt
         worker.step(timeout_s=0.0)
         rig.clock.advance(SECOND_US // 2)
     assert rig.agrees()
+
+
+def test_while_the_past_cannot_be_read_it_is_asked_for_ever_more_rarely_and_the_present_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(1)
+    worker = started(rig)
+    rig.produce(50)
+    rig.drain(worker)
+    rebuild(rig, ZONE)
+    asked = list[int]()
+
+    def away(sources: dict[str, str]) -> MemoryConsumer:
+        asked.append(rig.clock.now_us())
+        raise UnavailableError("the log is away; see log.url")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.memory_log, "reader", away)
+        for _ in range(600):
+            rig.produce(1)
+            worker.step(timeout_s=0.0)
+            rig.clock.advance(SECOND_US // 5)
+        assert any("the log is away" in problem for problem in worker.status().problems), "also between two attempts"
+    waits = [later - earlier for earlier, later in itertools.pairwise(asked)]
+    least = (1, 2, 4, 8, 16, 30, 30, 30)
+    assert all(wait >= seconds * SECOND_US for wait, seconds in zip(waits, least, strict=False)), "each wait is longer"
+    assert len(asked) < 12
+    assert at(rig, RIDER).offset == rig.log.topic(TRIP.topic).end[0]
+    rig.drain(worker)
+    assert not worker.status().problems
+    assert rig.agrees()
+
+
+def test_the_past_is_read_of_sources_that_are_behind_alone() -> None:
+    opened = list[set[str]]()
+
+    class Watched(MemoryLog):
+        def reader(self, sources: dict[str, str]) -> MemoryConsumer:
+            opened.append(set(sources))
+            return super().reader(sources)
+
+    log = Watched()
+    for topic in ("as", "bs", "cs"):
+        log.ensure_topic(topic, 1)
+    past = Past(log, {"a": "as", "b": "bs", "c": "cs"}, ManualClock(0))
+    a, b = Partition("a", 0), Partition("b", 0)
+    for wanted in ({a: 0}, {a: 0}, {a: 0, b: 0}, {b: 0}):
+        past.read(wanted)
+    assert opened == [{"a"}, {"a", "b"}]
+    past.close()
+
+
+@pytest.mark.parametrize("rebuilt", [RIDER, ZONE], ids=["first", "second"])
+@pytest.mark.parametrize("kind", ["append", "create"])
+@pytest.mark.parametrize("kept", [5, 0], ids=["some are kept", "none is kept"])
+def test_a_view_that_joins_does_not_change_the_running_maximum_of_those_that_saw_deleted_events(
+    rebuilt: View, kind: str, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newcomer's first event is the first that is left: older than those that are gone, or from a future that they refused."""
+    made = memory._batch
+    monkeypatch.setattr(memory, "_batch", lambda *parts: replace(made(*parts), timestamp_kind=kind))
+    rig = Rig(1)
+    healthy = RIDER if rebuilt is ZONE else ZONE
+    now_us = rig.clock.now_us()
+    rig.append([rig.trip(at=now_us) for _ in range(5)])
+    first_us = now_us - 20 * SECOND_US if kind == "append" else now_us + 86_400 * SECOND_US
+    rig.append([rig.trip(at=first_us), *(rig.trip(at=now_us - 10 * SECOND_US) for _ in range(4))])
+    worker = started(rig)
+    rig.drain(worker)
+    assert at(rig, healthy).max_time_us == now_us
+    begin = 10 - kept
+    rig.memory_log.delete_before(TRIP.topic, 0, begin)
+    rig.online.drop_view(rebuilt.id, for_good=False)
+    rig.online.create_offsets(rebuilt.id, "trip", rig.log.topic(TRIP.topic).topic_id, {0: begin})
+    rig.drain(worker)
+    for _ in range(6):
+        worker.step(timeout_s=0.0)
+        rig.clock.advance(SECOND_US)
+    assert at(rig, rebuilt).offset == at(rig, healthy).offset == 10
+    assert at(rig, healthy).max_time_us == now_us
+    assert at(rig, rebuilt).max_time_us == now_us
+    late = worker.status().late
+    rig.append([rig.trip(at=now_us + SECOND_US)])
+    rig.drain(worker)
+    assert worker.status().late == late
+    assert at(rig, healthy).max_time_us == now_us + SECOND_US
 
 
 def test_a_worker_waits_while_a_view_is_rebuilt_and_goes_on_when_it_begins_anew() -> None:
