@@ -156,6 +156,6 @@ def readable(partition: Partition, topic: str, owned: Owned, state: TopicState) 
     ahead, furthest = max(owned.offsets.items(), key=lambda item: item[1])
     if furthest > end:                     # also where another view is behind: this one would skip what is written there now
         raise LogError(
-            f"{place} ends at {end}, but view {ahead} has folded it up to {furthest}: the topic was truncated; "
-            f"run `featureflow rebuild {ahead.partition('@')[0]}`"
+            f"{place} ends at {end}, but view {ahead} has folded it up to {furthest}: the topic was truncated, "
+            "and its offsets will name other events. Give the event a new name, and a topic with a new name"
         )

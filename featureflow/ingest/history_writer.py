@@ -135,7 +135,12 @@ class HistoryWriter:
         except UnavailableError as error:
             away, timeout_s = error, 0.0           # poll all the same: a member that does not is thrown out of the group
         # 2
-        polled = consumer.poll(timeout_s=timeout_s, max_records=limits.POLL_RECORDS, max_bytes=limits.POLL_BYTES)
+        try:
+            polled = consumer.poll(timeout_s=timeout_s, max_records=limits.POLL_RECORDS, max_bytes=limits.POLL_BYTES)
+        except OffsetOutOfRangeError as error:
+            raise OffsetOutOfRangeError(
+                f"{error}. Events were deleted before history had them: lengthen the retention of that topic"
+            ) from error
         self._holding.assign(polled.assignment)
         # 3
         written = 0

@@ -232,7 +232,7 @@ class Worker:
         except UnavailableError as error:
             self._fails("catch up", error)
             return
-        if not self._past.away:
+        if not behind or not self._past.away:
             self._problems.pop("catch up", None)
         for batch in batches:
             partition = Partition(batch.source, batch.partition)
@@ -355,5 +355,5 @@ class Worker:
 
 def _deleted(error: OffsetOutOfRangeError) -> OffsetOutOfRangeError:
     return OffsetOutOfRangeError(
-        f"{error}: events were deleted before they were folded; run `featureflow rebuild` for the views of that topic"
+        f"{error}. Events were deleted before they were folded: run `featureflow rebuild VIEW` for each view of that topic"
     )

@@ -163,7 +163,7 @@ def test_records_that_retention_deleted_are_an_error_and_not_a_jump(
     admin.delete_records({TopicPartition(topic, 0): 3})
     assert kafka_log.topic(topic).beginning[0] == 3
     member = Member(kafka_log, topic)
-    with pytest.raises(OffsetOutOfRangeError, match="featureflow rebuild"):
+    with pytest.raises(OffsetOutOfRangeError, match="no longer"):
         until(lambda: False, member)
     member.consumer.close()
 

@@ -143,7 +143,8 @@ class KafkaConsumer:
         except kafka.errors.KafkaError as error:
             if error.retriable:
                 return {}                  # the client reconnects by itself
-            raise translated(error, f"the log cannot be read by group {self._group!r}") from error
+            reader = "the log's past cannot be read" if self._group is None else f"the log cannot be read by group {self._group!r}"
+            raise translated(error, reader) from error
         if self._joins is not None:
             self._joins.take_up()
         return fetched
@@ -204,8 +205,7 @@ class KafkaConsumer:
     def _out_of_range(self, places: Any) -> OffsetOutOfRangeError:
         text = ", ".join(f"{p.topic}/{p.partition} at offset {o}" for p, o in dict(places).items())
         return OffsetOutOfRangeError(
-            f"the log no longer (or not yet) has {text}: events were deleted before they were folded, or the topic was recreated; "
-            f"run 'featureflow rebuild'"
+            f"the log no longer (or not yet) has {text}: events were deleted, or the topic was recreated"
         )
 
     def _place(self, partition: Partition) -> TopicPartition:

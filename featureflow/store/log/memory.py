@@ -202,7 +202,7 @@ class MemoryConsumer:
             if not state.beginning[number] <= position <= state.end(number):
                 raise OffsetOutOfRangeError(
                     f"{self._topics[partition.source]}/{number}: offset {position} is not in the log, which has "
-                    f"{state.beginning[number]} to {state.end(number)}; run 'featureflow rebuild'"
+                    f"{state.beginning[number]} to {state.end(number)}"
                 )
             start = position - state.beginning[number]
             taken: list[_Stored] = []

@@ -62,7 +62,7 @@ class RedisStreamsConsumer:
                 if batches := self._read(min(left_ms, BLOCK_MS), max_records, max_bytes):
                     return Polled(Assignment(), batches)
         except redis.RedisError as error:
-            raise translated(error, f"the log cannot be read by group {self._group!r}") from error
+            raise translated(error, _unread(self._group)) from error
 
     def seek(self, partition: Partition, offset: int) -> None:
         if partition in self._owned:
@@ -177,6 +177,9 @@ class RedisStreamsConsumer:
 
     def _out_of_range(self, partition: Partition, offset: int, found: str) -> OffsetOutOfRangeError:
         return OffsetOutOfRangeError(
-            f"{self._topics[partition.source]}/{partition.partition}: offset {offset} is not in the log: {found}; "
-            f"run 'featureflow rebuild'"
+            f"{self._topics[partition.source]}/{partition.partition}: offset {offset} is not in the log: {found}"
         )
+
+
+def _unread(group: str | None) -> str:
+    return "the log's past cannot be read" if group is None else f"the log cannot be read by group {group!r}"

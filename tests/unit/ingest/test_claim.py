@@ -28,5 +28,5 @@ def test_a_view_behind_the_logs_beginning_is_refused() -> None:
 
 
 def test_a_truncated_log_is_noticed_by_the_view_that_is_ahead_though_another_is_behind() -> None:
-    with pytest.raises(LogError, match="ends at 6.*view old@1.*up to 7.*rebuild old"):
+    with pytest.raises(LogError, match="ends at 6.*view old@1.*up to 7.*Give the event a new name"):
         readable(PARTITION, "departures", owned(old=7, new=3), state(0, 6))

@@ -224,6 +224,17 @@ def test_events_deleted_before_history_had_them_stop_it_loudly(rig: Rig) -> None
         drain(writer, rig.log)
 
 
+def test_events_deleted_under_a_reading_writer_stop_it_and_nothing_is_said_of_rebuilding(rig: Rig) -> None:
+    rig.produce(10)
+    writer = rig.writer()
+    drain(writer, rig.log)
+    rig.produce(10, 10)
+    rig.log.delete_before(DEPARTURE.topic, 1, 8)
+    with pytest.raises(OffsetOutOfRangeError, match="before history had them: lengthen the retention") as caught:
+        drain(writer, rig.log)
+    assert "rebuild" not in str(caught.value)
+
+
 def test_a_topic_that_was_created_again_or_truncated_stops_it_loudly(rig: Rig) -> None:
     rig.produce(10)
     drain(rig.writer(), rig.log)

@@ -465,8 +465,9 @@ def test_events_deleted_under_a_reading_worker_stop_it_and_name_the_rebuild() ->
     rig.drain(worker)
     rig.produce(20)
     rig.memory_log.delete_before(TRIP.topic, 0, 15)
-    with pytest.raises(OffsetOutOfRangeError, match="featureflow rebuild"):
+    with pytest.raises(OffsetOutOfRangeError, match="featureflow rebuild") as caught:
         rig.drain(worker)
+    assert str(caught.value).count("featureflow rebuild") == 1
 
 
 def test_a_log_that_went_back_stops_the_worker() -> None:
@@ -475,7 +476,7 @@ def test_a_log_that_went_back_stops_the_worker() -> None:
     for view_id in ALL_VIEWS:
         rig.online.drop_view(view_id)
         rig.online.create_offsets(view_id, "trip", topic_id, {0: 9})
-    with pytest.raises(LogError, match="truncated.*featureflow rebuild"):
+    with pytest.raises(LogError, match="truncated.*Give the event a new name"):
         rig.drain(started(rig))
 
 
@@ -579,7 +580,7 @@ def test_while_the_past_cannot_be_read_it_is_asked_for_ever_more_rarely_and_the_
     waits = [later - earlier for earlier, later in itertools.pairwise(asked)]
     least = (1, 2, 4, 8, 16, 30, 30, 30)
     assert all(wait >= seconds * SECOND_US for wait, seconds in zip(waits, least, strict=False)), "each wait is longer"
-    assert len(asked) < 12
+    assert len(asked) < 20
     assert at(rig, RIDER).offset == rig.log.topic(TRIP.topic).end[0]
     rig.drain(worker)
     assert not worker.status().problems
