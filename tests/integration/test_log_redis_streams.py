@@ -230,6 +230,11 @@ def test_a_server_that_is_down_is_named_with_its_setting(tmp_path: Path) -> None
         log.ensure_topic("orders", 1)
         consumer = log.consumer("ingest", {"orders": "orders"})
         start(consumer)
+        reader = log.reader({"orders": "orders"})
+        start(reader)
+    with pytest.raises(UnavailableError, match="the log's past cannot be read"):
+        poll(reader)
+    reader.close()
     for call in (log.ping, lambda: log.append("orders", [Record(b"x")]), lambda: poll(consumer)):
         with pytest.raises(UnavailableError):
             call()

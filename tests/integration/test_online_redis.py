@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from featureflow.define.spec import DEFAULT_PROJECT
-from featureflow.errors import OffsetMissingError, StateError, UnavailableError, UnknownOutcomeError
+from featureflow.errors import BeingRebuiltError, OffsetMissingError, StateError, UnavailableError, UnknownOutcomeError
 from featureflow.store.keys import Keys
 from featureflow.store.online import call
 from featureflow.store.online.embedded import EmbeddedServer
@@ -166,6 +166,25 @@ def test_an_error_after_the_first_write_is_loud_and_leaves_the_partition_dirty(r
         assert answer.reason == "dirty"
         with pytest.raises(OffsetMissingError, match=r"broke between offset 0 and 1.*featureflow rebuild now"):
             store.claim(SOURCE, 0, [VIEW], TOPIC)
+
+
+def test_a_drop_that_is_cut_short_has_marked_the_offsets_before_any_state_went(
+    store: RedisOnlineStore, claim: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.commit(moved(claim, 0, 1, whole(b"headaaaa")))
+
+    def dies(*_: bytes) -> int:
+        raise redis.ConnectionError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._redis, "unlink", dies)
+        with pytest.raises(UnavailableError):
+            store.drop_view(VIEW)
+    assert store.read([KEY]) == [b"headaaaa"]
+    with pytest.raises(BeingRebuiltError, match="cut short, run `featureflow rebuild now` again"):
+        store.claim(SOURCE, 0, [VIEW], TOPIC)
+    assert store.drop_view(VIEW) == 3
+    assert store.offsets(SOURCE, 0, [VIEW]) == {VIEW: None}
 
 
 def test_without_the_dirty_mark_a_torn_commit_would_go_unnoticed(redis_url: str) -> None:
