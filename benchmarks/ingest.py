@@ -113,7 +113,7 @@ def verify(
                 raise SystemExit(f"wrong: user {user} {feature.name} is {values[row, column]}, must be {exact}")
     online.close()
     sizes = [len(blob) for blob in blobs if blob]
-    return {"checked_users": len(sample), "state_bytes_per_entity": float(np.mean(sizes))}
+    return {"checked_users": len(sample), "state_bytes_per_entity": round(float(np.mean(sizes)))}
 
 
 def _exact_sum(amounts: np.ndarray) -> float:
