@@ -199,6 +199,16 @@ async def listening(rig: ServeRig, *, body_s: float = 10.0) -> AsyncIterator[Lis
         producer.close(5.0)
 
 
+def fed(count: int = 300) -> Rig:
+    """A rig whose worker has folded that many events."""
+    rig = Rig()
+    rig.produce(count)
+    worker = rig.worker()
+    worker.open()
+    rig.drain(worker)
+    return rig
+
+
 def models_in(folder: Path) -> ModelStore:
     """A store with one version of each model."""
     store = ModelStore(folder, provider="cpu")
@@ -207,4 +217,4 @@ def models_in(folder: Path) -> ModelStore:
     return store
 
 
-__all__ = ["ASK", "TRIP", "Listening", "Rig", "ServeRig", "listening", "models_in", "serving", "train"]
+__all__ = ["ASK", "TRIP", "Listening", "Rig", "ServeRig", "fed", "listening", "models_in", "serving", "train"]

@@ -6,22 +6,13 @@ import asyncio
 import json
 
 import pytest
-from serve_rig import Listening, Rig, listening, serving
+from serve_rig import Listening, fed, listening, serving
 from structlog.testing import capture_logs
 
 from featureflow.models.store import ModelStore
 from featureflow.serve.connection import IDLE_S, PART_S
 
 BODY = json.dumps({"entities": {"rider": "ada", "zone": 7}, "context": {"hour": 17}}).encode()
-
-
-def fed() -> Rig:
-    rig = Rig()
-    rig.produce(200)
-    worker = rig.worker()
-    worker.open()
-    rig.drain(worker)
-    return rig
 
 
 def request(body: bytes = BODY, *, target: str = "tip", more: bytes = b"", length: bytes | None = None) -> bytes:
@@ -48,7 +39,7 @@ def aiohttp_has(server: Listening) -> int:
 
 def test_plain_scores_are_answered_without_aiohttp_as_it_would_answer_them(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+        async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
             answers = []
             for more in (b"X-Request-ID: mine\r\n", b"X-Request-ID: mine\r\nTE: trailers\r\n"):
                 reader, writer = await asyncio.open_connection(server.host, server.port)
@@ -68,7 +59,7 @@ def test_plain_scores_are_answered_without_aiohttp_as_it_would_answer_them(model
 
 def test_refusals_of_plain_scores_are_problem_details(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+        async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
             reader, writer = await asyncio.open_connection(server.host, server.port)
             for sent, expected in (
                 (request(b"{"), 400),
@@ -92,7 +83,7 @@ def test_refusals_of_plain_scores_are_problem_details(models: ModelStore) -> Non
 
 def test_wherever_a_request_is_cut_it_is_answered(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+        async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
             whole = request()
             reader, writer = await asyncio.open_connection(server.host, server.port)
             for at in range(1, len(whole)):
@@ -128,7 +119,7 @@ def test_wherever_a_request_is_cut_it_is_answered(models: ModelStore) -> None:
 )
 def test_what_is_not_surely_plain_is_left_to_aiohttp(models: ModelStore, sent: bytes, status: int) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+        async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
             reader, writer = await asyncio.open_connection(server.host, server.port)
             writer.write(sent)
             line = await asyncio.wait_for(reader.readline(), 30)
@@ -162,7 +153,7 @@ def test_what_is_no_http_is_answered_with_problem_details_and_one_line_in_the_lo
 
 def test_requests_sent_ahead_of_an_answer_are_answered_in_order(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+        async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
             serve.reader.hold = asyncio.Event()
             reader, writer = await asyncio.open_connection(server.host, server.port)
             writer.write(request(more=b"X-Request-ID: r0\r\n"))
@@ -180,7 +171,7 @@ def test_requests_sent_ahead_of_an_answer_are_answered_in_order(models: ModelSto
 
 def test_a_client_that_asks_for_scores_and_does_not_read_cannot_fill_the_servers_memory(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+        async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
             reader, writer = await asyncio.open_connection(server.host, server.port, limit=1_000)
             rows = [{"entities": {"rider": "ada", "zone": 7}, "context": {"hour": 17}}] * 200
             one = request(json.dumps({"rows": rows, "explain": True}).encode())
@@ -205,7 +196,7 @@ def test_a_request_under_way_is_answered_before_its_connection_is_closed_and_idl
     models: ModelStore,
 ) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+        async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
             idle, idle_writer = await asyncio.open_connection(server.host, server.port)
             part, part_writer = await asyncio.open_connection(server.host, server.port)
             part_writer.write(request()[:40])
@@ -231,7 +222,7 @@ def test_a_request_under_way_is_answered_before_its_connection_is_closed_and_idl
 
 def test_idle_connections_are_closed_and_half_a_request_is_left_to_aiohttp(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+        async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
             idle, idle_writer = await asyncio.open_connection(server.host, server.port)
             _, part_writer = await asyncio.open_connection(server.host, server.port)
             part_writer.write(request()[:40])
@@ -252,7 +243,7 @@ def test_idle_connections_are_closed_and_half_a_request_is_left_to_aiohttp(model
 
 def test_a_caller_who_leaves_is_not_waited_for_and_takes_nobody_along(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+        async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
             serve.reader.hold = asyncio.Event()
             _, gone = await asyncio.open_connection(server.host, server.port)
             reader, writer = await asyncio.open_connection(server.host, server.port)

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serve_rig import TRIP, Listening, Rig, listening, serving
+from serve_rig import TRIP, Listening, Rig, fed, listening, serving
 from worker_rig import RIDERS, SECOND_US
 
 from featureflow import limits
@@ -25,15 +25,6 @@ from featureflow.store.keys import Keys
 KEYS = Keys(DEFAULT_PROJECT)
 GOOD = {"entities": {"rider": "ada", "zone": 7}, "context": {"hour": 17}}
 PATHS = ("/v1/score/tip", "/v1/events/trip", "/v1/features/rider_now", "/v1/features/zone_now")
-
-
-def fed() -> Rig:
-    rig = Rig()
-    rig.produce(200)
-    worker = rig.worker()
-    worker.open()
-    rig.drain(worker)
-    return rig
 
 
 async def post(server: Listening, path: str, body: object, **more: Any) -> tuple[int, Any, Any]:
@@ -56,7 +47,7 @@ async def get(server: Listening, path: str) -> tuple[int, Any, Any]:
 
 def test_a_score_over_http(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+        async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
             status, answer, headers = await post(server, "/v1/score/tip", GOOD, headers={"X-Request-ID": "mine-1"})
             assert status == 200
             assert headers["X-Request-ID"] == answer["request_id"] == "mine-1"
@@ -70,7 +61,7 @@ def test_a_score_over_http(models: ModelStore) -> None:
 
 def test_features_of_many_ids_come_from_one_read_with_the_offsets_they_stand_for(models: ModelStore) -> None:
     async def go() -> None:
-        rig = fed()
+        rig = fed(200)
         async with serving(models, rig=rig) as serve, listening(serve) as server:
             serve.reader.reads.clear()
             q = rig.clock.now_us() - 5 * SECOND_US
@@ -96,7 +87,7 @@ def test_features_of_many_ids_come_from_one_read_with_the_offsets_they_stand_for
 
 def test_features_of_one_entity_by_get_whatever_its_id_holds(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+        async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
             for rider in RIDERS:
                 status, answer, _ = await get(server, f"/v1/features/rider_now/{quote(rider, safe='')}")
                 assert (status, answer["id"]) == (200, rider)
@@ -173,7 +164,7 @@ def test_events_that_are_none_are_refused_together_with_a_reason_each_and_nothin
 
 def test_what_there_is_can_be_looked_at(models: ModelStore) -> None:
     async def go() -> None:
-        rig = fed()
+        rig = fed(200)
         async with serving(models, rig=rig) as serve, listening(serve) as server:
             _, views, _ = await get(server, "/v1/views")
             assert [v["name"] for v in views["views"]] == ["rider_now", "zone_now"]
@@ -220,7 +211,7 @@ def test_wrong_methods_and_paths_say_what_to_use(models: ModelStore) -> None:
 
 def test_a_store_that_is_down_is_a_503_with_a_time_to_come_back_and_readiness_says_so(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+        async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
             serve.reader.fail = UnavailableError("Redis at x does not answer; see online.url")
             for status, answer, headers in (
                 await get(server, "/v1/views"),
@@ -290,7 +281,7 @@ async def talk(server: Listening, raw: bytes) -> bytes:
 
 def test_connections_are_kept_pipelined_and_closed_as_http_says(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+        async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
             body = json.dumps(GOOD).encode()
             one = b"POST /v1/score/tip HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%b\r\n%b"
             kept, closed = one % (len(body), b"", body), one % (len(body), b"Connection: close\r\n", body)
@@ -377,7 +368,7 @@ def test_no_request_is_answered_with_500_and_every_problem_says_what_to_change(m
     ids = st.text(max_size=12) | st.sampled_from([":{}\r\n\0", "%", "..", "a/b", "@", "\x00"])
 
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+        async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
             loop = asyncio.get_running_loop()
 
             @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -412,7 +403,7 @@ def test_a_fault_of_the_server_is_logged_with_the_request_id_and_tells_the_calle
         raise ZeroDivisionError("secret")
 
     async def go() -> None:
-        async with serving(models, rig=fed()) as serve, listening(serve) as server:
+        async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
             monkeypatch.setattr(routes.catalog, "models", broken)
             status, answer, _ = await get(server, "/v1/models")
             assert status == 500

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-from serve_rig import STRICT, TIP, WITH_MODELS, Rig, ServeRig, models_in, serving, train
+from numpy.typing import NDArray
+from serve_rig import STRICT, TIP, WITH_MODELS, Rig, ServeRig, fed, models_in, serving, train
 from worker_rig import PROJECT, RIDERS, SECOND_US, TRIP, ZONES
 
 from featureflow.define import system
@@ -41,13 +43,16 @@ def answered(answer: Answer | Shed) -> dict[str, object]:
     return decoded
 
 
-def fed(count: int = 300) -> Rig:
-    rig = Rig()
-    rig.produce(count)
-    worker = rig.worker()
-    worker.open()
-    rig.drain(worker)
-    return rig
+def damage_ada(rig: Rig, change: Callable[[NDArray[np.void]], None]) -> None:
+    """Change the rows of one entity's state, its header left as it is."""
+    key = KEYS.state("rider", "ada", RIDER.id, "trip", None)
+    (value,) = rig.online.read([key])
+    assert value is not None
+    layout = ViewKernel(RIDER, {"trip": TRIP}).layouts["trip"]
+    rows = np.frombuffer(value, layout.dtype, offset=layout.header_bytes).copy()
+    change(rows)
+    assert isinstance(rig.online, MemoryOnlineStore)
+    rig.online.damage(key, value[: layout.header_bytes] + rows.tobytes())
 
 
 def expected_scores(
@@ -224,14 +229,7 @@ def test_one_damaged_state_is_missing_and_its_neighbours_are_not(models: ModelSt
 def test_a_damaged_event_time_does_not_take_the_turn_of_others_along(models: ModelStore) -> None:
     async def go() -> None:
         rig = fed()
-        key = KEYS.state("rider", "ada", RIDER.id, "trip", None)
-        (value,) = rig.online.read([key])
-        assert value is not None
-        layout = ViewKernel(RIDER, {"trip": TRIP}).layouts["trip"]
-        rows = np.frombuffer(value, layout.dtype, offset=layout.header_bytes).copy()
-        rows["t_max"] = 2**62
-        assert isinstance(rig.online, MemoryOnlineStore)
-        rig.online.damage(key, value[: layout.header_bytes] + rows.tobytes())
+        damage_ada(rig, lambda rows: rows["t_max"].fill(2**62))
         async with serving(models, rig=rig) as serve:
             asked = [await serve.ask("tip", {**BODY, "entities": {"rider": r, "zone": 7}, "explain": True}) for r in ("ada", "bob:{0}")]
         damaged, whole = (answered(answer)["features"][0]["rider_now:count_1h"] for answer in asked)
@@ -536,17 +534,13 @@ WITH_ZONAL = msgspec.structs.replace(WITH_MODELS, models=(*WITH_MODELS.models, Z
 
 def test_state_that_breaks_the_computing_is_missing_for_its_entity_alone(tmp_path: Path) -> None:
     async def go() -> None:
+        def no_squares(rows: NDArray[np.void]) -> None:
+            for name in rows.dtype.names or ():
+                if "square" in name:
+                    rows[name] = 0         # a variance below zero: its root is an error where warnings are
+
         rig = fed()
-        key = KEYS.state("rider", "ada", RIDER.id, "trip", None)
-        (value,) = rig.online.read([key])
-        assert value is not None
-        layout = ViewKernel(RIDER, {"trip": TRIP}).layouts["trip"]
-        rows = np.frombuffer(value, layout.dtype, offset=layout.header_bytes).copy()
-        for name in layout.dtype.names or ():
-            if "square" in name:
-                rows[name] = 0             # a variance below zero: its root is an error where warnings are
-        assert isinstance(rig.online, MemoryOnlineStore)
-        rig.online.damage(key, value[: layout.header_bytes] + rows.tobytes())
+        damage_ada(rig, no_squares)
         models = models_in(tmp_path / "models")
         train(models, ZONAL)
         async with serving(models, rig=rig, project=WITH_ZONAL) as serve:
