@@ -6,36 +6,21 @@ import json
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 import redis
 from ports import free_port
-from world import MODEL, PARTITIONS, SECOND_US, Http, World, check_state, embedded, metric, production, until
+from world import MODEL, PARTITIONS, SECOND_US, Http, World, check_state, metric, until
 
 from featureflow.store.log.protocol import Record
-from servers import Services
 
 SCORE = f"/v1/score/{MODEL}"
 ENTITIES = {"rider": "ada", "zone": 1}
 ODD_RIDERS = (
     "a:b", "{0}", "{a}:b", "x\ny", "x\r\ny", "x\0", "a", "A", "a ", "a%3Ab", "*", "'; DROP TABLE ev_ride; --", "é", "e\u0301", "\\",
 )
-
-
-@pytest.fixture(params=["embedded", "production"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    if request.param == "embedded":
-        made = embedded(tmp_path / "project")
-    else:
-        services: Services = request.getfixturevalue("services")
-        urls = (request.getfixturevalue(f"{name}_url") for name in ("production_redis", "mysql"))
-        made = production(tmp_path / "project", services, *urls)
-    with made:
-        yield made
 
 
 def good(n: int, rider: str = "ada", **other: object) -> dict[str, object]:

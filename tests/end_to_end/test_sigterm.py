@@ -11,23 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from world import MODEL, SECOND_US, Http, World, check_state, embedded, production, until
+from world import MODEL, SECOND_US, Http, World, check_state, until
 
 from featureflow.store.log.protocol import Record
-from servers import Services
 
 
-@pytest.fixture(params=["embedded", "production"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    if request.param == "embedded":
-        made = embedded(tmp_path / "project")
-    else:
-        services: Services = request.getfixturevalue("services")
-        made = production(tmp_path / "project", services, *(request.getfixturevalue(f"{n}_url") for n in ("production_redis", "mysql")))
-    with made:
-        made.featureflow("apply")
-        made.add_model()
-        yield made
+@pytest.fixture
+def world(world: World) -> World:
+    world.featureflow("apply")
+    world.add_model()
+    return world
 
 
 class Load:
