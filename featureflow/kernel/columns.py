@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Column, Expr, Source, View, Window, columns_of, is_keyed
-from featureflow.kernel.aggregation import aggregation
-from featureflow.kernel.partial import Count, LastN, Merge, Partial
+from featureflow.kernel.aggregation.table import aggregation
+from featureflow.kernel.partial.base import Merge, Partial
+from featureflow.kernel.partial.basic import Count
+from featureflow.kernel.partial.newest import LastN
 from featureflow.kernel.tile import LIFETIME_US, tile_for
 
 FORMAT = 1

@@ -18,7 +18,8 @@ from featureflow.define.spec import Source, View
 from featureflow.errors import StateError
 from featureflow.kernel.columns import FIRST, START, Layout, Table
 from featureflow.kernel.fold import carry
-from featureflow.kernel.partial import ENTRY, LOWEST, LastN, newest
+from featureflow.kernel.partial.base import LOWEST
+from featureflow.kernel.partial.newest import ENTRY, LastN, newest
 from featureflow.kernel.plan import Plan
 from featureflow.kernel.state import States
 from featureflow.kernel.tile import LIFETIME_START_US

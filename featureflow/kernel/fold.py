@@ -16,7 +16,7 @@ from featureflow.kernel.columns import FIRST, LEVEL, START, Layout, Rows, Table
 from featureflow.kernel.events import Events
 from featureflow.kernel.exact import ADDITIONS, LIMB_BITS, LIMB_MASK, Float, Int
 from featureflow.kernel.expression import evaluate, is_true
-from featureflow.kernel.partial import ENTRY, LastN, newest, position
+from featureflow.kernel.partial.newest import ENTRY, LastN, newest, position
 from featureflow.kernel.tile import floor
 from featureflow.limits import NUMBER_ABS
 

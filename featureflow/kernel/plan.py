@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow.define.spec import Feature, Window
-from featureflow.kernel.aggregation import Aggregation, aggregation
+from featureflow.kernel.aggregation.base import Aggregation
+from featureflow.kernel.aggregation.table import aggregation
 from featureflow.kernel.columns import FIRST, Layout
-from featureflow.kernel.partial import LastN, Partial
+from featureflow.kernel.partial.base import Partial
+from featureflow.kernel.partial.newest import LastN
 from featureflow.kernel.tile import tile_for
 
 Index = NDArray[np.intp]

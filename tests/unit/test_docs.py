@@ -17,7 +17,7 @@ from featureflow.cli.main import app
 from featureflow.define.project import load
 from featureflow.ingest.history_metrics import HistoryMetrics
 from featureflow.ingest.metrics import WorkerMetrics
-from featureflow.kernel.aggregation import AGGREGATIONS
+from featureflow.kernel.aggregation.table import AGGREGATIONS
 from featureflow.kernel.finalize import Status
 from featureflow.serve.metrics import Metrics
 from featureflow.serve.openapi import document

@@ -17,7 +17,9 @@ from featureflow.ingest.slab import Slab
 from featureflow.kernel import state
 from featureflow.kernel.columns import Layout
 from featureflow.kernel.events import Events
-from featureflow.kernel.partial import LOWEST, Count, LastN, Max, Min, Sum
+from featureflow.kernel.partial.base import LOWEST
+from featureflow.kernel.partial.basic import Count, Max, Min, Sum
+from featureflow.kernel.partial.newest import LastN
 from featureflow.kernel.tile import LIFETIME_US, SECOND_US
 from featureflow.store.keys import Keys
 from featureflow.store.online.writes import StateWrite, Writes

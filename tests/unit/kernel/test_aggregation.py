@@ -25,8 +25,8 @@ from unit.kernel.worlds import (
 
 import oracle
 from featureflow.errors import DefinitionError
-from featureflow.kernel.aggregation import AGGREGATIONS
-from featureflow.kernel.aggregation import aggregation as find
+from featureflow.kernel.aggregation.table import AGGREGATIONS
+from featureflow.kernel.aggregation.table import aggregation as find
 from featureflow.kernel.replay import recompute
 from oracle import Record
 

@@ -5,7 +5,7 @@ from unit.kernel.worlds import LIFETIME, SECOND, X, Y, aggregation, sliding, sou
 
 from featureflow.define.spec import Call, Literal, View, Window
 from featureflow.kernel.columns import HEADER, Layout
-from featureflow.kernel.partial import Count
+from featureflow.kernel.partial.basic import Count
 from featureflow.kernel.tile import LIFETIME_US
 
 SOURCE = source()

@@ -14,7 +14,10 @@ from featureflow.errors import StateError
 from featureflow.kernel import fold as folding
 from featureflow.kernel.columns import Layout, Rows
 from featureflow.kernel.fold import combine, fold, lift, merge
-from featureflow.kernel.partial import LOWEST, PARTIALS, LastN, Partial, code, newest, number, position
+from featureflow.kernel.partial.base import LOWEST, Partial
+from featureflow.kernel.partial.basic import code, number
+from featureflow.kernel.partial.newest import LastN, newest, position
+from featureflow.kernel.partial.table import PARTIALS
 from featureflow.kernel.state import encode, parse
 from oracle import Record
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Aggregation, Call, Column, Expr, Field, Literal, Source, View, Window, with_version
-from featureflow.kernel.aggregation import AGGREGATIONS
+from featureflow.kernel.aggregation.table import AGGREGATIONS
 from featureflow.kernel.events import Events
 from featureflow.kernel.finalize import Status, Values, ViewKernel
 from oracle import Answer, Record

@@ -1,0 +1,28 @@
+"""Every aggregation there is, by the name that definitions give it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from featureflow.errors import DefinitionError
+from featureflow.kernel.aggregation.base import Aggregation
+from featureflow.kernel.aggregation.basic import CountOf, Last, MaxOf, Mean, MinOf, Stddev, SumOf
+
+AGGREGATIONS: Mapping[str, type[Aggregation]] = MappingProxyType({
+    "count": CountOf,
+    "sum": SumOf,
+    "mean": Mean,
+    "min": MinOf,
+    "max": MaxOf,
+    "stddev": Stddev,
+    "last": Last,
+    "last_n": Last,
+})
+
+
+def aggregation(op: str) -> type[Aggregation]:
+    """The aggregation named ``op``. Raises DefinitionError for an unknown one."""
+    if op not in AGGREGATIONS:
+        raise DefinitionError(f"there is no aggregation {op!r}", write="one of " + ", ".join(AGGREGATIONS))
+    return AGGREGATIONS[op]

@@ -1,0 +1,9 @@
+"""Every partial there is."""
+
+from __future__ import annotations
+
+from featureflow.kernel.partial.base import Partial
+from featureflow.kernel.partial.basic import Count, Max, Min, Sum, SumOfSquares
+from featureflow.kernel.partial.newest import LastN
+
+PARTIALS: tuple[type[Partial], ...] = (Count, Sum, SumOfSquares, Max, Min, LastN)
