@@ -3,7 +3,7 @@
 from featureflow import Entity, Event, Field, Model, Request, View, count, key, mean
 """
 
-from featureflow.define.aggregation import count, last, last_n, max, mean, min, stddev, sum
+from featureflow.define.aggregation import count, last, last_n, max, mean, min, rate, stddev, sum, variance
 from featureflow.define.entity import Entity
 from featureflow.define.event import Event
 from featureflow.define.expression import abs, is_null, log1p, maximum, minimum
@@ -11,7 +11,7 @@ from featureflow.define.field import Field, key
 from featureflow.define.model import Model
 from featureflow.define.request import Request
 from featureflow.define.view import View
-from featureflow.define.window import lifetime, tumbling
+from featureflow.define.window import hopping, lifetime, tumbling
 
 __all__ = [
     "Entity",
@@ -22,6 +22,7 @@ __all__ = [
     "View",
     "abs",
     "count",
+    "hopping",
     "is_null",
     "key",
     "last",
@@ -33,7 +34,9 @@ __all__ = [
     "mean",
     "min",
     "minimum",
+    "rate",
     "stddev",
     "sum",
     "tumbling",
+    "variance",
 ]

@@ -82,7 +82,7 @@ def tile_of(window: Window) -> float:
         return FOREVER
     if window.kind == "sliding":
         return max([tile for tile in TILES if window.length_us / tile >= 12] or [SECOND])
-    return max(tile for tile in TILES if window.length_us % tile == 0)
+    return max(tile for tile in TILES if window.length_us % tile == window.hop_us % tile == window.offset_us % tile == 0)
 
 
 def floor(t: int, tile: float) -> float:
@@ -96,7 +96,10 @@ def in_window(window: Window, finest: float, t: int, q: int) -> bool:
     if window.kind == "lifetime":
         return True
     if window.kind == "tumbling":
-        return t >= q - q % window.length_us
+        return t >= q - (q - window.offset_us) % window.length_us
+    if window.kind == "hopping":
+        closes = q - (q - window.offset_us) % window.hop_us + window.hop_us
+        return t >= closes - window.length_us
     tile = tile_of(window)
     return floor(t, tile) >= floor(q - window.length_us, tile)
 
@@ -164,7 +167,7 @@ def participating(aggregation: Aggregation, records: Sequence[Record]) -> list[t
     return found
 
 
-def aggregate(aggregation: Aggregation, counted: Sequence[tuple[Record, float]]) -> list[float]:
+def aggregate(aggregation: Aggregation, counted: Sequence[tuple[Record, float]], window: Window) -> list[float]:
     """The aggregation of at least one record."""
     values = [value for _, value in counted]
     n, total = len(values), sum(map(quantum, values))
@@ -179,9 +182,12 @@ def aggregate(aggregation: Aggregation, counted: Sequence[tuple[Record, float]])
             return [min(values)]
         case "max":
             return [max(values)]
-        case "stddev":
+        case "variance" | "stddev":
             squares = sum(quantum(value) ** 2 for value in values)
-            return [math.sqrt(float(Fraction(n * squares - total**2, n * n * 2**112)))]
+            variance = float(Fraction(n * squares - total**2, n * n * 2**112))
+            return [variance if aggregation.op == "variance" else math.sqrt(variance)]
+        case "rate":
+            return [n / (window.length_us / aggregation.per_us)]
         case "last" | "last_n":
             newest = sorted(counted, key=lambda c: (c[0].time_us, c[0].partition, c[0].offset), reverse=True)
             kept = [value for _, value in newest[: aggregation.size]]
@@ -224,5 +230,5 @@ def answer(view: View, mine: Sequence[Record], q: int) -> list[Answer]:
             status = "x" if counted else "d"
             found.append(Answer((undefined,) * aggregation.size, status, newest))
         else:
-            found.append(Answer(tuple(aggregate(aggregation, counted)), "p", newest))
+            found.append(Answer(tuple(aggregate(aggregation, counted, window)), "p", newest))
     return found

@@ -1,4 +1,4 @@
-"""Aggregations: ``count sum mean min max stddev last last_n``, as they stand in a View's body."""
+"""Aggregations, ``count`` to ``last_n``, as they stand in a View's body."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from featureflow.define.event import Event
 from featureflow.define.expression import Expr, Number, Owner, Truth, Windowless
 from featureflow.define.name import a, listed, nearest, shown, snake
 from featureflow.define.place import Place, here, wrong
-from featureflow.define.window import Window, lifetime, same_length, windows, written
+from featureflow.define.window import Window, duration, lifetime, same_length, windows, written
 
 
 class Aggregation(Windowless):
@@ -19,10 +19,11 @@ class Aggregation(Windowless):
 
     def __init__(
         self, op: str, event: type[Event], value: spec.Expr | None, where: spec.Expr | None,
-        over: tuple[Window, ...], default: float | None, size: int = 1,
+        over: tuple[Window, ...], default: float | None, size: int = 1, *, per_us: int = 0,
     ) -> None:  # fmt: skip
         self.op, self.event, self.value, self.where = op, event, value, where
         self.windows, self.default, self.size = over, default, size
+        self.per_us = per_us
         self.name = ""
         self.view: type | None = None
         self.place = here()
@@ -46,6 +47,7 @@ class Aggregation(Windowless):
         return spec.Aggregation(
             name=self.name, op=self.op, source=self.event._definition.name, value=self.value, where=self.where,
             windows=self.windows, bare=isinstance(self, LastN), size=self.size, default=self.default,
+            per_us=self.per_us,
         )  # fmt: skip
 
     def column(self, window: Window, text: str) -> Expr[float]:
@@ -109,7 +111,7 @@ def count(
     source: type[Event], *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = 0.0
 ) -> Windowed:
     """How many events."""
-    _check_countable(source)
+    _check_countable("count", source)
     return Windowed("count", source, None, _where("count", source, where), windows(over, "count"), _default(default))
 
 
@@ -148,6 +150,31 @@ def stddev(
     return _windowed("stddev", value, over, where, default)
 
 
+def variance(
+    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None
+) -> Windowed:
+    """The variance of the population (divided by n)."""
+    return _windowed("variance", value, over, where, default)
+
+
+def rate(
+    source: type[Event], *, over: tuple[str | Window, ...], per: str = "1s", where: Truth | None = None, default: float | None = 0.0
+) -> Windowed:
+    """How many events per unit of time: the count divided by the window's length in units of ``per``."""
+    _check_countable("rate", source)
+    us = duration(per, "per= of rate()", "1s")
+    if us == 0:
+        raise wrong(f"per={per!r} of rate() is no time at all", write='per="1s"')
+    declared = windows(over, "rate")
+    for window in declared:
+        if window.kind in ("session", "lifetime"):
+            raise wrong(
+                f"rate() over {written(window)}: such a window has no length to divide by",
+                write=f"rate({source.__name__}, over=(\"1h\",)), or count({source.__name__}, over=({written(window)},))",
+            )
+    return Windowed("rate", source, None, _where("rate", source, where), declared, _default(default), per_us=us)
+
+
 def last(
     value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None
 ) -> Windowed:
@@ -162,16 +189,16 @@ def last_n(value: Number, n: int, *, where: Truth | None = None, default: float 
     return LastN("last_n", event, node, _where("last_n", event, where), (lifetime,), _default(default), n)
 
 
-def _check_countable(source: object) -> None:
+def _check_countable(op: str, source: object) -> None:
     if isinstance(source, type) and issubclass(source, Event) and source is not Event:
         return
     if isinstance(source, Expr) and len(source.owners) == 1:
         (owner,) = source.owners
         raise wrong(
-            f"count({source.text}) counts a field; events are counted",
-            write=f"count({owner.cls.__name__}, where=~is_null({source.text}), over=...)",
+            f"{op}({source.text}) counts a field; events are counted",
+            write=f"{op}({owner.cls.__name__}, where=~is_null({source.text}), ...)",
         )
-    raise wrong(f"count({shown(source)}) names no event class", write='count(Departure, over=("1h",))')
+    raise wrong(f"{op}({shown(source)}) names no event class", write=f"{op}(Departure, ...)")
 
 
 def _check_size(n: object, text: str) -> None:

@@ -4,7 +4,8 @@ The classes that a user writes (``entity``, ``event``, ``view``, ``model`` besid
 room reads only these. They are immutable, compare by value, and travel as JSON through the registry.
 
 Time is int64 microseconds. A feature's full reference is ``view:feature``, its name ``aggregation_window``
-(``delay_1h``, ``delay_tumbling_1d``, ``delay_lifetime``) or just ``aggregation`` where no window was written (``last_n``).
+(``delay_1h``, ``delay_tumbling_1d``, ``delay_hopping_10m_1m``, ``delay_session_30m``, ``delay_lifetime``) or just
+``aggregation`` where no window was written (``last_n``).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import msgspec
 DEFAULT_PROJECT = "default"              # the name of a project that has none, on servers of its own
 
 FieldType = L["str", "int", "float", "bool", "datetime"]
-WindowKind = L["sliding", "tumbling", "lifetime"]
+WindowKind = L["sliding", "tumbling", "hopping", "session", "lifetime"]
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
@@ -94,29 +95,52 @@ class Source(_Value, frozen=True):
 
 # -- what is computed from it ------------------------------------------------------------------------------------------
 
-class Window(_Value, frozen=True):
+class Window(_Value, frozen=True, omit_defaults=True):
+    """What has its default is left out of JSON, and so of the versions that were made before there was a field for it."""
+
     kind: WindowKind
-    length_us: int                         # 0 for lifetime
-    text: str                              # as written: "1h"; "lifetime"
+    length_us: int                         # 0 for lifetime; how far back a session may reach
+    text: str                              # as written: "1h"; a session's gap; "lifetime"
+    hop_us: int = 0                        # hopping: it moves in steps of so much, which divides its length
+    offset_us: int = 0                     # tumbling, hopping: it begins at the offset + a multiple of its length or hop
+    gap_us: int = 0                        # session: a longer pause ends it
+    exact: bool = False                    # cut at the microsecond: its events are kept one by one
 
     @property
     def suffix(self) -> str:
-        """What a feature's name ends in: ``1h``, ``tumbling_1h``, ``lifetime``."""
-        return f"tumbling_{self.text}" if self.kind == "tumbling" else self.text
+        """What a feature's name ends in: ``1h``, ``tumbling_1d``, ``hopping_10m_1m``, ``tumbling_1d_from_6h``, ``session_30m``."""
+        kind = "" if self.kind in ("sliding", "lifetime") else f"{self.kind}_"
+        hop = f"_{spelled(self.hop_us)}" if self.hop_us else ""
+        offset = f"_from_{spelled(self.offset_us)}" if self.offset_us else ""
+        return f"{kind}{self.text}{hop}{offset}"
+
+
+def spelled(us: int) -> str:
+    """A whole number of milliseconds as a duration, in the largest unit that holds it: ``90m``."""
+    sizes = {"d": 86_400_000_000, "h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "ms": 1_000}
+    return next(f"{us // size}{unit}" for unit, size in sizes.items() if us % size == 0)
 
 
 class Aggregation(_Value, frozen=True):
     """One aggregation of one source over some windows: one feature per window."""
 
     name: str                              # "delay"
-    op: str                                # count sum mean min max stddev last last_n
+    op: str                                # a key of ``kernel.aggregation.table.AGGREGATIONS``
     source: str
-    value: Expr | None                     # over the source's fields; None for count
+    value: Expr | None                     # over the source's fields; None: of the events themselves
     where: Expr | None                     # an event counts iff this is true (null is not true)
     windows: tuple[Window, ...]
-    bare: bool = False                     # no window was written (last_n): the feature is named by the aggregation alone
+    bare: bool = False                     # no window was written (last_n, decay): the feature is named by the aggregation alone
     size: int = 1                          # values per feature: n of last_n
     default: float | None = None           # value when no event counts; None is undefined (NaN)
+    per_us: int = 0                        # rate: the unit of time
+    half_life_us: int = 0                  # decay: an event of so long ago weighs half
+
+    @property
+    def parameters(self) -> tuple[tuple[str, int], ...]:
+        """What else decides the value, by name: nothing for most."""
+        named = (("per_us", self.per_us), ("half_life_us", self.half_life_us))
+        return tuple((name, value) for name, value in named if value)
 
     def feature_name(self, window: Window) -> str:
         return self.name if self.bare else f"{self.name}_{window.suffix}"
@@ -229,7 +253,10 @@ def with_version(view: View, sources: dict[str, Source]) -> View:
         "keys": view.keys,
         "ttl_us": view.ttl_us,
         "aggregations": [
-            (a.op, a.source, msgspec.to_builtins(a.value), msgspec.to_builtins(a.where), msgspec.to_builtins(a.windows), a.size)
+            (
+                a.op, a.source, msgspec.to_builtins(a.value), msgspec.to_builtins(a.where), msgspec.to_builtins(a.windows), a.size,
+                *a.parameters,
+            )
             for a in view.aggregations
         ],
         "sources": {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+import msgspec
+
 from featureflow import limits
 from featureflow.define import spec
 from featureflow.define.place import Place, wrong
@@ -24,10 +26,10 @@ Window = spec.Window
 lifetime: Final = Window(kind="lifetime", length_us=0, text="lifetime")
 
 
-def tumbling(length: str) -> Window:
-    """A window that starts at a multiple of ``length`` (UTC, from 1970) and ends now: ``tumbling("1d")`` is today.
+def tumbling(length: str, *, offset: str = "0s") -> Window:
+    """A window that starts at ``offset`` + a multiple of ``length`` (UTC, from 1970) and ends now: ``tumbling("1d")`` is today.
 
-    Raises DefinitionError where no tile (1 s to 1 d) divides ``length``.
+    Raises DefinitionError where no tile (1 s to 1 d) divides both.
     """
     us = duration(length, "the length of tumbling()")
     _check_length(us, length)
@@ -36,7 +38,42 @@ def tumbling(length: str) -> Window:
             f'tumbling("{length}") cannot be cut into tiles: the finest tile is 1 s and does not divide it',
             write=f'tumbling("{us // SECOND_US}s") or another whole number of seconds',
         )
-    return Window(kind="tumbling", length_us=us, text=length)
+    return Window(kind="tumbling", length_us=us, text=length, offset_us=_offset(offset, f'tumbling("{length}")', us))
+
+
+def hopping(length: str, *, every: str, offset: str = "0s") -> Window:
+    """The window of ``length`` that closes next, of those that close each ``every``: at ``offset`` + a multiple of it.
+
+    It starts at floor(now, every) + every - length, so that ``hopping("1d", every="1d")`` is ``tumbling("1d")``. Raises DefinitionError
+    where ``every`` does not divide ``length``, or no tile (1 s to 1 d) divides them and ``offset``.
+    """
+    us, hop_us = duration(length, "the length of hopping()"), duration(every, "every= of hopping()", "1m")
+    _check_length(us, length)
+    written_so = f'hopping("{length}", every="{every}")'
+    if hop_us < SECOND_US or hop_us % SECOND_US:
+        raise wrong(
+            f"{written_so} moves in steps that are not whole seconds, and the finest tile is 1 s",
+            write=f'every="{max(1, hop_us // SECOND_US)}s"',
+        )
+    if us % hop_us:
+        fitting = next(hop for hop in range(min(hop_us, us), 0, -SECOND_US) if us % hop == 0) if us % SECOND_US == 0 else 0
+        raise wrong(
+            f"{written_so}: a window is made of whole steps, and {every} does not divide {length}",
+            write=f'every="{spec.spelled(fitting)}"' if fitting else f'hopping("{us // hop_us * hop_us // SECOND_US}s", every="{every}")',
+        )
+    return Window(kind="hopping", length_us=us, text=length, hop_us=hop_us, offset_us=_offset(offset, written_so, hop_us))
+
+
+def _offset(offset: str, of: str, step_us: int) -> int:
+    us = duration(offset, f"offset= of {of}", "6h")
+    if us % SECOND_US:
+        raise wrong(f'offset="{offset}" of {of} is not a whole number of seconds', write=f'offset="{us // SECOND_US}s"')
+    if us >= step_us:
+        raise wrong(
+            f'offset="{offset}" of {of} is not shorter than the {spec.spelled(step_us)} after which the windows begin anew',
+            write=f'offset="{spec.spelled(us % step_us)}"' if us % step_us else f"{of} without offset=",
+        )
+    return us
 
 
 def sliding(length: str) -> Window:
@@ -49,7 +86,7 @@ def sliding(length: str) -> Window:
 
 
 def windows(over: object, aggregation: str) -> tuple[Window, ...]:
-    """The windows of ``over=``: a tuple of durations, ``tumbling(...)`` and ``lifetime``."""
+    """The windows of ``over=``: a tuple of durations, ``tumbling(...)``, ``hopping(...)`` and ``lifetime``."""
     if isinstance(over, str):
         raise wrong(
             f'over="{over}" is a string: it would be read letter by letter', write=f'over=("{over}",), with the comma'
@@ -68,7 +105,7 @@ def windows(over: object, aggregation: str) -> tuple[Window, ...]:
     for one in over:
         window = one if isinstance(one, Window) else sliding(one)
         for other in found:
-            if (window.kind, window.length_us) == (other.kind, other.length_us):
+            if msgspec.structs.replace(window, text="") == msgspec.structs.replace(other, text=""):
                 raise wrong(
                     f"over= names the window {written(other)} twice"
                     + ("" if window == other else f", once as {written(window)}"),
@@ -80,9 +117,11 @@ def windows(over: object, aggregation: str) -> tuple[Window, ...]:
 
 def written(window: Window) -> str:
     """The window as it stands in a definitions file."""
-    return {"sliding": f'"{window.text}"', "tumbling": f'tumbling("{window.text}")', "lifetime": "lifetime"}[
-        window.kind
-    ]
+    if window.kind in ("sliding", "lifetime"):
+        return f'"{window.text}"' if window.kind == "sliding" else "lifetime"
+    every = f', every="{spec.spelled(window.hop_us)}"' if window.hop_us else ""
+    offset = f', offset="{spec.spelled(window.offset_us)}"' if window.offset_us else ""
+    return f'{window.kind}("{window.text}"{every}{offset})'
 
 
 def duration(text: object, what: str, example: str = "1h", at: Place | None = None) -> int:

@@ -96,6 +96,8 @@ def _finalize(plan: Plan, states: States, q_us: Int, out: Values) -> None:
     if n > 1 and (q_us == q_us[0]).all():
         q_us = q_us[:1]  # one instant for all, as a serving turn has, needs no look-up per row
     begin = (q_us - plan.back) // plan.step * plan.step  # (windows, n or 1)
+    if plan.shift is not None:
+        begin += plan.shift
     if len(plan.lifetime):
         begin[plan.lifetime] = LIFETIME_START_US
     _refuse_what_was_rolled_up(plan, states, begin)
@@ -106,7 +108,7 @@ def _finalize(plan: Plan, states: States, q_us: Int, out: Values) -> None:
     carry(layout, added)
     picked = added.reshape(-1, n)[plan.pick_added]
     largest = maxima.reshape(-1, n)[plan.pick_maxima]
-    scalars = _scalars(plan, picked, largest)
+    scalars = _scalars(plan, picked, largest, q_us)
 
     present = picked[:len(plan.features)] > 0  # (features, n)
     event_times = largest[:len(plan.features)]
@@ -166,7 +168,7 @@ def _totals(layout: Layout, table: Table, entity: Int, band: Int, windows: int, 
     return np.ascontiguousarray(nested[0].transpose(2, 0, 1)), np.ascontiguousarray(nested[1].transpose(2, 0, 1))
 
 
-def _scalars(plan: Plan, picked: Table, largest: Table) -> Float:
+def _scalars(plan: Plan, picked: Table, largest: Table, q_us: Int) -> Float:
     """(scalars, n) what is read as it is, then the groups' values."""
     n = picked.shape[1]
     numbers = np.empty((plan.numbers, n))
@@ -176,8 +178,11 @@ def _scalars(plan: Plan, picked: Table, largest: Table) -> Float:
     scalars = np.empty((len(plan.columns), n))
     scalars[:len(plan.read)] = numbers[plan.read]
     for group in plan.groups:
+        given: dict[str, Int | Float] = {"instants": q_us, "constant": group.constants}
         scalars[group.scalars] = group.kind.finalize(
-            *(numbers[index] for index in group.numbers), *(picked[rows].reshape(columns, -1, n) for rows, columns in group.columns)
+            *(numbers[index] for index in group.numbers),
+            *(picked[rows].reshape(columns, -1, n) for rows, columns in group.columns),
+            *(given[what] for what in group.kind.given),
         )
     return scalars
 

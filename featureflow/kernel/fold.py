@@ -128,7 +128,7 @@ def _lift(layout: Layout, events: Events, order: Index) -> tuple[Table, dict[Las
                 positions = position(events.partition, events.offsets[order])
                 entries[partial] = kept, np.stack((times, positions, values.view(np.int64)), axis=1)[kept]
                 continue
-            cells = partial.lift(values)
+            cells = partial.lift(values, times)
             if participates is not None:
                 cells = np.where(participates, cells, np.array(partial.identity)[:, np.newaxis])
             for place, cell in zip(places, cells, strict=True):

@@ -15,7 +15,7 @@ from featureflow.kernel.aggregation.table import aggregation
 from featureflow.kernel.columns import FIRST, Layout
 from featureflow.kernel.partial.base import Partial
 from featureflow.kernel.partial.newest import LastN
-from featureflow.kernel.tile import tile_for
+from featureflow.kernel.tile import steps, tile_for
 
 Index = NDArray[np.intp]
 
@@ -39,6 +39,7 @@ class Group:
     scalars: slice
     numbers: tuple[Index, ...]
     columns: tuple[tuple[slice, int], ...]
+    constants: NDArray[np.float64]         # (scalars, 1) where the aggregation is given one, else empty
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ class Plan:
     layout: Layout
     windows: tuple[Window, ...]
     chains: tuple[slice, ...]
-    back: Index                            # (windows, 1): a window begins at (q - back) // step * step
+    back: Index                            # (windows, 1): a window begins at (q - back) // step * step + shift
     step: Index
+    shift: Index | None                    # None: all are 0
     lifetime: Index                        # the windows that begin at the beginning
     above: Index                           # (windows,) where a header's frontiers have that of the next larger tile
     features: Index
@@ -107,12 +109,14 @@ class _Planner:
     def plan(self) -> Plan:
         layout, windows = self.layout, self.windows
         reads, at = self._reads()
+        starts = np.array([(0, 1, 0) if w.kind == "lifetime" else steps(w) for w in windows], np.int64).reshape(-1, 3)
         return Plan(
             layout=layout,
             windows=tuple(windows),
             chains=tuple(self.chains),
-            back=np.array([[w.length_us if w.kind == "sliding" else 0] for w in windows]),
-            step=np.array([[w.length_us if w.kind == "tumbling" else tile_for(w)] for w in windows]),
+            back=starts[:, 0:1],
+            step=starts[:, 1:2],
+            shift=starts[:, 2:3] if starts[:, 2].any() else None,
             lifetime=np.flatnonzero([w.kind == "lifetime" for w in windows]),
             above=np.array([layout.levels.index(tile_for(w)) for w in windows]),
             features=np.array(self.features, np.intp),
@@ -171,15 +175,17 @@ class _Planner:
             kinds = list(zip(*(kind.partials(f.aggregation) for f in features), strict=True))
             scalars = slice(begin, begin + len(features))
             begin = scalars.stop
+            given = [kind.constant(f.aggregation, f.window) for f in features] if "constant" in kind.given else []
+            constants = np.array(given, np.float64)[:, np.newaxis]
             if kind.takes == "columns":
                 picks = [self._pick(partials, features)[1] for partials in kinds]
-                groups.append(Group(kind, scalars, (), tuple((p, (p.stop - p.start) // len(features)) for p in picks)))
+                groups.append(Group(kind, scalars, (), tuple((p, (p.stop - p.start) // len(features)) for p in picks), constants))
                 continue
             numbers = tuple(
                 np.array([at[self.layout.places(p), f.window] for p, f in zip(partials, features, strict=True)], np.intp)
                 for partials in kinds
             )
-            groups.append(Group(kind, scalars, numbers, ()))
+            groups.append(Group(kind, scalars, numbers, (), constants))
         return groups
 
     def _newest(self) -> list[Newest]:
@@ -213,7 +219,18 @@ def _chains(windows: Sequence[Window]) -> list[list[Window]]:
 def _within(narrow: Window, wide: Window) -> bool:
     """Whether ``wide``, which is no shorter, never begins after ``narrow``.
 
-    Any window lies within a sliding one: its tile is a multiple of a shorter sliding window's, floor keeps the order, and a tumbling
-    window begins after q - its length. A tumbling window holds the tumbling ones that divide it.
+    A tumbling or hopping window begins after q - its length, and so lies within any sliding one; a sliding one where the other's tile
+    is a multiple of its own, since floor keeps the order. A tumbling window holds the tumbling ones that divide it and their shift;
+    of two hopping windows with one hop and one offset the longer one holds the other.
     """
-    return wide.kind != "tumbling" or (narrow.kind == "tumbling" and wide.length_us % narrow.length_us == 0)
+    if wide.kind == "lifetime":
+        return True
+    if wide.kind == "sliding":
+        return narrow.kind != "sliding" or tile_for(wide) % tile_for(narrow) == 0
+    if narrow.kind != wide.kind:
+        return False
+    _, wide_step, wide_shift = steps(wide)
+    _, step, shift = steps(narrow)
+    if wide.kind == "hopping":
+        return (wide_step, wide_shift) == (step, shift)
+    return wide_step % step == 0 and (wide_shift - shift) % step == 0

@@ -6,6 +6,7 @@ the ladder divides the next and tiles nest. The lifetime tile covers all of time
 
 from __future__ import annotations
 
+import math
 from typing import overload
 
 import numpy as np
@@ -24,18 +25,19 @@ TILES_PER_WINDOW = 12  # a sliding window's tail moves in steps of at most a twe
 def tile_for(window: Window) -> int:
     """The tile size, in microseconds, that a window is made of.
 
-    Sliding: the largest tile of which the window holds at least twelve, but at least 1 s. Tumbling: the largest tile that
-    divides the window. Lifetime: ``LIFETIME_US``. Raises DefinitionError for a tumbling window that no tile divides.
+    Sliding: the largest tile of which the window holds at least twelve, but at least 1 s. Tumbling and hopping: the largest tile
+    that divides length, hop and offset. Lifetime: ``LIFETIME_US``. Raises DefinitionError for a window that no tile divides.
     """
     if window.kind == "lifetime":
         return LIFETIME_US
     if window.kind == "sliding":
         return max((tile for tile in LADDER_US if window.length_us >= TILES_PER_WINDOW * tile), default=LADDER_US[0])
-    dividing = [tile for tile in LADDER_US if window.length_us > 0 and window.length_us % tile == 0]
+    divided = math.gcd(window.length_us, window.hop_us, window.offset_us)
+    dividing = [tile for tile in LADDER_US if divided > 0 and divided % tile == 0]
     if not dividing:
         raise DefinitionError(
-            f"tumbling window {window.text!r} is not a whole number of seconds",
-            write="a window of whole seconds, such as tumbling('10s')",
+            f"{window.kind} window {window.text!r} is not a whole number of seconds",
+            write=f"a window of whole seconds, such as {window.kind}('10s')",
         )
     return dividing[-1]
 
@@ -58,10 +60,18 @@ def window_start(window: Window, q: NDArray[np.int64]) -> NDArray[np.int64]: ...
 def window_start(window: Window, q: int | NDArray[np.int64]) -> int | NDArray[np.int64]:
     """Where the window begins when it is asked for at ``q``: a multiple of its tile.
 
-    Sliding: ``floor(q - w, tile)``. Tumbling: ``floor(q, w)``, the bucket that is not complete yet. Lifetime: the beginning.
+    Sliding: ``floor(q - w, tile)``. Tumbling: ``floor(q, w)``, the bucket that is not complete yet. Hopping: ``floor(q, hop) + hop - w``,
+    the one of those not complete yet that closes next; floor is counted from the offset. Lifetime: the beginning.
     """
     if window.kind == "lifetime":
         return floor(q, LIFETIME_US)
-    if window.kind == "tumbling":
-        return q // window.length_us * window.length_us
-    return floor(q - window.length_us, tile_for(window))
+    back, step, shift = steps(window)
+    return (q - back) // step * step + shift
+
+
+def steps(window: Window) -> tuple[int, int, int]:
+    """(back, step, shift) of a window that is not lifetime: it begins at ``floor(q - back, step) + shift``, whatever its kind."""
+    if window.kind in ("tumbling", "hopping"):
+        hop = window.hop_us or window.length_us
+        return window.length_us - hop + window.offset_us, hop, window.offset_us
+    return window.length_us, tile_for(window), 0

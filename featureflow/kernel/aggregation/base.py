@@ -18,18 +18,25 @@ from featureflow.kernel.partial.base import Partial
 
 
 class Aggregation:
-    """``finalize`` gets one array per partial and gives (f, n).
+    """``finalize`` gets one array per partial, then what it is ``given``, and gives (f, n).
 
     Where it ``takes`` "numbers" an array is what the partial's ``read`` gave, (f, n); where it takes "columns" the raw canonical
-    int64 columns, (columns, f, n). Where it is not overridden, the last partial's number is the value; that of ``LastN`` always is.
+    int64 columns, (columns, f, n). It may be given the "instants" asked for, (n,) or (1,) int64 microseconds, and the "constant" of each
+    feature, (f, 1). Where it is not overridden, the last partial's number is the value; that of ``LastN`` always is.
     """
 
     needs: ClassVar[tuple[type[Partial], ...]]
     takes: ClassVar[Literal["numbers", "columns"]] = "numbers"
+    given: ClassVar[tuple[Literal["instants", "constant"], ...]] = ()
 
     @classmethod
     def partials(cls, declared: spec.Aggregation) -> tuple[Partial, ...]:
         return tuple(partial.of(declared) for partial in cls.needs)
+
+    @classmethod
+    def constant(cls, declared: spec.Aggregation, window: spec.Window) -> float:
+        """What ``finalize`` is given as the constant of one feature."""
+        raise NotImplementedError
 
     @staticmethod
     def finalize(*partials: NDArray[np.float64 | np.int64]) -> Float:

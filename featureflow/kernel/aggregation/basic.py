@@ -41,8 +41,8 @@ class MaxOf(Aggregation):
     needs = (Count, Max)
 
 
-class Stddev(Aggregation):
-    """The population standard deviation: the square root of the correctly rounded exact variance."""
+class Variance(Aggregation):
+    """The variance of the population, exact and rounded once."""
 
     needs = (Count, Sum, SumOfSquares)
     takes = "columns"
@@ -50,7 +50,15 @@ class Stddev(Aggregation):
     @staticmethod
     def finalize(*partials: NDArray[np.float64 | np.int64]) -> Float:
         count, total, squares = (np.asarray(columns, np.int64).reshape(len(columns), -1) for columns in partials)
-        return np.sqrt(exact.variance(count[0], total, squares)).reshape(partials[0].shape[1:])
+        return exact.variance(count[0], total, squares).reshape(partials[0].shape[1:])
+
+
+class Stddev(Variance):
+    """The population standard deviation: the square root of the correctly rounded exact variance."""
+
+    @staticmethod
+    def finalize(*partials: NDArray[np.float64 | np.int64]) -> Float:
+        return np.sqrt(Variance.finalize(*partials))
 
 
 class Last(Aggregation):

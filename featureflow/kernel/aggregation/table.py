@@ -7,7 +7,8 @@ from types import MappingProxyType
 
 from featureflow.errors import DefinitionError
 from featureflow.kernel.aggregation.base import Aggregation
-from featureflow.kernel.aggregation.basic import CountOf, Last, MaxOf, Mean, MinOf, Stddev, SumOf
+from featureflow.kernel.aggregation.basic import CountOf, Last, MaxOf, Mean, MinOf, Stddev, SumOf, Variance
+from featureflow.kernel.aggregation.time import Rate
 
 AGGREGATIONS: Mapping[str, type[Aggregation]] = MappingProxyType({
     "count": CountOf,
@@ -15,7 +16,9 @@ AGGREGATIONS: Mapping[str, type[Aggregation]] = MappingProxyType({
     "mean": Mean,
     "min": MinOf,
     "max": MaxOf,
+    "variance": Variance,
     "stddev": Stddev,
+    "rate": Rate,
     "last": Last,
     "last_n": Last,
 })

@@ -59,8 +59,8 @@ class Partial(ABC):
         """What an event that does not participate adds: one int per column."""
         return (LOWEST if self.merge is Merge.MAX else 0,) * len(self.columns)
 
-    def lift(self, values: Float) -> Int:
-        """One row per event: (columns, n) from the values (n,), 0 where the event does not participate.
+    def lift(self, values: Float, times_us: Int) -> Int:
+        """One row per event: (columns, n) from the values (n,), 0 where the event does not participate, and the event times (n,).
 
         Not for NEWEST, whose entries hold time and position too.
         """

@@ -18,7 +18,7 @@ class Count(Partial):
     def columns(self) -> tuple[str, ...]:
         return ("count",)
 
-    def lift(self, values: Float) -> Int:
+    def lift(self, values: Float, times_us: Int) -> Int:
         return np.ones((1, len(values)), np.int64)
 
     @staticmethod
@@ -35,7 +35,7 @@ class Sum(Partial):
     def columns(self) -> tuple[str, ...]:
         return tuple(f"sum_{i}" for i in range(exact.SUM_LIMBS))
 
-    def lift(self, values: Float) -> Int:
+    def lift(self, values: Float, times_us: Int) -> Int:
         return exact.split(exact.quantize(values), exact.SUM_LIMBS)
 
     @staticmethod
@@ -52,7 +52,7 @@ class SumOfSquares(Partial):
     def columns(self) -> tuple[str, ...]:
         return tuple(f"square_{i}" for i in range(exact.SQUARE_LIMBS))
 
-    def lift(self, values: Float) -> Int:
+    def lift(self, values: Float, times_us: Int) -> Int:
         return exact.squares(exact.quantize(values))
 
 
@@ -65,7 +65,7 @@ class Max(Partial):
     def columns(self) -> tuple[str, ...]:
         return ("max",)
 
-    def lift(self, values: Float) -> Int:
+    def lift(self, values: Float, times_us: Int) -> Int:
         return code(values)[np.newaxis]
 
     @staticmethod
@@ -82,7 +82,7 @@ class Min(Partial):
     def columns(self) -> tuple[str, ...]:
         return ("min",)
 
-    def lift(self, values: Float) -> Int:
+    def lift(self, values: Float, times_us: Int) -> Int:
         return ~code(values)[np.newaxis]
 
     @staticmethod

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from featureflow.define.spec import Window
-from featureflow.define.window import duration, lifetime, tumbling, windows
+from featureflow.define.window import duration, hopping, lifetime, tumbling, windows, written
 from featureflow.errors import DefinitionError
 
 SECOND = 1_000_000
@@ -53,6 +53,44 @@ def test_a_sliding_and_a_tumbling_window_of_one_length_are_two_windows() -> None
 def test_over_refuses_what_is_not_a_tuple_of_different_windows_within_bounds(over: object) -> None:
     with pytest.raises(DefinitionError):
         windows(over, "count")
+
+
+@pytest.mark.parametrize(
+    ("window", "suffix", "text"),
+    [
+        (tumbling("1d", offset="6h"), "tumbling_1d_from_6h", 'tumbling("1d", offset="6h")'),
+        (hopping("10m", every="60s"), "hopping_10m_1m", 'hopping("10m", every="1m")'),
+        (hopping("1h", every="90s", offset="30s"), "hopping_1h_90s_from_30s", 'hopping("1h", every="90s", offset="30s")'),
+        (lifetime, "lifetime", "lifetime"),
+    ],
+)
+def test_a_window_names_its_feature_and_is_written_as_it_stood(window: Window, suffix: str, text: str) -> None:
+    assert (window.suffix, written(window)) == (suffix, text)
+
+
+def test_windows_that_differ_in_hop_or_offset_are_different() -> None:
+    assert len(windows((hopping("1h", every="1m"), hopping("1h", every="2m"), hopping("1h", every="1m", offset="1s")), "count")) == 3
+    with pytest.raises(DefinitionError):
+        windows((hopping("1h", every="1m"), hopping("60m", every="60s")), "count")
+
+
+@pytest.mark.parametrize(
+    ("length", "every", "offset", "write"),
+    [
+        ("10m", "7m", "0s", 'every="5m"'),
+        ("10m", "20m", "0s", 'every="10m"'),
+        ("1500ms", "1s", "0s", 'hopping("1s", every="1s")'),
+        ("10m", "500ms", "0s", 'every="1s"'),
+        ("10m", "1m", "1m", 'hopping("10m", every="1m") without offset='),
+        ("10m", "1m", "90s", 'offset="30s"'),
+        ("10m", "1m", "1500ms", 'offset="1s"'),
+        ("500d", "1d", "0s", '"400d" or shorter, or lifetime'),
+    ],
+)
+def test_a_hopping_window_is_whole_steps_of_whole_seconds(length: str, every: str, offset: str, write: str) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        hopping(length, every=every, offset=offset)
+    assert caught.value.write == write
 
 
 @pytest.mark.parametrize("length", ["1500ms", "0s", "401d", "day"])

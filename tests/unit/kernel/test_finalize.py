@@ -12,12 +12,14 @@ from unit.kernel.worlds import (
     LIFETIME,
     NOON,
     SECOND,
+    WINDOWS,
     World,
     Y,
     aggregation,
     answers_of,
     applied_of,
     bits,
+    hopping,
     partitions_of,
     sliding,
     source,
@@ -77,6 +79,34 @@ def test_a_tumbling_window_is_the_bucket_that_is_not_complete_yet() -> None:
     hour = 3600 * SECOND
     assert counted(tumbling(3600), [NOON - 1, NOON, NOON + 5], NOON + hour - 1) == 2
     assert counted(tumbling(3600), [NOON - 1, NOON, NOON + 5], NOON + hour) == 0
+
+
+def test_an_offset_moves_where_a_tumbling_window_begins() -> None:
+    six = NOON - 6 * 3600 * SECOND
+    for q, begin in ((six - 1, six - 86_400 * SECOND), (six, six), (NOON, six)):
+        assert counted(tumbling(86_400, 21_600), [begin - 1, begin], q) == 1
+        assert counted(tumbling(86_400, 21_600), [begin - 1], q) == 0
+
+
+def test_a_hopping_window_is_the_one_that_closes_next() -> None:
+    """Those of 10 minutes each minute that are not complete at 12:03:20 close at 12:04 ... 12:13; the first began at 11:54."""
+    minute = 60 * SECOND
+    q = NOON + 3 * minute + 20 * SECOND
+    assert counted(hopping(600, 60), [NOON - 6 * minute - 1, NOON - 6 * minute, q], q) == 2
+    assert counted(hopping(600, 60), [NOON - 6 * minute], NOON + 4 * minute - 1) == 1
+    assert counted(hopping(600, 60), [NOON - 6 * minute], NOON + 4 * minute) == 0
+    assert counted(hopping(600, 60, 30), [NOON - 6 * minute - 30 * SECOND - 1, NOON - 6 * minute - 30 * SECOND], q) == 1
+
+
+@given(st.integers(0, 10**11), st.sampled_from([(10, 0), (3600, 0), (3600, 900), (86_400, 21_600)]))
+def test_a_window_that_hops_by_its_length_tumbles(after: int, how: tuple[int, int]) -> None:
+    length, offset = how
+    assert window_start(hopping(length, length, offset), NOON + after) == window_start(tumbling(length, offset), NOON + after)
+
+
+def test_a_rate_is_the_count_by_the_windows_length_in_the_unit() -> None:
+    got = ask([aggregation("rate", [sliding(600), tumbling(3600)])], [record(NOON + i) for i in range(5)], NOON + 10)
+    assert got.values.tolist() == [[5 / 10, 5 / 60]]               # of a minute
 
 
 def test_a_lifetime_holds_all_there_ever_was() -> None:
@@ -180,12 +210,9 @@ def test_the_order_of_an_entitys_rows_and_its_company_change_nothing(world: Worl
 
 
 @given(
-    st.lists(
-        st.sampled_from([sliding(7), sliding(600), sliding(3600), sliding(86_400), tumbling(10), tumbling(90), tumbling(3600), LIFETIME]),
-        min_size=1, unique=True,
-    ),
+    st.lists(WINDOWS, min_size=1, unique=True),
     st.integers(0, 10**12),
-)  # fmt: skip
+)
 def test_in_a_chain_a_wider_window_never_begins_after_a_narrower_one(windows: list[Window], after: int) -> None:
     world = World(view([aggregation("count", windows)], [CLICKS]), {"click": CLICKS}, ())
     plan = Plan.of(world.kernel.layouts["click"], world.view.features, world.kernel.columns)

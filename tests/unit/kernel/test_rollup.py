@@ -17,6 +17,7 @@ from unit.kernel.worlds import (
     aggregation,
     answers_of,
     bits,
+    hopping,
     sliding,
     source,
     tumbling,
@@ -26,6 +27,7 @@ from unit.kernel.worlds import (
 
 import oracle
 from featureflow.clock import NO_TIME_US
+from featureflow.define.spec import Window
 from featureflow.errors import StateError
 from featureflow.kernel import rollup
 from featureflow.kernel.columns import Layout
@@ -65,7 +67,16 @@ def test_a_stream_in_any_batches_with_roll_ups_at_any_moment_equals_the_oracle(w
 
 # -- long runs of one entity, and the rules that look as good --------------------------------------------------------
 
-WINDOWS = [(600, 86_400), (3600, 86_400 * 7), (600, 21_600), (3600, 86_400 * 30), (120, 3600, 86_400)]
+RUNS: dict[str, list[list[Window]]] = {
+    "sliding": [
+        [sliding(600), sliding(86_400)], [sliding(3600), sliding(86_400 * 7)], [sliding(600), sliding(21_600)],
+        [sliding(3600), sliding(86_400 * 30)], [sliding(120), sliding(3600), sliding(86_400)],
+    ],
+    "hopping": [
+        [hopping(600, 60), sliding(86_400)], [hopping(3600, 300, 60), sliding(86_400 * 7)], [hopping(90, 30), hopping(21_600, 3600)],
+        [hopping(600, 120, 20), hopping(86_400 * 7, 86_400, 21_600)], [tumbling(3600, 900), tumbling(86_400, 21_600), sliding(86_400 * 7)],
+    ],
+}  # fmt: skip
 
 
 class NaiveKeeper(Keeper):
@@ -91,10 +102,10 @@ class NaiveKeeper(Keeper):
         return level, start
 
 
-def wrong_answers(keeper: type[Keeper], seed: int, *, lifetime: bool = False) -> int:
+def wrong_answers(keeper: type[Keeper], seed: int, kind: str, *, lifetime: bool = False) -> int:
     """How many of one run's answers differ from the oracle's: random arrivals, lateness, roll-ups and questions."""
     rng = random.Random(seed)
-    windows = [sliding(seconds) for seconds in rng.choice(WINDOWS)]
+    windows = rng.choice(RUNS[kind])
     declared = [*windows, *([tumbling(3600), LIFETIME] if lifetime else [])]
     clicks = source(disorder_s=rng.choice([0, 5, 60, 300]), future_s=rng.choice([0, 120]))
     world = World(view([aggregation("sum", declared)], [clicks]), {"click": clicks}, ())
@@ -118,13 +129,15 @@ def wrong_answers(keeper: type[Keeper], seed: int, *, lifetime: bool = False) ->
     return wrong
 
 
+@pytest.mark.parametrize("kind", RUNS)
 @pytest.mark.parametrize("lifetime", [False, True])
-def test_aligned_frontiers_keep_every_answer_of_long_runs(lifetime: bool) -> None:
-    assert [wrong_answers(Keeper, seed, lifetime=lifetime) for seed in range(25)] == [0] * 25
+def test_aligned_frontiers_keep_every_answer_of_long_runs(kind: str, lifetime: bool) -> None:
+    assert [wrong_answers(Keeper, seed, kind, lifetime=lifetime) for seed in range(25)] == [0] * 25
 
 
-def test_the_same_runs_catch_the_naive_rule() -> None:
-    assert sum(wrong_answers(NaiveKeeper, seed) > 0 for seed in range(10)) >= 5
+@pytest.mark.parametrize("kind", RUNS)
+def test_the_same_runs_catch_the_naive_rule(kind: str) -> None:
+    assert sum(wrong_answers(NaiveKeeper, seed, kind) > 0 for seed in range(10)) >= 5
 
 
 # -- the rule itself -------------------------------------------------------------------------------------------------
@@ -138,7 +151,7 @@ def layout(*windows: object) -> Layout:
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
 def test_frontiers_are_aligned_fall_with_the_tile_and_rise_with_the_watermark(a: int, b: int) -> None:
-    of = layout(sliding(600), sliding(3600), sliding(86_400), tumbling(86_400), LIFETIME)
+    of = layout(sliding(600), sliding(3600), sliding(86_400), tumbling(86_400, 21_600), hopping(86_400, 3600, 900), LIFETIME)
     horizon, low = rollup.frontiers(of, NOON + min(a, b) * SECOND)
     _, high = rollup.frontiers(of, NOON + max(a, b) * SECOND)
     assert horizon == NO_TIME_US                               # a lifetime is rolled up, never dropped

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.kernel.worlds import LIFETIME, NOON, SECOND, sliding, tumbling
+from unit.kernel.worlds import LIFETIME, NOON, SECOND, WINDOWS, hopping, sliding, tumbling
 
 from featureflow.define.spec import Window
 from featureflow.errors import DefinitionError
@@ -23,6 +23,8 @@ def test_each_tile_divides_the_next() -> None:
         (sliding(1), 1), (sliding(119), 1), (sliding(120), 10), (sliding(600), 10), (sliding(720), 60), (sliding(3600), 300),
         (sliding(10_800), 900), (sliding(43_200), 3600), (sliding(86_400), 3600), (sliding(259_200), 21_600), (sliding(1_036_800), 86_400),
         (tumbling(1), 1), (tumbling(90), 10), (tumbling(3600), 3600), (tumbling(7 * 86_400), 86_400), (tumbling(61), 1),
+        (tumbling(86_400, 21_600), 21_600), (tumbling(3600, 7), 1),
+        (hopping(600, 60), 60), (hopping(600, 60, 10), 10), (hopping(90, 30), 10),
     ],
 )  # fmt: skip
 def test_a_window_has_the_largest_tile_that_serves_it(window: Window, seconds: int) -> None:
@@ -40,11 +42,13 @@ def test_a_tumbling_window_that_no_tile_divides_is_refused() -> None:
         tile_for(Window(kind="tumbling", length_us=1_500_000, text="1500ms"))
 
 
-@given(st.integers(-(2**52), 2**52), st.sampled_from([sliding(7), sliding(600), sliding(86_400), tumbling(90), tumbling(3600)]))
+@given(st.integers(-(2**52), 2**52), WINDOWS.filter(lambda window: window.kind != "lifetime"))
 def test_a_window_begins_on_a_tile_at_the_same_place_for_one_and_for_many(q: int, window: Window) -> None:
     begin = window_start(window, q)
     assert begin == window_start(window, np.array([q]))[0] == floor(begin, tile_for(window))
     if window.kind == "tumbling":
         assert begin <= q < begin + window.length_us
+    elif window.kind == "hopping":
+        assert begin + window.length_us - window.hop_us <= q < begin + window.length_us
     else:
         assert begin <= q - window.length_us < begin + tile_for(window)

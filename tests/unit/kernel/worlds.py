@@ -20,14 +20,21 @@ SECOND = 1_000_000
 NOON = 1_700_000_000 * SECOND // (86_400 * SECOND) * 86_400 * SECOND + 43_200 * SECOND
 LIFETIME = Window(kind="lifetime", length_us=0, text="lifetime")
 X, Y = Column("x"), Column("y")
+OF_EVENTS = ("count", "rate")              # they have no value
 
 
 def sliding(seconds: int) -> Window:
     return Window(kind="sliding", length_us=seconds * SECOND, text=f"{seconds}s")
 
 
-def tumbling(seconds: int) -> Window:
-    return Window(kind="tumbling", length_us=seconds * SECOND, text=f"{seconds}s")
+def tumbling(seconds: int, offset: int = 0) -> Window:
+    return Window(kind="tumbling", length_us=seconds * SECOND, text=f"{seconds}s", offset_us=offset * SECOND)
+
+
+def hopping(seconds: int, every: int, offset: int = 0) -> Window:
+    return Window(
+        kind="hopping", length_us=seconds * SECOND, text=f"{seconds}s", hop_us=every * SECOND, offset_us=offset * SECOND
+    )
 
 
 def source(name: str = "click", *, disorder_s: int = 60, future_s: int = 30, keyed: bool = True) -> Source:
@@ -46,11 +53,12 @@ def source(name: str = "click", *, disorder_s: int = 60, future_s: int = 30, key
 
 def aggregation(
     op: str, windows: Sequence[Window], *, value: Expr | None = X, where: Expr | None = None, size: int = 1, default: float | None = None,
-    source: str = "click", name: str = "",
+    source: str = "click", name: str = "", per_s: int = 60,
 ) -> Aggregation:  # fmt: skip
     return Aggregation(
-        name=name or op, op=op, source=source, value=None if op == "count" else value, where=where, windows=tuple(windows),
-        size=size if op == "last_n" else 1, default=default,
+        name=name or op, op=op, source=source, value=None if op in OF_EVENTS else value, where=where,
+        windows=tuple(window for window in windows if op != "rate" or window.length_us) or (sliding(600),),
+        size=size if op == "last_n" else 1, default=default, per_us=per_s * SECOND if op == "rate" else 0,
     )  # fmt: skip
 
 
@@ -99,7 +107,8 @@ CONDITIONS = st.sampled_from([
 EXPRESSIONS = st.sampled_from([X, Y, Call("sub", (X, Y)), Call("div", (X, Y)), Call("mul", (X, X))])
 WINDOWS = st.sampled_from([
     sliding(7), sliding(120), sliding(600), sliding(3600), sliding(86_400), sliding(30 * 86_400),
-    tumbling(10), tumbling(90), tumbling(3600), tumbling(86_400), LIFETIME,
+    tumbling(10), tumbling(90), tumbling(3600), tumbling(86_400), tumbling(86_400, 21_600), tumbling(600, 7),
+    hopping(600, 60), hopping(90, 30, 20), hopping(86_400, 3600, 900), hopping(3600, 3600), LIFETIME,
 ])  # fmt: skip
 
 
