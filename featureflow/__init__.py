@@ -10,6 +10,7 @@ from featureflow.define.expression import abs, is_null, log1p, maximum, minimum
 from featureflow.define.field import Field, key
 from featureflow.define.model import Model
 from featureflow.define.request import Request
+from featureflow.define.vector import Vector
 from featureflow.define.view import View
 from featureflow.define.window import hopping, lifetime, tumbling
 
@@ -19,6 +20,7 @@ __all__ = [
     "Field",
     "Model",
     "Request",
+    "Vector",
     "View",
     "abs",
     "count",

@@ -6,6 +6,8 @@ from __future__ import annotations
 RECORD_BYTES = 64 * 1024          # a larger record is a dead letter
 KEY_BYTES = 256                   # an entity id, UTF-8
 STRING_BYTES = 1024               # any other string field, UTF-8
+CATEGORIES = 256                  # of one categorical field
+VECTOR_SIZE = 1024                # numbers in one vector field; in history 8 bytes each
 NUMBER_ABS = 2.0**63              # |value| at or above it cannot be summed exactly: a dead letter
 INTEGER_ABS = 2**53               # an integer beyond it has no exact float64
 

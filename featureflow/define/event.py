@@ -84,7 +84,7 @@ class Event:
             setattr(self, name, value)
 
     def to_json(self) -> bytes:
-        """The record's value: a JSON object, datetimes as RFC 3339 in UTC."""
+        """The record's value: a JSON object, datetimes as RFC 3339 in UTC, vectors as lists."""
         values = {name: self.__dict__[name] for name in self._fields}
         return msgspec.json.encode({k: v.astimezone(UTC) if isinstance(v, datetime) else v for k, v in values.items()})
 

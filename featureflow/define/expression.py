@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeAlias, Ty
 from featureflow import limits
 from featureflow.clock import to_us
 from featureflow.define import spec
-from featureflow.define.name import a, listed, shown
+from featureflow.define.name import a, listed, nearest, shown
 from featureflow.define.place import Place, here, wrong
 from featureflow.define.truth import instead
 
@@ -50,7 +50,7 @@ class Owner:
 class Expr(Generic[T_co]):
     """A column, or a calculation on columns, of type ``T_co``."""
 
-    __slots__ = ("depth", "node", "nodes", "owners", "place", "text", "type")
+    __slots__ = ("categories", "depth", "node", "nodes", "owners", "place", "size", "text", "type")
 
     def __init__(self, node: spec.Expr, type: spec.FieldType, owners: frozenset[Owner], text: str) -> None:
         self.node = node
@@ -58,6 +58,8 @@ class Expr(Generic[T_co]):
         self.owners = owners
         self.text = text
         self.depth = self.nodes = 1  # of a call: set where it is made
+        self.categories: tuple[str, ...] = ()  # of a column that has them: what it may be compared with
+        self.size = 1  # numbers of a vector
         self.place: Place = here()
 
     def __repr__(self) -> str:
@@ -317,6 +319,7 @@ def _arithmetic(op: str, *values: object) -> Expr[float]:
                     "bool": f"count(..., where={arg.text}, over=...) in a View, or the boolean as a model input of its own",
                     "str": f'{arg.text} == "..."; a string can be compared, not calculated with',
                     "datetime": f"{arg.text} < another instant; a datetime can be compared, not calculated with",
+                    "vector": "a number of the event, as a field of its own; a vector is aggregated as a whole",
                 }[arg.type],
             )
     return _call(op, "float", *args)
@@ -325,14 +328,33 @@ def _arithmetic(op: str, *values: object) -> Expr[float]:
 def _comparison(op: str, left: object, right: object) -> Expr[bool]:
     args = (operand(left), operand(right))
     kinds = {"number" if arg.type in _NUMERIC else arg.type for arg in args}
+    if "vector" in kinds:
+        raise wrong(
+            f"{_text(op, args)} compares vectors, which are aggregated and not compared",
+            write="a number of the event, as a field of its own",
+        )
     if len(kinds) > 1:
         raise wrong(
             f"{_text(op, args)} compares {a(args[0].type)} with {a(args[1].type)}",
             write=f"{a(args[0].type)} on both sides",
         )
+    _check_categories(op, args)
     if op not in ("eq", "ne") and kinds & {"str", "bool"}:
         raise wrong(f"{_text(op, args)}: {a(args[0].type)} has no order here", write="== or !=")
     return _call(op, "bool", *args)
+
+
+def _check_categories(op: str, args: tuple[Expr[Any], ...]) -> None:
+    """A categorical column is compared with its own categories: another string would never be equal."""
+    for column, other in (args, args[::-1]):
+        if not column.categories or not isinstance(other.node, spec.Literal) or other.node.value in column.categories:
+            continue
+        known = column.categories
+        meant = nearest(str(other.node.value), known) or known[0]
+        raise wrong(
+            f"{_text(op, args)} is never {'true' if op == 'eq' else 'false'}: {column.text} is one of {listed(map(repr, known[:10]))}",
+            write=f'{column.text} {SYMBOLS[op]} "{meant}", or {other.text} among the categories of the field',
+        )
 
 
 def _logic(op: str, *values: object) -> Expr[bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from datetime import datetime
+from itertools import groupby
 from typing import Any, Generic, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
 from featureflow import limits
@@ -12,8 +13,9 @@ from featureflow.clock import to_us
 from featureflow.define import spec
 from featureflow.define.entity import Entity, is_entity
 from featureflow.define.expression import Expr, Owner
-from featureflow.define.name import a, check_attribute_name, nearest
+from featureflow.define.name import a, check_attribute_name, listed, nearest
 from featureflow.define.place import Place, wrong
+from featureflow.define.vector import Vector
 
 T = TypeVar("T")
 K = TypeVar("K", bound="str | int | None")
@@ -24,7 +26,7 @@ TYPES: dict[Any, spec.FieldType] = {str: "str", int: "int", float: "float", bool
 class Field(Generic[T]):
     """One field: a column expression on the class (``Departure.delay_min > 15``), a plain value on an instance.
 
-    ``T`` is str, int, float, bool or datetime, or one of them ``| None``.
+    ``T`` is str, int, float, bool, datetime, ``Literal["web", "app"]`` or ``Vector[128]``, or one of them ``| None``.
     """
 
     def __init__(self, entity: type[Entity[Any]] | None = None) -> None:
@@ -41,7 +43,11 @@ class Field(Generic[T]):
             name = self.definition.name
             # a request's column carries its class's name: a model may read several requests and views
             column = f"{owner._definition.name}:{name}" if self.owner.kind == "request" else name  # type: ignore[attr-defined]  # set on every Request
-            return Expr(spec.Column(column), self.definition.type, frozenset({self.owner}), f"{owner.__name__}.{name}")
+            expr: Expr[T] = Expr(
+                spec.Column(column), self.definition.type, frozenset({self.owner}), f"{owner.__name__}.{name}"
+            )
+            expr.categories, expr.size = self.definition.categories, self.definition.size
+            return expr
         value: T = instance.__dict__[self.definition.name]
         return value
 
@@ -93,6 +99,12 @@ def bind(cls: type, kind: Literal["event", "request"], at: Place) -> tuple[spec.
             )
         field: Field[Any] = default or Field()
         field.definition = _definition(cls, name, hints[name], field.entity, at)
+        if kind == "request" and field.definition.type == "vector":
+            raise wrong(
+                f"{cls.__name__}.{name} is a vector, and a request sends plain values",
+                write=f"{name}: Field[float], one field for each number",
+                at=at.within(name),
+            )
         field.owner = Owner(cls, kind)
         setattr(cls, name, field)
         found.append(field.definition)
@@ -114,10 +126,12 @@ def _definition(cls: type, name: str, hint: Any, entity: type[Entity[Any]] | Non
         rest = [arg for arg in get_args(value) if arg is not type(None)]
         nullable = len(rest) < len(get_args(value))
         value = rest[0] if len(rest) == 1 else value
+    if get_origin(value) is Literal or get_origin(value) is Vector or value is Vector:
+        return _of_many(full, name, value, nullable, entity, at)
     if value not in TYPES:
         meant = next((one for one in TYPES if _shown(one) in _shown(value).lower()), float)
         raise wrong(
-            f"{full} has the type {_shown(value)}; a field is a str, int, float, bool or datetime, or one of them | None",
+            f"{full} has the type {_shown(value)}; a field is a str, int, float, bool, datetime, Literal or Vector, or one of them | None",
             write=f"{name}: Field[{_shown(meant)}]",
             at=at.within(name),
         )
@@ -136,6 +150,53 @@ def _definition(cls: type, name: str, hint: Any, entity: type[Entity[Any]] | Non
         entity=entity._definition.name if entity else None,
         max_bytes=limits.KEY_BYTES if entity else limits.STRING_BYTES,
     )
+
+
+def _of_many(
+    full: str, name: str, value: Any, nullable: bool, entity: type[Entity[Any]] | None, at: Place
+) -> spec.Field:
+    """The definition of a field that is one of several strings, or a vector of several numbers."""
+    if entity is not None:
+        raise wrong(
+            f"{full} is the id of {entity.__name__}, so that its type is that of the id",
+            write=f"{name}: Field[{entity._definition.type}] = key({entity.__name__})",
+            at=at.within(name),
+        )
+    if get_origin(value) is not Literal:
+        size = next(iter(get_args(value)), None)
+        if type(size) is not int or not 1 <= size <= limits.VECTOR_SIZE:
+            raise wrong(
+                f"{full} is a vector of {'no size' if size is None else repr(size)}; "
+                f"its size is a whole number from 1 to {limits.VECTOR_SIZE}",
+                write=f"{name}: Field[Vector[128]]",
+                at=at.within(name),
+            )
+        return spec.Field(name=name, type="vector", nullable=nullable, size=size)
+    nullable = nullable or None in get_args(value)
+    found = [one for one in get_args(value) if one is not None]
+    size = max(map(_utf8_bytes, found), default=0)
+    if any(type(one) is not str for one in found) or not 1 <= len(found) <= limits.CATEGORIES or size > limits.STRING_BYTES:
+        raise wrong(
+            f"{full} has the categories {listed(map(repr, found[:5]))}; "
+            f"they are 1 to {limits.CATEGORIES} strings of at most {limits.STRING_BYTES} bytes",
+            write=f'{name}: Field[Literal["web", "app"]]   (or Field[str], for any string)',
+            at=at.within(name),
+        )
+    return spec.Field(
+        name=name,
+        type="str",
+        nullable=nullable,
+        max_bytes=limits.STRING_BYTES,
+        categories=tuple(one for one, _ in groupby(sorted(found))),
+    )
+
+
+def _utf8_bytes(category: object) -> int:
+    """The bytes of a category; too many where it has half a surrogate pair, which no record can carry."""
+    try:
+        return len(str(category).encode())
+    except UnicodeEncodeError:
+        return limits.STRING_BYTES + 1
 
 
 def _unknown_type(cls: type, names: dict[str, Any], error: NameError, at: Place) -> NoReturn:
@@ -160,7 +221,11 @@ def checked(value: Any, field: spec.Field, owner: str) -> Any:
         if field.nullable:
             return None
         raise TypeError(f"{full} is None; it takes {a(field.type)}, and its type is not '| None'")
+    if field.categories and value not in field.categories:
+        raise ValueError(f"{full} is {value!r}; it is one of {listed(map(repr, field.categories))}")
     match field.type, value:
+        case "vector", _ if not isinstance(value, str | bytes):
+            return _vector(value, field, full)
         case "str", str():
             if field.entity and not value:
                 raise ValueError(f"{full} is empty; it is the id of {field.entity}")
@@ -187,3 +252,16 @@ def checked(value: Any, field: spec.Field, owner: str) -> Any:
                 raise ValueError(f"{full}: {error}") from None
             return value
     raise TypeError(f"{full} is {value!r}, {a(type(value).__name__)}; it takes {a(field.type)}")
+
+
+def _vector(value: Any, field: spec.Field, full: str) -> tuple[float, ...]:
+    """The numbers, as a tuple: an event that was checked stays as it is."""
+    try:
+        numbers = [one.item() if hasattr(one, "item") else one for one in value]
+    except TypeError:
+        raise TypeError(f"{full} is {value!r}; it takes {field.size} numbers") from None
+    if len(numbers) != field.size:
+        raise ValueError(f"{full} has {len(numbers)} numbers; it takes {field.size}")
+    one = spec.Field(name=field.name, type="float")
+    owner = full.removesuffix(f".{field.name}")
+    return tuple(checked(number, one, owner) for number in numbers)

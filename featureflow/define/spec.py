@@ -18,7 +18,7 @@ import msgspec
 
 DEFAULT_PROJECT = "default"              # the name of a project that has none, on servers of its own
 
-FieldType = L["str", "int", "float", "bool", "datetime"]
+FieldType = L["str", "int", "float", "bool", "datetime", "vector"]
 WindowKind = L["sliding", "tumbling", "hopping", "session", "lifetime"]
 
 
@@ -75,6 +75,20 @@ class Field(_Value, frozen=True):
     nullable: bool = False
     entity: str | None = None              # the entity whose id this field holds
     max_bytes: int = 1024                  # strings only; longer is a dead letter
+    categories: tuple[str, ...] = ()       # strings only; the values that it may have, sorted; none: any
+    size: int = 1                          # vectors only; how many numbers
+
+    @property
+    def text(self) -> str:
+        """The type as a definitions file has it, in one spelling: it is part of the meaning of the views that read the field."""
+        match self:
+            case Field(type="vector"):
+                text = f"Vector[{self.size}]"
+            case Field(categories=[_, *_]):
+                text = f"Literal[{', '.join(map(repr, self.categories))}]"
+            case _:
+                text = self.type
+        return text + " | None" * self.nullable
 
 
 class Source(_Value, frozen=True):
@@ -263,7 +277,7 @@ def with_version(view: View, sources: dict[str, Source]) -> View:
             name: (
                 s.topic, s.time_field, s.disorder_us, s.future_us, is_keyed(view, s),
                 sorted(
-                    (f, s.by_name[f].type + " | None" * s.by_name[f].nullable)
+                    (f, s.by_name[f].text)
                     for f in {view.keys[name]}.union(*(
                         {*columns_of(a.value), *columns_of(a.where)} for a in view.aggregations if a.source == name
                     ))

@@ -15,14 +15,14 @@ class Events:
 
     ``columns``: strings (and ids of entities of type str) are object arrays with None for null; every other type (int, float, bool,
     datetime) is float64 with NaN for null: an int beyond 2^53 was refused at decode, a datetime is microseconds since 1970 UTC.
-    No column holds an infinity, a real NaN, or -0.0.
+    A vector's column is (n, size), with a row of NaN for null. No column holds an infinity, a real NaN, or -0.0.
     """
 
     partition: int
     offsets: NDArray[np.int64]             # (n,)
     times_us: NDArray[np.int64]            # (n,) event time
     timestamps_us: NDArray[np.int64]       # (n,) the log's timestamp
-    columns: dict[str, NDArray[Any]]       # field -> (n,)
+    columns: dict[str, NDArray[Any]]       # field -> (n,), of a vector (n, size)
     append_time: bool = True               # timestamps_us were set by the broker (LogAppendTime)
 
     def __len__(self) -> int:

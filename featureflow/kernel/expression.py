@@ -52,7 +52,9 @@ def _evaluate(expr: Expr, columns: Mapping[str, Array]) -> Array:
 
 
 def is_null(x: Array) -> NDArray[np.bool_]:
-    """Where a column is null."""
+    """Where a column is null. A vector (n, size) is null as a whole."""
+    if x.ndim == 2:
+        x = x[:, 0]
     if x.dtype == object:
         return np.asarray(x == np.array(None), np.bool_)
     return np.isnan(x) if x.dtype.kind == "f" else np.zeros(x.shape, np.bool_)

@@ -18,13 +18,16 @@ from featureflow.clock import to_us
 from featureflow.define.spec import Field
 
 Reason = Literal[
-    "undecodable", "missing_field", "wrong_type", "oversized", "out_of_range", "bad_key", "null_key", "tombstone"
+    "undecodable", "missing_field", "wrong_type", "wrong_length", "unknown_category", "oversized", "out_of_range", "bad_key",
+    "null_key", "tombstone",
 ]
 """Why a record is not an event.
 
 undecodable    not one JSON object in UTF-8
 missing_field  a field that is not nullable is absent
 wrong_type     null where it may not be, or another JSON type than the field's; a time without a zone
+wrong_length   a vector of another size than the field's
+unknown_category  a string that is none of the field's categories
 oversized      the record, or a string, is longer than its bound
 out_of_range   NaN, infinite, or too large to be computed with exactly
 bad_key        an empty id, or a record key other than the field that the source promises
@@ -37,7 +40,7 @@ _NUMBER = Annotated[float, Meta(gt=-limits.NUMBER_ABS, lt=limits.NUMBER_ABS)]
 _INSTANT = Annotated[datetime, Meta(tz=True)]
 _JSON_TYPES = {b'"': "a string", b"{": "an object", b"[": "a list", b"t": "true", b"f": "false", b"n": "null"}
 _WANTED = {"str": "a string", "int": "a whole number", "float": "a number", "bool": "true or false",
-           "datetime": "an RFC 3339 string with a zone, or whole microseconds since 1970"}
+           "datetime": "an RFC 3339 string with a zone, or whole microseconds since 1970", "vector": "a list of numbers"}
 
 
 class Refused(Exception):
@@ -58,8 +61,9 @@ def struct_field(i: int, field: Field) -> tuple[str, Any, Any]:
     kinds: dict[str, Any] = {
         "str": Annotated[str, Meta(min_length=1 if field.entity else 0, max_length=bound(field))],
         "int": _INTEGER, "float": _NUMBER, "bool": bool, "datetime": _INSTANT | _INTEGER,
+        "vector": Annotated[list[_NUMBER], Meta(min_length=field.size, max_length=field.size)],
     }
-    kind = kinds[field.type]
+    kind = Literal[field.categories] if field.categories else kinds[field.type]
     if field.nullable:
         return f"f{i}", kind | None, msgspec.field(default=None, name=field.name)
     return f"f{i}", kind, msgspec.field(name=field.name)
@@ -71,6 +75,7 @@ _DECODERS: dict[str, Callable[[bytes], Any]] = {
     "float": msgspec.json.Decoder(float).decode,
     "bool": msgspec.json.Decoder(bool).decode,
     "datetime": msgspec.json.Decoder(datetime | int).decode,
+    "vector": msgspec.json.Decoder(list[Raw]).decode,
 }
 
 
@@ -106,6 +111,9 @@ def _checked_string(field: Field, value: str) -> str:
         raise Refused("oversized", too_long(field, value))
     if field.entity and not value:
         raise Refused("bad_key", f"field {field.name!r}, the id of {field.entity!r}, is empty")
+    if field.categories and value not in field.categories:
+        known = ", ".join(map(repr, field.categories[:10])) + ", ..." * (len(field.categories) > 10)
+        raise Refused("unknown_category", f"field {field.name!r}: {shown(value.encode())!r} is none of {known}")
     return value
 
 
@@ -133,9 +141,15 @@ def _checked_bool(field: Field, value: bool) -> bool:
     return value
 
 
+def _checked_vector(field: Field, value: list[Raw]) -> list[float]:
+    if len(value) != field.size:
+        raise Refused("wrong_length", f"field {field.name!r} has {len(value)} numbers; its vectors have {field.size}")
+    return [value_of(Field(name=f"{field.name}[{i}]", type="float"), number) for i, number in enumerate(value)]
+
+
 _CHECKS: dict[str, Callable[[Field, Any], Any]] = {
     "str": _checked_string, "int": _checked_integer, "float": _checked_number,
-    "bool": _checked_bool, "datetime": _checked_instant,
+    "bool": _checked_bool, "datetime": _checked_instant, "vector": _checked_vector,
 }
 
 
@@ -145,6 +159,10 @@ def column(field: Field, values: list[Any]) -> NDArray[Any]:
         strings: NDArray[Any] = np.empty(len(values), dtype=object)
         strings[:] = values
         return strings
+    if field.type == "vector":
+        unknown = [math.nan] * field.size
+        values = [unknown if value is None else value for value in values]
+        return np.array(values, dtype=np.float64).reshape(len(values), field.size) + 0.0
     numbers: NDArray[np.float64] = np.array(values, dtype=np.float64)     # None becomes NaN
     if field.type == "float":
         numbers += 0.0                                                    # -0.0 + 0.0 is 0.0
@@ -172,6 +190,8 @@ def plain(field: Field, value: Any) -> Any:
     """A Python value as one that JSON has; raises ValueError for NaN and infinities."""
     if isinstance(value, np.generic):
         value = value.item()
+    if field.type == "vector" and isinstance(value, list | tuple | np.ndarray):
+        return [plain(Field(name=field.name, type="float"), number) for number in value]
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"field {field.name!r} is {value}; NaN and infinities cannot be aggregated, use None")
     if isinstance(value, datetime):                 # a naive one is written without a zone, for the decoder to refuse

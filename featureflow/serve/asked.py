@@ -7,7 +7,7 @@ The typed structs take a subset of what the rules take (a string is measured in 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta
@@ -118,7 +118,7 @@ def _input(i: int, field: Field) -> tuple[str, Any, Any]:
         "bool": bool,
         "datetime": str | int,
     }
-    kind = kinds[field.type]
+    kind = Literal[field.categories] if field.categories else kinds[field.type]
     if field.nullable:
         return f"f{i}", kind | None, msgspec.field(default=None, name=field.name)
     return f"f{i}", kind, msgspec.field(name=field.name)
@@ -192,6 +192,11 @@ def _scalar(value: bool | int | float | str, field: Field, place: str) -> float 
             raise RequestError("Number out of range", f"{place} must be within +-2^63", status=422)
         case "bool" if type(value) is bool:
             return float(value)
+        case "str" if field.categories and type(value) is str:
+            if value in field.categories:
+                return value
+            known = ", ".join(field.categories[:10]) + ", ..." * (len(field.categories) > 10)
+            raise RequestError("Unknown category", f"{place} must be one of {known}", status=422)
         case "str" if type(value) is str:
             if len(value.encode()) <= field.max_bytes:
                 return value

@@ -67,7 +67,7 @@ def read_spine(
     return Spine(
         instants_of(instant, columns[instant]),
         {key: _typed(key, kind, columns[key]) for key, kind in join_keys.items()},
-        {name: _typed(name, field.type, columns[name]) for name, field in context.items()},
+        {name: _of_field(field, columns[name], name) for name, field in context.items()},
         None if label is None else _numbers(label, columns[label]),
     )
 
@@ -162,6 +162,14 @@ def _far(name: str, index: int, value: object) -> RequestError:
         f"row {index}: {name!r} is {text if len(text) <= 40 else text[:40] + '...'}, more than 285 years from 1970 (2^53 microseconds). "
         "Integers are microseconds since 1970; or write RFC 3339 times with a zone",
     )
+
+
+def _of_field(field: Field, column: Sequence[Any] | NDArray[Any], name: str) -> NDArray[Any]:
+    values = _typed(name, field.type, column)
+    if field.categories and not {*field.categories, None}.issuperset(values):
+        index, value = next((i, v) for i, v in enumerate(values) if v is not None and v not in field.categories)
+        raise RequestError(TITLE, f"row {index}: {name!r} is {value!r}, which is none of {', '.join(field.categories)}")
+    return values
 
 
 def _typed(name: str, kind: FieldType, column: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:

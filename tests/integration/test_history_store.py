@@ -161,6 +161,62 @@ def test_a_new_nullable_field_becomes_a_column_and_old_events_have_null_there(hi
     assert history.offsets("departure") == {0: 300}
 
 
+VISIT = Source(
+    name="visit", topic="visits", time_field="at", disorder_us=0, future_us=0,
+    fields=(
+        Field(name="at", type="datetime"),
+        Field(name="channel", type="str", categories=("app", "web")),
+        Field(name="taste", type="vector", size=128),
+        Field(name="mood", type="vector", size=2, nullable=True),
+    ),
+)  # fmt: skip
+
+
+def visits(n: int) -> Events:
+    random = np.random.default_rng(11)
+    bits = random.integers(0, 2**63, (n, 128), dtype=np.int64) ^ (random.integers(0, 2, (n, 128)) << 63)
+    numbers = bits.view(np.float64)
+    mood = random.normal(size=(n, 2))
+    mood[::3] = np.nan
+    at = np.arange(n, dtype=np.int64)
+    channel = np.array(["app", "web"], dtype=object)[random.integers(0, 2, n)]
+    taste = np.where(np.abs(numbers) < 2.0**63, numbers, 5e-324) + 0.0
+    return Events(0, at, at, at, {"at": at.astype(np.float64), "channel": channel, "taste": taste, "mood": mood})
+
+
+def test_vectors_and_categories_are_read_back_to_the_bit(history: SqlHistory) -> None:
+    history.ensure_source(VISIT)
+    history.ensure_source(VISIT)
+    given = visits(300)
+    history.append(VISIT, 0, given, 0, 300)
+    (got,) = everything(history, VISIT, 0)
+    assert got.columns["taste"].tobytes() == given.columns["taste"].tobytes()
+    assert got.columns["mood"].tobytes() == given.columns["mood"].tobytes()
+    assert got.columns["channel"].tolist() == given.columns["channel"].tolist()
+
+
+def test_what_the_field_no_longer_takes_is_no_event_of_the_new_definition(history: SqlHistory) -> None:
+    history.ensure_source(VISIT)
+    given = visits(30)
+    history.append(VISIT, 0, given, 0, 30)
+
+    def read(**changes: Field) -> list[int]:
+        fields = tuple(changes.get(field.name, field) for field in VISIT.fields)
+        changed = msgspec.structs.replace(VISIT, fields=fields)
+        history.ensure_source(changed)
+        (got,) = everything(history, changed, 0)
+        return got.offsets.tolist()
+
+    app = np.flatnonzero(given.columns["channel"] == "app").tolist()
+    assert read(channel=Field(name="channel", type="str", categories=("app", "tv"))) == app
+    assert read(channel=Field(name="channel", type="str", categories=("app", "tv", "web"))) == list(range(30))
+    assert read(channel=Field(name="channel", type="str")) == list(range(30))
+    assert read(mood=Field(name="mood", type="vector", size=3, nullable=True)) == list(range(0, 30, 3))
+    assert read(mood=Field(name="mood", type="vector", size=2)) == [i for i in range(30) if i % 3]
+    with pytest.raises(HistoryError, match=r"visit\.taste is now a float, but table ev_visit holds it as a vector"):
+        read(taste=Field(name="taste", type="float"))
+
+
 def test_an_event_stored_before_a_required_field_existed_is_no_event_of_the_new_definition(history: SqlHistory) -> None:
     given = events(1, 0, 20)
     history.append(DEPARTURE, 0, given, 0, 100)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import BigInteger, Column, Double, Integer, MetaData, SmallInteger, String, Table, Text
+from sqlalchemy import BigInteger, Column, Double, Integer, LargeBinary, MetaData, SmallInteger, String, Table, Text
 from sqlalchemy.dialects.mysql import LONGTEXT, MEDIUMTEXT
 from sqlalchemy.types import TypeEngine
 
@@ -22,6 +22,7 @@ from featureflow.kernel.events import Events
 
 PARTITION, OFFSET, TIMESTAMP, APPEND_TIME = "_partition", "_offset", "_timestamp_us", "_append_time"
 IDENTIFIER_CHARACTERS = 64                 # MySQL's limit for the name of a table or column
+VECTOR = np.dtype("<f8")                   # of a packed vector's numbers
 SHORT_BYTES, TEXT_BYTES, MEDIUM_BYTES = 255, 2**16 - 1, 2**24 - 1
 
 
@@ -66,6 +67,8 @@ def column_type(field: Field, collation: str | None) -> TypeEngine[Any]:
             return BigInteger()
         case "bool":
             return SmallInteger()
+        case "vector":
+            return LargeBinary()
         case "str":
             if field.entity is not None:
                 return String(limits.KEY_BYTES, collation=collation)
@@ -112,6 +115,8 @@ def rows_of(source: Source, events: Events) -> list[tuple[Any, ...]]:
 def _plain(field: Field, column: NDArray[Any]) -> list[Any]:
     if field.type == "str" or column.dtype == object:
         return list(column)
+    if field.type == "vector":
+        return _packed(column)
     null = np.isnan(column)
     if field.type == "float":
         values: list[Any] = column.tolist()
@@ -123,12 +128,31 @@ def _plain(field: Field, column: NDArray[Any]) -> list[Any]:
     return values
 
 
+def _packed(column: NDArray[Any]) -> list[bytes | None]:
+    """The vectors of a column (n, size) as little-endian float64s, None for a null one."""
+    size = column.shape[1] * 8
+    data = np.ascontiguousarray(column, VECTOR).tobytes()
+    return [
+        None if null else data[at * size : (at + 1) * size] for at, null in enumerate(np.isnan(column[:, 0]).tolist())
+    ]
+
+
+def _unpacked(field: Field, cells: Sequence[bytes | None]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The column of packed vectors, and which of them are of the field's size (a null is)."""
+    size = field.size * 8
+    fits = np.array([cell is None or len(cell) == size for cell in cells], dtype=bool)
+    unknown = np.full(field.size, np.nan).astype(VECTOR).tobytes()
+    data = b"".join(cell if cell is not None and fit else unknown for cell, fit in zip(cells, fits.tolist(), strict=True))
+    return np.frombuffer(data, VECTOR).astype(np.float64).reshape(len(cells), field.size), fits
+
+
 def events_of(
     source: Source, partition: int, names: Sequence[str], rows: Sequence[Sequence[Any]], append_time: bool
 ) -> Events:
     """Events of rows ``(offset, append_time, timestamp, time, *names)``.
 
-    Rows that lack a value that is not nullable are left out.
+    Rows that lack a value that is not nullable are left out, and rows with a vector of another size, or a string that is
+    none of the field's categories: they were stored when the field was declared otherwise.
     """
     offsets, _, timestamps, times, *values = zip(*rows, strict=True) if rows else [()] * (4 + len(names))
     n = len(rows)
@@ -142,6 +166,13 @@ def events_of(
         if field.type == "str":
             column = np.empty(n, dtype=object)
             column[:] = cells
+            if not field.nullable and None in cells:
+                whole &= np.array([cell is not None for cell in cells], dtype=bool)
+            if field.categories and not {*field.categories, None}.issuperset(cells):
+                whole &= np.array([cell is None or cell in field.categories for cell in cells], dtype=bool)
+        elif field.type == "vector":
+            column, fits = _unpacked(field, cells)
+            whole &= fits
             if not field.nullable and None in cells:
                 whole &= np.array([cell is not None for cell in cells], dtype=bool)
         else:

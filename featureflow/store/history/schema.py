@@ -6,7 +6,7 @@ from typing import Any
 
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import Column, Connection, Float, Integer, SmallInteger, String, Table, Text, inspect
+from sqlalchemy import Column, Connection, Float, Integer, LargeBinary, SmallInteger, String, Table, Text, inspect
 from sqlalchemy.dialects.mysql import LONGTEXT, MEDIUMTEXT
 from sqlalchemy.types import TypeEngine
 
@@ -45,6 +45,8 @@ def _family(kind: TypeEngine[Any]) -> str:
             return "int"
         case Float():
             return "float"
+        case LargeBinary():
+            return "vector"
         case _:
             return "str"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 HERE = Path(__file__).parent
-RIGHT, WRONG = HERE / "flights.py", HERE / "typing_wrong.py"
+RIGHT, WRONG = (HERE / "flights.py", HERE / "kinds.py"), HERE / "typing_wrong.py"
 
 
 def mypy(path: Path, cache: Path) -> tuple[int, str]:
@@ -22,16 +22,34 @@ def mypy(path: Path, cache: Path) -> tuple[int, str]:
 
 
 def test_mypy_strict_accepts_a_right_file_and_marks_exactly_the_wrong_lines(tmp_path: Path) -> None:
-    assert mypy(RIGHT, tmp_path) == (0, "")
+    for right in RIGHT:
+        assert mypy(right, tmp_path) == (0, "")
     _, said = mypy(WRONG, tmp_path)
     found = {int(line) for line in re.findall(rf"{WRONG.name}:(\d+): error", said)}
     expected = {number for number, line in enumerate(WRONG.read_text().splitlines(), 1) if "# wrong" in line}
     assert found == expected, said
 
 
-def test_pyright_accepts_a_right_file() -> None:
+def pyright(*paths: Path) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, str(RIGHT)],
+        [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, *map(str, paths)],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert json.loads(done.stdout)["generalDiagnostics"] == []
+    return [one["message"] for one in json.loads(done.stdout)["generalDiagnostics"]]
+
+
+def test_pyright_accepts_a_right_file() -> None:
+    assert pyright(*RIGHT) == []
+
+
+def test_pyright_knows_a_vector_from_a_number_and_from_a_string(tmp_path: Path) -> None:
+    """To mypy it is Any."""
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(
+        (HERE / "kinds.py").read_text()
+        + "more = Visit.taste + 1\n"
+        + 'Visit(at=datetime.now(UTC), user="u", channel="web", plan=None, taste="abc", mood=None)\n'
+    )
+    first, second = pyright(wrong)
+    assert 'Operator "+" not supported' in first
+    assert 'parameter "taste" of type "Vector"' in second

@@ -1,6 +1,7 @@
 """Each line that ends in the word wrong and a reason must be refused by mypy; no other line may be."""
 
 from datetime import UTC, datetime
+from typing import Literal
 
 from featureflow import (
     Entity,
@@ -36,6 +37,14 @@ class Departure(Event, topic="departures", time="left_at", disorder="10m"):
     pilot: Field[float] = key(Carrier)  # wrong: the id is a str
     cancelled: Field[bool]
     delay_min: Field[float | None]
+
+
+class Gate(Event, topic="gates", time="at", disorder="10m"):
+    at: Field[datetime]
+    kind: Field[Literal["open", "shut"]]
+
+
+Gate(at=datetime.now(UTC), kind="ajar")  # wrong: neither of the two
 
 
 class Timeless(Event, topic="departures", disorder="10m"):  # wrong: no time=

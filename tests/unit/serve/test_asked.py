@@ -9,8 +9,9 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serve_rig import TIP, WITH_MODELS
+from serve_rig import ASK, TIP, WITH_MODELS
 
+from featureflow.define.spec import Column, Field, Input
 from featureflow.errors import RequestError
 from featureflow.serve.asked import BodyDecoder, rows_of
 from featureflow.serve.plan import ModelPlan, Plan
@@ -187,3 +188,16 @@ def _same(inputs: tuple[Any, ...]) -> list[object]:
         None if value is None else value if isinstance(value, str) else (float(value) + 0.0, math.isnan(value))
         for value in inputs
     ]
+
+
+def test_a_categorical_input_is_one_of_its_categories() -> None:
+    plan = Field(name="plan", type="str", categories=("1", "2"), nullable=True)
+    ask = msgspec.structs.replace(ASK, fields=(*ASK.fields, plan))
+    model = msgspec.structs.replace(TIP, inputs=(*TIP.inputs, Input(name="plan", expr=Column("ask:plan"))))
+    decode = BodyDecoder(Plan(msgspec.structs.replace(WITH_MODELS, requests=(ask,), models=(model,)), {"trip": 2}).models["tip"]).decode
+    for context, found in (({"plan": "2"}, "2"), ({"plan": None}, None), ({}, None)):
+        assert decode(msgspec.json.encode({**GOOD, "context": {"hour": 17, **context}})).rows[0].inputs[-1] == found
+    for value, says in (("3", "context.plan must be one of 1, 2"), (1, "context.plan must be str, not int")):
+        with pytest.raises(RequestError) as caught:
+            decode(msgspec.json.encode({**GOOD, "context": {"hour": 17, "plan": value}}))
+        assert says in caught.value.detail

@@ -109,6 +109,14 @@ def test_what_is_ambiguous_or_of_a_wrong_type_is_refused(change: dict[str, Any],
     assert says in caught.value.detail
 
 
+def test_a_categorical_request_input_is_one_of_its_categories() -> None:
+    kind = Field(name="kind", type="str", nullable=True, categories=("charter", "line"))
+    assert read(ROWS, context={"kind": kind}).context["kind"].tolist() == ["line", None, "charter"]
+    with pytest.raises(RequestError) as caught:
+        read([ROWS[0], {**ROWS[1], "kind": "lime"}], context={"kind": kind})
+    assert "row 1: 'kind' is 'lime', which is none of charter, line" in caught.value.detail
+
+
 def test_a_frame_with_naive_instants_is_told_how_to_say_which_zone() -> None:
     naive = frame().assign(at=lambda f: f["at"].dt.tz_localize(None))
     with pytest.raises(RequestError) as caught:
