@@ -3,7 +3,19 @@
 from featureflow import Entity, Event, Field, Model, Request, View, count, key, mean
 """
 
-from featureflow.define.aggregation import count, last, last_n, max, mean, min, rate, stddev, sum, variance
+from featureflow.define.aggregation import (
+    count,
+    last,
+    last_n,
+    max,
+    mean,
+    min,
+    rate,
+    stddev,
+    sum,
+    time_since_last,
+    variance,
+)
 from featureflow.define.entity import Entity
 from featureflow.define.event import Event
 from featureflow.define.expression import abs, is_null, log1p, maximum, minimum
@@ -39,6 +51,7 @@ __all__ = [
     "rate",
     "stddev",
     "sum",
+    "time_since_last",
     "tumbling",
     "variance",
 ]

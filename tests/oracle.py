@@ -80,6 +80,8 @@ def _reach(view: View, window: Window) -> float:
 def tile_of(window: Window) -> float:
     if window.kind == "lifetime":
         return FOREVER
+    if window.exact:
+        return 1
     if window.kind == "sliding":
         return max([tile for tile in TILES if window.length_us / tile >= 12] or [SECOND])
     return max(tile for tile in TILES if window.length_us % tile == window.hop_us % tile == window.offset_us % tile == 0)
@@ -167,8 +169,8 @@ def participating(aggregation: Aggregation, records: Sequence[Record]) -> list[t
     return found
 
 
-def aggregate(aggregation: Aggregation, counted: Sequence[tuple[Record, float]], window: Window) -> list[float]:
-    """The aggregation of at least one record."""
+def aggregate(aggregation: Aggregation, counted: Sequence[tuple[Record, float]], window: Window, q: int) -> list[float]:
+    """The aggregation of at least one record at q."""
     values = [value for _, value in counted]
     n, total = len(values), sum(map(quantum, values))
     match aggregation.op:
@@ -186,6 +188,8 @@ def aggregate(aggregation: Aggregation, counted: Sequence[tuple[Record, float]],
             squares = sum(quantum(value) ** 2 for value in values)
             variance = float(Fraction(n * squares - total**2, n * n * 2**112))
             return [variance if aggregation.op == "variance" else math.sqrt(variance)]
+        case "time_since_last":
+            return [max(0, q - max(record.time_us for record, _ in counted)) / 10**6]
         case "rate":
             return [n / (window.length_us / aggregation.per_us)]
         case "last" | "last_n":
@@ -230,5 +234,5 @@ def answer(view: View, mine: Sequence[Record], q: int) -> list[Answer]:
             status = "x" if counted else "d"
             found.append(Answer((undefined,) * aggregation.size, status, newest))
         else:
-            found.append(Answer(tuple(aggregate(aggregation, counted, window)), "p", newest))
+            found.append(Answer(tuple(aggregate(aggregation, counted, window, q)), "p", newest))
     return found

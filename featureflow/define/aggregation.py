@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import msgspec
+
 from featureflow import limits
 from featureflow.define import spec
 from featureflow.define.event import Event
@@ -67,7 +69,7 @@ class Windowed(Aggregation):
     def __getitem__(self, window: str | Window) -> Expr[float]:
         """The feature of one of the windows. Raises DefinitionError for a window that ``over=`` does not name."""
         for known in self.windows:
-            if window == known or (known.kind == "sliding" and window == known.text):
+            if window in (known, msgspec.structs.replace(known, exact=False)) or (known.kind == "sliding" and window == known.text):
                 return self.column(known, f"{self.text}[{written(known)}]")
         asked = written(window) if isinstance(window, Window) else repr(window).replace("'", '"')
         raise wrong(
@@ -108,64 +110,65 @@ class LastN(Aggregation):
 
 
 def count(
-    source: type[Event], *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = 0.0
+    source: type[Event], *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = 0.0, exact: bool = False
 ) -> Windowed:
     """How many events."""
     _check_countable("count", source)
-    return Windowed("count", source, None, _where("count", source, where), windows(over, "count"), _default(default))
+    return Windowed("count", source, None, _where("count", source, where), windows(over, "count", exact=exact), _default(default))
 
 
 def sum(
-    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = 0.0
+    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = 0.0, exact: bool = False
 ) -> Windowed:
     """The sum, exact and rounded once."""
-    return _windowed("sum", value, over, where, default)
+    return _windowed("sum", value, over, where, default, exact)
 
 
 def mean(
-    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None
+    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
 ) -> Windowed:
     """The arithmetic mean; undefined where no event counts, unless ``default`` says otherwise."""
-    return _windowed("mean", value, over, where, default)
+    return _windowed("mean", value, over, where, default, exact)
 
 
 def min(
-    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None
+    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
 ) -> Windowed:
     """The smallest value."""
-    return _windowed("min", value, over, where, default)
+    return _windowed("min", value, over, where, default, exact)
 
 
 def max(
-    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None
+    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
 ) -> Windowed:
     """The largest value."""
-    return _windowed("max", value, over, where, default)
+    return _windowed("max", value, over, where, default, exact)
 
 
 def stddev(
-    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None
+    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
 ) -> Windowed:
     """The standard deviation of the population (divided by n)."""
-    return _windowed("stddev", value, over, where, default)
+    return _windowed("stddev", value, over, where, default, exact)
 
 
 def variance(
-    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None
+    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
 ) -> Windowed:
     """The variance of the population (divided by n)."""
-    return _windowed("variance", value, over, where, default)
+    return _windowed("variance", value, over, where, default, exact)
 
 
 def rate(
-    source: type[Event], *, over: tuple[str | Window, ...], per: str = "1s", where: Truth | None = None, default: float | None = 0.0
+    source: type[Event], *, over: tuple[str | Window, ...], per: str = "1s", where: Truth | None = None, default: float | None = 0.0,
+    exact: bool = False,
 ) -> Windowed:
     """How many events per unit of time: the count divided by the window's length in units of ``per``."""
     _check_countable("rate", source)
     us = duration(per, "per= of rate()", "1s")
     if us == 0:
         raise wrong(f"per={per!r} of rate() is no time at all", write='per="1s"')
-    declared = windows(over, "rate")
+    declared = windows(over, "rate", exact=exact)
     for window in declared:
         if window.kind in ("session", "lifetime"):
             raise wrong(
@@ -175,11 +178,20 @@ def rate(
     return Windowed("rate", source, None, _where("rate", source, where), declared, _default(default), per_us=us)
 
 
+def time_since_last(
+    source: type[Event], *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
+) -> Windowed:
+    """Seconds from the newest event up to the instant asked for; undefined where none is in the window."""
+    _check_countable("time_since_last", source)
+    declared = windows(over, "time_since_last", exact=exact)
+    return Windowed("time_since_last", source, None, _where("time_since_last", source, where), declared, _default(default))
+
+
 def last(
-    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None
+    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
 ) -> Windowed:
     """The value of the newest event by event time."""
-    return _windowed("last", value, over, where, default)
+    return _windowed("last", value, over, where, default, exact)
 
 
 def last_n(value: Number, n: int, *, where: Truth | None = None, default: float | None = None) -> LastN:
@@ -206,9 +218,9 @@ def _check_size(n: object, text: str) -> None:
         raise wrong(f"last_n({text}, {n!r}): n is a whole number from 1 to {limits.LAST_N}", write=f"last_n({text}, 8)")
 
 
-def _windowed(op: str, value: Number, over: object, where: Truth | None, default: float | None) -> Windowed:
+def _windowed(op: str, value: Number, over: object, where: Truth | None, default: float | None, exact: bool) -> Windowed:
     event, node = _value(op, value)
-    return Windowed(op, event, node, _where(op, event, where), windows(over, op), _default(default))
+    return Windowed(op, event, node, _where(op, event, where), windows(over, op, exact=exact), _default(default))
 
 
 def _value(op: str, value: object) -> tuple[type[Event], spec.Expr]:

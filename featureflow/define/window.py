@@ -85,8 +85,8 @@ def sliding(length: str) -> Window:
     return Window(kind="sliding", length_us=us, text=length)
 
 
-def windows(over: object, aggregation: str) -> tuple[Window, ...]:
-    """The windows of ``over=``: a tuple of durations, ``tumbling(...)``, ``hopping(...)`` and ``lifetime``."""
+def windows(over: object, aggregation: str, *, exact: bool = False) -> tuple[Window, ...]:
+    """The windows of ``over=``: a tuple of durations, ``tumbling(...)``, ``hopping(...)`` and ``lifetime``; ``exact`` if they are to be."""
     if isinstance(over, str):
         raise wrong(
             f'over="{over}" is a string: it would be read letter by letter', write=f'over=("{over}",), with the comma'
@@ -112,7 +112,16 @@ def windows(over: object, aggregation: str) -> tuple[Window, ...]:
                     write=f"over=({', '.join(map(written, found))},)",
                 )
         found.append(window)
-    return tuple(found)
+    if exact is False:
+        return tuple(found)
+    if exact is not True:
+        raise wrong(f"exact={exact!r} of {aggregation}() is neither True nor False", write="exact=True")
+    if any(window.kind == "lifetime" for window in found):
+        raise wrong(
+            f"{aggregation}() over lifetime is not exact: it would keep every event there ever was, one by one",
+            write=f"another {aggregation}() over lifetime, without exact=True",
+        )
+    return tuple(msgspec.structs.replace(window, exact=True) for window in found)
 
 
 def written(window: Window) -> str:

@@ -39,7 +39,7 @@ from featureflow.store.online.writes import Writes
 EVICT_TO = 0.9                         # of the bound, so that evicting is seldom
 ENTITY_OVERHEAD_BYTES = 550            # id, state key, header, dict entry, and a line in each array
 
-# What events are sorted by: slot, level, and start in seconds, in one int64.
+# What events are sorted by: slot, level, and start in seconds, in one int64. Rows of exact windows start at a microsecond: ``_by_row``.
 TIME_BITS = 35
 LEVEL_BITS = 4
 SLOT_SHIFT = TIME_BITS + LEVEL_BITS
@@ -146,10 +146,13 @@ class Slab:
         slots = np.array(list(map(self._slots[partition].__getitem__, self.ids(events))), np.int64)
         self._begin(slots[self._known.stored_rows[slots] < 0], int(events.times_us.max()))
         level, start = rollup.level_of(layout, events.times_us, self._known.frontiers[slots])
-        ticks = np.maximum(start, EARLIEST_US) // SECOND_US + (1 << (TIME_BITS - 1))
-        keys = (slots << SLOT_SHIFT) | (level << TIME_BITS) | ticks
-        order = np.argsort(keys, kind="stable")
-        first = np.flatnonzero(changes(keys[order]))
+        if layout.finest < SECOND_US:
+            order, first = _by_row(slots, level, start)
+        else:
+            ticks = np.maximum(start, EARLIEST_US) // SECOND_US + (1 << (TIME_BITS - 1))
+            keys = (slots << SLOT_SHIFT) | (level << TIME_BITS) | ticks
+            order = np.argsort(keys, kind="stable")
+            first = np.flatnonzero(changes(keys[order]))
         rows_of = order[first]
         folded = fold(layout, events, order, first)
         folded["start"], folded["level"] = start[rows_of], level[rows_of]
@@ -281,6 +284,13 @@ class Slab:
         order = np.lexsort((start, owner))
         self._known.newest_start[owner[order]] = start[order]
         self._known.newest_at[owner[order]] = (rows - self._arena.base[owner])[order]
+
+
+def _by_row(slots: Index, level: Index, start: Index) -> tuple[Index, Index]:
+    """Events in order of slot, level and start, and where in that order each row's begin."""
+    order = np.lexsort((start, level, slots))
+    differs = changes(slots[order]) | changes(level[order]) | changes(start[order])
+    return order, np.flatnonzero(differs)
 
 
 def plain(column: NDArray[np.generic]) -> list[Id]:

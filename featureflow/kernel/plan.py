@@ -206,7 +206,7 @@ def _is_computed(kind: type[Aggregation]) -> bool:
 def _chains(windows: Sequence[Window]) -> list[list[Window]]:
     """The windows in as few chains as a greedy walk finds, narrowest first, each window within the next at every instant."""
     chains: list[list[Window]] = []
-    for window in sorted(windows, key=lambda w: (w.kind == "lifetime", w.length_us)):
+    for window in sorted(windows, key=lambda w: (w.kind == "lifetime", w.length_us, tile_for(w))):
         for chain in chains:
             if _within(chain[-1], window):
                 chain.append(window)

@@ -16,6 +16,7 @@ from featureflow.define.spec import Window
 from featureflow.errors import DefinitionError
 
 SECOND_US = 1_000_000
+EXACT_US = 1  # below the ladder: the tile of exact windows, each event time its own
 LADDER_US = tuple(seconds * SECOND_US for seconds in (1, 10, 60, 300, 900, 3_600, 21_600, 86_400))
 LIFETIME_US = 2**62
 LIFETIME_START_US = -(2**62)
@@ -26,10 +27,13 @@ def tile_for(window: Window) -> int:
     """The tile size, in microseconds, that a window is made of.
 
     Sliding: the largest tile of which the window holds at least twelve, but at least 1 s. Tumbling and hopping: the largest tile
-    that divides length, hop and offset. Lifetime: ``LIFETIME_US``. Raises DefinitionError for a window that no tile divides.
+    that divides length, hop and offset. An exact one of any kind: ``EXACT_US``. Lifetime: ``LIFETIME_US``. Raises DefinitionError for
+    a window that no tile divides.
     """
     if window.kind == "lifetime":
         return LIFETIME_US
+    if window.exact:
+        return EXACT_US
     if window.kind == "sliding":
         return max((tile for tile in LADDER_US if window.length_us >= TILES_PER_WINDOW * tile), default=LADDER_US[0])
     divided = math.gcd(window.length_us, window.hop_us, window.offset_us)
@@ -60,8 +64,9 @@ def window_start(window: Window, q: NDArray[np.int64]) -> NDArray[np.int64]: ...
 def window_start(window: Window, q: int | NDArray[np.int64]) -> int | NDArray[np.int64]:
     """Where the window begins when it is asked for at ``q``: a multiple of its tile.
 
-    Sliding: ``floor(q - w, tile)``. Tumbling: ``floor(q, w)``, the bucket that is not complete yet. Hopping: ``floor(q, hop) + hop - w``,
-    the one of those not complete yet that closes next; floor is counted from the offset. Lifetime: the beginning.
+    Sliding: ``floor(q - w, tile)``, which is q - w where it is exact. Tumbling: ``floor(q, w)``, the bucket that is not complete yet.
+    Hopping: ``floor(q, hop) + hop - w``, the one of those not complete yet that closes next; floor is counted from the offset.
+    Lifetime: the beginning.
     """
     if window.kind == "lifetime":
         return floor(q, LIFETIME_US)

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from featureflow.errors import DefinitionError
 from featureflow.kernel.aggregation.base import Aggregation
 from featureflow.kernel.aggregation.basic import CountOf, Last, MaxOf, Mean, MinOf, Stddev, SumOf, Variance
-from featureflow.kernel.aggregation.time import Rate
+from featureflow.kernel.aggregation.time import Rate, TimeSinceLast
 
 AGGREGATIONS: Mapping[str, type[Aggregation]] = MappingProxyType({
     "count": CountOf,
@@ -19,6 +19,7 @@ AGGREGATIONS: Mapping[str, type[Aggregation]] = MappingProxyType({
     "variance": Variance,
     "stddev": Stddev,
     "rate": Rate,
+    "time_since_last": TimeSinceLast,
     "last": Last,
     "last_n": Last,
 })

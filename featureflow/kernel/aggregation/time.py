@@ -9,6 +9,9 @@ from featureflow.define import spec
 from featureflow.kernel.aggregation.base import Aggregation
 from featureflow.kernel.exact import Float
 from featureflow.kernel.partial.basic import Count
+from featureflow.kernel.partial.time import Latest
+
+SECOND_US = 1e6
 
 
 class Rate(Aggregation):
@@ -25,3 +28,15 @@ class Rate(Aggregation):
     def finalize(*arrays: NDArray[np.float64 | np.int64]) -> Float:
         count, length = arrays
         return np.asarray(count / length, np.float64)
+
+
+class TimeSinceLast(Aggregation):
+    """Seconds from the newest event time up to the instant asked for; 0 for an event of that instant's own tile that is after it."""
+
+    needs = (Count, Latest)
+    given = ("instants",)
+
+    @staticmethod
+    def finalize(*arrays: NDArray[np.float64 | np.int64]) -> Float:
+        _, latest, instants = arrays
+        return np.asarray(np.maximum(instants - latest, 0.0) / SECOND_US, np.float64)

@@ -5,8 +5,33 @@ from __future__ import annotations
 import featureflow
 
 PUBLIC = """
-    Entity Event Field Model Request Vector View abs count hopping is_null key last last_n lifetime log1p max maximum mean min minimum
-    rate stddev sum tumbling variance
+    Entity
+    Event
+    Field
+    Model
+    Request
+    Vector
+    View
+    abs
+    count
+    hopping
+    is_null
+    key
+    last
+    last_n
+    lifetime
+    log1p
+    max
+    maximum
+    mean
+    min
+    minimum
+    rate
+    stddev
+    sum
+    time_since_last
+    tumbling
+    variance
 """
 
 

@@ -44,6 +44,10 @@ def tumbling(seconds: int) -> Window:
     return Window(kind="tumbling", length_us=seconds * SECOND_US, text=f"{seconds}s")
 
 
+def exact(window: Window) -> Window:
+    return Window(kind=window.kind, length_us=window.length_us, text=window.text, exact=True)
+
+
 LIFETIME = Window(kind="lifetime", length_us=0, text="lifetime")
 
 
@@ -69,6 +73,7 @@ LAYOUTS = {
     "tumbling, keyed by a number": layout_of(tumbling(10), tumbling(60), key="shop"),
     "lifetime and newest values": layout_of(LIFETIME, sliding(120), size=2),
     "lifetime alone": layout_of(LIFETIME),
+    "an exact window": layout_of(exact(sliding(12)), sliding(120)),
 }
 
 Happened = tuple[int, float | None, int, int]          # event time, amount, partition, offset
@@ -338,6 +343,14 @@ def test_a_row_that_several_folds_touched_is_patched_once(driver: Driver) -> Non
     driver.fold((1, 0), (1, 1))
     (write,) = driver.commit()
     assert [len(patch.data) for patch in write.patches] == [2 * driver.layout.row_bytes]
+
+
+def test_events_of_an_exact_window_are_rows_of_their_own_and_those_of_one_microsecond_share_one() -> None:
+    driver = Driver(LAYOUTS["an exact window"])
+    driver.fold((1, 0.25), (1, 0), (2, 0.5), (1, 0.000_001), (1, 0.25), (2, 0))
+    sizes = {write.key: len(write.whole or b"") - driver.layout.header_bytes for write in driver.commit()}
+    rows = [sizes[driver.slab.key(0, user)] / driver.layout.row_bytes for user in ("u:1", "u:2")]
+    assert rows == [3, 2]
 
 
 def test_nothing_folded_is_nothing_to_write(driver: Driver) -> None:

@@ -75,7 +75,7 @@ def test_sums_and_means_of_ordinary_numbers_are_what_fsum_gives(cents: list[int]
 
 def test_the_oracle_itself_rounds_once() -> None:
     counted = [(Record("click", 0, i, 0, 0, {}), v) for i, v in enumerate([1e17, 1.0, -1e17])]
-    assert oracle.aggregate(aggregation("sum", [LIFETIME]), counted, LIFETIME) == [1.0]
+    assert oracle.aggregate(aggregation("sum", [LIFETIME]), counted, LIFETIME, 0) == [1.0]
     assert oracle.quantum(2.0**-57) == 0                           # ties to even
     assert oracle.quantum(3 * 2.0**-57) == 2
     assert Fraction(oracle.quantum(0.1), 2**56) == Fraction(0.1)

@@ -14,11 +14,13 @@ from unit.kernel.worlds import (
     SECOND,
     WINDOWS,
     World,
+    X,
     Y,
     aggregation,
     answers_of,
     applied_of,
     bits,
+    exact,
     hopping,
     partitions_of,
     sliding,
@@ -29,7 +31,7 @@ from unit.kernel.worlds import (
 )  # fmt: skip
 
 from featureflow.clock import NO_TIME_US
-from featureflow.define.spec import Window
+from featureflow.define.spec import Call, Literal, Window
 from featureflow.kernel.finalize import Status, Values
 from featureflow.kernel.plan import Plan
 from featureflow.kernel.replay import recompute
@@ -102,6 +104,29 @@ def test_a_hopping_window_is_the_one_that_closes_next() -> None:
 def test_a_window_that_hops_by_its_length_tumbles(after: int, how: tuple[int, int]) -> None:
     length, offset = how
     assert window_start(hopping(length, length, offset), NOON + after) == window_start(tumbling(length, offset), NOON + after)
+
+
+def test_an_exact_window_is_cut_at_the_microsecond_at_both_ends() -> None:
+    q = NOON + 7 * SECOND + 123_456
+    assert counted(exact(sliding(600)), [q - 600 * SECOND - 1, q - 600 * SECOND, q, q + 1], q) == 2
+    assert counted(exact(tumbling(3600)), [NOON - 1, NOON, q, q + 1], q) == 2
+    assert counted(exact(hopping(600, 60)), [NOON - 540 * SECOND - 1, NOON - 540 * SECOND, q, q + 1], q) == 2
+    assert counted(sliding(3600), [q, q + 1], q, finest=exact(sliding(1))) == 1    # and so is the head of its view's other windows
+
+
+def test_the_time_since_the_last_event_that_counts() -> None:
+    positive = Call("gt", (X, Literal(value=0.0)))
+    declared = [aggregation("time_since_last", [sliding(600), exact(sliding(600)), LIFETIME], where=positive)]
+    records = [record(NOON, 1.0), record(NOON + SECOND, -1.0), record(NOON + 5 * SECOND + 1, 2.0)]
+    assert ask(declared, records, NOON + 9 * SECOND + 250_000).values.tolist() == [[4.249999] * 3]
+    assert ask(declared, records, NOON + 5 * SECOND).values.tolist() == [[5.0] * 3]
+    late = ask(declared, records, NOON + 700 * SECOND)
+    assert late.statuses.tolist() == [[Status.DEFAULT, Status.DEFAULT, Status.PRESENT]]
+    assert late.values[0, 2] == 694.999999
+
+
+def test_an_event_after_the_instant_but_of_its_tile_is_no_time_ago() -> None:
+    assert ask([aggregation("time_since_last", [sliding(600)])], [record(NOON + 5)], NOON).values.tolist() == [[0.0]]
 
 
 def test_a_rate_is_the_count_by_the_windows_length_in_the_unit() -> None:

@@ -17,6 +17,7 @@ from unit.kernel.worlds import (
     aggregation,
     answers_of,
     bits,
+    exact,
     hopping,
     sliding,
     source,
@@ -76,6 +77,11 @@ RUNS: dict[str, list[list[Window]]] = {
         [hopping(600, 60), sliding(86_400)], [hopping(3600, 300, 60), sliding(86_400 * 7)], [hopping(90, 30), hopping(21_600, 3600)],
         [hopping(600, 120, 20), hopping(86_400 * 7, 86_400, 21_600)], [tumbling(3600, 900), tumbling(86_400, 21_600), sliding(86_400 * 7)],
     ],
+    "exact": [
+        [exact(sliding(600)), sliding(86_400)], [exact(sliding(3600)), hopping(86_400 * 7, 86_400)],
+        [exact(sliding(600)), sliding(600), sliding(21_600)], [exact(tumbling(3600)), sliding(86_400 * 7)],
+        [exact(sliding(1)), exact(sliding(86_400)), sliding(86_400 * 30)],
+    ],
 }  # fmt: skip
 
 
@@ -111,7 +117,7 @@ def wrong_answers(keeper: type[Keeper], seed: int, kind: str, *, lifetime: bool 
     world = World(view([aggregation("sum", declared)], [clicks]), {"click": clicks}, ())
     kept, seen, now, wrong = keeper(world), [], NOON + rng.randrange(86_400) * SECOND, 0
     for step in range(60):
-        now += rng.choice([1, 7, 60, 400, 3000]) * SECOND
+        now += rng.choice([1, 7, 60, 400, 3000]) * SECOND + rng.choice([0, 1, 999_999])
         batch = []
         for _ in range(rng.randrange(1, 4)):
             late = rng.choice([0, 0, 0, clicks.disorder_us // 2, clicks.disorder_us, rng.randrange(windows[-1].length_us)])

@@ -48,6 +48,8 @@ def test_a_window_begins_on_a_tile_at_the_same_place_for_one_and_for_many(q: int
     assert begin == window_start(window, np.array([q]))[0] == floor(begin, tile_for(window))
     if window.kind == "tumbling":
         assert begin <= q < begin + window.length_us
+    elif window.exact and window.kind == "sliding":
+        assert begin == q - window.length_us
     elif window.kind == "hopping":
         assert begin + window.length_us - window.hop_us <= q < begin + window.length_us
     else:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from hypothesis import strategies as st
 
@@ -20,7 +21,7 @@ SECOND = 1_000_000
 NOON = 1_700_000_000 * SECOND // (86_400 * SECOND) * 86_400 * SECOND + 43_200 * SECOND
 LIFETIME = Window(kind="lifetime", length_us=0, text="lifetime")
 X, Y = Column("x"), Column("y")
-OF_EVENTS = ("count", "rate")              # they have no value
+OF_EVENTS = ("count", "rate", "time_since_last")              # they have no value
 
 
 def sliding(seconds: int) -> Window:
@@ -35,6 +36,10 @@ def hopping(seconds: int, every: int, offset: int = 0) -> Window:
     return Window(
         kind="hopping", length_us=seconds * SECOND, text=f"{seconds}s", hop_us=every * SECOND, offset_us=offset * SECOND
     )
+
+
+def exact(window: Window) -> Window:
+    return msgspec.structs.replace(window, exact=True)
 
 
 def source(name: str = "click", *, disorder_s: int = 60, future_s: int = 30, keyed: bool = True) -> Source:
@@ -109,6 +114,7 @@ WINDOWS = st.sampled_from([
     sliding(7), sliding(120), sliding(600), sliding(3600), sliding(86_400), sliding(30 * 86_400),
     tumbling(10), tumbling(90), tumbling(3600), tumbling(86_400), tumbling(86_400, 21_600), tumbling(600, 7),
     hopping(600, 60), hopping(90, 30, 20), hopping(86_400, 3600, 900), hopping(3600, 3600), LIFETIME,
+    exact(sliding(7)), exact(sliding(600)), exact(sliding(86_400)), exact(tumbling(3600)), exact(hopping(600, 60, 20)),
 ])  # fmt: skip
 
 
