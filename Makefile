@@ -5,7 +5,7 @@ PYTHON3 ?= python3
 PYTHON  := .venv/bin/python
 SHELL   := /bin/bash
 
-.PHONY: help demo environment services services-stop test check lint format bench-ingest bench-score clean
+.PHONY: help demo environment services services-stop test check simulate lint format bench-ingest bench-score clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -33,6 +33,9 @@ test: environment lint ## every check and every test, on servers of its own that
 check: environment lint ## the checks and the tests, on the servers of 'make services'
 	@$(PYTHON3) scripts/services.py start
 	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+simulate: environment ## the worker in made-up worlds of crashes, lost replies, zombies and rollbacks, against the oracle (RUNS=1000 SEED=1)
+	@PYTHONPATH=tests PYTHONHASHSEED=0 $(PYTHON) -m simulate --runs $(or $(RUNS),1000) --seed $(or $(SEED),1)
 
 lint: environment ## ruff, mypy strict, import-linter
 	@$(PYTHON) -m ruff check .

@@ -48,8 +48,13 @@ class Answer:
 
 def counting(view: View, sources: Mapping[str, Source], records: Iterable[Record]) -> list[Record]:
     """The records that a view takes: not from the future, not late, with an entity id. Per partition, in offset order."""
+    return [record for record, verdict in verdicts(view, sources, records) if verdict == "counts"]
+
+
+def verdicts(view: View, sources: Mapping[str, Source], records: Iterable[Record]) -> list[tuple[Record, str]]:
+    """What becomes of each record of the view's sources: counts, future, late, or without an id. Per partition, in offset order."""
     maximum: dict[tuple[str, int], int] = {}
-    kept = []
+    found = []
     for record in sorted(records, key=lambda r: (r.source, r.partition, r.offset)):
         if record.source not in view.keys:
             continue
@@ -58,14 +63,15 @@ def counting(view: View, sources: Mapping[str, Source], records: Iterable[Record
         seen = maximum.get(place)
         bound = record.timestamp_us if record.append_time else (record.time_us if seen is None else seen)
         if record.time_us > bound + source.future_us:
+            found.append((record, "future"))
             continue
         maximum[place] = record.time_us if seen is None else max(seen, record.time_us)
         longest = max(_reach(view, window) for a in view.aggregations if a.source == source.name for window in a.windows)
         if record.time_us < maximum[place] - (longest + source.disorder_us):
-            continue
-        if record.fields[view.keys[source.name]] is not None:
-            kept.append(record)
-    return kept
+            found.append((record, "late"))
+        else:
+            found.append((record, "without an id" if record.fields[view.keys[source.name]] is None else "counts"))
+    return found
 
 
 def _reach(view: View, window: Window) -> float:

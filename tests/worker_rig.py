@@ -205,8 +205,9 @@ class Rig:
         online_class: type[MemoryOnlineStore] | None = None,
         luck: random.Random | None = None,
         seed: int = 0,
+        clock: ManualClock | None = None,
     ) -> None:
-        self.clock = ManualClock(START_US)
+        self.clock = clock or ManualClock(START_US)
         self.luck = random.Random(seed)
         self.memory_log = MemoryLog(self.clock)
         self.log: Log = log or self.memory_log
@@ -215,6 +216,7 @@ class Rig:
             self.online = TroubledStore(online_class(self.clock), luck or self.luck)
         self.project, (self.source,) = project, project.sources
         self.partitions = partitions
+        self._kernels: dict[str, ViewKernel] = {}
         self.log.ensure_topic(self.source.topic, partitions)
         self.log.ensure_topic(system.dead_letters(DEFAULT_PROJECT).topic, 1)
         self.online.put_meta(partitions_document(self.source.name), str(partitions).encode())
@@ -287,7 +289,8 @@ class Rig:
 
     def actual(self, view: View, q_us: int) -> Values:
         """The view's values of every entity, from the store."""
-        kernel = ViewKernel(view, {"trip": self.source})
+        if (kernel := self._kernels.get(view.id)) is None:
+            kernel = self._kernels[view.id] = ViewKernel(view, {"trip": self.source})
         layout, ids = kernel.layouts["trip"], _ids(view)
         owners: list[int | None] = [None] if layout.keyed else list(range(self.partitions))
         blobs = [

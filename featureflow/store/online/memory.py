@@ -21,6 +21,23 @@ class _Value:
     dies_ms: int                           # 0: never
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """What a store held at one moment. Compared with another, it says whether anything changed."""
+
+    values: dict[bytes, _Value]
+    seen: dict[bytes, list[tuple[int, int]]]
+
+    def offsets(self) -> dict[bytes, OffsetRecord]:
+        """Key -> offset record, of every one there is."""
+        return {key: record.decode(value.data) for key, value in self.values.items() if key.startswith(b"offset:")}
+
+
+def tag_of(key: bytes) -> bytes:
+    """What stands in its braces: keys of one tag share a bucket."""
+    return key[key.index(b"{") : key.index(b"}") + 1]
+
+
 class MemoryOnlineStore:
     """One process, one thread. Time to live and ``committed_ms`` come from the clock that is given."""
 
@@ -132,6 +149,21 @@ class MemoryOnlineStore:
             self._values.pop(key, None)
         else:
             self._put(key, value)
+
+    def snapshot(self) -> Snapshot:
+        """Everything it holds, as a server would find it on its disk."""
+        return Snapshot(dict(self._values), {key: list(entries) for key, entries in self._seen.items()})
+
+    def roll_back(self, earlier: Snapshot, tag: bytes | None = None) -> None:
+        """Hold what it held then, as a server that lost its last second; of one hash tag alone, as one of a cluster's may."""
+
+        def stays(key: bytes) -> bool:
+            return tag is not None and tag_of(key) != tag
+
+        self._values = {key: value for key, value in self._values.items() if stays(key)}
+        self._values |= {key: value for key, value in earlier.values.items() if not stays(key)}
+        self._seen = {key: entries for key, entries in self._seen.items() if stays(key)}
+        self._seen |= {key: list(entries) for key, entries in earlier.seen.items() if not stays(key)}
 
     def check(self) -> list[str]:
         return []

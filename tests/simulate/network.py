@@ -1,0 +1,153 @@
+"""The online store behind a network: what becomes of a call, what arrives late, what a server forgets."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from featureflow.errors import BeingRebuiltError, UnavailableError, UnknownOutcomeError
+from featureflow.store.online.memory import MemoryOnlineStore, Snapshot, tag_of
+from featureflow.store.online.protocol import Claim, Commit, Committed, Refused
+from simulate.process import Fate, Point, Reach
+
+DURABLE = 6                                # states that a server may fall back to
+
+Note = Callable[..., None]
+
+
+class Server:
+    """One store, and the messages on their way to it. ``watched``: that no offset goes back, that none moves without its token, and
+    that a refusal changes nothing."""
+
+    def __init__(self, store: MemoryOnlineStore, happened: Counter[str], note: Note, *, watched: bool = True) -> None:
+        self.store, self.happened, self.note, self._watched = store, happened, note, watched
+        self.flying: list[tuple[str, Callable[[], object]]] = []
+        self.wrong: list[str] = []
+        self._durable: dict[bytes, list[Snapshot]] = {}
+
+    # -- what arrives --------------------------------------------------------------------------------------------------
+
+    def commit(self, commit: Commit) -> Committed | Refused:
+        before = self.store.snapshot()
+        answer = self.store.commit(commit)
+        self.happened[f"refused: {answer.reason}" if isinstance(answer, Refused) else "commits"] += 1
+        self.note("%s: %s", said(commit), answer.reason if isinstance(answer, Refused) else "applied")
+        if self._watched:
+            self._watch(commit, answer, before, self.store.snapshot())
+        return answer
+
+    def _watch(self, commit: Commit, answer: Committed | Refused, before: Snapshot, after: Snapshot) -> None:
+        if isinstance(answer, Refused) and not after.values.items() <= before.values.items():
+            self.wrong.append(f"{said(commit)} was refused and changed something")
+        was = before.offsets()
+        for key, record in after.offsets().items():
+            if record != was[key]:
+                if was[key].token != commit.token:
+                    self.wrong.append(f"{said(commit)} moved {key.decode()}, which is not its own")
+                if record.offset < was[key].offset:
+                    self.wrong.append(f"{said(commit)} moved {key.decode()} back from {was[key].offset} to {record.offset}")
+
+    def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str) -> Claim:
+        claim = self.store.claim(source, partition, view_ids, topic_id)
+        self.happened["claims"] += 1
+        offsets = {view_id: record.offset for view_id, record in claim.records.items()}
+        self.note("claim of %s/%s: %s at %s", source, partition, claim.token.hex()[:4], offsets)
+        return claim
+
+    def deliver(self, place: int) -> None:
+        """One message that was thought lost, or that was sent twice, arrives."""
+        kind, arrive = self.flying.pop(place)
+        self.note("arrives late:")
+        self.happened[f"late {kind}s"] += 1
+        with suppress(BeingRebuiltError):  # nobody waits for the answer
+            arrive()
+
+    # -- what it forgets -----------------------------------------------------------------------------------------------
+
+    @property
+    def tags(self) -> list[bytes]:
+        return sorted(self._durable)
+
+    def persist(self, *, only: bool = False) -> None:
+        """What it holds now is on its disk; ``only``: and it will never fall back behind it."""
+        now = self.store.snapshot()
+        for tag in {tag_of(key) for key in now.values}:
+            kept = [] if only else self._durable.get(tag, [])
+            self._durable[tag] = [*kept[-DURABLE + 1 :], now]
+
+    def roll_back(self, luck: random.Random, tag: bytes | None = None) -> None:
+        """Fall back to an earlier state: all of it, or the bucket of this tag alone."""
+        if tag is None:
+            shared = [s for s in self._durable[self.tags[0]] if all(any(s is t for t in self._durable[tag]) for tag in self.tags)]
+            if not shared:
+                return
+            to = luck.choice(shared)
+            tags = self.tags
+        else:
+            to, tags = luck.choice(self._durable[tag]), [tag]
+        for each in tags:
+            kept = self._durable[each]
+            self._durable[each] = kept[: next(i for i, s in enumerate(kept) if s is to) + 1]
+        self.store.roll_back(to, tag)
+        self.happened["rollbacks" if tag is None else "rollbacks of one bucket"] += 1
+        self.note("THE STORE FALLS BACK%s: %s", "" if tag is None else f" in {tag.decode()}", places(self.store.snapshot()))
+
+
+class Link:
+    """The store as one process reaches it."""
+
+    def __init__(self, server: Server, reach: Reach) -> None:
+        self._server, self._reach = server, reach
+
+    def commit(self, commit: Commit) -> Committed | Refused:
+        server = self._server
+        fate = self._reach(Point("commit", said(commit)))
+        if fate is Fate.AWAY:
+            raise UnavailableError("the network is down; see online.url")
+        if fate in (Fate.COPIED, Fate.LOST_THERE, Fate.LOST_BACK_COPIED):
+            server.flying.append(("commit", lambda: server.commit(commit)))
+        if fate is Fate.LOST_THERE:
+            raise UnknownOutcomeError("lost on the way there; see online.url")
+        answer = server.commit(commit)
+        if fate in (Fate.LOST_BACK, Fate.LOST_BACK_COPIED):
+            raise UnknownOutcomeError("lost on the way back; see online.url")
+        return answer
+
+    def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str) -> Claim:
+        server = self._server
+        fate = self._reach(Point("claim", f"{source}/{partition}"))
+        if fate is Fate.AWAY:
+            raise UnavailableError("the network is down; see online.url")
+        if fate is Fate.LOST_THERE:
+            server.flying.append(("claim", lambda: server.claim(source, partition, view_ids, topic_id)))
+            raise UnavailableError("lost on the way there; see online.url")
+        claim = server.claim(source, partition, view_ids, topic_id)
+        if fate is Fate.LOST_BACK:
+            raise UnavailableError("lost on the way back; see online.url")
+        return claim
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is asked and answered, or not."""
+        method = getattr(self._server.store, name)
+
+        def ask(*args: Any, **kwargs: Any) -> Any:
+            if self._reach(Point("read", name)) is not Fate.FINE:
+                raise UnavailableError("the network is down; see online.url")
+            return method(*args, **kwargs)
+
+        return ask
+
+
+def said(commit: Commit) -> str:
+    moves = {(advance.from_offset, advance.to_offset) for advance in commit.advances}
+    way = " ".join(f"{start}->{to}" for start, to in sorted(moves))
+    return f"commit {way} of {commit.source}/{commit.partition} by {commit.token.hex()[:4]} with {len(commit.writes)} keys"
+
+
+def places(snapshot: Snapshot) -> str:
+    """Where every offset record stands."""
+    stands = [(key.decode().partition("}")[2], record) for key, record in snapshot.offsets().items()]
+    return ", ".join(f"{place} {record.token.hex()[:4]}@{record.offset}" for place, record in stands)

@@ -1,0 +1,76 @@
+"""What should be there once everything is folded, by the oracle and by the records themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from worker_rig import RIDERS, SECOND_US, TRIP, ZONES
+from world import Naive, differences
+
+import oracle
+from featureflow.clock import NO_TIME_US
+from featureflow.define.spec import View
+from featureflow.errors import StateError
+from featureflow.kernel.finalize import Status, Values
+from simulate.world import World
+
+AHEAD_US = (0, 61 * SECOND_US, 900 * SECOND_US)
+
+
+def judge(world: World) -> list[str]:
+    """What is wrong in a world that was drained. Nothing, if all is well."""
+    return [*world.wrong, *_values(world), *_letters(world)]
+
+
+def _values(world: World) -> list[str]:
+    naive, found = Naive(world.project, world.records), []
+    for view in world.project.views:
+        ids = RIDERS if view.entity == "rider" else ZONES
+        for ahead_us in AHEAD_US:
+            q_us = world.clock.now_us() + ahead_us
+            expected = naive.values(view, ids, q_us)
+            world.happened["values present"] += sum(answer.status == "p" for answers in expected.values() for answer in answers)
+            try:
+                actual = world.rig.actual(view, q_us)
+            except StateError as error:
+                return [f"{view.name} cannot be read: {error}"]
+            wrong = differences(_answers(view, ids, actual), expected)
+            found += [f"{view.name} in {ahead_us / SECOND_US:.0f} s: {difference} (state, oracle)" for difference in wrong]
+    return found
+
+
+def _answers(view: View, ids: Sequence[str | int], values: Values) -> dict[str | int, list[oracle.Answer]]:
+    answers: dict[str | int, list[oracle.Answer]] = {}
+    for row, entity in enumerate(ids):
+        at, answers[entity] = 0, []
+        for i, feature in enumerate(view.features):
+            time_us = int(values.event_times_us[row, i])
+            answers[entity].append(
+                oracle.Answer(
+                    tuple(values.values[row, at : at + feature.size].tolist()),
+                    Status(int(values.statuses[row, i])).letter,
+                    None if time_us == NO_TIME_US else time_us,
+                )
+            )
+            at += feature.size
+    return answers
+
+
+def _letters(world: World) -> list[str]:
+    """Each record that is not folded stands among the dead letters, and no other."""
+    expected = dict.fromkeys(world.poison, "undecodable")
+    for view in world.project.views:
+        for record, verdict in oracle.verdicts(view, {"trip": TRIP}, world.records):
+            position = f"{record.source}/{record.partition}/{record.offset}"
+            if verdict == "future":
+                expected[position] = verdict
+            elif verdict == "late":
+                expected[f"{position}/{view.id}"] = verdict
+    found = {}
+    for letter in world.rig.letters():
+        reason = str(letter["reason"])
+        found[str(letter["position"])] = reason if reason in ("future", "late") else "undecodable"
+    for reason in expected.values():
+        world.happened[f"records {reason}"] += 1
+    return [f"dead letter {at}: {found.get(at)}, should be {expected.get(at)}" for at in sorted(found.keys() | expected.keys())
+            if found.get(at) != expected.get(at)]  # fmt: skip
