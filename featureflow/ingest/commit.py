@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Literal
 
 from featureflow.errors import UnknownOutcomeError
 from featureflow.ingest.failpoint import Failpoint, unarmed
 from featureflow.store.online.protocol import Commit, Committed, OffsetRecord, OnlineStore, Refused
-from featureflow.store.online.writes import Writes
 
 ATTEMPTS = 3                               # of one commit whose reply is lost each time
 
-Whole = Callable[[Writes, tuple[int, ...]], Writes]
-"""(writes, indices) -> the same writes with those at the indices written whole, as absent keys."""
-
-
-def send(online: OnlineStore, commit: Commit, whole: Whole, failpoint: Failpoint = unarmed) -> tuple[Commit, Committed | Refused]:
-    """The commit as it was last sent, and its outcome. ``Refused`` means: drop what was folded, claim again, read again.
+def send(online: OnlineStore, commit: Commit, failpoint: Failpoint = unarmed) -> Committed | Refused:
+    """The outcome of the commit. ``Refused`` means: what was folded is void; forget it and read again.
 
     (1) send
     (2) applied: done
-    (3) refused since keys expired: send once more with those written whole
-    (4) refused otherwise: so be it
-    (5) the reply was lost: read token and offsets. Mine and at ``to``: it was applied. Mine and at ``from``: send the
+    (3) refused: so be it
+    (4) the reply was lost: read token and offsets. Mine and at ``to``: it was applied. Mine and at ``from``: send the
         identical bytes again; if both arrive, the offset refuses the second. Anything else: somebody else's now.
 
-    Raises UnknownOutcomeError where the replies of all attempts were lost, UnavailableError where (5) could not read: the
+    Raises UnknownOutcomeError where the replies of all attempts were lost, UnavailableError where (4) could not read: the
     caller must then drop and claim again, for it does not know what the store holds.
     """
-    rewritten = False
     attempt = 1
     while True:
         failpoint("before_commit")
         try:
             answer = online.commit(commit)                                                   # (1)
         except UnknownOutcomeError:
-            match outcome(commit, online.offsets(commit.source, commit.partition, views(commit))):   # (5)
+            match outcome(commit, online.offsets(commit.source, commit.partition, views(commit))):   # (4)
                 case "applied", committed_ms:
                     answer = Committed(committed_ms)
                 case "not applied", _ if attempt < ATTEMPTS:
@@ -46,13 +37,9 @@ def send(online: OnlineStore, commit: Commit, whole: Whole, failpoint: Failpoint
                 case "not applied", _:
                     raise
                 case _:
-                    return commit, Refused("fenced", "the reply was lost, and the partition is another worker's since")
+                    return Refused("fenced", "the reply was lost, and the partition is another worker's since")
         failpoint("after_commit")
-        if isinstance(answer, Refused) and answer.reason == "expired" and not rewritten:      # (3)
-            rewritten = True
-            commit = replace(commit, writes=whole(commit.writes, answer.keys))
-            continue
-        return commit, answer                                                                # (2) (4)
+        return answer                                                                        # (2) (3)
 
 
 def views(commit: Commit) -> list[str]:

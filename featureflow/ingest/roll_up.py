@@ -17,7 +17,8 @@ LEAST_ROWS = 16                            # fewer are not looked at
 def roll_up(layout: Layout, arena: Arena, known: Slots, entities: Index, watermark_us: int) -> Index:
     """Drop dead rows and merge rollable ones of those of the entities where they have become a large share: these slots.
 
-    An entity is looked at when its rows have grown by half since it last was, or all that it had then are dead.
+    The largest come first: ``limits.ROLL_UP_ROWS`` for as many of the entities (distinct) as one commit may write. An entity is looked at
+    when its rows have grown by half since it last was, or all that it had then are dead.
     """
     now_horizon, now_frontiers = rollup.frontiers(layout, watermark_us)
     counts = arena.count[entities]
@@ -26,7 +27,8 @@ def roll_up(layout: Layout, arena: Arena, known: Slots, entities: Index, waterma
     if len(slots) == 0:
         return slots
     slots = slots[np.argsort(-arena.count[slots], kind="stable")]
-    slots = slots[: max(1, int(np.searchsorted(np.cumsum(arena.count[slots]), limits.ROLL_UP_ROWS)))]
+    most = limits.ROLL_UP_ROWS * -(-len(entities) // limits.COMMIT_ROWS)
+    slots = slots[: max(1, int(np.searchsorted(np.cumsum(arena.count[slots]), most)))]
     horizon = np.maximum(known.horizon[slots], now_horizon)
     frontiers = np.maximum(known.frontiers[slots], now_frontiers)
     where, owner = arena.where(slots)

@@ -1,13 +1,13 @@
 """The worker's copy of one view's state from one source: every cached row of every entity in one table.
 
-Events are folded into rows by one sort, one segmented reduction and fancy indexing; there is no Python loop over events but
-the look-up of their entities. Most events belong to their entity's newest row or to one after it, which is told by one
-comparison; only for the others are the entity's rows searched. What a commit must write is read off the rows that were
-touched.
+A batch of events is folded into rows at once, by one sort, one segmented reduction and fancy indexing; there is no Python loop over
+events but the look-up of their entities. Most events belong to their entity's newest row or to one after it, which is told by
+one comparison; only for the others are the entity's rows searched. A batch is committed in parts: what a row is after each part
+comes of the same reduction, and so does what the part's commit must write.
 
-    absent -> load -> fold -> writes -> (commit) -> committed          drop, after any refusal
+    find -> load -> place -> fold -> (commits) -> committed          drop, after any refusal
 
-One partition at a time: what was folded is committed or dropped before another partition's events are folded.
+One batch at a time: what was folded is committed, forgotten or dropped before the next one is placed.
 
 What is here belongs to the claim under which it was read: after a refusal, or when the partition goes, ``drop`` it all.
 An entity is here whole or not at all, and one that was loaded absent is known to be empty. Nothing that a commit has yet
@@ -16,7 +16,9 @@ to write is ever evicted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +26,12 @@ from numpy.typing import NDArray
 from featureflow import limits
 from featureflow.clock import NO_TIME_US
 from featureflow.errors import StateError
-from featureflow.ingest.arena import Arena, spans
+from featureflow.ingest.arena import Arena, Table, spans
 from featureflow.ingest.roll_up import roll_up
 from featureflow.ingest.slots import Id, Index, Slots
-from featureflow.ingest.state_writes import StateWrites, changes
+from featureflow.ingest.state_writes import Entities, StateWrites, Touched, changes
 from featureflow.kernel import rollup, state
-from featureflow.kernel.columns import LEVEL, START, Layout
+from featureflow.kernel.columns import LEVEL, START, Layout, Rows
 from featureflow.kernel.events import Events
 from featureflow.kernel.fold import combine, fold
 from featureflow.kernel.tile import SECOND_US
@@ -46,6 +48,32 @@ SLOT_SHIFT = TIME_BITS + LEVEL_BITS
 EARLIEST_US = -(2**53)                 # no event is earlier; the lifetime tile, which is, counts from here
 
 
+@dataclass(frozen=True)
+class Placed:
+    """Events of one batch beside the rows that they change: k events in order of row, then of offset, and r rows in order of slot."""
+
+    partition: int
+    events: Events
+    order: Index                           # (k,) places among the batch's events
+    begins: NDArray[np.bool_]              # (k,) where a row's events begin
+    slots: Index                           # (r,)
+    level: Index                           # (r,)
+    start: Index                           # (r,)
+    entities: Index                        # (e,) distinct slots, in order
+    before: Index                          # (n,) of each of the batch's events, see ``cuts``
+    weights: Index                         # (n,) likewise
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """What was folded and is not known to be in the store."""
+
+    partition: int
+    slots: Index                           # (e,) distinct, in order
+    last: Index                            # (e,) the last commit that touches each
+    whole: NDArray[np.bool_]               # (e,) written whole by the first
+
+
 class Slab:
     """All cached rows of one layout, of any number of partitions. Used from one thread.
 
@@ -59,9 +87,8 @@ class Slab:
         self._arena = Arena(layout.width, max(1, max_bytes // layout.row_bytes))
         self._known = Slots(layout)
         self._slots: dict[int, dict[Id, int]] = {}                 # partition -> entity id -> slot
-        self._writes = StateWrites(layout, self._arena, self._known)
-        self._folding = -1                                         # the partition with folds to commit
-        self._touched: list[tuple[Index, Index]] = []              # (slots, positions) folded into since the last commit
+        self._writes = StateWrites(layout, self._known)
+        self._pending: _Pending | None = None
         self._clock = 0
 
     # -- what it holds -------------------------------------------------------------------------------------------------
@@ -75,11 +102,6 @@ class Slab:
         """Estimated memory in use: rows, with the room that their entities keep to grow, and what finds them."""
         return self._arena.rows * self.layout.row_bytes + self.entities * ENTITY_OVERHEAD_BYTES
 
-    @property
-    def rows_touched(self) -> int:
-        """Rows folded into since the last commit; one that two folds touched counts twice."""
-        return sum(len(slots) for slots, _ in self._touched)
-
     def ids(self, events: Events) -> list[Id]:
         """Each event's entity id."""
         return plain(events.columns[self.layout.key_field])
@@ -89,10 +111,10 @@ class Slab:
         layout = self.layout
         return self._names.state(layout.entity, entity_id, layout.view_id, layout.source, None if layout.keyed else partition)
 
-    def absent(self, partition: int, ids: Iterable[Id]) -> list[Id]:
-        """Those of the ids, once each, that must be loaded before events of theirs are folded."""
-        known = self._slots.get(partition, {})
-        return [i for i in dict.fromkeys(ids) if i not in known]
+    def find(self, partition: int, ids: Sequence[Id]) -> Index:
+        """(n,) slots of the ids; -1 for those that must be loaded before events of theirs are placed."""
+        known = self._slots.setdefault(partition, {})
+        return np.fromiter(map(known.get, ids, repeat(-1)), np.int64, len(ids))
 
     def load(self, partition: int, ids: Sequence[Id], blobs: Sequence[bytes | None]) -> dict[Id, int]:
         """Take in entities that were absent here. A blob of None is an entity that has no state yet.
@@ -132,92 +154,112 @@ class Slab:
 
     # -- what changes it -----------------------------------------------------------------------------------------------
 
-    def fold(self, partition: int, events: Events) -> None:
-        """Fold events that are accepted, not late, and have a key; every entity must have been loaded.
+    def place(self, partition: int, events: Events, chosen: Index, slots: Index, watermark_us: int) -> Placed:
+        """Find the rows that events change: those at the places ``chosen``, which are accepted, not late, and of the entities ``slots``.
 
-        Each event changes one row: that of the finest tile which its entity has not rolled up.
+        Each changes one row: that of the finest tile which its entity has not rolled up. Entities of which much can be rolled up are so
+        before. ``watermark_us`` is the partition's running maximum of accepted event times before the batch.
         """
-        if len(events) == 0:
-            return
-        if self._touched and partition != self._folding:
-            raise RuntimeError(f"partition {self._folding} has folds to commit or drop before partition {partition} is folded")
-        self._folding = partition
-        layout, arena = self.layout, self._arena
-        slots = np.array(list(map(self._slots[partition].__getitem__, self.ids(events))), np.int64)
-        self._begin(slots[self._known.stored_rows[slots] < 0], int(events.times_us.max()))
-        level, start = rollup.level_of(layout, events.times_us, self._known.frontiers[slots])
-        if layout.finest < SECOND_US:
-            order, first = _by_row(slots, level, start)
-        else:
-            ticks = np.maximum(start, EARLIEST_US) // SECOND_US + (1 << (TIME_BITS - 1))
-            keys = (slots << SLOT_SHIFT) | (level << TIME_BITS) | ticks
-            order = np.argsort(keys, kind="stable")
-            first = np.flatnonzero(changes(keys[order]))
-        rows_of = order[first]
-        folded = fold(layout, events, order, first)
-        folded["start"], folded["level"] = start[rows_of], level[rows_of]
-        slots, level, start = slots[rows_of], level[rows_of], start[rows_of]
+        if self._pending is not None:
+            raise RuntimeError(f"partition {self._pending.partition} has folds to commit or drop before more is folded")
+        layout, known, n = self.layout, self._known, len(events)
+        times_us = events.times_us if len(chosen) == n else events.times_us[chosen]
+        entities = np.sort(slots)
+        entities = entities[changes(entities)]
+        self._begin(entities[known.stored_rows[entities] < 0], int(times_us.max()))
+        rolled = roll_up(layout, self._arena, known, entities, watermark_us)
+        if len(rolled):
+            self._find_newest(rolled)
+        level, start = rollup.level_of(layout, times_us, known.frontiers[slots])
+        by_row, begins = _by_row(layout, slots, level, start)
+        rows = by_row[begins]
+        order = by_row if len(chosen) == n else chosen[by_row]
+        previous = np.empty(len(order), np.int64)
+        previous[1:] = order[:-1]
+        previous[begins] = -1
+        before = np.full(n, n, np.int64)
+        before[order] = previous
+        weights = np.zeros(n, np.int64)
+        if len(rolled):
+            heavy = np.flatnonzero(known.rewrite[slots])
+            _, first = np.unique(slots[heavy], return_index=True)
+            heavy = heavy[first]
+            weights[chosen[heavy]] = self._arena.count[slots[heavy]]
+        return Placed(partition, events, order, begins, slots[rows], level[rows], start[rows], entities, before, weights)
+
+    def fold(self, placed: Placed, commit_of: Index, commits: int) -> list[tuple[Writes, int]]:
+        """Fold what was placed: what each of so many commits writes, and of how many rows. ``commit_of`` (n,) is the commit of each event.
+
+        For two events of one entity, the earlier one's commit is the same or comes before.
+        """
+        layout, arena, known = self.layout, self._arena, self._known
+        number = commit_of[placed.order]
+        cut = placed.begins.copy()
+        cut[1:] |= number[1:] != number[:-1]
+        first = np.flatnonzero(cut)
+        number = number[first]
+        folded = fold(layout, placed.events, placed.order, first)
+        row_at = np.flatnonzero(placed.begins[first])              # where each row's states begin
+        times = np.diff(row_at, append=len(first))                 # how many commits change it
+        slots, level, start, entities = placed.slots, placed.level, placed.start, placed.entities
+        folded["start"], folded["level"] = np.repeat(start, times), np.repeat(level, times)
+        table = layout.table(folded)
+        held = arena.count[entities]
         positions = self._find(slots, level, start)
         absent = positions < 0
-        fresh, known = np.flatnonzero(absent), np.flatnonzero(~absent)
+        fresh, there = np.flatnonzero(absent), np.flatnonzero(~absent)
         if len(fresh):
+            fresh = fresh[np.argsort((slots[fresh] << 32) | number[row_at[fresh]], kind="stable")]
             positions[fresh] = self._append(slots[fresh], level[fresh], start[fresh])
         rows = arena.base[slots] + positions
-        new = layout.table(folded)
-        if len(known):
-            old = layout.rows(arena.table[rows[known]])
-            new[known] = layout.table(combine(layout, old, layout.rows(new[known])))
-        arena.table[rows] = new
-        self._touched.append((slots, positions))
-        self._clock += 1
-        self._known.last_used[slots] = self._clock
-        self._known.dirty[slots] = True
-
-    def writes(self, watermark_us: int) -> Writes:
-        """What brings the store from the last commit to here: patches, and whole values of new and rolled-up entities.
-
-        ``watermark_us`` is the partition's running maximum of accepted event times. Calling it again gives writes of the same
-        meaning, until ``committed``.
-        """
-        if not self._touched:
-            return Writes()
-        known = self._known
-        slots, positions = _distinct(self._touched)
-        entities = slots[changes(slots)]
-        self._find_newest(roll_up(self.layout, self._arena, known, entities, watermark_us))
         whole = known.rewrite[entities] | (known.stored_rows[entities] < 0)
-        if not whole.any():
-            return self._writes.patches(slots, positions)
-        patched = ~(known.rewrite[slots] | (known.stored_rows[slots] < 0))
-        return self._writes.patches(slots[patched], positions[patched]) + self._writes.wholes(entities[whole].tolist())
+        kept = arena.table[spans(arena.base[entities[whole]], held[whole])]
+        if len(there):
+            self._combine(table, row_at[there], layout.rows(arena.table[rows[there]]))
+        several, rank = np.flatnonzero(times > 1), 1
+        while len(several):
+            at = row_at[several] + rank
+            self._combine(table, at, layout.rows(table[at - 1]))
+            rank += 1
+            several = several[times[several] > rank]
+        arena.table[rows] = table if len(table) == len(rows) else table[row_at + times - 1]
+        made = np.zeros(len(first), np.bool_)
+        made[row_at] = absent
+        touched = Touched(number, np.repeat(slots, times), np.repeat(positions, times), made, table)
+        writes, last = self._writes.of(touched, Entities(entities, held, whole, kept), commits)
+        self._pending = _Pending(placed.partition, entities, last, whole)
+        self._clock += 1
+        known.last_used[entities], known.dirty[entities] = self._clock, True
+        return writes
 
-    def whole(self, writes: Writes, indices: Iterable[int]) -> Writes:
-        """The writes again, those at ``indices`` as whole values of keys that expired in the store meanwhile."""
-        known = self._known
-        slot_of = {known.keys[slot]: slot for slot in np.flatnonzero(known.dirty).tolist()}
-        out = list(writes)
-        for i in indices:
-            slot = slot_of[out[i].key]
-            known.stored_rows[slot] = -1
-            rewritten = self._writes.whole(slot)
-            assert rewritten is not None, "a key that was written before has rows"
-            out[i] = rewritten
-        return Writes.of(out)
+    def committed(self, times_ms: Sequence[int]) -> None:
+        """The first so many commits of the last ``fold`` are in the store, each since that moment of its clock.
 
-    def committed(self, committed_ms: int) -> None:
-        """The last ``writes`` are in the store, since this moment of its clock."""
-        if not self._touched:
+        What the others touch is forgotten: it is to be read again.
+        """
+        if self._pending is None:
             return
-        slots, _ = _distinct(self._touched)
-        self._writes.committed(slots[changes(slots)], committed_ms)
-        self._touched.clear()
+        pending, known, self._pending = self._pending, self._known, None
+        done = pending.last < len(times_ms)
+        slots = pending.slots
+        if not done.all():
+            lost = slots[~done]
+            self._forget_ids(lost)
+            self._forget(lost)
+            slots = slots[done]
+            if len(slots) == 0:
+                return
+        at_ms = np.array(times_ms, np.int64)[pending.last[done]]
+        renewed = pending.whole[done] | (at_ms >= known.renew_ms[slots])
+        known.renew_ms[slots[renewed]] = at_ms[renewed] + self._writes.slack_ms
+        known.stored_rows[slots] = self._arena.count[slots]
+        known.rewrite[slots] = known.dirty[slots] = False
 
     def drop(self, partition: int) -> None:
         """Forget everything of the partition, committed or not."""
         self._forget(np.array(list(self._slots.pop(partition, {}).values()), np.int64))
-        if partition == self._folding:
-            self._touched.clear()
-            self._writes.forget()
+        if self._pending is not None and self._pending.partition == partition:
+            self._pending = None
 
     def evict(self) -> int:
         """Forget entities with nothing to commit, the least recently used first, until the bound is kept. How many went."""
@@ -230,10 +272,13 @@ class Slab:
         arena = self._arena
         sizes = arena.capacity[idle] * self.layout.row_bytes + ENTITY_OVERHEAD_BYTES
         idle = idle[: int(np.searchsorted(np.cumsum(sizes), excess)) + 1]
-        for slot, partition in zip(idle.tolist(), self._known.partition[idle].tolist(), strict=True):
-            del self._slots[partition][self._known.ids[slot]]
+        self._forget_ids(idle)
         self._forget(idle)
         return len(idle)
+
+    def _forget_ids(self, slots: Index) -> None:
+        for slot, partition in zip(slots.tolist(), self._known.partition[slots].tolist(), strict=True):
+            del self._slots[partition][self._known.ids[slot]]
 
     def _forget(self, slots: Index) -> None:
         self._arena.free(slots)
@@ -264,15 +309,19 @@ class Slab:
         return positions
 
     def _append(self, slots: Index, level: Index, start: Index) -> Index:
-        """Positions of new rows, which are in order of slot, level and start."""
+        """Positions of new rows, side by side in the order given, which is by slot."""
         first = np.flatnonzero(changes(slots))
-        counts = np.diff(np.append(first, len(slots)))
+        counts = np.diff(first, append=len(slots))
         positions = spans(self._arena.extend(slots[first], counts), counts)
         newer = np.flatnonzero((level == 0) & (start > self._known.newest_start[slots]))
-        # In order, so of several newer rows of a slot the newest is assigned last.
+        newer = newer[np.argsort(start[newer], kind="stable")]     # so of several of a slot the newest is assigned last
         self._known.newest_start[slots[newer]] = start[newer]
         self._known.newest_at[slots[newer]] = positions[newer]
         return positions
+
+    def _combine(self, table: Table, at: Index, earlier: Rows) -> None:
+        """Merge the rows at these places of the table into what they were before."""
+        table[at] = self.layout.table(combine(self.layout, earlier, self.layout.rows(table[at])))
 
     def _find_newest(self, slots: Index) -> None:
         """Set the newest row of slots (distinct) whose rows were replaced."""
@@ -286,11 +335,15 @@ class Slab:
         self._known.newest_at[owner[order]] = (rows - self._arena.base[owner])[order]
 
 
-def _by_row(slots: Index, level: Index, start: Index) -> tuple[Index, Index]:
+def _by_row(layout: Layout, slots: Index, level: Index, start: Index) -> tuple[Index, NDArray[np.bool_]]:
     """Events in order of slot, level and start, and where in that order each row's begin."""
-    order = np.lexsort((start, level, slots))
-    differs = changes(slots[order]) | changes(level[order]) | changes(start[order])
-    return order, np.flatnonzero(differs)
+    if layout.finest < SECOND_US:
+        order = np.lexsort((start, level, slots))
+        return order, changes(slots[order]) | changes(level[order]) | changes(start[order])
+    ticks = np.maximum(start, EARLIEST_US) // SECOND_US + (1 << (TIME_BITS - 1))
+    keys = (slots << SLOT_SHIFT) | (level << TIME_BITS) | ticks
+    order = np.argsort(keys, kind="stable")
+    return order, changes(keys[order])
 
 
 def plain(column: NDArray[np.generic]) -> list[Id]:
@@ -298,11 +351,3 @@ def plain(column: NDArray[np.generic]) -> list[Id]:
     ids: list[Id] = (column if column.dtype == object else column.astype(np.int64)).tolist()
     return ids
 
-
-def _distinct(touched: list[tuple[Index, Index]]) -> tuple[Index, Index]:
-    """(slots, positions) of the rows touched, once each, in order of both."""
-    packed = np.concatenate([(slots << 32) | positions for slots, positions in touched])
-    packed.sort()
-    if len(touched) > 1:                   # one fold touches a row once
-        packed = packed[np.flatnonzero(changes(packed))]
-    return packed >> 32, packed & 0xFFFF_FFFF

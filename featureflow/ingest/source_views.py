@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from featureflow import limits
 from featureflow.define.spec import Project, Source
 from featureflow.ingest.claim import Owned, Stand
+from featureflow.ingest.cuts import cuts
 from featureflow.ingest.dead_letter import DeadLetter, letters
 from featureflow.ingest.decode import Decoder
 from featureflow.ingest.slab import Slab, plain
-from featureflow.ingest.slots import Id
+from featureflow.ingest.slots import Index
 from featureflow.kernel import accept
 from featureflow.kernel.columns import Layout
 from featureflow.kernel.events import Events
@@ -25,7 +26,6 @@ from featureflow.store.online.protocol import Advance, Commit, OnlineStore
 from featureflow.store.online.writes import Writes
 
 READ_KEYS = 500                            # in one MGET: a longer one holds every other reader up
-SMALLEST_CHUNK = 32                        # events; below it a chunk is not worth a fold
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,24 @@ class Judged:
     late: dict[str, int]                   # view id -> events too old for it
     dead: list[DeadLetter]
     places: NDArray[np.intp]               # (n,) each event's place in the batch
+    slots: dict[str, Index] = field(default_factory=dict)      # view id -> (n,) of the events that it folds; see ``SourceViews.load``
+
+    def reach(self, stop: int, before_us: int, stand: Stand) -> tuple[int, int]:
+        """(offset, running maximum) once the events up to ``stop`` are committed; ``before_us`` is the maximum where there are none."""
+        events = self.events
+        to = int(events.offsets[stop]) if stop < len(events) else self.batch.next
+        if to == stand.until:              # those there may have seen events that the log has deleted since
+            return to, stand.joined_max_us
+        return to, int(self.running_max_us[stop - 1]) if stop else before_us
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one commit of a batch holds: its events up to ``stop``, and what they change."""
+
+    stop: int
+    writes: Writes
+    rows: int                              # that they change
 
 
 class SourceViews:
@@ -54,7 +72,6 @@ class SourceViews:
         fields = {name for layout in self.layouts.values() for name in layout.fields}
         self._decoder = Decoder(source, columns=sorted(fields))
         self._commit_rows = commit_rows
-        self._extents: list[tuple[str, int]] = []                  # of the last commit: view id, number of its writes
 
     def judge(self, batch: Batch, stand: Stand) -> Judged:
         """Decode the batch, which begins where these views stand, and decide on each record: a pure function of the log up to it."""
@@ -75,7 +92,7 @@ class SourceViews:
         return Judged(batch, events, verdict.running_max_us, takes, late, dead, decoded.places)
 
     def load(self, online: OnlineStore, judged: Judged) -> None:
-        """Bring every entity of the batch that is not cached into its slab, as the store holds it under our token.
+        """Find every entity of the batch, and bring those that are not cached into their slab, as the store holds them under our token.
 
         An event whose entity is folded from another partition becomes a dead letter of the view: its producer does not partition by the
         field that the source is keyed by, and rows of two partitions in one state would have no order.
@@ -83,74 +100,62 @@ class SourceViews:
         partition = judged.batch.partition
         for view_id, takes in judged.takes.items():
             slab, chosen = self._slabs[view_id], np.flatnonzero(takes)
-            ids = plain(judged.events.columns[slab.layout.key_field][chosen])
-            absent, strangers = slab.absent(partition, ids), dict[Id, int]()
+            slab.evict()
+            column = judged.events.columns[slab.layout.key_field]
+            ids = plain(column if len(chosen) == len(column) else column[chosen])
+            slots = slab.find(partition, ids)
+            absent = list(dict.fromkeys(ids[i] for i in np.flatnonzero(slots < 0).tolist()))
             for start in range(0, len(absent), READ_KEYS):
                 some = absent[start : start + READ_KEYS]
-                strangers |= slab.load(partition, some, online.read([slab.key(partition, entity_id) for entity_id in some]))
-            if strangers:
-                for at, entity_id in zip(chosen.tolist(), ids, strict=True):
-                    if (owner := strangers.get(entity_id)) is not None:
+                strangers = slab.load(partition, some, online.read([slab.key(partition, entity_id) for entity_id in some]))
+                for entity_id, owner in strangers.items():
+                    for at in chosen[[other == entity_id for other in ids]].tolist():
                         takes[at] = False
                         detail = (
                             f"{self.source.name} is keyed by {self.source.keyed_by!r}, and the state of {entity_id!r} is folded from "
                             f"partition {owner}: this event's producer partitions by something else"
                         )
                         judged.dead.extend(letters(judged.batch, [int(judged.places[at])], "wrong_partition", detail, view_id))
+            if absent:
+                slots = slab.find(partition, ids)
+            judged.slots[view_id] = np.full(len(takes), -1, np.int64)
+            judged.slots[view_id][chosen] = slots
 
-    def fold(self, judged: Judged, start: int) -> int:
-        """Fold events from ``start`` on, as many as one commit may carry; where the next commit starts."""
-        n, events, partition = len(judged.events), judged.events, judged.batch.partition
-        while start < n:
-            # an event changes at most one row of each view
-            size = (self._commit_rows - self.rows_touched) // len(judged.takes)
-            if size < min(SMALLEST_CHUNK, self._commit_rows // len(judged.takes)):
-                break
-            stop = min(n, start + max(size, 1))
-            for view_id, takes in judged.takes.items():
-                chosen = start + np.flatnonzero(takes[start:stop])
-                if len(chosen):
-                    chunk = events if len(chosen) == n else events.take(chosen)
-                    self._slabs[view_id].fold(partition, chunk)
-            start = stop
-        return start
+    def fold(self, judged: Judged, start: int, watermark_us: int) -> list[Part]:
+        """Fold the events from ``start`` on, cut into as many commits as they need: at least one.
 
-    def commit(self, owned: Owned, stand: Stand, to_offset: int, max_time_us: int) -> Commit:
-        """Everything folded since the last commit, for the views that the batch was read for."""
-        advances = tuple(Advance(view_id, owned.offsets[view_id], to_offset) for view_id in stand.view_ids)
-        writes = Writes()
-        self._extents = []
-        for view_id, slab in self._slabs.items():
-            mine = slab.writes(max_time_us)
-            self._extents.append((view_id, len(mine)))
-            writes += mine
+        ``watermark_us`` is the partition's running maximum before them.
+        """
+        n, partition = len(judged.events), judged.batch.partition
+        placed = {}
+        for view_id, takes in judged.takes.items():
+            chosen = start + np.flatnonzero(takes[start:])
+            if len(chosen):
+                slots = judged.slots[view_id][chosen]
+                placed[view_id] = self._slabs[view_id].place(partition, judged.events, chosen, slots, watermark_us)
+        each = placed.values()
+        ends = cuts(
+            [one.before for one in each], [one.weights for one in each], start, n,
+            rows=self._commit_rows, rewritten=limits.ROLL_UP_ROWS,
+        )
+        commit_of = np.searchsorted(ends, np.arange(n), side="right")
+        writes, rows = [Writes()] * len(ends), [0] * len(ends)
+        for view_id, one in placed.items():
+            for i, (mine, count) in enumerate(self._slabs[view_id].fold(one, commit_of, len(ends))):
+                writes[i] += mine
+                rows[i] += count
+        return list(map(Part, ends, writes, rows))
+
+    def commit(self, owned: Owned, stand: Stand, from_offset: int, to_offset: int, max_time_us: int, writes: Writes) -> Commit:
+        """Of the views that a batch was read for."""
+        advances = tuple(Advance(view_id, from_offset, to_offset) for view_id in stand.view_ids)
         complete_ms = owned.ends.complete_ms(to_offset)
         return Commit(self.source.name, owned.partition.partition, owned.token, advances, max_time_us, writes, complete_ms)
 
-    def whole(self, writes: Writes, indices: Sequence[int]) -> Writes:
-        """The writes of the last ``commit`` with those at ``indices`` written whole, as keys that are absent."""
-        each, answer = list(writes), Writes()
-        start = 0
-        for view_id, count in self._extents:
-            mine = tuple(i - start for i in indices if start <= i < start + count)
-            answer += self._slabs[view_id].whole(Writes.of(each[start : start + count]), mine)
-            start += count
-        return answer
-
-    @property
-    def rows_touched(self) -> int:
-        """Rows folded into since the last commit."""
-        return sum(slab.rows_touched for slab in self._slabs.values())
-
-    def committed(self, committed_ms: int) -> None:
-        """The last ``commit`` was applied, at this moment of the store's clock."""
+    def committed(self, times_ms: Sequence[int]) -> None:
+        """The first so many parts of the last ``fold`` were applied, each at that moment of the store's clock. The others are forgotten."""
         for slab in self._slabs.values():
-            slab.committed(committed_ms)
-
-    def evict(self) -> None:
-        """Forget entities until the slabs are within their memory again."""
-        for slab in self._slabs.values():
-            slab.evict()
+            slab.committed(times_ms)
 
     def drop(self, partition: int) -> None:
         """Forget everything of a partition: its rows live and die with its token."""

@@ -1,19 +1,48 @@
-"""A slab's rows as what a commit writes: patches of the rows that were touched, and whole values."""
+"""A slab's folded rows as what commits write: patches of the rows that were touched, and whole values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featureflow.ingest.arena import Arena
+from featureflow.ingest.arena import Table, spans
 from featureflow.ingest.slots import Index, Slots
 from featureflow.kernel import state
 from featureflow.kernel.columns import Layout
-from featureflow.store.online.writes import HEAD, PLACE, StateWrite, Writes
+from featureflow.store.online.writes import HEAD, PLACE, WHOLE, Writes
 
 RENEW_SHARE = 8
+
+# What touched rows are sorted by: the commit, the slot, and the row's position, in one int64.
+POSITION_BITS = 28
+SLOT_BITS = 24
+COMMITS = 1 << (63 - POSITION_BITS - SLOT_BITS)   # of one batch
+
+
+@dataclass(frozen=True)
+class Touched:
+    """Rows as each of several commits leaves them: k (row, commit) pairs, in any order, each once.
+
+    A commit's number says when it is applied: 0 is first.
+    """
+
+    commits: Index                         # (k,)
+    slots: Index                           # (k,)
+    positions: Index                       # (k,) of the row among its entity's
+    fresh: NDArray[np.bool_]               # (k,) no commit before it had the row
+    table: Table                           # (k, width)
+
+
+@dataclass(frozen=True)
+class Entities:
+    """The entities of rows that were touched, as they were before."""
+
+    slots: Index                           # (e,) distinct, in order
+    held: Index                            # (e,) rows
+    whole: NDArray[np.bool_]               # (e,) to be written whole by the first commit that touches it
+    rows: Table                            # those held by the ones written whole, entity after entity
 
 
 class StateWrites:
@@ -23,84 +52,122 @@ class StateWrites:
     never gone while it may be needed, and most patches leave the key's time to live alone. By the store's clock throughout.
     """
 
-    def __init__(self, layout: Layout, arena: Arena, slots: Slots) -> None:
-        self._layout, self._arena, self._slots = layout, arena, slots
-        self._slack_ms = -(-layout.ttl_ms // RENEW_SHARE)
-        self._life_ms = layout.ttl_ms + self._slack_ms
-        self._headers: dict[int, bytes] = {}                       # of what was written whole since the last commit, by slot
-        self._last_header: tuple[object, bytes] = (None, b"")
+    def __init__(self, layout: Layout, slots: Slots) -> None:
+        self._layout, self._slots = layout, slots
+        self.slack_ms = -(-layout.ttl_ms // RENEW_SHARE)
+        self._life_ms = layout.ttl_ms + self.slack_ms
 
-    def patches(self, slots: Index, positions: Index) -> Writes:
-        """One write per entity of these rows, which are in order and distinct; rows that adjoin share a patch."""
+    def of(self, touched: Touched, entities: Entities, commits: int) -> tuple[list[tuple[Writes, int]], Index]:
+        """What each of so many commits writes, of how many rows, and (e,) the last commit that touches each entity.
+
+        An entity that is written whole has the header from now on that this gives it.
+        """
+        order = np.argsort((touched.commits << (POSITION_BITS + SLOT_BITS)) | (touched.slots << POSITION_BITS) | touched.positions)
+        number, slots, positions = touched.commits[order], touched.slots[order], touched.positions[order]
+        begins = changes(slots)
+        begins[1:] |= number[1:] != number[:-1]
+        pairs = np.flatnonzero(begins)                             # (entity, commit): where its rows begin
+        entity = np.searchsorted(entities.slots, slots[pairs])
+        grown = np.add.reduceat(touched.fresh[order].astype(np.int64), pairs)
+        by_entity = np.argsort(entity, kind="stable")
+        first = np.flatnonzero(changes(entity[by_entity]))         # each entity's first commit
+        before = np.cumsum(grown[by_entity]) - grown[by_entity]
+        held = np.empty(len(pairs), np.int64)                      # rows that the key has when the commit comes
+        held[by_entity] = before + np.repeat(entities.held - before[first], np.diff(first, append=len(pairs)))
+        whole = np.zeros(len(pairs), np.bool_)
+        whole[by_entity[first]] = entities.whole
+        table = touched.table[order]
+        if not whole.any():
+            writes = self._patches(commits, number, slots, positions, begins, held, entities.whole[entity], table)
+        else:
+            of_whole = whole[np.cumsum(begins) - 1]
+            rest = np.flatnonzero(~of_whole)
+            each = self._wholes(commits, number[pairs[whole]], slots[pairs[whole]], held[whole], grown[whole], entities,
+                                np.diff(pairs, append=len(order))[whole], positions[of_whole], table[of_whole])
+            patched = self._patches(commits, number[rest], slots[rest], positions[rest], begins[rest], held[~whole],
+                                    entities.whole[entity[~whole]], table[rest])
+            writes = [a + b for a, b in zip(patched, each, strict=True)]
+        last = np.append(first[1:], len(pairs)) - 1
+        rows = np.bincount(number, minlength=commits).tolist()
+        return list(zip(writes, rows, strict=True)), number[pairs[by_entity[last]]]
+
+    def _patches(
+        self, commits: int, number: Index, slots: Index, positions: Index, begins: NDArray[np.bool_], held: Index,
+        renewed: NDArray[np.bool_], table: Table,
+    ) -> list[Writes]:
+        """One write per entity and commit; rows that adjoin share a patch. ``held`` and ``renewed`` are one for each begin."""
         if len(slots) == 0:
-            return Writes()
+            return [Writes()] * commits
         known, size, header = self._slots, self._layout.row_bytes, self._layout.header_bytes
-        first = np.flatnonzero(changes(slots) | changes(positions - np.arange(len(positions))))
-        places = np.empty(len(first), PLACE)
-        places["position"] = header + positions[first] * size
-        places["size"] = np.diff(first, append=len(slots)) * size
-        owners = slots[first]
-        begins = np.flatnonzero(changes(owners))
-        entities = owners[begins]
+        firsts = np.flatnonzero(begins | changes(positions - np.arange(len(positions))))
+        places = np.empty(len(firsts), PLACE)
+        places["position"] = header + positions[firsts] * size
+        places["size"] = np.diff(firsts, append=len(slots)) * size
+        starts = np.flatnonzero(begins[firsts])
+        at = firsts[starts]
+        entities = slots[at]
         heads = np.empty(len(entities), HEAD)
-        heads["expected"] = header + known.stored_rows[entities] * size
+        heads["expected"] = header + held * size
         heads["header"] = header
-        heads["patches"] = np.diff(begins, append=len(first))
+        heads["patches"] = np.diff(starts, append=len(firsts))
         heads["ttl_ms"] = self._life_ms
-        heads["renew_ms"] = known.renew_ms[entities]
-        return Writes(
-            tuple(map(known.keys.__getitem__, entities.tolist())),
-            heads.tobytes(),
-            known.headers[entities].tobytes(),
-            places.tobytes(),
-            self._arena.table[self._arena.base[slots] + positions].tobytes(),
-        )
+        heads["renew_ms"] = np.where(renewed, 0, known.renew_ms[entities])   # after a whole value of the same batch: when is not known
+        keys = tuple(map(known.keys.__getitem__, entities.tolist()))
+        headers, data = known.headers[entities], table.tobytes()
+        if commits == 1:
+            return [Writes(keys, heads.tobytes(), headers.tobytes(), places.tobytes(), data)]
+        ends = np.arange(1, commits + 1)
+        bounds = np.stack([np.searchsorted(n, ends) for n in (number[at], number[firsts], number)], axis=1).tolist()
+        out, k, p, r = [], 0, 0, 0
+        for k1, p1, r1 in bounds:
+            out.append(
+                Writes(
+                    keys[k:k1], heads[k:k1].tobytes(), headers[k:k1].tobytes(), places[p:p1].tobytes(), data[r * size : r1 * size]
+                )
+            )
+            k, p, r = k1, p1, r1
+        return out
 
-    def wholes(self, slots: Iterable[int]) -> Writes:
-        """The entities written whole, but for those that neither have rows nor had any in the store."""
-        return Writes.of(write for slot in slots if (write := self.whole(slot)) is not None)
-
-    def whole(self, slot: int) -> StateWrite | None:
-        """The entity written whole; None where it neither has rows nor had any in the store."""
-        known, count = self._slots, int(self._arena.count[slot])
-        stored = int(known.stored_rows[slot])
-        value = b""
-        if count:
-            base = self._arena.base[slot]
-            self._headers[slot] = header = self._header(slot)
-            value = header + self._arena.table[base:base + count].tobytes()
-        elif stored < 0:
-            return None
+    def _wholes(
+        self, commits: int, number: Index, slots: Index, held: Index, grown: Index, entities: Entities, counts: Index,
+        positions: Index, table: Table,
+    ) -> list[Writes]:
+        """One write per entity: the rows that it held, with those of its first commit, ``counts`` of the ``positions`` each."""
+        known, size, header = self._slots, self._layout.row_bytes, self._layout.header_bytes
+        sizes = held + grown
+        offsets = np.cumsum(sizes) - sizes
+        values = np.empty((int(sizes.sum()), self._layout.width), np.int64)
+        by_slot = np.searchsorted(entities.slots[entities.whole], slots)
+        kept = entities.held[entities.whole]
+        values[spans(offsets, held)] = entities.rows[spans((np.cumsum(kept) - kept)[by_slot], held)]
+        values[np.repeat(offsets, counts) + positions] = table
+        stored = known.stored_rows[slots]
         absent = stored < 0
-        expected = 0 if absent else self._layout.header_bytes + stored * self._layout.row_bytes
-        return StateWrite(
-            known.keys[slot], expected, b"" if absent else known.headers[slot].tobytes(), self._life_ms, whole=value
-        )
-
-    def committed(self, slots: Index, committed_ms: int) -> None:
-        """What was written of the slots, all of them, is in the store since then."""
-        known = self._slots
-        for slot, header in self._headers.items():
-            known.headers[slot] = np.frombuffer(header, np.uint8)
-        self.forget()
-        counts = self._arena.count[slots]
-        renewed = known.rewrite[slots] | (known.stored_rows[slots] < 0) | (committed_ms >= known.renew_ms[slots])
-        known.renew_ms[slots[renewed]] = committed_ms + self._slack_ms
-        known.stored_rows[slots] = np.where(counts > 0, counts, -1)
-        known.rewrite[slots] = known.dirty[slots] = False
-
-    def forget(self) -> None:
-        """Nothing of what was written is in the store."""
-        self._headers.clear()
-
-    def _header(self, slot: int) -> bytes:
-        """The slot's header as it would be written now; most of those written together are equal."""
-        known = self._slots
-        owner, horizon, frontiers = int(known.partition[slot]), int(known.horizon[slot]), known.frontiers[slot]
-        meaning = (owner, horizon, frontiers.tobytes())
-        if meaning != self._last_header[0]:
-            self._last_header = (meaning, state.header(self._layout, owner, horizon, frontiers))
-        return self._last_header[1]
+        heads = np.empty(len(slots), HEAD)
+        heads["expected"] = np.where(absent, 0, header + stored * size)
+        heads["header"] = np.where(absent, 0, header)
+        heads["patches"], heads["ttl_ms"], heads["renew_ms"] = WHOLE, self._life_ms, 0
+        places = np.zeros(len(slots), PLACE)
+        places["size"] = header + sizes * size
+        old = known.headers[slots]
+        new = state.headers(self._layout, known.partition[slots], known.horizon[slots], known.frontiers[slots])
+        known.headers[slots] = new
+        keys = tuple(map(known.keys.__getitem__, slots.tolist()))
+        begun, ended = (offsets * size).tolist(), ((offsets + sizes) * size).tolist()
+        data, fronts = values.tobytes(), new.tobytes()
+        bounds = np.searchsorted(number, np.arange(1, commits + 1)).tolist()
+        out, k = [], 0
+        for k1 in bounds:
+            parts: list[bytes] = []
+            for i in range(k, k1):
+                parts += (fronts[i * header : (i + 1) * header], data[begun[i] : ended[i]])
+            out.append(
+                Writes(
+                    keys[k:k1], heads[k:k1].tobytes(), old[k:k1][~absent[k:k1]].tobytes(), places[k:k1].tobytes(), b"".join(parts)
+                )
+            )
+            k = k1
+        return out
 
 
 def changes(ordered: Index) -> NDArray[np.bool_]:

@@ -6,9 +6,9 @@ Each turn of its loop:
               foremost views stand. Then batches of records.
 (2) decode    Records become columns; each is accepted or refused by the log alone. Entities that are not cached are read. What
               is refused is appended to the dead letters, durably, before anything is committed past it.
-(3) fold      As many events as one commit may carry are folded into the slab.
-(4) commit    State and offset in one atom, refused unless token and offset are the ones we started from. (3) and (4)
-              repeat until the batch is done. Every partition commits at least each second, if only its time.
+(3) fold      The batch is folded into the slab, cut into as many commits as it needs: each may carry only so many rows.
+(4) commit    State and offset in one atom, refused unless token and offset are the ones we started from, until the batch is
+              done. Every partition commits at least each second, if only its time.
 (5) catch up  (2) to (4) for a slice of the past, for the views that are behind, up to where the others stand: they join them
               there.
 (6) tell      The log is told how far we are, for its lag tools; nothing resumes from that.
@@ -54,6 +54,7 @@ BEAT_US = 1_000_000                        # a partition commits at least this o
 LOOK_US = 1_000_000                        # where the log ends: how fresh a commit may say it is
 TELL_US = 1_000_000
 INSPECT_US = 5_000_000
+EXPIRIES = 3                               # of keys whose life ends between their reading and their commit, in one batch
 
 
 class Worker:
@@ -158,34 +159,40 @@ class Worker:
         with tally.timed("decode"):
             dead_letter.append(self._log, self._project, judged.dead, self._clock)
             self._failpoint("after_dead_letters")
-        n, start, at, max_time_us = len(judged.events), 0, stand.offset, stand.max_time_us
-        while at < batch.next:
+        start, at, max_time_us = 0, stand.offset, stand.max_time_us
+        answer: Committed | Refused
+        for _ in range(EXPIRIES):
             with tally.timed("fold"):                                                        # (3)
-                stop = source.fold(judged, start)
+                parts = source.fold(judged, start, max_time_us)
                 self._failpoint("after_fold")
-                if stop > start:
-                    max_time_us = int(judged.running_max_us[stop - 1])
-                at = int(judged.events.offsets[stop]) if stop < n else batch.next
-                if at == stand.until:                          # those there may have seen events that the log has deleted since
-                    max_time_us = stand.joined_max_us
-                commit = source.commit(owned, stand, at, max_time_us)
-            with tally.timed("commit"):                                                      # (4)
-                answer = self._send(owned, commit, source)
-            if isinstance(answer, Refused):
+            times_ms: list[int] = []
+            for part in parts:
+                to, running_us = judged.reach(part.stop, max_time_us, stand)
+                commit = source.commit(owned, stand, at, to, running_us, part.writes)
+                with tally.timed("commit"):                                                  # (4)
+                    answer = self._send(owned, commit, part.rows)
+                if isinstance(answer, Refused):
+                    break
+                tally.committed(judged, start, part.stop, answer, fresh=stand.until is None)
+                times_ms.append(answer.committed_ms)
+                start, at, max_time_us = part.stop, to, running_us
+            source.committed(times_ms)
+            if isinstance(answer, Committed):
+                tally.done(judged)
+                return None
+            if answer.reason != "expired":
                 return answer
-            tally.committed(judged, start, stop, answer, fresh=stand.until is None)
-            start = stop
-        source.evict()
-        tally.done(judged)
-        return None
+            with tally.timed("load"):                                                        # its entities are read again
+                source.load(self._online, judged)
+        assert isinstance(answer, Refused)
+        return answer
 
-    def _send(self, owned: Owned, commit: Commit, source: SourceViews) -> Committed | Refused:
-        rows, started_us = source.rows_touched, self._clock.now_us()
-        commit, answer = send(self._online, commit, source.whole, self._failpoint)
+    def _send(self, owned: Owned, commit: Commit, rows: int = 0) -> Committed | Refused:
+        started_us = self._clock.now_us()
+        answer = send(self._online, commit, self._failpoint)
         now_us = self._clock.now_us()
         self._tally.sent(answer, rows, now_us - started_us)
         if isinstance(answer, Committed):
-            source.committed(answer.committed_ms)
             owned.moved(commit, now_us)
         return answer
 
@@ -255,7 +262,7 @@ class Worker:
         for partition, owned in list(self._holding.held.items()):
             for commit in owned.beats(self._clock.now_us() - BEAT_US):
                 try:
-                    answer = self._send(owned, commit, self._sources[partition.source])
+                    answer = self._send(owned, commit)
                 except UnavailableError as error:
                     self._holding.let_go_all(consumer, str(error))
                     return

@@ -51,8 +51,21 @@ def encode(layout: Layout, owner: int, horizon: int, frontiers: Int, rows: Rows)
 
 def header(layout: Layout, owner: int, horizon: int, frontiers: Int) -> bytes:
     """The first ``layout.header_bytes`` bytes of a state value."""
-    fixed = np.array((FORMAT, len(layout.levels), 0, owner, layout.id, horizon), HEADER)
-    return fixed.tobytes() + np.asarray(frontiers, "<i8").tobytes()
+    return headers(layout, np.array([owner]), np.array([horizon]), np.asarray(frontiers)[np.newaxis]).tobytes()
+
+
+def headers(layout: Layout, owners: Int, horizons: Int, frontiers: Int) -> NDArray[np.uint8]:
+    """(k, ``layout.header_bytes``) headers of k state values. ``frontiers`` (k, levels - 1)."""
+    out = np.zeros(len(owners), _headers(layout))
+    fixed = out["fixed"]
+    fixed["format"], fixed["levels"], fixed["owner"] = FORMAT, len(layout.levels), owners
+    fixed["layout"], fixed["horizon"] = layout.id, horizons
+    out["frontiers"] = frontiers
+    return out.view(np.uint8).reshape(len(owners), layout.header_bytes)
+
+
+def _headers(layout: Layout) -> np.dtype[np.void]:
+    return np.dtype([("fixed", HEADER), ("frontiers", "<i8", (len(layout.levels) - 1,))])
 
 
 def parse(layout: Layout, blobs: Sequence[Sequence[bytes | None]]) -> States:
@@ -80,9 +93,8 @@ def parse(layout: Layout, blobs: Sequence[Sequence[bytes | None]]) -> States:
     rows = np.frombuffer(b"".join(bodies), layout.dtype)
     blob_entity = np.array(owners, np.int64)
     lengths = np.array([len(body) for body in bodies], np.int64) // row_bytes
-    extended = np.dtype([("fixed", HEADER), ("frontiers", "<i8", (len(layout.levels) - 1,))])
-    headers = np.frombuffer(b"".join(heads), extended)
-    fixed = headers["fixed"]
+    extended = np.frombuffer(b"".join(heads), _headers(layout))
+    fixed = extended["fixed"]
     _check(layout, fixed, owners)
     return States(
         rows,
@@ -91,7 +103,7 @@ def parse(layout: Layout, blobs: Sequence[Sequence[bytes | None]]) -> States:
         blob_entity,
         fixed["owner"].astype(np.int64),
         fixed["horizon"],
-        headers["frontiers"],
+        extended["frontiers"],
     )
 
 

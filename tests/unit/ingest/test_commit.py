@@ -57,21 +57,17 @@ def commit(store: Scripted, *writes: StateWrite, start: int = 0, to: int = 3) ->
     return Commit("trip", 0, store.token, (Advance("v@1", start, to),), 7, Writes.of(writes))
 
 
-def none_whole(writes: Writes, indices: tuple[int, ...]) -> Writes:
-    raise AssertionError("nothing has expired")
-
-
 def test_an_applied_commit_is_sent_once() -> None:
     store = Scripted()
     mine = commit(store)
-    assert send(store, mine, none_whole) == (mine, Committed(1_000))
+    assert send(store, mine) == Committed(1_000)
     assert store.sent == [mine]
 
 
 def test_a_lost_reply_of_an_applied_commit_is_found_out_by_reading() -> None:
     store = Scripted(Scripted.lost_back)
     mine = commit(store, StateWrite(b"k", 0, b"", 0, whole=b"head"))
-    assert send(store, mine, none_whole) == (mine, Committed(1_000))
+    assert send(store, mine) == Committed(1_000)
     assert store.sent == [mine]
     assert store.visible("v@1", "trip", 0) == [(1_000, 3)]
 
@@ -79,21 +75,21 @@ def test_a_lost_reply_of_an_applied_commit_is_found_out_by_reading() -> None:
 def test_a_commit_that_never_arrived_is_sent_again_as_it_was() -> None:
     store = Scripted(Scripted.lost_there)
     mine = commit(store)
-    assert send(store, mine, none_whole) == (mine, Committed(1_000))
+    assert send(store, mine) == Committed(1_000)
     assert store.sent == [mine, mine]
 
 
 def test_a_commit_that_never_arrives_is_given_up_as_unknown() -> None:
     store = Scripted(*[Scripted.lost_there] * 10)
     with pytest.raises(UnknownOutcomeError):
-        send(store, commit(store), none_whole)
+        send(store, commit(store))
     assert len(store.sent) == ATTEMPTS
     assert store.offset() == 0
 
 
 def test_a_lost_reply_and_a_rival_is_a_refusal() -> None:
     store = Scripted(Scripted.taken)
-    _, answer = send(store, commit(store), none_whole)
+    answer = send(store, commit(store))
     assert isinstance(answer, Refused)
     assert answer.reason == "fenced"
     assert len(store.sent) == 1
@@ -105,7 +101,7 @@ def test_a_lost_reply_and_an_offset_that_is_neither_is_a_refusal() -> None:
         raise UnknownOutcomeError("lost, and the offset is another")
 
     store = Scripted(elsewhere)
-    _, answer = send(store, commit(store), none_whole)
+    answer = send(store, commit(store))
     assert isinstance(answer, Refused)
 
 
@@ -113,13 +109,13 @@ def test_a_lost_reply_and_a_broken_commit_is_a_refusal() -> None:
     store = Scripted(Scripted.lost_there)
     mine = commit(store)
     store.drop_view("v@1")
-    _, answer = send(store, mine, none_whole)
+    answer = send(store, mine)
     assert isinstance(answer, Refused)
 
 
 def test_an_empty_commit_whose_reply_is_lost_counts_as_applied() -> None:
     store = Scripted(Scripted.lost_there)
-    _, answer = send(store, commit(store, start=0, to=0), none_whole)
+    answer = send(store, commit(store, start=0, to=0))
     assert isinstance(answer, Committed)
 
 
@@ -130,40 +126,13 @@ def test_a_store_that_cannot_be_read_leaves_the_outcome_open() -> None:
 
     store = Away(Scripted.lost_back)
     with pytest.raises(UnavailableError, match="away"):
-        send(store, commit(store), none_whole)
+        send(store, commit(store))
 
 
-def test_expired_keys_are_written_whole_and_the_rest_stays_as_it_was() -> None:
-    store = Scripted()
-    kept = StateWrite(b"a", 0, b"", 0, whole=b"headA")
-    gone = StateWrite(b"b", 9, b"head", 0, patches=(Patch(9, b"more"),))
-    asked: list[tuple[int, ...]] = []
-
-    def whole(writes: Writes, indices: tuple[int, ...]) -> Writes:
-        asked.append(indices)
-        return Writes.of([next(iter(writes)), StateWrite(b"b", 0, b"", 0, whole=b"headB")])
-
-    sent, answer = send(store, commit(store, kept, gone), whole)
-    assert isinstance(answer, Committed)
-    assert asked == [(1,)]
-    assert next(iter(sent.writes)) == kept
-    assert store.read([b"a", b"b"]) == [b"headA", b"headB"]
-
-
-def test_keys_that_seem_to_expire_again_are_a_refusal() -> None:
+def test_keys_that_expired_are_a_refusal_and_are_not_sent_again() -> None:
     store = Scripted()
     gone = StateWrite(b"b", 9, b"head", 0, patches=(Patch(9, b"more"),))
-    _, answer = send(store, commit(store, gone), lambda writes, indices: writes)
+    answer = send(store, commit(store, gone))
     assert isinstance(answer, Refused)
     assert answer.reason == "expired"
-    assert len(store.sent) == 2
-
-
-def test_a_reply_lost_after_the_rewrite_sends_the_rewritten_bytes_again() -> None:
-    store = Scripted(Scripted.applied, Scripted.lost_there)
-    gone = StateWrite(b"b", 9, b"head", 0, patches=(Patch(9, b"more"),))
-    rewritten = StateWrite(b"b", 0, b"", 0, whole=b"headB")
-    sent, answer = send(store, commit(store, gone), lambda writes, indices: Writes.of([rewritten]))
-    assert isinstance(answer, Committed)
-    assert [list(one.writes) for one in store.sent] == [[gone], [rewritten], [rewritten]]
-    assert list(sent.writes) == [rewritten]
+    assert len(store.sent) == 1

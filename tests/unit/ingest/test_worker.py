@@ -300,7 +300,7 @@ def test_a_storm_would_show_that_the_store_does_not_compare_offsets() -> None:
 
 
 def test_a_storm_would_show_that_rows_outlive_their_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SourceViews, "drop", lambda self, partition: self.committed(0))
+    monkeypatch.setattr(SourceViews, "drop", lambda self, partition: self.committed(range(1_000)))
     assert seen()
 
 
