@@ -24,7 +24,7 @@ from featureflow.define.model import Model
 from featureflow.define.request import Request
 from featureflow.define.vector import Vector
 from featureflow.define.view import View
-from featureflow.define.window import hopping, lifetime, tumbling
+from featureflow.define.window import hopping, lifetime, session, tumbling
 
 __all__ = [
     "Entity",
@@ -49,6 +49,7 @@ __all__ = [
     "min",
     "minimum",
     "rate",
+    "session",
     "stddev",
     "sum",
     "time_since_last",

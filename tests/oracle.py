@@ -88,6 +88,8 @@ def tile_of(window: Window) -> float:
         return FOREVER
     if window.exact:
         return 1
+    if window.kind == "session":
+        return max([tile for tile in TILES if tile <= window.gap_us])
     if window.kind == "sliding":
         return max([tile for tile in TILES if window.length_us / tile >= 12] or [SECOND])
     return max(tile for tile in TILES if window.length_us % tile == window.hop_us % tile == window.offset_us % tile == 0)
@@ -110,6 +112,20 @@ def in_window(window: Window, finest: float, t: int, q: int) -> bool:
         return t >= closes - window.length_us
     tile = tile_of(window)
     return floor(t, tile) >= floor(q - window.length_us, tile)
+
+
+def inside(window: Window, finest: float, records: Sequence[Record], q: int) -> list[Record]:
+    """Those of one entity's records that are in the window at ``q``."""
+    found = [r for r in records if in_window(window, finest, r.time_us, q)]
+    if window.kind == "session":
+        after, members = q, []
+        for record in sorted(found, key=lambda r: r.time_us, reverse=True):
+            if after - record.time_us > window.gap_us:
+                break
+            after = record.time_us
+            members.append(record)
+        return members
+    return found
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
@@ -225,9 +241,9 @@ def answer(view: View, mine: Sequence[Record], q: int) -> list[Answer]:
     for feature in view.features:
         aggregation, window = feature.aggregation, feature.window
         finest = min(tile_of(w) for a in view.aggregations if a.source == aggregation.source for w in a.windows)
-        inside = [r for r in mine if r.source == aggregation.source and in_window(window, finest, r.time_us, q)]
-        newest = max((r.time_us for r in inside), default=None)
-        counted = participating(aggregation, inside)
+        members = inside(window, finest, [r for r in mine if r.source == aggregation.source], q)
+        newest = max((r.time_us for r in members), default=None)
+        counted = participating(aggregation, members)
         undefined = math.nan if aggregation.default is None else aggregation.default
         expired = False
         if window.kind == "lifetime" and view.ttl_us is not None and counted:

@@ -30,6 +30,11 @@ MINUTE_US, HOUR_US = 60_000_000, 3_600_000_000
 BEGIN_US = 1_700_000_000_000_000
 LIFETIME = Window(kind="lifetime", length_us=0, text="lifetime")
 
+SESSION = Window(kind="session", length_us=6 * HOUR_US, text="10m", gap_us=10 * MINUTE_US)
+LONG_SESSION = Window(kind="session", length_us=24 * HOUR_US, text="40m", gap_us=40 * MINUTE_US)
+EXACT = Window(kind="sliding", length_us=30 * MINUTE_US, text="30m", exact=True)
+HOPPING = Window(kind="hopping", length_us=2 * HOUR_US, text="2h", hop_us=HOUR_US // 2, offset_us=MINUTE_US)
+
 FIELDS = (
     Field(name="at", type="datetime"),
     Field(name="carrier", type="str", entity="carrier", max_bytes=64),
@@ -60,7 +65,7 @@ def window(text: str, kind: str = "sliding") -> Window:
 def aggregation(
     name: str, op: str, source: str, *windows: Window, where: Expr | None = None, size: int = 1, default: float | None = None
 ) -> Aggregation:
-    value = None if op == "count" else Column("delay")
+    value = None if op in ("count", "time_since_last") else Column("delay")
     if op == "count" and default is None:
         default = 0.0
     return Aggregation(
@@ -94,6 +99,13 @@ VIEWS = (
         aggregation("ever", "mean", "arrival", LIFETIME),
         aggregation("recent", "count", "departure", window("6h")),
         ttl_us=8 * HOUR_US,
+    ),
+    view(
+        "carrier_visit", "carrier", "carrier",
+        aggregation("n", "count", "departure", SESSION, window("1h")),
+        aggregation("mean", "mean", "departure", SESSION, EXACT, HOPPING),
+        aggregation("ago", "time_since_last", "arrival", window("6h")),
+        aggregation("delays", "sum", "arrival", LONG_SESSION),
     ),
     view("aircraft_ever", "aircraft", "aircraft", aggregation("total", "sum", "departure", LIFETIME)),
     view("carrier_last", "carrier", "carrier", aggregation("last", "last", "arrival", window("1h"), window("6h"))),

@@ -64,6 +64,25 @@ def hopping(length: str, *, every: str, offset: str = "0s") -> Window:
     return Window(kind="hopping", length_us=us, text=length, hop_us=hop_us, offset_us=_offset(offset, written_so, hop_us))
 
 
+def session(gap: str, longest: str = "24h") -> Window:
+    """The events since the last pause of more than ``gap``, none once the newest is longer ago than that; ``longest`` back at most.
+
+    Raises DefinitionError for a gap shorter than the finest tile, 1 s, or longer than ``longest``.
+    """
+    gap_us, us = duration(gap, "the gap of session()", "30m"), duration(longest, "longest= of session()", "24h")
+    if gap_us < SECOND_US:
+        raise wrong(f'session(gap="{gap}"): the gap is shorter than the finest tile, 1 s', write='session(gap="1s")')
+    _check_length(us, longest)
+    if gap_us > us:
+        raise wrong(
+            f'session(gap="{gap}", longest="{longest}"): the gap is longer than the session may reach back',
+            write=f'session(gap="{gap}", longest="{spec.spelled(24 * gap_us)}")'
+            if 24 * gap_us <= limits.WINDOW_US
+            else 'a sliding window, "30d"',
+        )
+    return Window(kind="session", length_us=us, text=gap, gap_us=gap_us)
+
+
 def _offset(offset: str, of: str, step_us: int) -> int:
     us = duration(offset, f"offset= of {of}", "6h")
     if us % SECOND_US:
@@ -86,7 +105,7 @@ def sliding(length: str) -> Window:
 
 
 def windows(over: object, aggregation: str, *, exact: bool = False) -> tuple[Window, ...]:
-    """The windows of ``over=``: a tuple of durations, ``tumbling(...)``, ``hopping(...)`` and ``lifetime``; ``exact`` if they are to be."""
+    """The windows of ``over=``: a tuple of durations and of what the functions here give; all ``exact``, or none."""
     if isinstance(over, str):
         raise wrong(
             f'over="{over}" is a string: it would be read letter by letter', write=f'over=("{over}",), with the comma'
@@ -105,7 +124,7 @@ def windows(over: object, aggregation: str, *, exact: bool = False) -> tuple[Win
     for one in over:
         window = one if isinstance(one, Window) else sliding(one)
         for other in found:
-            if msgspec.structs.replace(window, text="") == msgspec.structs.replace(other, text=""):
+            if _meaning(window) == _meaning(other):
                 raise wrong(
                     f"over= names the window {written(other)} twice"
                     + ("" if window == other else f", once as {written(window)}"),
@@ -128,6 +147,8 @@ def written(window: Window) -> str:
     """The window as it stands in a definitions file."""
     if window.kind in ("sliding", "lifetime"):
         return f'"{window.text}"' if window.kind == "sliding" else "lifetime"
+    if window.kind == "session":
+        return f'session(gap="{window.text}", longest="{spec.spelled(window.length_us)}")'
     every = f', every="{spec.spelled(window.hop_us)}"' if window.hop_us else ""
     offset = f', offset="{spec.spelled(window.offset_us)}"' if window.offset_us else ""
     return f'{window.kind}("{window.text}"{every}{offset})'
@@ -146,6 +167,12 @@ def duration(text: object, what: str, example: str = "1h", at: Place | None = No
         write=f'"{_meant(text) or example}"',
         at=at,
     )
+
+
+def _meaning(window: Window) -> Window:
+    """The window without how it is written. Two sessions of one gap would have one name."""
+    length_us = 0 if window.kind == "session" else window.length_us
+    return msgspec.structs.replace(window, text="", length_us=length_us)
 
 
 def same_length(text: str, window: Window) -> bool:

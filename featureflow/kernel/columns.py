@@ -23,11 +23,13 @@ from featureflow.kernel.aggregation.table import aggregation
 from featureflow.kernel.partial.base import Merge, Partial
 from featureflow.kernel.partial.basic import Count
 from featureflow.kernel.partial.newest import LastN
+from featureflow.kernel.partial.time import Earliest
 from featureflow.kernel.tile import LIFETIME_US, tile_for
 
 FORMAT = 1
 HEADER = np.dtype([("format", "<u2"), ("levels", "u1"), ("reserved", "u1"), ("owner", "<i4"), ("layout", "<u8"), ("horizon", "<i8")])
 START, LEVEL, FIRST = 0, 1, 2
+OLDEST = Earliest(None, None)              # the oldest event time folded into a row: where there is a session window
 
 Rows = NDArray[np.void]                    # (k,) of ``Layout.dtype``
 Table = NDArray[np.int64]                  # (k, Layout.width)
@@ -58,6 +60,8 @@ class Layout:
         windows = tuple(dict.fromkeys(window for a in declared for window in a.windows))
         required = frozenset(field.name for field in source.fields if not field.nullable)
         partials = {_shared(p, required) for a in declared for p in aggregation(a.op).partials(a)}
+        if any(window.kind == "session" for window in windows):
+            partials.add(OLDEST)
         rank = list(Merge)
         return Layout(
             view_id=view.id,
@@ -82,6 +86,11 @@ class Layout:
     @property
     def finest(self) -> int:
         return self.levels[0]
+
+    @cached_property
+    def apart_us(self) -> int | None:
+        """Rows of different tiles of this size are never merged while they are in a window; None: only its beginning cuts them."""
+        return min((tile_for(window) for window in self.windows if window.kind == "session"), default=None)
 
     @cached_property
     def retention_us(self) -> int:

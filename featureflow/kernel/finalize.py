@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from featureflow.define.spec import Source, View
 from featureflow.errors import StateError
-from featureflow.kernel.columns import FIRST, START, Layout, Table
+from featureflow.kernel.columns import FIRST, OLDEST, START, Layout, Table
 from featureflow.kernel.fold import carry
 from featureflow.kernel.partial.base import LOWEST
 from featureflow.kernel.partial.newest import ENTRY, LastN, newest
-from featureflow.kernel.plan import Plan
+from featureflow.kernel.plan import Plan, Session
+from featureflow.kernel.session import session_begin
 from featureflow.kernel.state import States
 from featureflow.kernel.tile import LIFETIME_START_US
 
@@ -102,8 +103,11 @@ def _finalize(plan: Plan, states: States, q_us: Int, out: Values) -> None:
         begin[plan.lifetime] = LIFETIME_START_US
     _refuse_what_was_rolled_up(plan, states, begin)
     table = layout.table(states.rows)
-    bands = [_bands(begin[chain], table[:, START], states.entity, q_us) for chain in plan.chains]
-    totals = [_totals(layout, table, states.entity, band, len(begin[chain]), n) for chain, band in zip(plan.chains, bands, strict=True)]
+    begins = [begin[chain] for chain in plan.chains]
+    for session in plan.sessions:
+        begins[session.chain] = _session(session, layout, table, states.entity, begins[session.chain][0], q_us, n)
+    bands = [_bands(begin, table[:, START], states.entity, q_us) for begin in begins]
+    totals = [_totals(layout, table, states.entity, band, len(begin), n) for begin, band in zip(begins, bands, strict=True)]
     added, maxima = totals[0] if len(totals) == 1 else (np.concatenate(blocks, axis=1) for blocks in zip(*totals, strict=True))
     carry(layout, added)
     picked = added.reshape(-1, n)[plan.pick_added]
@@ -138,13 +142,20 @@ def _finalize(plan: Plan, states: States, q_us: Int, out: Values) -> None:
 def _bands(begin: Int, start: Int, entity: Int, q_us: Int) -> Int:
     """(k,) in how many of a chain's windows each row is: in the last so many."""
     band = np.zeros(len(start), np.int64)
-    one = len(q_us) == 1
     for first in begin:
-        band += start >= (first if one else first[entity])
-    future = start > (q_us if one else q_us[entity])
+        band += start >= (first if len(first) == 1 else first[entity])
+    future = start > (q_us if len(q_us) == 1 else q_us[entity])
     if future.any():
         band[future] = 0
     return band
+
+
+def _session(session: Session, layout: Layout, table: Table, entity: Int, oldest: Int, q_us: Int, n: int) -> Int:
+    """(1, n) where a session begins, which is at ``oldest`` at the earliest."""
+    (t_min,) = layout.places(OLDEST)
+    return session_begin(
+        table[:, START], ~table[:, t_min], table[:, layout.t_max], entity, oldest, q_us, session.gap_us, n
+    )[np.newaxis]
 
 
 def _totals(layout: Layout, table: Table, entity: Int, band: Int, windows: int, n: int) -> tuple[Table, Table]:

@@ -53,6 +53,14 @@ class Newest:
 
 
 @dataclass(frozen=True)
+class Session:
+    """A session window, which is a chain of its own: it begins where the events say."""
+
+    chain: int
+    gap_us: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """``windows`` are those of the layout in chains, each from its narrowest to its widest: whatever the instant, a window
     of a chain lies within the next. ``features`` are places in the view's features: those whose number is their value, those
@@ -61,6 +69,7 @@ class Plan:
     layout: Layout
     windows: tuple[Window, ...]
     chains: tuple[slice, ...]
+    sessions: tuple[Session, ...]
     back: Index                            # (windows, 1): a window begins at (q - back) // step * step + shift
     step: Index
     shift: Index | None                    # None: all are 0
@@ -114,6 +123,7 @@ class _Planner:
             layout=layout,
             windows=tuple(windows),
             chains=tuple(self.chains),
+            sessions=tuple(Session(i, windows[c.start].gap_us) for i, c in enumerate(self.chains) if windows[c.start].kind == "session"),
             back=starts[:, 0:1],
             step=starts[:, 1:2],
             shift=starts[:, 2:3] if starts[:, 2].any() else None,
@@ -223,6 +233,8 @@ def _within(narrow: Window, wide: Window) -> bool:
     is a multiple of its own, since floor keeps the order. A tumbling window holds the tumbling ones that divide it and their shift;
     of two hopping windows with one hop and one offset the longer one holds the other.
     """
+    if "session" in (narrow.kind, wide.kind):
+        return False
     if wide.kind == "lifetime":
         return True
     if wide.kind == "sliding":

@@ -27,13 +27,15 @@ def tile_for(window: Window) -> int:
     """The tile size, in microseconds, that a window is made of.
 
     Sliding: the largest tile of which the window holds at least twelve, but at least 1 s. Tumbling and hopping: the largest tile
-    that divides length, hop and offset. An exact one of any kind: ``EXACT_US``. Lifetime: ``LIFETIME_US``. Raises DefinitionError for
-    a window that no tile divides.
+    that divides length, hop and offset. Session: the largest tile that is no longer than its gap. An exact one of any kind:
+    ``EXACT_US``. Lifetime: ``LIFETIME_US``. Raises DefinitionError for a window that no tile divides.
     """
     if window.kind == "lifetime":
         return LIFETIME_US
     if window.exact:
         return EXACT_US
+    if window.kind == "session":
+        return max((tile for tile in LADDER_US if tile <= window.gap_us), default=LADDER_US[0])
     if window.kind == "sliding":
         return max((tile for tile in LADDER_US if window.length_us >= TILES_PER_WINDOW * tile), default=LADDER_US[0])
     divided = math.gcd(window.length_us, window.hop_us, window.offset_us)
@@ -66,7 +68,7 @@ def window_start(window: Window, q: int | NDArray[np.int64]) -> int | NDArray[np
 
     Sliding: ``floor(q - w, tile)``, which is q - w where it is exact. Tumbling: ``floor(q, w)``, the bucket that is not complete yet.
     Hopping: ``floor(q, hop) + hop - w``, the one of those not complete yet that closes next; floor is counted from the offset.
-    Lifetime: the beginning.
+    Session: as sliding; it begins there at the earliest, where its events say (``kernel.session``). Lifetime: the beginning.
     """
     if window.kind == "lifetime":
         return floor(q, LIFETIME_US)

@@ -116,7 +116,12 @@ class _Runs:
         self._instants, rank = np.unique(time, return_inverse=True)
         self._keys = code[order] * (len(self._instants) + 1) + rank[order]
         self._tree = Tree(layout, np.concatenate(lifted)[order], visible[order])
-        self.bytes_per_row = layout.row_bytes * 2 * self._tree.levels * len(layout.windows)
+        pieces = len(layout.windows)
+        if layout.apart_us is not None:
+            whose, tile = code[order], floor(time[order], layout.apart_us)
+            self._apart = np.flatnonzero((np.diff(whose) != 0) | (np.diff(tile) != 0)) + 1     # another tile or entity begins
+            pieces += int(np.bincount(whose[self._apart] - NOBODY).max(initial=0))
+        self.bytes_per_row = layout.row_bytes * 2 * self._tree.levels * pieces
 
     def rows(self, codes: Int, instants_us: Int, thresholds: Int) -> tuple[Rows, Int]:
         """(rows, the asking row of each, nondecreasing). No row reaches across the beginning of a window."""
@@ -131,7 +136,11 @@ class _Runs:
         else:
             cuts[-1] = self._before(codes, floor(instants_us, layout.finest) + layout.finest)
         asking = np.repeat(np.arange(n), len(bounds))
-        runs, nodes = self._tree.cover(cuts[:-1].T.ravel(), cuts[1:].T.ravel(), thresholds[asking])
+        first, end = cuts[:-1].T.ravel(), cuts[1:].T.ravel()
+        if layout.apart_us is not None:
+            first, end, run = _cut(first, end, self._apart)
+            asking = asking[run]
+        runs, nodes = self._tree.cover(first, end, thresholds[asking])
         if not len(runs):
             return layout.empty(), np.zeros(0, np.int64)
         order = np.argsort(runs, kind="stable")
@@ -141,3 +150,15 @@ class _Runs:
         """How many events, in order, are of an earlier entity, or of this one and older than ``bound``."""
         rank = np.searchsorted(self._instants, bound)
         return np.searchsorted(self._keys, codes * (len(self._instants) + 1) + rank).astype(np.int64)
+
+
+def _cut(first: Int, end: Int, places: Int) -> tuple[Int, Int, Int]:
+    """The runs [first, end), cut at each of the ascending ``places`` inside: the pieces' first and end, and which run each is of."""
+    low = np.searchsorted(places, first, side="right")
+    pieces = np.maximum(np.searchsorted(places, end, side="left") - low, 0) + 1
+    run = np.repeat(np.arange(len(first)), pieces)
+    begins = np.cumsum(pieces) - pieces
+    nth = np.arange(len(run)) - begins[run]                # of the run's pieces
+    starts = np.where(nth == 0, first[run], places[np.minimum(low[run] + nth - 1, len(places) - 1)] if len(places) else first[run])
+    ends = np.where(nth == pieces[run] - 1, end[run], np.append(starts[1:], 0))
+    return starts, ends, run

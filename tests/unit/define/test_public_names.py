@@ -27,6 +27,7 @@ PUBLIC = """
     min
     minimum
     rate
+    session
     stddev
     sum
     time_since_last

@@ -20,6 +20,7 @@ from featureflow.kernel.events import Events
 from featureflow.kernel.partial.base import LOWEST
 from featureflow.kernel.partial.basic import Count, Max, Min, Sum
 from featureflow.kernel.partial.newest import LastN
+from featureflow.kernel.partial.time import Earliest
 from featureflow.kernel.tile import LIFETIME_US, SECOND_US
 from featureflow.store.keys import Keys
 from featureflow.store.online.writes import StateWrite, Writes
@@ -73,6 +74,7 @@ LAYOUTS = {
     "tumbling, keyed by a number": layout_of(tumbling(10), tumbling(60), key="shop"),
     "lifetime and newest values": layout_of(LIFETIME, sliding(120), size=2),
     "lifetime alone": layout_of(LIFETIME),
+    "a session": layout_of(Window(kind="session", length_us=120 * SECOND_US, text="2s", gap_us=2 * SECOND_US), sliding(12)),
     "an exact window": layout_of(exact(sliding(12)), sliding(120)),
 }
 
@@ -156,6 +158,8 @@ def rows_of(layout: Layout, blob: bytes | None) -> Rows:
                 said.append(Fraction(sum(limb << (40 * i) for i, limb in enumerate(columns)), 2**56))
             elif isinstance(partial, Min | Max):
                 said.append(None if columns[0] == LOWEST else float(partial.read(np.array([columns]).T)[0]))
+            elif isinstance(partial, Earliest):
+                said.append(~columns[0])
             else:
                 assert isinstance(partial, LastN)
                 said.append([tuple(columns[i:i + 3]) for i in range(0, len(columns), 3) if columns[i] != NO_TIME_US])
@@ -190,6 +194,8 @@ def replay(layout: Layout, blob: bytes | None, happened: Sequence[Happened]) -> 
                 said.append(len(counted))
             elif isinstance(partial, Sum):
                 said.append(sum(map(Fraction, kept), Fraction(0)))
+            elif isinstance(partial, Earliest):
+                said.append(min(t for t, _, _, _ in counted))
             elif isinstance(partial, Min | Max):
                 said.append((min if isinstance(partial, Min) else max)(kept) if kept else None)
             else:

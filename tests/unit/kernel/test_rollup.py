@@ -19,6 +19,7 @@ from unit.kernel.worlds import (
     bits,
     exact,
     hopping,
+    session,
     sliding,
     source,
     tumbling,
@@ -76,6 +77,11 @@ RUNS: dict[str, list[list[Window]]] = {
     "hopping": [
         [hopping(600, 60), sliding(86_400)], [hopping(3600, 300, 60), sliding(86_400 * 7)], [hopping(90, 30), hopping(21_600, 3600)],
         [hopping(600, 120, 20), hopping(86_400 * 7, 86_400, 21_600)], [tumbling(3600, 900), tumbling(86_400, 21_600), sliding(86_400 * 7)],
+    ],
+    "session": [
+        [session(1800), sliding(86_400 * 7)], [session(60, 3600), sliding(86_400)],
+        [session(5, 120), session(3000, 20_000), sliding(86_400)],
+        [session(400, 3600), hopping(86_400 * 7, 86_400)], [exact(session(1800, 7200)), sliding(86_400 * 7)],
     ],
     "exact": [
         [exact(sliding(600)), sliding(86_400)], [exact(sliding(3600)), hopping(86_400 * 7, 86_400)],

@@ -38,6 +38,10 @@ def hopping(seconds: int, every: int, offset: int = 0) -> Window:
     )
 
 
+def session(gap: int, longest: int = 86_400) -> Window:
+    return Window(kind="session", length_us=longest * SECOND, text=f"{gap}s", gap_us=gap * SECOND)
+
+
 def exact(window: Window) -> Window:
     return msgspec.structs.replace(window, exact=True)
 
@@ -62,7 +66,7 @@ def aggregation(
 ) -> Aggregation:  # fmt: skip
     return Aggregation(
         name=name or op, op=op, source=source, value=None if op in OF_EVENTS else value, where=where,
-        windows=tuple(window for window in windows if op != "rate" or window.length_us) or (sliding(600),),
+        windows=tuple(window for window in windows if op != "rate" or window.kind not in ("session", "lifetime")) or (sliding(600),),
         size=size if op == "last_n" else 1, default=default, per_us=per_s * SECOND if op == "rate" else 0,
     )  # fmt: skip
 
@@ -115,6 +119,7 @@ WINDOWS = st.sampled_from([
     tumbling(10), tumbling(90), tumbling(3600), tumbling(86_400), tumbling(86_400, 21_600), tumbling(600, 7),
     hopping(600, 60), hopping(90, 30, 20), hopping(86_400, 3600, 900), hopping(3600, 3600), LIFETIME,
     exact(sliding(7)), exact(sliding(600)), exact(sliding(86_400)), exact(tumbling(3600)), exact(hopping(600, 60, 20)),
+    session(7, 120), session(1800), session(1, 10), session(5000, 20_000), exact(session(60, 3600)),
 ])  # fmt: skip
 
 
