@@ -311,11 +311,11 @@ class Rig:
         """The log's events, decoded: one item for each partition."""
         decoder = Decoder(self.source)
         decoded: dict[int, list[Events]] = {partition: [] for partition in range(self.partitions)}
-        for batch in self._read(self.source.topic, self.log.topic(self.source.topic).end):
+        for batch in self.read(self.source.topic, self.log.topic(self.source.topic).end):
             decoded[batch.partition].append(decoder.decode(batch).events)
         return [_joined(parts) for parts in decoded.values() if parts]
 
-    def _read(self, topic: str, end: dict[int, int]) -> Iterator[Batch]:
+    def read(self, topic: str, end: dict[int, int]) -> Iterator[Batch]:
         """Everything of the topic up to ``end``."""
         consumer = self.log.consumer(f"reading-{self.luck.getrandbits(64):x}", {"read": topic})
         at = dict.fromkeys(end, 0)
@@ -336,7 +336,7 @@ class Rig:
     def letters(self) -> list[dict[str, object]]:
         """What stands on the dead-letter topic."""
         topic = system.dead_letters(DEFAULT_PROJECT).topic
-        return [json.loads(value) for batch in self._read(topic, self.log.topic(topic).end) for value in batch.values if value]
+        return [json.loads(value) for batch in self.read(topic, self.log.topic(topic).end) for value in batch.values if value]
 
 
 def _joined(parts: Sequence[Events]) -> Events:

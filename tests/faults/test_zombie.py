@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
-import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import redis
 import watched
 from ports import free_port
-from worker_rig import START_US, Rig
 from world import SECOND_US, World, check_state, metric, production, until
 
-from featureflow.ingest.failpoint import Name
 from featureflow.store.log.protocol import Record
-from featureflow.store.online.redis import RedisOnlineStore, scripts
 from servers import Services
 
 SESSION_MS = 6_000                         # the least that a broker allows by default
-TOKEN_CHECK = re.compile(r"  if sub\(record, 5, 36\) ~= token then\n.*\n  end\n")
 
 
 @pytest.fixture
@@ -83,51 +75,3 @@ def test_the_late_commit_of_a_worker_stopped_past_its_session_is_refused_and_sta
     records = world.records()
     assert len(records) == 2 * 600
     assert check_state(world, records, [max(record.time_us for record in records) + SECOND_US]) > 100
-
-
-@pytest.mark.parametrize("guarded", [True, False])
-def test_without_the_token_check_a_zombies_commit_lands_on_rows_in_another_order(guarded: bool, production_redis_url: str) -> None:
-    """
-        zombie     claims, folds 60 events in one batch, is stopped before its commit
-        successor  claims, commits the same 60 in small batches: the same rows, in another order
-        Redis      loses its last second: as it was after the successor's claim, its token included
-        zombie     wakes up and commits: refused by the token, and by nothing else
-        successor  goes on from where it was, patching rows where it believes them to be
-    """
-    lua = scripts()
-    if not guarded:
-        lua["commit"], removed = TOKEN_CHECK.subn("", lua["commit"])
-        assert removed == 1
-    with closing(RedisOnlineStore(production_redis_url, lua=lua)) as online, redis.Redis.from_url(production_redis_url) as client:
-        rig = Rig(1, online=online, seed=7)
-        rig.append(_trips(rig, (3, 1, 2, 0, 3) * 12, fare=1.0))
-        successor, slept = rig.worker(commit_rows=2), threading.Event()
-
-        def sleep(name: Name) -> None:
-            if name != "after_fold" or slept.is_set():
-                return
-            slept.set()
-            successor.open()
-            while not any(status.offset >= 0 for status in successor.status().partitions):
-                successor.step(timeout_s=0.0, wait=_no_wait)
-            claimed = {key: client.dump(key) for key in client.scan_iter()}
-            rig.drain(successor)
-            client.flushdb()
-            for key, value in claimed.items():
-                client.restore(key, 0, value)
-
-        zombie = rig.worker(commit_rows=1_000, failpoint=sleep)
-        zombie.open()
-        while not slept.is_set():
-            zombie.step(timeout_s=0.0, wait=_no_wait)
-        rig.append(_trips(rig, (0, 1, 2), fare=100.0))
-        rig.drain(successor)
-        assert rig.agrees() is guarded
-
-
-def _trips(rig: Rig, seconds: Sequence[int], fare: float) -> list[Record]:
-    return [rig.trip(rider="ada", zone=7, at=START_US + second * SECOND_US, fare=fare) for second in seconds]
-
-
-def _no_wait(seconds: float) -> None:
-    """Time is told."""

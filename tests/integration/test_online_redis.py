@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import lua_cuts
 import pytest
 import redis
 
@@ -40,12 +41,8 @@ def patched(expected: int, at: int, data: bytes, header: bytes = HEADER) -> Stat
 
 
 def opened(url: str, **cuts: str) -> RedisOnlineStore:
-    """A store whose commit script has each ``old`` text, named by its place in CUTS, replaced by ``new``."""
-    lua = scripts()
-    for name, new in cuts.items():
-        assert lua["commit"].count(CUTS[name]) == 1, f"the script no longer has the line of guard {name!r}"
-        lua["commit"] = lua["commit"].replace(CUTS[name], new)
-    return RedisOnlineStore(url, lua=lua)
+    """A store whose commit script is changed in these places."""
+    return RedisOnlineStore(url, lua=lua_cuts.changed(**cuts))
 
 
 @pytest.fixture
@@ -67,16 +64,6 @@ def claim(store: RedisOnlineStore) -> Claim:
 
 
 # -- each guard carries weight -----------------------------------------------------------------------------------------
-
-CUTS = {
-    "token": "if sub(record, 5, 36) ~= token then",
-    "offset": "if sub(record, 37, 56) ~= from then",
-    "dirty": "if sub(record, 57, 76) ~= CLEAN then",
-    "length": "if length ~= expected then",
-    "header": "call('GETRANGE', key, 0, header_bytes - 1) ~= sub(headers, header, header + header_bytes - 1)",
-    "mark": "  call('SETRANGE', KEYS[i], 56, to)\n",
-    "broken": "-- (4) move offsets, say when, and clear the mark\n",
-}
 
 
 def zombie(store: RedisOnlineStore, claim: Claim, raw: redis.Redis) -> Committed | Refused:

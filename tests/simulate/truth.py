@@ -34,18 +34,19 @@ def _values(world: World) -> list[str]:
                 actual = world.rig.actual(view, q_us)
             except StateError as error:
                 return [f"{view.name} cannot be read: {error}"]
-            wrong = differences(_answers(view, ids, actual), expected)
+            wrong = differences(answers(view, ids, actual), expected)
             found += [f"{view.name} in {ahead_us / SECOND_US:.0f} s: {difference} (state, oracle)" for difference in wrong]
     return found
 
 
-def _answers(view: View, ids: Sequence[str | int], values: Values) -> dict[str | int, list[oracle.Answer]]:
-    answers: dict[str | int, list[oracle.Answer]] = {}
+def answers(view: View, ids: Sequence[str | int], values: Values) -> dict[str | int, list[oracle.Answer]]:
+    """The kernel's values of these entities in the oracle's form."""
+    found: dict[str | int, list[oracle.Answer]] = {}
     for row, entity in enumerate(ids):
-        at, answers[entity] = 0, []
+        at, found[entity] = 0, []
         for i, feature in enumerate(view.features):
             time_us = int(values.event_times_us[row, i])
-            answers[entity].append(
+            found[entity].append(
                 oracle.Answer(
                     tuple(values.values[row, at : at + feature.size].tolist()),
                     Status(int(values.statuses[row, i])).letter,
@@ -53,7 +54,7 @@ def _answers(view: View, ids: Sequence[str | int], values: Values) -> dict[str |
                 )
             )
             at += feature.size
-    return answers
+    return found
 
 
 def _letters(world: World) -> list[str]:
