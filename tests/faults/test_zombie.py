@@ -1,4 +1,4 @@
-"""A worker that was stopped past its session time-out and wakes up writes nothing, and would if its token were not compared."""
+"""A worker that was stopped past its session time-out and wakes up writes nothing."""
 
 from __future__ import annotations
 
