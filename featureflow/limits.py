@@ -14,6 +14,8 @@ INTEGER_ABS = 2**53               # an integer beyond it has no exact float64
 # one definitions file
 WINDOW_US = 400 * 86_400_000_000
 LAST_N = 64
+TEXT_BYTES = 128                  # of a string that an aggregation keeps; state holds it in full width for each entry
+TEXT_BYTES_UNSAID = 32            # where no width= says otherwise
 FEATURES_PER_VIEW = 512
 FIELDS = 512                      # of one event or request: a column each in history
 DURATION_US = 36_500 * 86_400_000_000  # disorder, future and ttl; instants and their sums stay within an int64

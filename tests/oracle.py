@@ -37,9 +37,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Answer:
-    """One feature: ``values`` newest first (one, but for ``last_n``), NaN where undefined; ``status`` p, d or x."""
+    """One feature: ``values`` newest first (one, but for ``last_n``), NaN where undefined, None for a string; ``status`` p, d or x."""
 
-    values: tuple[float, ...]
+    values: tuple[float | str | None, ...]
     status: str
     event_time_us: int | None
 
@@ -69,9 +69,30 @@ def verdicts(view: View, sources: Mapping[str, Source], records: Iterable[Record
         longest = max(_reach(view, window) for a in view.aggregations if a.source == source.name for window in a.windows)
         if record.time_us < maximum[place] - (longest + source.disorder_us):
             found.append((record, "late"))
+        elif record.fields[view.keys[source.name]] is None:
+            found.append((record, "without an id"))
         else:
-            found.append((record, "without an id" if record.fields[view.keys[source.name]] is None else "counts"))
+            found.append((record, "too wide" if too_wide(view, record) else "counts"))
     return found
+
+
+def too_wide(view: View, record: Record) -> bool:
+    """Whether the record holds a string that the view would keep, and that is longer than it keeps."""
+    for aggregation in view.aggregations:
+        if aggregation.source == record.source and holds(aggregation, record):
+            kept = [(p.value, p.width) for p in aggregation.entry] or [(aggregation.value, aggregation.width)]
+            for value, width in kept:
+                text = evaluate(value, record.fields) if width and value is not None else None
+                if isinstance(text, str) and len(text.encode()) > width:
+                    return True
+    return False
+
+
+def holds(aggregation: Aggregation, record: Record) -> bool:
+    """Whether the condition is true, and what is compared is there."""
+    condition = True if aggregation.where is None else evaluate(aggregation.where, record.fields)
+    by = 0.0 if aggregation.by is None else evaluate(aggregation.by, record.fields)
+    return condition is not None and bool(condition) and by is not None
 
 
 def _reach(view: View, window: Window) -> float:
@@ -177,23 +198,48 @@ def quantum(value: float) -> int:
     return round(Fraction(value) * 2**56)
 
 
-def participating(aggregation: Aggregation, records: Sequence[Record]) -> list[tuple[Record, float]]:
-    """The records that an aggregation counts, with their values."""
-    found = []
+Counted = tuple[Record, float | str | None]
+
+
+def participating(aggregation: Aggregation, records: Sequence[Record]) -> list[Counted]:
+    """The records that an aggregation counts, with their values; of several values at once a null counts."""
+    found: list[Counted] = []
     for record in records:
-        if aggregation.where is not None:
-            condition = evaluate(aggregation.where, record.fields)
-            if condition is None or not condition:
-                continue
+        if not holds(aggregation, record):
+            continue
         value = 0.0 if aggregation.value is None else evaluate(aggregation.value, record.fields)
-        if value is not None and abs(float(value)) < 2.0**63:
+        if isinstance(value, str):
+            found.append((record, value))
+        elif value is not None and abs(float(value)) < 2.0**63:
             found.append((record, float(value) + 0.0))
+        elif aggregation.entry:
+            found.append((record, nothing(aggregation)))
     return found
 
 
-def aggregate(aggregation: Aggregation, counted: Sequence[tuple[Record, float]], window: Window, q: int) -> list[float]:
+def nothing(aggregation: Aggregation) -> float | None:
+    """An undefined value of the aggregation's type."""
+    return None if aggregation.width else math.nan
+
+
+def best_first(aggregation: Aggregation, counted: Sequence[Counted]) -> list[Counted]:
+    """Newest first, for ``first`` oldest first, for ``max_by`` and ``min_by`` by what is compared and then newest first."""
+    newest = sorted(counted, key=lambda c: (c[0].time_us, c[0].partition, c[0].offset), reverse=True)
+    if aggregation.op == "first":
+        return newest[::-1]
+    if aggregation.by is None:
+        return newest
+    by = aggregation.by
+    sign = -1.0 if aggregation.op == "max_by" else 1.0
+    return sorted(newest, key=lambda c: sign * float(evaluate(by, c[0].fields)))  # type: ignore[arg-type]  # sorts stably
+
+
+def aggregate(aggregation: Aggregation, counted: Sequence[Counted], window: Window, q: int) -> list[float | str | None]:
     """The aggregation of at least one record at q."""
-    values = [value for _, value in counted]
+    if aggregation.op in ("first", "last", "last_n", "max_by", "min_by"):
+        kept = [value for _, value in best_first(aggregation, counted)[: aggregation.size]]
+        return kept + [nothing(aggregation)] * (aggregation.size - len(kept))
+    values: list[float] = [value for _, value in counted]  # type: ignore[misc]  # only the above have strings
     n, total = len(values), sum(map(quantum, values))
     match aggregation.op:
         case "count":
@@ -214,10 +260,6 @@ def aggregate(aggregation: Aggregation, counted: Sequence[tuple[Record, float]],
             return [max(0, q - max(record.time_us for record, _ in counted)) / 10**6]
         case "rate":
             return [n / (window.length_us / aggregation.per_us)]
-        case "last" | "last_n":
-            newest = sorted(counted, key=lambda c: (c[0].time_us, c[0].partition, c[0].offset), reverse=True)
-            kept = [value for _, value in newest[: aggregation.size]]
-            return kept + [math.nan] * (aggregation.size - len(kept))
     raise AssertionError(aggregation.op)
 
 
@@ -244,7 +286,7 @@ def answer(view: View, mine: Sequence[Record], q: int) -> list[Answer]:
         members = inside(window, finest, [r for r in mine if r.source == aggregation.source], q)
         newest = max((r.time_us for r in members), default=None)
         counted = participating(aggregation, members)
-        undefined = math.nan if aggregation.default is None else aggregation.default
+        undefined = nothing(aggregation) if aggregation.default is None else aggregation.default
         expired = False
         if window.kind == "lifetime" and view.ttl_us is not None and counted:
             if aggregation.op in ("last", "last_n"):  # each value lives for the ttl

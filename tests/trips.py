@@ -63,14 +63,16 @@ def window(text: str, kind: str = "sliding") -> Window:
 
 
 def aggregation(
-    name: str, op: str, source: str, *windows: Window, where: Expr | None = None, size: int = 1, default: float | None = None
-) -> Aggregation:
-    value = None if op in ("count", "time_since_last") else Column("delay")
+    name: str, op: str, source: str, *windows: Window, where: Expr | None = None, size: int = 1, default: float | str | None = None,
+    value: Expr | None = None, width: int = 0, by: Expr | None = None,
+) -> Aggregation:  # fmt: skip
+    value = None if op in ("count", "time_since_last") else value or Column("delay")
     if op == "count" and default is None:
         default = 0.0
     return Aggregation(
-        name=name, op=op, source=source, value=value, where=where, windows=windows, size=size, bare=op == "last_n", default=default
-    )
+        name=name, op=op, source=source, value=value, where=where, windows=windows, size=size, bare=op == "last_n", default=default,
+        width=width, by=by,
+    )  # fmt: skip
 
 
 def view(name: str, entity: str, key: str, *aggregations: Aggregation, ttl_us: int | None = None) -> View:
@@ -92,11 +94,14 @@ VIEWS = (
         aggregation("worst", "max", "departure", window("1h"), default=-1.0),
         aggregation("best", "min", "departure", window("1h")),
         aggregation("sum", "sum", "arrival", window("30m"), window("3h")),
+        aggregation("noted", "last", "departure", window("6h"), value=Column("note"), width=200),  # some are longer
     ),
     view(
         "aircraft_now", "aircraft", "aircraft",
         aggregation("delays", "last_n", "arrival", LIFETIME, size=4),
         aggregation("ever", "mean", "arrival", LIFETIME),
+        aggregation("flown", "last_n", "arrival", LIFETIME, size=3, value=Column("carrier"), width=16, where=LATE),
+        aggregation("slowest", "max_by", "departure", window("6h"), value=Column("carrier"), width=16, by=Column("delay"), default="none"),
         aggregation("recent", "count", "departure", window("6h")),
         ttl_us=8 * HOUR_US,
     ),
@@ -121,7 +126,16 @@ MODEL = Model(
         Input(name="worst", expr=Column("origin_now:worst_1h")),
         Input(name="delays", expr=Column("aircraft_now:delays"), size=4),
         Input(name="hour", expr=Column("ask:hour")),
-        Input(name="charter", expr=Call("eq", (Column("ask:kind"), Literal("charter")))),
+        Input(
+            name="charter",
+            expr=Call("or", (
+                Call("eq", (Column("ask:kind"), Literal("charter"))),
+                Call("and", (
+                    Call("eq", (Column("origin_now:noted_6h"), Literal(""))),
+                    Call("ne", (Column("aircraft_now:slowest_6h"), Literal("AA"))),
+                )),
+            )),
+        ),
     ),
 )
 PROJECT = Project(

@@ -46,14 +46,14 @@ def get(
         found = asyncio.run(_read(here.online, plan, wanted, q_us, stale_after_us))
     rows = []
     for index, entity in enumerate(ids):
-        for feature, (reference, span) in enumerate(zip(plan.references, plan.columns, strict=True)):
+        for feature, reference in enumerate(plan.references):
             time_us = int(found.event_times_us[index, feature])
-            values = [None if np.isnan(v) else float(v) for v in found.values[index, span]]
+            value = found.shown(index, feature)
             rows.append(
                 {
                     "id": entity,
                     "feature": reference,
-                    "value": values if span.stop - span.start > 1 else values[0],
+                    "value": [_defined(v) for v in value] if isinstance(value, list) else _defined(value),
                     "status": Status(int(found.statuses[index, feature])).name.lower(),
                     "event_time": None if time_us == NO_TIME_US else from_us(time_us).isoformat(),
                 }
@@ -65,6 +65,11 @@ def get(
     output.result(
         {"view": plan.view.id, "q": q_us, "applied": found.applied, "features": rows, "degraded": list(found.degraded)}
     )
+
+
+def _defined(value: float | str | None) -> float | str | None:
+    """None for what is undefined: JSON has no NaN."""
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 class _Blocking:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Literal as L
 
 import msgspec
@@ -135,6 +136,13 @@ def spelled(us: int) -> str:
     return next(f"{us // size}{unit}" for unit, size in sizes.items() if us % size == 0)
 
 
+class Payload(msgspec.Struct, frozen=True):
+    """One value that an entry keeps of its event. ``width`` 0: a number; else a string of at most so many bytes of UTF-8."""
+
+    value: Expr
+    width: int = 0
+
+
 class Aggregation(_Value, frozen=True):
     """One aggregation of one source over some windows: one feature per window."""
 
@@ -146,15 +154,26 @@ class Aggregation(_Value, frozen=True):
     windows: tuple[Window, ...]
     bare: bool = False                     # no window was written (last_n, decay): the feature is named by the aggregation alone
     size: int = 1                          # values per feature: n of last_n
-    default: float | None = None           # value when no event counts; None is undefined (NaN)
+    default: float | str | None = None     # value when no event counts; None is undefined (NaN)
     per_us: int = 0                        # rate: the unit of time
     half_life_us: int = 0                  # decay: an event of so long ago weighs half
+    width: int = 0                         # the values are strings of at most so many bytes of UTF-8; 0: numbers
+    by: Expr | None = None                 # min_by, max_by: what is compared
+    entry: tuple[Payload, ...] = ()        # last_n of several values at once: all of them, ``value`` is one
 
     @property
-    def parameters(self) -> tuple[tuple[str, int], ...]:
+    def parameters(self) -> tuple[tuple[str, object], ...]:
         """What else decides the value, by name: nothing for most."""
-        named = (("per_us", self.per_us), ("half_life_us", self.half_life_us))
+        named = (
+            ("per_us", self.per_us), ("half_life_us", self.half_life_us), ("width", self.width),
+            ("by", msgspec.to_builtins(self.by)), ("entry", msgspec.to_builtins(self.entry)),
+        )  # fmt: skip
         return tuple((name, value) for name, value in named if value)
+
+    @property
+    def exprs(self) -> tuple[Expr | None, ...]:
+        """Everything over the source's fields that it evaluates."""
+        return self.value, self.where, self.by, *(payload.value for payload in self.entry)
 
     def feature_name(self, window: Window) -> str:
         return self.name if self.bare else f"{self.name}_{window.suffix}"
@@ -174,7 +193,23 @@ class Feature(_Value, frozen=True):
 
     @property
     def size(self) -> int:
+        """How many values it has."""
         return self.aggregation.size
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its values are strings."""
+        return self.aggregation.width > 0
+
+    @property
+    def numbers(self) -> int:
+        """How many columns of a view's numbers it takes: none where its values are strings."""
+        return 0 if self.is_text else self.size
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether it is a list, even of one value."""
+        return self.aggregation.op == "last_n"
 
 
 class View(_Value, frozen=True):
@@ -201,6 +236,22 @@ class View(_Value, frozen=True):
     @property
     def sources(self) -> tuple[str, ...]:
         return tuple(self.keys)
+
+    @cached_property
+    def texts(self) -> tuple[int, ...]:
+        """Which features have strings for values."""
+        return tuple(i for i, feature in enumerate(self.features) if feature.is_text)
+
+    @cached_property
+    def width(self) -> int:
+        """Columns of its numbers."""
+        return sum(feature.numbers for feature in self.features)
+
+    @cached_property
+    def spans(self) -> tuple[slice, ...]:
+        """Where each feature's values stand among the view's numbers; an empty slice where they are strings."""
+        ends = list(accumulate((feature.numbers for feature in self.features), initial=0))
+        return tuple(slice(begin, end) for begin, end in pairwise(ends))
 
 
 class Request(_Value, frozen=True):
@@ -279,7 +330,7 @@ def with_version(view: View, sources: dict[str, Source]) -> View:
                 sorted(
                     (f, s.by_name[f].text)
                     for f in {view.keys[name]}.union(*(
-                        {*columns_of(a.value), *columns_of(a.where)} for a in view.aggregations if a.source == name
+                        columns_of(expr) for a in view.aggregations if a.source == name for expr in a.exprs
                     ))
                 ),
             )

@@ -27,6 +27,7 @@ _PREDICTION = (
     Field(name="applied", type="str", max_bytes=65_536),       # JSON object: view -> source -> partition -> offset
     Field(name="features", type="str", max_bytes=65_536),      # base64 of the feature float64s, little-endian, in view/feature order
     Field(name="statuses", type="str", max_bytes=65_536),      # one letter per feature: see kernel.finalize.Status
+    Field(name="texts", type="str", nullable=True, max_bytes=65_536),  # JSON list of the features that are strings, in that order
     Field(name="degraded", type="str", max_bytes=65_536),      # JSON list of what was degraded
 )
 

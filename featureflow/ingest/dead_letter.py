@@ -21,10 +21,10 @@ DETAIL_BYTES = 4_096
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One refused record. ``view`` is the id of the one view that refused it (late, wrong_partition), None where every view
-    does.
+    """One refused record. ``view`` is the id of the one view that refused it (late, too_wide, wrong_partition), None where
+    every view does.
 
-    ``reason`` is a ``kernel.decode.Reason``, ``future``, ``late`` or ``wrong_partition``.
+    ``reason`` is a ``kernel.decode.Reason``, ``future``, ``late``, ``too_wide`` or ``wrong_partition``.
     """
 
     source: str

@@ -88,7 +88,12 @@ class SourceViews:
             if too_late.any():
                 late[view_id] = int(too_late.sum())
                 dead = dead + letters(batch, decoded.places[too_late].tolist(), "late", "older than the longest window", view_id)
-            takes[view_id] = verdict.accepted & ~too_late & _present(events.columns[layout.key_field])
+            taken = verdict.accepted & ~too_late & _present(events.columns[layout.key_field])
+            if layout.widths and (wide := accept.too_wide(layout, events, taken)).any():
+                detail = "a string is longer than the width= that this view keeps of it"
+                dead = dead + letters(batch, decoded.places[wide].tolist(), "too_wide", detail, view_id)
+                taken &= ~wide
+            takes[view_id] = taken
         return Judged(batch, events, verdict.running_max_us, takes, late, dead, decoded.places)
 
     def load(self, online: OnlineStore, judged: Judged) -> None:

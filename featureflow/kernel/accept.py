@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Source
+from featureflow.kernel import text
 from featureflow.kernel.columns import Layout
 from featureflow.kernel.events import Events
+from featureflow.kernel.expression import evaluate, is_true
 from featureflow.kernel.tile import LIFETIME_US
 
 
@@ -72,3 +74,21 @@ def late(layout: Layout, events: Events, verdict: Verdict) -> NDArray[np.bool_]:
         return np.zeros(len(events), np.bool_)
     oldest = np.where(verdict.accepted, verdict.running_max_us, 0) - (layout.retention_us + layout.disorder_us)
     return verdict.accepted & (events.times_us < oldest)
+
+
+def too_wide(layout: Layout, events: Events, among: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of the events ``among`` (n,) hold a string that is longer than what this view keeps of it. The view takes nothing of them.
+
+    Only where the aggregation's condition holds: what is not kept may be as long as it likes.
+    """
+    wide = np.zeros(len(events), np.bool_)
+    for value, where, width in layout.widths:
+        asked = np.flatnonzero(among if where is None else among & is_true(evaluate(where, events.columns, len(events))))
+        wide[asked[text.lengths(evaluate(value, events.columns, len(events))[asked]) > width]] = True
+    return wide
+
+
+def counted(layout: Layout, events: Events, verdict: Verdict, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which events count for a view: accepted, not late, of an entity that is ``known`` (n,), and with strings that it can keep."""
+    counts = verdict.accepted & ~late(layout, events, verdict) & known
+    return counts & ~too_wide(layout, events, counts) if layout.widths else counts

@@ -2,7 +2,7 @@
 
 A row is a run of little-endian int64:
 
-    start  level | counts ... | limb 0 of every sum ... | limb 1 ... | ... | t_max  maxima ... | newest entries ...
+    start  level | counts ... | limb 0 of every sum ... | limb 1 ... | ... | t_max  maxima ... | entries ...
 
 so that rows are a two-dimensional int64 table without a copy, and each way to merge is a single call over one block of columns. ``start``
 is the tile's start, ``level`` an index into ``Layout.levels``, ``t_max`` the newest event time folded into the row.
@@ -22,6 +22,7 @@ from featureflow.define.spec import Column, Expr, Source, View, Window, columns_
 from featureflow.kernel.aggregation.table import aggregation
 from featureflow.kernel.partial.base import Merge, Partial
 from featureflow.kernel.partial.basic import Count
+from featureflow.kernel.partial.entries import Entries
 from featureflow.kernel.partial.newest import LastN
 from featureflow.kernel.partial.time import Earliest
 from featureflow.kernel.tile import LIFETIME_US, tile_for
@@ -116,7 +117,7 @@ class Layout:
     @cached_property
     def value_fields(self) -> tuple[str, ...]:
         """Event fields that values and conditions read."""
-        return tuple(dict.fromkeys(name for p in self.partials for expr in (p.value, p.where) for name in columns_of(expr)))
+        return tuple(dict.fromkeys(name for p in self.partials for expr in p.exprs for name in columns_of(expr)))
 
     @cached_property
     def fields(self) -> tuple[str, ...]:
@@ -152,7 +153,7 @@ class Layout:
                     at += 1
         positions |= {p: tuple(places) for p, places in limbs.items()}
         at += 1  # t_max
-        for p in (*self._of(Merge.MAX), *self._of(Merge.NEWEST)):
+        for p in (*self._of(Merge.MAX), *self._of(Merge.BEST)):
             positions[p], at = tuple(range(at, at + len(p.columns))), at + len(p.columns)
         return positions
 
@@ -167,8 +168,13 @@ class Layout:
         return self.t_max + 1 + len(self._of(Merge.MAX))
 
     @cached_property
-    def newest(self) -> tuple[LastN, ...]:
-        return tuple(p for p in self.partials if isinstance(p, LastN))
+    def entries(self) -> tuple[Entries, ...]:
+        return tuple(p for p in self.partials if isinstance(p, Entries))
+
+    @cached_property
+    def widths(self) -> tuple[tuple[Expr, Expr | None, int], ...]:
+        """(value, where, bytes) of each string that entries keep: see ``accept.too_wide``."""
+        return tuple(dict.fromkeys((kept.value, p.where, kept.width) for p in self.entries for kept in p.payload if kept.width))
 
     @cached_property
     def carries(self) -> tuple[tuple[slice, slice], ...]:

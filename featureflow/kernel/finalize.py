@@ -7,9 +7,10 @@ Rows are reduced once, into bands between the beginnings of nested windows; a wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from featureflow.errors import StateError
 from featureflow.kernel.columns import FIRST, OLDEST, START, Layout, Table
 from featureflow.kernel.fold import carry
 from featureflow.kernel.partial.base import LOWEST
-from featureflow.kernel.partial.newest import ENTRY, LastN, newest
+from featureflow.kernel.partial.entries import Entries
 from featureflow.kernel.plan import Plan, Session
 from featureflow.kernel.session import session_begin
 from featureflow.kernel.state import States
@@ -29,6 +30,10 @@ _ZERO = np.zeros(1, np.intp)
 
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]
+Index = NDArray[np.intp]
+Texts = Mapping[int, NDArray[np.object_]]
+
+NO_TEXTS: Texts = MappingProxyType({})
 
 
 class Status(IntEnum):
@@ -52,13 +57,37 @@ _PRESENT, _DEFAULT = np.int8(Status.PRESENT), np.int8(Status.DEFAULT)
 class Values:
     """n rows of one view's features, in ``view.features`` order.
 
-    ``values`` (n, width) float64, a feature of ``size`` taking that many columns, NaN where undefined; ``statuses`` (n, F)
+    ``values`` (n, width) float64, a feature of ``size`` numbers taking that many columns, NaN where undefined; ``statuses`` (n, F)
     int8; ``event_times_us`` (n, F) int64, the newest event time among the rows in the window, ``clock.NO_TIME_US`` where none is.
+    ``texts``: of each feature whose values are strings, by its place in ``view.features``, (n, size) objects, None where undefined; such
+    a feature has no columns in ``values``.
     """
 
     values: Float
     statuses: NDArray[np.int8]
     event_times_us: Int
+    texts: Texts = field(default_factory=lambda: NO_TEXTS)
+
+    def take(self, rows: Index) -> Values:
+        """These rows, in this order."""
+        return Values(
+            self.values[rows], self.statuses[rows], self.event_times_us[rows],
+            {place: text[rows] for place, text in self.texts.items()} if self.texts else NO_TEXTS,
+        )
+
+    def copy(self) -> Values:
+        """To be written to."""
+        return self.take(np.arange(len(self.values)))
+
+    @staticmethod
+    def concat(parts: Sequence[Values]) -> Values:
+        """At least one part; rows of one view."""
+        return Values(
+            np.concatenate([p.values for p in parts]),
+            np.concatenate([p.statuses for p in parts]),
+            np.concatenate([p.event_times_us for p in parts]),
+            {place: np.concatenate([p.texts[place] for p in parts]) for place in parts[0].texts} if parts[0].texts else NO_TEXTS,
+        )
 
 
 class ViewKernel:
@@ -67,12 +96,12 @@ class ViewKernel:
     def __init__(self, view: View, sources: Mapping[str, Source]) -> None:
         self.view = view
         self.layouts: dict[str, Layout] = {name: Layout.of(view, sources[name]) for name in view.sources}
-        sizes = [feature.size for feature in view.features]
-        self.width = sum(sizes)
-        self.columns = tuple(int(at) for at in np.cumsum([0, *sizes[:-1]]))  # each feature's first column
+        self.width = view.width
+        self.columns = tuple(span.start for span in view.spans)  # each feature's first column
         undefined = float("nan")
         self.defaults = np.array(
-            [undefined if f.aggregation.default is None else f.aggregation.default for f in view.features for _ in range(f.size)]
+            [undefined if f.aggregation.default is None else f.aggregation.default for f in view.features for _ in range(f.numbers)],
+            np.float64,
         )
         self._plans = {name: Plan.of(layout, view.features, self.columns) for name, layout in self.layouts.items()}
 
@@ -82,12 +111,23 @@ class ViewKernel:
         Raises StateError where an instant is behind what the state can still answer exactly.
         """
         n, features = len(q_us), len(self.view.features)
-        out = Values(np.empty((n, self.width)), np.empty((n, features), np.int8), np.empty((n, features), np.int64))
+        texts = self.default_texts(n) if self.view.texts else NO_TEXTS
+        out = Values(np.empty((n, self.width)), np.empty((n, features), np.int8), np.empty((n, features), np.int64), texts)
         out.values[:] = self.defaults
         if n:
             for name, plan in self._plans.items():
                 _finalize(plan, states[name], q_us, out)
         return out
+
+    def nothing(self) -> Values:
+        """No row."""
+        features = len(self.view.features)
+        return Values(np.empty((0, self.width)), np.empty((0, features), np.int8), np.empty((0, features), np.int64), self.default_texts(0))
+
+    def default_texts(self, n: int) -> Texts:
+        """(n, size) of each feature whose values are strings: its default, or None."""
+        features = self.view.features
+        return {i: np.full((n, features[i].size), features[i].aggregation.default, object) for i in self.view.texts}
 
 
 def _finalize(plan: Plan, states: States, q_us: Int, out: Values) -> None:
@@ -125,18 +165,20 @@ def _finalize(plan: Plan, states: States, q_us: Int, out: Values) -> None:
     out.event_times_us[:, plan.features] = event_times.T
     defaults = out.values[0, plan.columns][:, np.newaxis]
     out.values[:, plan.columns] = np.where(present[:len(scalars)], scalars, defaults).T
-    for i, feature in enumerate(plan.newest, len(scalars)):
-        chain = plan.chains[feature.chain]
-        inside = bands[feature.chain] >= chain.stop - chain.start - feature.window
-        lifetime = plan.expiring is not None and bool(plan.expiring[i, 0])
-        since = q_us - layout.ttl_us if lifetime and layout.ttl_us is not None else None
-        values = _newest(layout, table[inside], states.entity[inside], feature.partial, n, since)
-        if since is not None:
-            expired = present[i] & np.isnan(values[:, 0])
-            out.statuses[expired, plan.features[i]] = Status.EXPIRED
-            present[i] &= ~expired
-        cells = out.values[:, feature.columns]
-        cells[:] = np.where(present[i][:, np.newaxis], values, cells)
+    for kept in plan.entries:
+        chain = plan.chains[kept.chain]
+        inside = bands[kept.chain] >= chain.stop - chain.start - kept.window
+        one_by_one = kept.partial.expires and plan.expiring is not None and bool(plan.expiring[kept.features[0].row, 0])
+        since = q_us - layout.ttl_us if one_by_one and layout.ttl_us is not None else None
+        entries = _best(layout, table[inside], states.entity[inside], kept.partial, n, since)
+        for taken in kept.features:
+            there = present[taken.row]
+            if since is not None:
+                expired = there & (entries[:, 0, 0] == LOWEST)
+                out.statuses[expired, taken.feature] = Status.EXPIRED
+                there = there & ~expired
+            cells = out.texts[taken.feature] if taken.columns is None else out.values[:, taken.columns]
+            cells[:] = np.where(there[:, np.newaxis], kept.partial.kept(entries, taken.payload), cells)
 
 
 def _bands(begin: Int, start: Int, entity: Int, q_us: Int) -> Int:
@@ -198,15 +240,15 @@ def _scalars(plan: Plan, picked: Table, largest: Table, q_us: Int) -> Float:
     return scalars
 
 
-def _newest(layout: Layout, table: Table, entity: Int, partial: LastN, n: int, since_us: Int | None) -> Float:
-    """(n, size) the newest values, of events since ``since_us`` (n,) or (1,) where that is given."""
+def _best(layout: Layout, table: Table, entity: Int, partial: Entries, n: int, since_us: Int | None) -> Int:
+    """(n, size, width) the best entries, of events since ``since_us`` (n,) or (1,) where that is given."""
     places = layout.places(partial)
-    entries = table[:, places[0]:places[-1] + 1].reshape(-1, ENTRY)
+    entries = table[:, places[0]:places[-1] + 1].reshape(-1, partial.width)
     of = np.repeat(entity, partial.size)
     if since_us is not None:
-        alive = entries[:, 0] >= (since_us if len(since_us) == 1 else since_us[of])
+        alive = partial.times(entries) >= (since_us if len(since_us) == 1 else since_us[of])
         of, entries = of[alive], entries[alive]
-    return LastN.read(newest(of, entries, n, partial.size).T).T
+    return partial.best(of, entries, n).reshape(n, partial.size, partial.width)
 
 
 def _refuse_what_was_rolled_up(plan: Plan, states: States, begin: Int) -> None:

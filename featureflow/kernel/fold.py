@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featureflow.define.spec import columns_of
 from featureflow.kernel.columns import FIRST, LEVEL, START, Layout, Rows, Table
 from featureflow.kernel.events import Events
 from featureflow.kernel.exact import ADDITIONS, LIMB_BITS, LIMB_MASK, Float, Int
-from featureflow.kernel.expression import evaluate, is_true
-from featureflow.kernel.partial.newest import ENTRY, LastN, newest, position
+from featureflow.kernel.expression import evaluate, is_null, is_true
+from featureflow.kernel.partial.entries import Entries, position
 from featureflow.kernel.tile import floor
 from featureflow.limits import NUMBER_ABS
 
@@ -30,11 +31,11 @@ def fold(layout: Layout, events: Events, order: Index, starts: Index) -> Rows:
     reduced = np.zeros((layout.width, m), np.int64)
     _reduce(layout, lifted, starts, reduced)
     table = np.ascontiguousarray(reduced.T)
-    if layout.newest:
+    if layout.entries:
         segment = np.repeat(np.arange(m), np.diff(np.append(starts, len(order))))
         for partial, (participating, entry) in entries.items():
             places = layout.positions[partial]
-            table[:, places[0]:places[-1] + 1] = newest(segment[participating], entry, m, partial.size)
+            table[:, places[0]:places[-1] + 1] = partial.best(segment[participating], entry, m)
     return layout.rows(table)
 
 
@@ -53,9 +54,9 @@ def merge(layout: Layout, rows: Rows, order: Index, starts: Index) -> Rows:
     merged = np.empty((m, layout.width), np.int64)
     _reduce(layout, table.T, starts, merged.T)
     merged[:, :FIRST] = table[starts, :FIRST]
-    if layout.newest:
+    if layout.entries:
         segment = np.repeat(np.arange(m), np.diff(np.append(starts, len(order))))
-        _merge_newest(layout, table, segment, merged)
+        _merge_entries(layout, table, segment, merged)
     return layout.rows(merged)
 
 
@@ -67,9 +68,9 @@ def combine(layout: Layout, a: Rows, b: Rows) -> Rows:
     maxima = slice(layout.t_max, layout.max_end)
     np.maximum(left[:, maxima], right[:, maxima], out=table[:, maxima])
     carry(layout, table.T[FIRST:])
-    if layout.newest:
+    if layout.entries:
         segment = np.arange(len(left))
-        _merge_newest(layout, np.concatenate((left, right)), np.concatenate((segment, segment)), table)
+        _merge_entries(layout, np.concatenate((left, right)), np.concatenate((segment, segment)), table)
     return layout.rows(table)
 
 
@@ -82,7 +83,7 @@ def carry(layout: Layout, columns: Table) -> None:
 
 
 def _reduce(layout: Layout, columns: Table, starts: Index, out: Table) -> None:
-    """Reduce (width, n) columns by segments into (width, m), all but the newest entries."""
+    """Reduce (width, n) columns by segments into (width, m), all but the entries."""
     if columns.shape[1] > ADDITIONS and len(starts):
         # Cut long segments, so that limbs cannot overflow, and reduce the pieces.
         cuts = np.union1d(starts, np.arange(0, columns.shape[1], ADDITIONS))
@@ -102,31 +103,31 @@ def _reduce_blocks(layout: Layout, columns: Table, starts: Index, out: Table) ->
     carry(layout, out[FIRST:])
 
 
-def _merge_newest(layout: Layout, table: Table, segment: Int, out: Table) -> None:
-    for partial in layout.newest:
-        assert isinstance(partial, LastN)
+def _merge_entries(layout: Layout, table: Table, segment: Int, out: Table) -> None:
+    for partial in layout.entries:
         places = layout.positions[partial]
         block = slice(places[0], places[-1] + 1)
-        entries = table[:, block].reshape(-1, ENTRY)
-        out[:, block] = newest(np.repeat(segment, partial.size), entries, len(out), partial.size)
+        entries = table[:, block].reshape(-1, partial.width)
+        out[:, block] = partial.best(np.repeat(segment, partial.size), entries, len(out))
 
 
-def _lift(layout: Layout, events: Events, order: Index) -> tuple[Table, dict[LastN, tuple[Index, Int]]]:
-    """(width, n) columns of the ordered events, and for each newest partial (participating, (k, ENTRY) entries)."""
+def _lift(layout: Layout, events: Events, order: Index) -> tuple[Table, dict[Entries, tuple[Index, Int]]]:
+    """(width, n) columns of the ordered events, and for each partial of entries (participating, (k, width) entries)."""
     n = len(order)
     lifted = np.zeros((layout.max_end, n), np.int64)
     times = events.times_us[order]
     lifted[layout.t_max] = times
     columns = {name: events.columns[name][order] for name in layout.value_fields}
-    entries: dict[LastN, tuple[Index, Int]] = {}
+    entries: dict[Entries, tuple[Index, Int]] = {}
     for (value, where), partials in layout.inputs:
         values, participates = _participating(value, where, columns, n)
         for partial in partials:
             places = layout.positions[partial]
-            if isinstance(partial, LastN):
+            if isinstance(partial, Entries):
                 kept = np.arange(n) if participates is None else np.flatnonzero(participates)
                 positions = position(events.partition, events.offsets[order])
-                entries[partial] = kept, np.stack((times, positions, values.view(np.int64)), axis=1)[kept]
+                some = {name: columns[name][kept] for expr in partial.exprs for name in columns_of(expr)}
+                entries[partial] = kept, partial.entries(times[kept], positions[kept], values[kept], some)
                 continue
             cells = partial.lift(values, times)
             if participates is not None:
@@ -143,7 +144,11 @@ def _participating(
     participates = None if where is None else is_true(evaluate(where, columns, n))
     if value is None:
         return np.zeros(n), participates
-    values = np.asarray(evaluate(value, columns, n), np.float64)
+    found = evaluate(value, columns, n)
+    if found.dtype == object:  # strings: what is there counts
+        there = ~is_null(found)
+        return np.zeros(n), there if participates is None else participates & there
+    values = np.asarray(found, np.float64)
     numbers = np.abs(values) < NUMBER_ABS  # False for NaN
     if not numbers.all():
         participates = numbers if participates is None else participates & numbers

@@ -9,12 +9,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from featureflow.define.spec import Feature, Window
+from featureflow.define.spec import Feature, Payload, Window
 from featureflow.kernel.aggregation.base import Aggregation
+from featureflow.kernel.aggregation.entries import Kept
 from featureflow.kernel.aggregation.table import aggregation
 from featureflow.kernel.columns import FIRST, Layout
 from featureflow.kernel.partial.base import Partial
-from featureflow.kernel.partial.newest import LastN
+from featureflow.kernel.partial.entries import Entries
 from featureflow.kernel.tile import steps, tile_for
 
 Index = NDArray[np.intp]
@@ -43,13 +44,21 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Newest:
-    """A feature of ``size`` values: which window of which chain, and where its values go."""
+class FromEntries:
+    """Features that are read from the best entries of one window: which window of which chain, and what each takes of an entry."""
 
-    partial: LastN
+    partial: Entries
     chain: int
     window: int                            # in the chain
-    columns: slice
+    features: tuple[Taken, ...]
+
+
+@dataclass(frozen=True)
+class Taken:
+    row: int                               # the feature's place in ``Plan.features``
+    feature: int                           # ... and in the view's
+    payload: int                           # of the entry
+    columns: slice | None                  # where its numbers go; None: they are strings
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class Session:
 class Plan:
     """``windows`` are those of the layout in chains, each from its narrowest to its widest: whatever the instant, a window
     of a chain lies within the next. ``features`` are places in the view's features: those whose number is their value, those
-    of the groups, then the newest."""
+    of the groups, then those of entries."""
 
     layout: Layout
     windows: tuple[Window, ...]
@@ -83,7 +92,7 @@ class Plan:
     numbers: int
     read: Index                            # the numbers that are a feature's value as they are
     groups: tuple[Group, ...]
-    newest: tuple[Newest, ...]
+    entries: tuple[FromEntries, ...]
     expiring: NDArray[np.bool_] | None     # (features, 1) which the view's ttl expires; None: none
 
     @staticmethod
@@ -103,12 +112,12 @@ class _Planner:
         for i, feature in enumerate(features):
             if feature.aggregation.source == layout.source:
                 grouped.setdefault(aggregation(feature.aggregation.op), []).append((i, feature))
-        self.newest = [f for kind, members in grouped.items() if LastN in kind.needs for f in members]
-        scalar = {kind: members for kind, members in grouped.items() if LastN not in kind.needs}
+        self.kept = [f for kind, members in grouped.items() if issubclass(kind, Kept) for f in members]
+        scalar = {kind: members for kind, members in grouped.items() if not issubclass(kind, Kept)}
         self.grouped = {kind: members for kind, members in scalar.items() if _is_computed(kind)}
         self.read = [f for kind, members in scalar.items() if not _is_computed(kind) for f in members]
         self.scalars = [*self.read, *(f for members in self.grouped.values() for f in members)]
-        ordered = [*self.scalars, *self.newest]
+        ordered = [*self.scalars, *self.kept]
         self.features = [i for i, _ in ordered]
         counts = [aggregation(f.aggregation.op).partials(f.aggregation)[0] for _, f in ordered]
         self.added = [self._row(layout.places(p)[0], f) for p, (_, f) in zip(counts, ordered, strict=True)]
@@ -135,7 +144,7 @@ class _Planner:
             numbers=len(at),
             read=np.array([at[self._read_of(f)] for _, f in self.read], np.intp),
             groups=tuple(self._groups(at)),
-            newest=tuple(self._newest()),
+            entries=tuple(self._entries()),
             pick_added=np.array(self.added, np.intp),
             pick_maxima=np.array(self.maxima, np.intp),
             expiring=np.array([self.expires]).T if any(self.expires) else None,
@@ -198,13 +207,20 @@ class _Planner:
             groups.append(Group(kind, scalars, numbers, (), constants))
         return groups
 
-    def _newest(self) -> list[Newest]:
+    def _entries(self) -> list[FromEntries]:
+        shared: dict[tuple[Partial, Window], list[Taken]] = {}
+        for row, (i, feature) in enumerate(self.kept, len(self.scalars)):
+            declared = feature.aggregation
+            partial = aggregation(declared.op).partials(declared)[-1]
+            payload = declared.entry.index(Payload(declared.value, declared.width)) if declared.entry and declared.value else 0
+            columns = None if feature.is_text else slice(self.columns[i], self.columns[i] + feature.size)
+            shared.setdefault((partial, feature.window), []).append(Taken(row, i, payload, columns))
         found = []
-        for i, feature in self.newest:
-            window = self.windows.index(feature.window)
+        for (partial, wanted), taken in shared.items():
+            assert isinstance(partial, Entries)
+            window = self.windows.index(wanted)
             chain = next(k for k, chain in enumerate(self.chains) if chain.start <= window < chain.stop)
-            columns = slice(self.columns[i], self.columns[i] + feature.size)
-            found.append(Newest(LastN.of(feature.aggregation), chain, window - self.chains[chain].start, columns))
+            found.append(FromEntries(partial, chain, window - self.chains[chain].start, tuple(taken)))
         return found
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Source
-from featureflow.kernel.accept import judge, late
+from featureflow.kernel.accept import counted, judge
 from featureflow.kernel.columns import START, Layout, Rows
 from featureflow.kernel.events import Events
 from featureflow.kernel.expression import is_null
@@ -30,10 +30,10 @@ Int = NDArray[np.int64]
 
 
 def counting(layout: Layout, events: Events, source: Source, max_time_us: int = NO_TIME_US) -> Events:
-    """The events of one partition that count for a view: accepted, not late, with an entity id."""
+    """The events of one partition that count for a view: accepted, not late, with an entity id, of strings that it can keep."""
     verdict = judge(events, max_time_us, source)
     keys = events.columns[layout.key_field]
-    return events.take(np.flatnonzero(verdict.accepted & ~late(layout, events, verdict) & ~is_null(keys)))
+    return events.take(np.flatnonzero(counted(layout, events, verdict, ~is_null(keys))))
 
 
 def recompute(
@@ -62,11 +62,7 @@ def recompute(
         )
         for chunk in _chunks(prepared, ids)
     ]
-    return Values(
-        np.concatenate([p.values for p in parts]) if parts else np.zeros((0, kernel.width)),
-        np.concatenate([p.statuses for p in parts]) if parts else np.zeros((0, len(kernel.view.features)), np.int8),
-        np.concatenate([p.event_times_us for p in parts]) if parts else np.zeros((0, len(kernel.view.features)), np.int64),
-    )
+    return Values.concat(parts) if parts else kernel.nothing()
 
 
 @dataclass(frozen=True)

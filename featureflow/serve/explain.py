@@ -33,11 +33,9 @@ def explain(
 
 def feature_value(found: Features, row: int, feature: int) -> FeatureValue:
     """One feature of one entity, for people to read."""
-    span = found.plan.columns[feature]
-    values = found.values[row, span].tolist()
     event_time = int(found.event_times_us[row, feature])
     return FeatureValue(
-        values if found.plan.view.features[feature].aggregation.op == "last_n" else values[0],
+        found.shown(row, feature),
         STATUS_NAMES[found.statuses[row, feature]],
         None if abs(event_time) > limits.INTEGER_ABS else rfc3339(event_time),  # no event's: NO_TIME_US, or damage
     )

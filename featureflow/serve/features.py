@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from featureflow.clock import NO_TIME_US
 from featureflow.errors import StateError
-from featureflow.kernel.finalize import Status, Values
+from featureflow.kernel.finalize import NO_TEXTS, Status, Texts, Values
 from featureflow.kernel.state import parse
 from featureflow.serve.fetch import Reading
 from featureflow.serve.plan import ViewPlan
@@ -20,7 +20,10 @@ log = structlog.get_logger("featureflow.serve")
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """n entities. ``values`` float64 (n, width), ``statuses`` int8 (n, F), ``event_times_us`` int64 (n, F), in the order of ``ids``."""
+    """n entities. ``values`` float64 (n, width), ``statuses`` int8 (n, F), ``event_times_us`` int64 (n, F), in the order of ``ids``.
+
+    ``texts``: the values of those features that have strings, as in ``kernel.finalize.Values``.
+    """
 
     plan: ViewPlan
     ids: list[str | int | None]
@@ -33,19 +36,29 @@ class Features:
     unanswerable: dict[int, str] = field(
         default_factory=dict
     )  # row -> why its state has no exact answer at that instant
+    texts: Texts = field(default_factory=lambda: NO_TEXTS)
 
     def take(self, rows: NDArray[np.intp], ids: list[str | int | None]) -> Features:
         """These rows, in this order, under these ids."""
+        taken = Values(self.values, self.statuses, self.event_times_us, self.texts).take(rows)
         return Features(
             self.plan,
             ids,
-            self.values[rows],
-            self.statuses[rows],
-            self.event_times_us[rows],
+            taken.values,
+            taken.statuses,
+            taken.event_times_us,
             self.applied,
             self.degraded,
             self.lost,
+            texts=taken.texts,
         )
+
+    def shown(self, row: int, feature: int) -> float | str | list[float | str | None] | None:
+        """One feature's value for people to read: a list where it is a sequence, None where a string is undefined."""
+        declared = self.plan.view.features[feature]
+        values = self.texts[feature][row] if declared.is_text else self.values[row, self.plan.columns[feature]]
+        found = values.tolist()
+        return found if declared.is_sequence else found[0]  # type: ignore[no-any-return]
 
 
 def finalize(reading: Reading, q_us: int) -> Features:
@@ -68,8 +81,8 @@ def finalize(reading: Reading, q_us: int) -> Features:
     stale = {name for name, source in reading.sources.items() if source.stale} - missing
     applied = {name: source.applied for name, source in reading.sources.items()}
     if not (missing or stale or reading.corrupt or unanswerable):
-        return Features(plan, reading.ids, values.values, values.statuses, values.event_times_us, applied)
-    marked = Values(values.values.copy(), values.statuses.copy(), values.event_times_us.copy())
+        return Features(plan, reading.ids, values.values, values.statuses, values.event_times_us, applied, texts=values.texts)
+    marked = values.copy()
     everybody, damaged = np.arange(n), np.array(sorted({*reading.corrupt, *unanswerable}), np.intp)
     for index, source in enumerate(plan.feature_source):
         if source in missing:
@@ -88,6 +101,7 @@ def finalize(reading: Reading, q_us: int) -> Features:
         tuple(f"{plan.view.name}:{what}" for what, those in flags if those),
         bool(missing or len(damaged)),
         unanswerable,
+        marked.texts,
     )
 
 
@@ -103,12 +117,15 @@ def nothing(plan: ViewPlan, ids: list[str | int | None]) -> Features:
         {},
         (f"{plan.view.name}:missing",),
         True,
+        texts=plan.kernel.default_texts(n),
     )
 
 
 def _lose(plan: ViewPlan, marked: Values, rows: NDArray[np.intp], index: int) -> None:
     span = plan.columns[index]
     marked.values[rows, span] = plan.default_row[span]
+    if index in marked.texts:
+        marked.texts[index][rows] = plan.view.features[index].aggregation.default
     marked.statuses[rows, index] = Status.MISSING
     marked.event_times_us[rows, index] = NO_TIME_US
 
@@ -130,8 +147,4 @@ def _one_by_one(reading: Reading, q_us: int, unanswerable: dict[int, str]) -> Va
             found.append(plan.kernel.finalize(empty, at))  # raises where not the entity's state is at fault
             reading.corrupt[index] = repr(error)
             log.error("state_cannot_be_computed", view=plan.view.id, entity=reading.ids[index], error=repr(error))
-    return Values(
-        np.concatenate([v.values for v in found]),
-        np.concatenate([v.statuses for v in found]),
-        np.concatenate([v.event_times_us for v in found]),
-    )
+    return Values.concat(found)

@@ -46,7 +46,7 @@ class ViewPlan:
         self.offset_keys = tuple(key for source in self.sources for key in source.offset_keys)
         self.keys_per_id = sum(source.stride for source in self.sources)
         self.nothing: tuple[None, ...] = (None,) * self.keys_per_id
-        self.columns = feature_columns(view)
+        self.columns = view.spans
         self.references = tuple(feature.reference for feature in view.features)
         self.feature_source = tuple(feature.aggregation.source for feature in view.features)
         empty = {s.name: state.parse(s.layout, [[None] * s.stride]) for s in self.sources}
@@ -67,15 +67,6 @@ class ViewPlan:
         return found
 
 
-def feature_columns(view: spec.View) -> tuple[slice, ...]:
-    """Where each feature's values stand in a row of the view's finalized matrix."""
-    spans, at = [], 0
-    for feature in view.features:
-        spans.append(slice(at, at + feature.size))
-        at += feature.size
-    return tuple(spans)
-
-
 @dataclass(frozen=True, slots=True)
 class Used:
     """A feature that a model reads: ``slot`` is the view's place among the model's views."""
@@ -84,7 +75,8 @@ class Used:
     slot: int
     feature: int
     span: slice
-    single: bool  # one column, given to expressions as a vector
+    single: bool  # one value, given to expressions as a vector
+    text: bool  # values are strings
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +108,9 @@ class ModelPlan:
             name = reference.partition(":")[0]
             slot = next(i for i, v in enumerate(self.views) if v.view.name == name)
             feature = self.views[slot].references.index(reference)
+            declared = self.views[slot].view.features[feature]
             span = self.views[slot].columns[feature]
-            used.append(Used(reference, slot, feature, span, span.stop - span.start == 1))
+            used.append(Used(reference, slot, feature, span, declared.size == 1, declared.is_text))
         self.used: tuple[Used, ...] = tuple(used)
         self.view_versions = {v.view.name: v.view.version for v in self.views}
 

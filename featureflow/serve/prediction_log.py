@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import msgspec
 import numpy as np
@@ -47,6 +48,7 @@ class Predictions:
     features: NDArray[np.float64]  # (n, all columns of all views of the model), as finalized
     statuses: NDArray[np.int8]  # (n, all features of all views)
     degraded: Sequence[str]
+    texts: Sequence[list[str | None]] | None = None  # per row all strings of all views, feature by feature; None: no view has any
 
 
 class PredictionLog:
@@ -143,7 +145,7 @@ class PredictionLog:
         return True
 
 
-class _Own(msgspec.Struct):
+class _Own(msgspec.Struct, omit_defaults=True):
     """What a record does not share with the others of its turn."""
 
     prediction_id: str
@@ -153,6 +155,7 @@ class _Own(msgspec.Struct):
     context: str
     features: bytes  # written as base64
     statuses: str
+    texts: str | None = None
 
 
 def encode(predictions: Predictions) -> list[Record]:
@@ -188,6 +191,7 @@ def encode(predictions: Predictions) -> list[Record]:
             lines([row.context for row in predictions.rows]).decode().split("\n"),
             [features[i * width : (i + 1) * width] for i in rows],
             [letters[i * count : (i + 1) * count] for i in rows],
+            repeat(None) if predictions.texts is None else [dump(texts).decode() for texts in predictions.texts],
         )
     )
     head = shared[:-1] + b","

@@ -263,18 +263,12 @@ def _applied(found: Features) -> dict[str, dict[str, int]]:
 
 
 def _rows(found: Features) -> list[v1.FeaturesRow]:
-    values, statuses = found.values.tolist(), found.statuses.tolist()
+    statuses = found.statuses.tolist()
     times = [[None if t == NO_TIME_US else t for t in row] for row in found.event_times_us.tolist()]
-    shape = [
-        (span, feature.aggregation.op == "last_n")
-        for span, feature in zip(found.plan.columns, found.plan.view.features, strict=True)
-    ]
+    features = range(len(found.plan.references))
     return [
         v1.FeaturesRow(
-            entity_id,
-            [row[span] if listed else row[span.start] for span, listed in shape],
-            [STATUS_NAMES[s] for s in statuses[i]],
-            times[i],
+            entity_id, [found.shown(i, feature) for feature in features], [STATUS_NAMES[s] for s in statuses[i]], times[i]
         )
-        for i, (entity_id, row) in enumerate(zip(found.ids, values, strict=True))
+        for i, entity_id in enumerate(found.ids)
     ]

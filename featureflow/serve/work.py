@@ -63,6 +63,10 @@ class Work:
         plan, values = self.plan, self._values
         columns: dict[str, NDArray[np.float64] | NDArray[np.object_]] = {}
         for used in plan.used:
+            if used.text:
+                strings = self._found[used.slot].texts[used.feature][self.places[used.slot]]
+                columns[used.reference] = strings[:, 0] if used.single else strings
+                continue
             columns[used.reference] = (
                 values[used.slot][:, used.span.start] if used.single else values[used.slot][:, used.span]
             )
@@ -134,10 +138,13 @@ class Work:
         features = np.concatenate(self._values, axis=1) if found else np.empty((n, 0))
         statuses = [f.statuses[place] for f, place in zip(found, self.places, strict=True)]
         letters = np.concatenate(statuses, axis=1) if found else np.empty((n, 0), np.int8)
+        texts = [f.texts[i][place] for f, place in zip(found, self.places, strict=True) for i in f.texts]
+        strings = np.concatenate(texts, axis=1).tolist() if texts else None
         if sum(last - first for _, first, last in kept) < n:
             chosen = np.concatenate([np.arange(first, last) for _, first, last in kept])
             features, letters = features[chosen], letters[chosen]
             rows, scores, ids = [rows[i] for i in chosen], [scores[i] for i in chosen], [ids[i] for i in chosen]
+            strings = strings and [strings[i] for i in chosen]
         return Predictions(
             asked_at_us=self._q_us,
             model=self.plan.model.name,
@@ -153,6 +160,7 @@ class Work:
             applied={f.plan.view.name: f.applied for f in found},
             features=features,
             statuses=letters,
+            texts=strings,
             degraded=self._degraded,
         )
 

@@ -19,7 +19,9 @@ from featureflow.train.prediction import Prediction, view_definitions
 from featureflow.train.spine import SpineLike, columns_of, read_spine
 
 TITLE = "The logged predictions cannot be used"
-COLUMNS = ("asked_at", "prediction_id", "model", "model_version", "entities", "context", "views", "applied", "features", "statuses")
+COLUMNS = (
+    "asked_at", "prediction_id", "model", "model_version", "entities", "context", "views", "applied", "features", "statuses", "texts",
+)  # fmt: skip
 STATUS = {status.letter: status for status in Status}
 
 
@@ -88,21 +90,21 @@ def _values(needs: Needs, predictions: list[Prediction], definitions: Mapping[st
     n = len(predictions)
     values = {
         view.name: Values(
-            np.full((n, sum(feature.size for feature in view.features)), np.nan),
+            np.full((n, view.width), np.nan),
             np.full((n, len(view.features)), Status.MISSING, np.int8),
             np.full((n, len(view.features)), NO_TIME_US, np.int64),
+            {place: np.full((n, view.features[place].size), None, object) for place in view.texts},
         )
         for view in needs.views
     }
     for index, prediction in enumerate(predictions):
         sliced = prediction.sliced(definitions)
         for view in needs.views:
-            own, letters = sliced.get(view.name, (np.zeros(0), ""))
-            then = definitions.get(f"{view.name}@{prediction.views.get(view.name, '')}")
-            at = {} if then is None else _places(then)
-            to = _places(view)
+            served, own = sliced.get(view.name), values[view.name]
+            then = {} if served is None else {feature.name: number for number, feature in enumerate(served.view.features)}
             for place, feature in enumerate(view.features):
-                if feature.name not in at or at[feature.name][1].size != feature.size:
+                number = then.get(feature.name)
+                if served is None or number is None or _shape(served.view.features[number]) != _shape(feature):
                     if feature.reference in needs.references:
                         raise RequestError(
                             TITLE,
@@ -110,16 +112,13 @@ def _values(needs: Needs, predictions: list[Prediction], definitions: Mapping[st
                             f"{feature.reference}; leave it out, or make the dataset from history with known_at or delay"
                         )
                     continue
-                number, _, start = at[feature.name]
-                values[view.name].values[index, to[feature.name][2]:to[feature.name][2] + feature.size] = own[start:start + feature.size]
-                values[view.name].statuses[index, place] = STATUS[letters[number]]
+                if feature.is_text:
+                    own.texts[place][index] = served.values(number)
+                else:
+                    own.values[index, view.spans[place]] = served.numbers[served.view.spans[number]]
+                own.statuses[index, place] = STATUS[served.statuses[number]]
     return values
 
 
-def _places(view: spec.View) -> dict[str, tuple[int, spec.Feature, int]]:
-    """Feature name -> (number, feature, first column)."""
-    places, at = {}, 0
-    for number, feature in enumerate(view.features):
-        places[feature.name] = number, feature, at
-        at += feature.size
-    return places
+def _shape(feature: spec.Feature) -> tuple[int, bool]:
+    return feature.size, feature.is_text

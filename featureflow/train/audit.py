@@ -20,14 +20,14 @@ from featureflow.kernel.finalize import Status, Values, ViewKernel
 from featureflow.store.history.protocol import Extent, HistoryStore
 from featureflow.train.gather import Entities, Wanted, gather
 from featureflow.train.point_in_time import Part, join
-from featureflow.train.prediction import Prediction, view_definitions, view_sources
+from featureflow.train.prediction import Prediction, Served, view_definitions, view_sources
 
 
 @dataclass(frozen=True)
 class Difference:
     feature: str                           # view:feature
-    served: tuple[float, ...]
-    recomputed: tuple[float, ...]
+    served: tuple[float | str | None, ...]
+    recomputed: tuple[float | str | None, ...]
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,7 @@ def recompute_predictions(history: HistoryStore, project: spec.Project, rows: Se
         users = [i for i, p in enumerate(predictions) if p.views.get(view.name) == view.version]
         values = _recompute(history, project, view, [predictions[i] for i in users])
         for place, i in enumerate(users):
-            served, letters = sliced[i][view.name]
-            looked, found = _compare(view, served, letters, values, place)
+            looked, found = _compare(sliced[i][view.name], values, place)
             compared[i] += looked
             differences[i] += found
     return [Audited(p.prediction_id, compared[i], tuple(differences[i])) for i, p in enumerate(predictions)]
@@ -120,15 +119,20 @@ def _refuse(predictions: Sequence[Prediction], applied: NDArray[np.int64], exten
         )
 
 
-def _compare(view: spec.View, served: NDArray[np.float64], letters: str, values: Values, place: int) -> tuple[int, list[Difference]]:
-    looked, at, found = 0, 0, []
-    for number, feature in enumerate(view.features):
-        cells = slice(at, at + feature.size)
-        at += feature.size
-        if letters[number] == Status.MISSING.letter:
+def _compare(served: Served, values: Values, place: int) -> tuple[int, list[Difference]]:
+    looked, found = 0, []
+    for number, feature in enumerate(served.view.features):
+        if served.statuses[number] == Status.MISSING.letter:
             continue
         looked += 1
-        then, now = served[cells], values.values[place, cells]
-        if then.tobytes() != np.ascontiguousarray(now).tobytes():
-            found.append(Difference(feature.reference, tuple(then.tolist()), tuple(now.tolist())))
+        then = served.values(number)
+        if feature.is_text:
+            now = values.texts[number][place].tolist()
+            equal = then == now
+        else:
+            cells = values.values[place, served.view.spans[number]]
+            now = cells.tolist()
+            equal = served.numbers[served.view.spans[number]].tobytes() == np.ascontiguousarray(cells).tobytes()
+        if not equal:
+            found.append(Difference(feature.reference, tuple(then), tuple(now)))
     return looked, found

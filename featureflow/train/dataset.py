@@ -21,7 +21,7 @@ from featureflow.kernel.events import Events
 from featureflow.kernel.finalize import Values
 from featureflow.store.history.protocol import HistoryPage, HistoryStore
 from featureflow.train.gather import Entities, Gathered, Wanted, gather
-from featureflow.train.needs import Needs
+from featureflow.train.needs import Needs, numbered
 from featureflow.train.point_in_time import Part, join
 from featureflow.train.spine import Spine, SpineLike, read_spine
 from featureflow.train.visibility import Visibility
@@ -41,11 +41,12 @@ class Dataset:
     labels: NDArray[np.float64] | None     # (n,)
     instants_us: NDArray[np.int64]         # (n,)
     ids: dict[str, NDArray[Any]]           # join key -> (n,)
-    features: dict[str, NDArray[np.float64]]   # view:feature -> (n,) or (n, size), before any expression
+    features: dict[str, NDArray[Any]]      # view:feature -> (n,) or (n, size), before any expression; strings are objects
     statuses: dict[str, NDArray[np.int8]]  # view:feature -> (n,) kernel.finalize.Status
     context: dict[str, NDArray[Any]]       # request input -> (n,)
     views: dict[str, str]                  # view -> version
     simulated: bool                        # True: visibility was declared; False: these are the bytes that were served
+    texts: tuple[str, ...] = ()            # those of ``features`` that were asked for by name and are strings: columns beside the inputs
 
     def __len__(self) -> int:
         return len(self.instants_us)
@@ -82,9 +83,13 @@ class Dataset:
         return self.take(np.flatnonzero(self.instants_us < cut)), self.take(np.flatnonzero(self.instants_us >= cut))
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """Ids, ``at`` (RFC 3339 text), the inputs by name, and ``label`` where there is one."""
+        """Ids, ``at`` (RFC 3339 text), the inputs by name, features that are strings, and ``label`` where there is one."""
         instants = np.array([_text(us) for us in self.instants_us.tolist()], dtype=object)
         columns = {**self.ids, "at": instants, **{name: self.inputs[:, i] for i, name in enumerate(self.input_names)}}
+        for reference in self.texts:
+            strings = self.features[reference]
+            block = strings.reshape(len(self), -1)
+            columns |= {name: block[:, i] for i, name in enumerate(numbered([(reference, 1 if strings.ndim == 1 else strings.shape[1])]))}
         return columns if self.labels is None else {**columns, "label": self.labels}
 
     def to_pandas(self) -> Any:
@@ -243,6 +248,7 @@ def assemble(needs: Needs, values: Mapping[str, Values], spine: Spine, *, simula
         context=spine.context,
         views={view.name: view.version for view in needs.views},
         simulated=simulated,
+        texts=tuple(feature.reference for feature in needs.texts),
     )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Source
-from featureflow.kernel.accept import judge, late
+from featureflow.kernel.accept import counted, judge
 from featureflow.kernel.columns import Layout
 from featureflow.kernel.events import Events
 from featureflow.kernel.tile import LIFETIME_US, floor, window_start
@@ -103,8 +103,8 @@ def gather(
             key = (id(want.entities), want.layout.key_field)
             if key not in codes:
                 codes[key] = want.entities.find(events.columns[want.layout.key_field])
-            counts = verdict.accepted & ~late(want.layout, events, verdict) & (codes[key] != NOBODY)
-            counts &= (events.times_us >= want.first_us) & (events.times_us < want.end_us)
+            known = (codes[key] != NOBODY) & (events.times_us >= want.first_us) & (events.times_us < want.end_us)
+            counts = counted(want.layout, events, verdict, known)
             index = np.flatnonzero(counts)
             narrow = Events(
                 partition, events.offsets, events.times_us, events.timestamps_us,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,20 +68,20 @@ class Needs:
         """What the model's expressions read: ``view:feature`` (n,) or (n, size), and ``request:field``."""
         columns: dict[str, NDArray[Any]] = {}
         for view in self.views:
-            at = 0
-            for feature in view.features:
+            for place, feature in enumerate(view.features):
                 if feature.reference in self.references:
-                    block = values[view.name].values[:, at:at + feature.size]
+                    found = values[view.name]
+                    block: NDArray[Any] = found.texts[place] if feature.is_text else found.values[:, view.spans[place]]
                     columns[feature.reference] = block[:, 0] if feature.size == 1 else block
-                at += feature.size
         return {**columns, **{name: context[field] for name, field in self.requests.items()}}
 
     def inputs(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-        """(n, width) float64: the model's inputs, or the features side by side."""
+        """(n, width) float64: the model's inputs, or the features side by side, but for those that are strings."""
         if self.model is not None:
             return features_to_inputs(self.model, columns)
-        blocks = [columns[name].reshape(len(columns[name]), -1) for name in self.references]
-        return np.concatenate(blocks, axis=1) if blocks else np.zeros((0, 0))
+        blocks = [columns[name].reshape(len(columns[name]), -1) for name in self.references if columns[name].dtype != object]
+        n = len(next(iter(columns.values()))) if columns else 0
+        return np.concatenate(blocks, axis=1) if blocks else np.zeros((n, 0))
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -90,8 +90,21 @@ class Needs:
             sizes = [(i.name, i.size) for i in self.model.inputs]
         else:
             by_reference = {f.reference: f for view in self.views for f in view.features}
-            sizes = [(name, by_reference[name].size) for name in self.references]
-        return tuple(name if size == 1 else f"{name}[{i}]" for name, size in sizes for i in range(size))
+            sizes = [(name, by_reference[name].numbers) for name in self.references]
+        return numbered(sizes)
+
+    @property
+    def texts(self) -> tuple[spec.Feature, ...]:
+        """The features whose values are strings, where features were asked for by name."""
+        if self.model is not None:
+            return ()
+        by_reference = {f.reference: f for view in self.views for f in view.features}
+        return tuple(by_reference[name] for name in self.references if by_reference[name].is_text)
+
+
+def numbered(sizes: Iterable[tuple[str, int]]) -> tuple[str, ...]:
+    """A name per column: ``delay``, or of several ``delays[0]``, ``delays[1]``."""
+    return tuple(name if size == 1 else f"{name}[{i}]" for name, size in sizes for i in range(size))
 
 
 def _listed(names: Any) -> str:

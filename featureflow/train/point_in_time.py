@@ -50,11 +50,7 @@ def join(kernel: ViewKernel, entities: Entities, instants_us: Int, parts: Sequen
         return kernel.finalize({name: _states(layout, [], 0) for name, layout in kernel.layouts.items()}, instants_us)
     back = np.empty(n, np.intp)
     back[order] = np.arange(n)
-    return Values(
-        np.concatenate([values.values for values in collected])[back],
-        np.concatenate([values.statuses for values in collected])[back],
-        np.concatenate([values.event_times_us for values in collected])[back],
-    )
+    return Values.concat(collected).take(back)
 
 
 def _groups(layouts: Mapping[str, Layout], entities: Entities, parts: Sequence[Part]) -> Iterator[tuple[int, int]]:

@@ -17,6 +17,22 @@ from featureflow.store.history.protocol import HistoryStore
 
 
 @dataclass(frozen=True)
+class Served:
+    """One view's part of a logged score: numbers (width,), a status letter per feature, and the strings of those that have them."""
+
+    view: spec.View
+    numbers: NDArray[np.float64]
+    statuses: str
+    texts: dict[int, list[str | None]]     # a feature's place in ``view.features`` -> its values
+
+    def values(self, place: int) -> list[float] | list[str | None]:
+        """The values of the feature at that place of ``view.features``."""
+        if place in self.texts:
+            return self.texts[place]
+        return self.numbers[self.view.spans[place]].tolist()  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
 class Prediction:
     """A row of ``define.system.predictions``. ``features`` (width,) float64 and ``statuses`` (letters) go view by "
     "view, in ``views`` order."""
@@ -31,6 +47,7 @@ class Prediction:
     applied: dict[str, dict[str, dict[int, int]]]   # view -> source -> partition -> offset
     features: NDArray[np.float64]
     statuses: str
+    texts: list[str | None]                # likewise, of the features that are strings
 
     @staticmethod
     def of(row: Mapping[str, Any]) -> Prediction:
@@ -47,22 +64,26 @@ class Prediction:
                 applied=msgspec.json.decode(row["applied"], type=dict[str, dict[str, dict[int, int]]]),
                 features=np.frombuffer(base64.b64decode(row["features"]), "<f8"),
                 statuses=str(row["statuses"]),
+                texts=[] if row.get("texts") is None else msgspec.json.decode(row["texts"], type=list[str | None]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise HistoryError(f"prediction {row.get('prediction_id', '?')!r} in history cannot be read: {error}") from error
 
-    def sliced(self, views: Mapping[str, spec.View]) -> dict[str, tuple[NDArray[np.float64], str]]:
-        """View name -> (its values, its status letters). ``views``: view id -> definition."""
-        found, at, letter = {}, 0, 0
+    def sliced(self, views: Mapping[str, spec.View]) -> dict[str, Served]:
+        """View name -> what it was then. ``views``: view id -> definition."""
+        found, at, letter, string = {}, 0, 0, 0
         for name, version in self.views.items():
             view = views[f"{name}@{version}"]
-            width, count = sum(feature.size for feature in view.features), len(view.features)
-            found[name] = self.features[at:at + width], self.statuses[letter:letter + count]
-            at, letter = at + width, letter + count
-        if at != len(self.features) or letter != len(self.statuses):
+            count, texts = len(view.features), {}
+            for place in view.texts:
+                texts[place] = self.texts[string:string + view.features[place].size]
+                string += view.features[place].size
+            found[name] = Served(view, self.features[at:at + view.width], self.statuses[letter:letter + count], texts)
+            at, letter = at + view.width, letter + count
+        if (at, letter, string) != (len(self.features), len(self.statuses), len(self.texts)):
             raise HistoryError(
-                f"prediction {self.prediction_id!r} holds {len(self.features)} values and {len(self.statuses)} "
-                f"statuses; its views have {at} and {letter}"
+                f"prediction {self.prediction_id!r} holds {len(self.features)} numbers, {len(self.texts)} strings and "
+                f"{len(self.statuses)} statuses; its views have {at}, {string} and {letter}"
             )
         return found
 

@@ -22,7 +22,7 @@ class Aggregation:
 
     Where it ``takes`` "numbers" an array is what the partial's ``read`` gave, (f, n); where it takes "columns" the raw canonical
     int64 columns, (columns, f, n). It may be given the "instants" asked for, (n,) or (1,) int64 microseconds, and the "constant" of each
-    feature, (f, 1). Where it is not overridden, the last partial's number is the value; that of ``LastN`` always is.
+    feature, (f, 1). Where it is not overridden, the last partial's number is the value; those of ``entries.Kept`` are read from entries.
     """
 
     needs: ClassVar[tuple[type[Partial], ...]]

@@ -1,4 +1,4 @@
-"""The aggregations that read plain sums, counts, bounds and newest values."""
+"""The aggregations that read plain sums, counts and bounds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from featureflow.kernel import exact
 from featureflow.kernel.aggregation.base import Aggregation
 from featureflow.kernel.exact import Float
 from featureflow.kernel.partial.basic import Count, Max, Min, Sum, SumOfSquares
-from featureflow.kernel.partial.newest import LastN
 
 
 class CountOf(Aggregation):
@@ -60,8 +59,3 @@ class Stddev(Variance):
     def finalize(*partials: NDArray[np.float64 | np.int64]) -> Float:
         return np.sqrt(Variance.finalize(*partials))
 
-
-class Last(Aggregation):
-    """The newest values, newest first; ``last`` is the newest one."""
-
-    needs = (Count, LastN)

@@ -7,7 +7,8 @@ from types import MappingProxyType
 
 from featureflow.errors import DefinitionError
 from featureflow.kernel.aggregation.base import Aggregation
-from featureflow.kernel.aggregation.basic import CountOf, Last, MaxOf, Mean, MinOf, Stddev, SumOf, Variance
+from featureflow.kernel.aggregation.basic import CountOf, MaxOf, Mean, MinOf, Stddev, SumOf, Variance
+from featureflow.kernel.aggregation.entries import FirstOf, Last, MaxByOf, MinByOf
 from featureflow.kernel.aggregation.time import Rate, TimeSinceLast
 
 AGGREGATIONS: Mapping[str, type[Aggregation]] = MappingProxyType({
@@ -22,6 +23,9 @@ AGGREGATIONS: Mapping[str, type[Aggregation]] = MappingProxyType({
     "time_since_last": TimeSinceLast,
     "last": Last,
     "last_n": Last,
+    "first": FirstOf,
+    "max_by": MaxByOf,
+    "min_by": MinByOf,
 })
 
 

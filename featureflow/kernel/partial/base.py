@@ -6,7 +6,7 @@ is exact, so that neither order, batches, partitions nor roll-ups change a bit o
     ADD     int64 addition
     LIMBS   addition of fixed-point limbs, then carries (``kernel.exact``); the partial's columns are its limbs
     MAX     int64 maximum
-    NEWEST  the n newest of (event time, position, value), three columns an entry, newest first
+    BEST    the n best entries by their ranks (``partial.entries``), best first
 
 Adding a partial is one class in a file of this folder and a line in ``table.PARTIALS``; the property tests pick it up from there.
 """
@@ -29,7 +29,7 @@ class Merge(Enum):
     ADD = "add"
     LIMBS = "limbs"
     MAX = "max"
-    NEWEST = "newest"
+    BEST = "best"
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class Partial(ABC):
         return cls(declared.value, declared.where)
 
     @property
+    def exprs(self) -> tuple[Expr | None, ...]:
+        """Everything over an event's fields that it evaluates."""
+        return self.value, self.where
+
+    @property
     @abstractmethod
     def columns(self) -> tuple[str, ...]:
         """Names of the int64 columns."""
@@ -62,7 +67,7 @@ class Partial(ABC):
     def lift(self, values: Float, times_us: Int) -> Int:
         """One row per event: (columns, n) from the values (n,), 0 where the event does not participate, and the event times (n,).
 
-        Not for NEWEST, whose entries hold time and position too.
+        Not for BEST, whose entries hold time and position too.
         """
         raise NotImplementedError
 

@@ -46,7 +46,7 @@ class ScoreBody(Struct, forbid_unknown_fields=True):
 class FeatureValue(Struct):
     """``status``: present, default (no event counts), expired (older than the view's ttl), stale (ingest is behind), missing (no state)."""
 
-    value: float | list[float | None] | None
+    value: float | str | list[float | str | None] | None
     status: str
     event_time: str | None  # RFC 3339: the newest event that counts
 
@@ -94,7 +94,7 @@ class FeaturesBody(Struct, forbid_unknown_fields=True):
 
 class FeaturesRow(Struct):
     id: EntityId
-    values: list[float | list[float | None] | None]  # in the order of ``features``; last_n is a list, newest first
+    values: list[float | str | list[float | str | None] | None]  # in the order of ``features``; last_n is a list, newest first
     statuses: list[str]
     event_times_us: list[int | None]
 
@@ -132,7 +132,7 @@ class FeatureInfo(Struct):
     source: str
     window: str
     size: int
-    default: float | None
+    default: float | str | None
 
 
 class PartitionInfo(Struct):

@@ -13,7 +13,7 @@ from unit.kernel.worlds import World, events_of
 
 from featureflow.clock import NO_TIME_US
 from featureflow.kernel import rollup
-from featureflow.kernel.accept import judge, late
+from featureflow.kernel.accept import counted, judge
 from featureflow.kernel.columns import Layout, Rows
 from featureflow.kernel.fold import combine, fold
 from featureflow.kernel.state import States, encode, parse
@@ -46,7 +46,7 @@ class Keeper:
         before = self.maximum.get((name, partition), NO_TIME_US)
         verdict = judge(events, before, source)
         self.maximum[name, partition] = verdict.max_time_us(before)
-        counts = verdict.accepted & ~late(layout, events, verdict)
+        counts = counted(layout, events, verdict, np.ones(len(events), np.bool_))
         for user in ("u1", "u2"):
             mine = events.take(np.flatnonzero(counts & (events.columns["user"] == user)))
             if len(mine):

@@ -21,6 +21,19 @@ def test_aggregations_share_what_they_have_in_common() -> None:
     assert len(layout("count", "sum", "mean", "stddev", "min", "max").partials) == 5
 
 
+def test_state_of_last_and_last_n_keeps_the_layout_that_it_had_before_entries_could_hold_more() -> None:
+    old = view(
+        [
+            aggregation("last", [sliding(600)]), aggregation("last_n", [LIFETIME], size=2, value=Y, where=POSITIVE),
+            aggregation("mean", [sliding(600)]),
+        ],
+        [SOURCE], ttl_s=3600,
+    )  # fmt: skip
+    of = Layout.of(old, SOURCE)
+    assert (old.version, of.id) == ("4d9d34128f", 0x2DB77199706846DE)
+    assert of.names[8:11] == ("p3_time_0", "p3_position_0", "p3_value_0")
+
+
 def test_how_many_values_of_a_required_field_is_how_many_events() -> None:
     assert [p for p in layout("count", "mean").partials if isinstance(p, Count)] == [Count(None, None)]
     assert sum(isinstance(p, Count) for p in layout("count", "mean", value=Y).partials) == 2      # y may be null

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.kernel.worlds import NASTY, NOON, SECOND, X, aggregation, events_of, sliding, source, view
+from unit.kernel.worlds import KIND, NASTY, NOON, SECOND, X, Y, aggregation, events_of, sliding, source, view
 
+from featureflow.define.spec import Payload
 from featureflow.errors import StateError
 from featureflow.kernel import fold as folding
 from featureflow.kernel.columns import Layout, Rows
 from featureflow.kernel.fold import combine, fold, lift, merge
 from featureflow.kernel.partial.base import LOWEST, Partial
 from featureflow.kernel.partial.basic import code, number
-from featureflow.kernel.partial.newest import LastN, newest, position
+from featureflow.kernel.partial.entries import Entries, position
+from featureflow.kernel.partial.newest import LastN
 from featureflow.kernel.partial.table import PARTIALS
 from featureflow.kernel.state import encode, parse
 from oracle import Record
@@ -26,16 +29,27 @@ PLAIN = Layout.of(view([aggregation("count", [sliding(600)])], [SOURCE]), SOURCE
 VALUES = st.lists(NASTY | st.none(), min_size=1, max_size=12)
 
 
-def layout_of(kind: type[Partial]) -> Layout:
-    declared = aggregation("last_n", [sliding(600)], size=3)
-    return replace(PLAIN, partials=(kind.of(declared),))
+ENTRIES = [kind for kind in PARTIALS if issubclass(kind, Entries)]
+NUMBERS = {"size": 3, "by": X}
+TEXTS = {**NUMBERS, "value": KIND, "width": 12}
+SEVERAL = {**NUMBERS, "entry": (Payload(Y), Payload(KIND, 12), Payload(X))}
+CASES = [
+    *(pytest.param(kind, NUMBERS, id=kind.__name__) for kind in PARTIALS),
+    *(pytest.param(kind, TEXTS, id=f"{kind.__name__}-of-strings") for kind in ENTRIES),
+    *(pytest.param(kind, SEVERAL, id=f"{kind.__name__}-of-several") for kind in ENTRIES),
+]
+every_partial = pytest.mark.parametrize(("kind", "of"), CASES)
+
+
+def layout_of(kind: type[Partial], of: dict[str, Any]) -> Layout:
+    return replace(PLAIN, partials=(kind.of(aggregation("last_n", [sliding(600)], **of)),))
 
 
 def events(values: list[float | None], first: int = 0):
     times = [NOON + (i * 7919 % 5) * SECOND for i in range(len(values))]   # with ties
     return events_of(
         [
-            Record("click", 0, first + i, t, t, {"at": float(t), "user": "u1", "x": v, "y": v, "kind": None})
+            Record("click", 0, first + i, t, t, {"at": float(t), "user": "u1", "x": v, "y": v, "kind": None if v is None else f"{v:.4g}"})
             for i, (v, t) in enumerate(zip(values, times, strict=True))
         ],
         0,
@@ -47,13 +61,13 @@ def row(layout: Layout, values: list[float | None], first: int = 0) -> Rows:
     return fold(layout, events(values, first), np.arange(len(values)), np.zeros(1, np.int64))
 
 
-@pytest.mark.parametrize("kind", PARTIALS)
+@every_partial
 @given(a=VALUES, b=VALUES, c=VALUES)
 @settings(max_examples=40, deadline=None)
 def test_merging_is_associative_commutative_and_has_an_identity(
-    kind: type[Partial], a: list[float], b: list[float], c: list[float]
+    kind: type[Partial], of: dict[str, Any], a: list[float], b: list[float], c: list[float]
 ) -> None:
-    layout = layout_of(kind)
+    layout = layout_of(kind, of)
     x, y, z = row(layout, a), row(layout, b, 100), row(layout, c, 200)
     assert combine(layout, combine(layout, x, y), z).tobytes() == combine(layout, x, combine(layout, y, z)).tobytes()
     assert combine(layout, x, y).tobytes() == combine(layout, y, x).tobytes()
@@ -61,11 +75,13 @@ def test_merging_is_associative_commutative_and_has_an_identity(
     assert combine(layout, x, nothing).tobytes() == combine(layout, nothing, x).tobytes() == x.tobytes()
 
 
-@pytest.mark.parametrize("kind", PARTIALS)
+@every_partial
 @given(values=VALUES, data=st.data())
 @settings(max_examples=40, deadline=None)
-def test_order_and_batches_do_not_change_a_bit_of_a_row(kind: type[Partial], values: list[float], data: st.DataObject) -> None:
-    layout = layout_of(kind)
+def test_order_and_batches_do_not_change_a_bit_of_a_row(
+    kind: type[Partial], of: dict[str, Any], values: list[float], data: st.DataObject
+) -> None:
+    layout = layout_of(kind, of)
     whole = row(layout, values)
     order = np.array(data.draw(st.permutations(range(len(values)))))
     assert fold(layout, events(values), order, np.zeros(1, np.int64)).tobytes() == whole.tobytes()
@@ -84,11 +100,11 @@ def test_order_and_batches_do_not_change_a_bit_of_a_row(kind: type[Partial], val
     assert merge(layout, lifted, order, np.zeros(1, np.int64)).tobytes() == whole.tobytes()
 
 
-@pytest.mark.parametrize("kind", PARTIALS)
+@every_partial
 @given(rows=st.lists(VALUES, max_size=4))
 @settings(max_examples=30, deadline=None)
-def test_rows_survive_their_bytes(kind: type[Partial], rows: list[list[float]]) -> None:
-    layout = layout_of(kind)
+def test_rows_survive_their_bytes(kind: type[Partial], of: dict[str, Any], rows: list[list[float]]) -> None:
+    layout = layout_of(kind, of)
     stacked = np.concatenate([layout.empty(), *(row(layout, values) for values in rows)])
     states = parse(layout, [[encode(layout, 5, 17, np.zeros(0, np.int64), stacked)]])
     assert states.rows.tobytes() == stacked.tobytes()
@@ -96,10 +112,10 @@ def test_rows_survive_their_bytes(kind: type[Partial], rows: list[list[float]]) 
     assert states.horizons.tolist() == [17]
 
 
-@pytest.mark.parametrize("kind", PARTIALS)
-def test_an_event_that_does_not_participate_leaves_no_trace_but_its_time(kind: type[Partial]) -> None:
-    layout = layout_of(kind)
-    if kind.of(aggregation("sum", [sliding(600)])).value is not None:
+@pytest.mark.parametrize(("kind", "of"), CASES[: len(PARTIALS)])
+def test_an_event_that_does_not_participate_leaves_no_trace_but_its_time(kind: type[Partial], of: dict[str, Any]) -> None:
+    layout = layout_of(kind, of)
+    if kind.of(aggregation("sum", [sliding(600)], **of)).value is not None:
         layout = replace(layout, partials=tuple(replace(p, value=X) for p in layout.partials))
     identity = layout.identity.copy()
     identity[layout.t_max] = NOON
@@ -107,9 +123,11 @@ def test_an_event_that_does_not_participate_leaves_no_trace_but_its_time(kind: t
         assert layout.table(row(layout, [outside])).tolist() == [identity.tolist()]
 
 
-@pytest.mark.parametrize("kind", PARTIALS)
-def test_long_segments_are_cut_so_that_limbs_cannot_overflow(kind: type[Partial], monkeypatch: pytest.MonkeyPatch) -> None:
-    layout = layout_of(kind)
+@every_partial
+def test_long_segments_are_cut_so_that_limbs_cannot_overflow(
+    kind: type[Partial], of: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = layout_of(kind, of)
     values = [1e17, -3.5, 2.0**62, -1e17, 7.25, -(2.0**62), 0.1] * 3
     starts = np.array([0, 4, 5, 17])
     whole = fold(layout, events(values), np.arange(len(values)), starts)
@@ -128,8 +146,8 @@ def test_codes_order_like_the_numbers_and_come_back(values: list[float]) -> None
 def test_ties_of_the_newest_break_on_partition_and_then_offset() -> None:
     places = np.concatenate((position(0, np.array([9, 3])), position(1, np.array([0]))))
     entries = np.stack((np.full(3, NOON), places, np.array([1.0, 2.0, 3.0]).view(np.int64)), axis=1)
-    kept = newest(np.zeros(3, np.int64), entries, 1, 2)
-    assert LastN.read(kept.T).T.tolist() == [[3.0, 1.0]]
+    two = LastN(X, None, 2)
+    assert two.kept(two.best(np.zeros(3, np.int64), entries, 1).reshape(1, 2, 3)).tolist() == [[3.0, 1.0]]
 
 
 @pytest.mark.parametrize(("partition", "offset"), [(1 << 15, 0), (0, 1 << 48)])

@@ -9,9 +9,22 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from featureflow.clock import NO_TIME_US
-from featureflow.define.spec import Aggregation, Call, Column, Expr, Field, Literal, Source, View, Window, with_version
+from featureflow.define.spec import (
+    Aggregation,
+    Call,
+    Column,
+    Expr,
+    Field,
+    Literal,
+    Payload,
+    Source,
+    View,
+    Window,
+    with_version,
+)
 from featureflow.kernel.aggregation.table import AGGREGATIONS
 from featureflow.kernel.events import Events
 from featureflow.kernel.finalize import Status, Values, ViewKernel
@@ -20,8 +33,9 @@ from oracle import Answer, Record
 SECOND = 1_000_000
 NOON = 1_700_000_000 * SECOND // (86_400 * SECOND) * 86_400 * SECOND + 43_200 * SECOND
 LIFETIME = Window(kind="lifetime", length_us=0, text="lifetime")
-X, Y = Column("x"), Column("y")
+X, Y, KIND = Column("x"), Column("y"), Column("kind")
 OF_EVENTS = ("count", "rate", "time_since_last")              # they have no value
+KEPT = ("first", "last", "last_n", "max_by", "min_by")       # these may keep strings
 
 
 def sliding(seconds: int) -> Window:
@@ -61,13 +75,15 @@ def source(name: str = "click", *, disorder_s: int = 60, future_s: int = 30, key
 
 
 def aggregation(
-    op: str, windows: Sequence[Window], *, value: Expr | None = X, where: Expr | None = None, size: int = 1, default: float | None = None,
-    source: str = "click", name: str = "", per_s: int = 60,
+    op: str, windows: Sequence[Window], *, value: Expr | None = X, where: Expr | None = None, size: int = 1,
+    default: float | str | None = None, source: str = "click", name: str = "", per_s: int = 60,
+    width: int = 0, by: Expr | None = None, entry: Sequence[Payload] = (),
 ) -> Aggregation:  # fmt: skip
     return Aggregation(
         name=name or op, op=op, source=source, value=None if op in OF_EVENTS else value, where=where,
         windows=tuple(window for window in windows if op != "rate" or window.kind not in ("session", "lifetime")) or (sliding(600),),
         size=size if op == "last_n" else 1, default=default, per_us=per_s * SECOND if op == "rate" else 0,
+        width=width, entry=tuple(entry), by=by or (Y if op in ("max_by", "min_by") else None),
     )  # fmt: skip
 
 
@@ -106,6 +122,9 @@ NASTY = st.one_of(
     st.sampled_from([5e-324, -5e-324, 2.0**-1022, 2.0**-56, 2.0**-57, 3 * 2.0**-57, -(2.0**-57)]),
 )
 
+KINDS = st.sampled_from([
+    "a", "b", "", "ab\0", "\0", "ünd", "eight by", "nine byte", "twelve bytes", "thirteen byte", "\U0001f600" * 3, None,
+])  # fmt: skip
 CONDITIONS = st.sampled_from([
     None,
     Call("gt", (X, Literal(0.0))),
@@ -125,22 +144,28 @@ WINDOWS = st.sampled_from([
 
 @st.composite
 def views(draw: st.DrawFn, sources: Sequence[Source]) -> View:
-    """One to five aggregations of any kind in the table, over one to three windows each."""
+    """One to five aggregations of any kind in the table, over one to three windows each; some of strings, some of several values."""
     declared = []
     for i in range(draw(st.integers(1, 5))):
         op = draw(st.sampled_from(sorted(AGGREGATIONS)))
-        declared.append(
-            aggregation(
-                op,
-                draw(st.lists(WINDOWS, min_size=1, max_size=3, unique=True)),
-                value=draw(EXPRESSIONS),
-                where=draw(CONDITIONS),
-                size=draw(st.integers(1, 4)),
-                default=draw(st.sampled_from([None, 0.0, -1.0])),
-                source=draw(st.sampled_from(sources)).name,
-                name=f"f{i}",
-            )
+        width = draw(st.sampled_from([0, 3, 8, 12])) if op in KEPT else 0
+        one = aggregation(
+            op,
+            draw(st.lists(WINDOWS, min_size=1, max_size=3, unique=True)),
+            value=KIND if width else draw(EXPRESSIONS),
+            where=draw(CONDITIONS),
+            size=draw(st.integers(1, 4)),
+            default=draw(st.sampled_from([None, "none"] if width else [None, 0.0, -1.0])),
+            source=draw(st.sampled_from(sources)).name,
+            name=f"f{i}",
+            width=width,
+            by=draw(EXPRESSIONS) if op in ("max_by", "min_by") else None,
         )
+        several = op == "last_n" and draw(st.booleans())
+        entry = (Payload(Y), Payload(KIND, 12), Payload(X)) if several else ()
+        declared += [
+            replace(one, value=p.value, width=p.width, entry=entry, default=None, name=f"f{i}_{k}") for k, p in enumerate(entry)
+        ] or [one]
     used = {a.source for a in declared}
     ttl = draw(st.sampled_from([None, 3600, 86_400]))
     return view(declared, [s for s in sources if s.name in used], ttl_s=ttl)
@@ -167,7 +192,7 @@ def worlds(draw: st.DrawFn, *, values: st.SearchStrategy[float] = NASTY, most: i
         offsets[name, partition] += draw(st.sampled_from([1, 1, 1, 3]))
         fields = {
             "at": float(now - ago), "user": user, "x": draw(values), "y": draw(values | st.none()),
-            "kind": draw(st.sampled_from(["a", "b", None])),
+            "kind": draw(st.sampled_from(["a", "b", None]) | KINDS),
         }  # fmt: skip
         records.append(Record(name, partition, offsets[name, partition], now - ago, now, fields, append_time))
     return World(declared, by_name, tuple(records))
@@ -209,7 +234,7 @@ def answers_of(world: World, values: Values, row: int) -> list[Answer]:
         time = int(values.event_times_us[row, i])
         found.append(
             Answer(
-                tuple(values.values[row, at:at + feature.size].tolist()),
+                tuple((values.texts[i][row] if feature.is_text else values.values[row, at:at + feature.size]).tolist()),
                 Status(values.statuses[row, i]).letter,
                 None if time == NO_TIME_US else time,
             )
@@ -223,7 +248,7 @@ def same(got: Sequence[Answer], expected: Sequence[Answer]) -> bool:
 
 
 def bits(answers: Sequence[Answer]) -> list[tuple[tuple[str, ...], str, int | None]]:
-    return [(tuple(v.hex() for v in a.values), a.status, a.event_time_us) for a in answers]
+    return [(tuple(v.hex() if isinstance(v, float) else repr(v) for v in a.values), a.status, a.event_time_us) for a in answers]
 
 
 def applied_of(records: Sequence[Record]) -> Mapping[str, Mapping[int, int]]:

@@ -70,6 +70,7 @@ def serve(seed: int = 1, rows: int = ROWS) -> list[Any]:
             views={v.name: v.version for v in VIEWS}, applied=applied,
             features=np.concatenate([f.values for f in found], axis=1), statuses=np.concatenate([f.statuses for f in found], axis=1),
             degraded=[],
+            texts=np.concatenate([strings for f in found for strings in f.texts.values()], axis=1).tolist(),
         )
         records += encode(predictions)
     return records
@@ -96,6 +97,9 @@ def test_one_bit_that_differs_is_found_and_named(history: SqlHistory) -> None:
     numbers[0:1].view(np.int64)[:] ^= 1
     audited = recompute_prediction(history, PROJECT, {**row, "features": base64.b64encode(numbers.tobytes()).decode()})
     assert [difference.feature for difference in audited.differences] == ["carrier_now:n_10m"]
+    texts = msgspec.json.decode(row["texts"])
+    one = recompute_prediction(history, PROJECT, {**row, "texts": msgspec.json.encode([*texts[:1], "x", *texts[2:]]).decode()})
+    assert [(d.feature, d.served[0]) for d in one.differences] == [("aircraft_now:flown", "x")]
     missing = recompute_prediction(
         history, PROJECT, {**row, "features": base64.b64encode(numbers.tobytes()).decode(), "statuses": "m" + row["statuses"][1:]}
     )
@@ -196,13 +200,14 @@ def test_a_dataset_as_served_holds_the_logged_bytes(history: SqlHistory) -> None
     np.testing.assert_array_equal(got.inputs, inputs)
     for i, row in enumerate((5, 3, 3, 59)):
         logged = np.frombuffer(base64.b64decode(rows[row]["features"]), "<f8")
-        at = 0
+        at, texts = 0, msgspec.json.decode(rows[row]["texts"])
         for view in VIEWS:
             for feature in view.features:
+                own = [texts.pop(0) for _ in range(feature.size)] if feature.is_text else logged[at:at + feature.size]
                 if feature.reference in got.features:
-                    mine = np.ascontiguousarray(np.atleast_1d(got.features[feature.reference][i]))
-                    assert mine.tobytes() == logged[at:at + feature.size].tobytes()
-                at += feature.size
+                    mine = np.ascontiguousarray(got.features[feature.reference].reshape(len(got), -1)[i])
+                    assert mine.tolist() == own if feature.is_text else mine.tobytes() == own.tobytes()
+                at += feature.numbers
 
 
 def test_a_prediction_that_is_not_in_history_is_named(history: SqlHistory) -> None:
