@@ -47,6 +47,7 @@ class ProjectSettings(_Section, frozen=True):
 class LogSettings(_Section, frozen=True):
     url: str = EMBEDDED  # or kafka://host:9092,host:9092
     partitions: AtLeastOne = 4  # of topics that ``apply`` creates
+    schema_registry_url: str = ""  # http[s]://[user:password@]host:8081, of events in Avro or Protobuf; empty: none
 
 
 class OnlineSettings(_Section, frozen=True):

@@ -86,7 +86,7 @@ def requirements() -> list[str]:
 def install(extra: str) -> None:
     """By uv, which is several times faster; by pip where uv cannot be had (pip has its own index settings, too)."""
     pip = (str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--quiet")
-    wanted = ("--editable", f"{ROOT}[{extra},frames,otel]", *requirements())
+    wanted = ("--editable", f"{ROOT}[{extra},frames,otel,avro,protobuf]", *requirements())
     say("environment: installing FeatureFlow and its dependencies into .venv (a minute or two, once)")
     if attempt(*pip, "install", "uv>=0.5", attempts=1):
         uv = (str(PYTHON), "-m", "uv", "pip", "install", "--quiet", "--python", str(PYTHON), "--link-mode", "copy")

@@ -47,13 +47,14 @@ class Answer:
 # -- which records count -----------------------------------------------------------------------------------------------
 
 def counting(view: View, sources: Mapping[str, Source], records: Iterable[Record]) -> list[Record]:
-    """The records that a view takes: not from the future, not late, with an entity id. Per partition, in offset order."""
+    """The records that a view takes: not from the future, not late, with an entity id, no copies. Per partition, in offset order."""
     return [record for record, verdict in verdicts(view, sources, records) if verdict == "counts"]
 
 
 def verdicts(view: View, sources: Mapping[str, Source], records: Iterable[Record]) -> list[tuple[Record, str]]:
-    """What becomes of each record of the view's sources: counts, future, late, or without an id. Per partition, in offset order."""
+    """What becomes of each record: counts, future, late, duplicate, or without an id. Per partition, in offset order."""
     maximum: dict[tuple[str, int], int] = {}
+    taken: dict[tuple[Any, ...], list[Record]] = {}
     found = []
     for record in sorted(records, key=lambda r: (r.source, r.partition, r.offset)):
         if record.source not in view.keys:
@@ -72,8 +73,19 @@ def verdicts(view: View, sources: Mapping[str, Source], records: Iterable[Record
         elif record.fields[view.keys[source.name]] is None:
             found.append((record, "without an id"))
         else:
-            found.append((record, "too wide" if too_wide(view, record) else "counts"))
+            found.append((record, "too wide" if too_wide(view, record) else _told(view, record, source, maximum[place], taken)))
     return found
+
+
+def _told(view: View, record: Record, source: Source, maximum: int, taken: dict[tuple[Any, ...], list[Record]]) -> str:
+    """Whether it is a copy of one of those that were taken before: those of its partition, id and entity."""
+    if source.dedupe is None or (name := record.fields[source.dedupe]) is None:
+        return "counts"
+    originals = taken.setdefault((source.name, record.partition, name, record.fields[view.keys[source.name]]), [])
+    if any(one.time_us >= maximum - source.within_us for one in originals):
+        return "duplicate"
+    originals.append(record)
+    return "counts"
 
 
 def too_wide(view: View, record: Record) -> bool:

@@ -20,6 +20,7 @@ from featureflow.store.history.protocol import HistoryStore
 from featureflow.store.log.protocol import Log
 from featureflow.store.online.protocol import OnlineStore
 from featureflow.store.registry import Registry
+from featureflow.store.schemas.protocol import SchemaRegistry
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
@@ -75,6 +76,14 @@ class Context:
         log = open_log(self.embedded_url if url == EMBEDDED else url)
         self._exits.callback(log.close)
         return log
+
+    @cached_property
+    def schemas(self) -> SchemaRegistry | None:
+        """The schema registry, where one is set."""
+        from featureflow.store.schemas.registry import HttpSchemaRegistry
+
+        url = self.settings.log.schema_registry_url
+        return HttpSchemaRegistry(url) if url else None
 
     @cached_property
     def history(self) -> HistoryStore:

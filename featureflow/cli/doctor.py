@@ -14,6 +14,7 @@ from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output, counted
 from featureflow.errors import FeatureFlowError
 from featureflow.settings import mask
+from featureflow.store.schemas.open import lacking
 
 State = Literal["ok", "warning", "error"]
 SIGNS: dict[State, str] = {"ok": "+", "warning": "!", "error": "x"}
@@ -50,6 +51,7 @@ def examine(here: Context) -> list[Finding]:
         ("log", _log),
         ("online", _online),
         ("history", _history),
+        ("schemas", _schemas),
         ("applied", _applied),
         ("models", _models),
         ("onnxruntime", _runtime),
@@ -106,6 +108,23 @@ def _online(here: Context) -> list[Finding]:
 
 def _history(here: Context) -> list[Finding]:
     return [Finding("history", "ok", here.history.ping())]
+
+
+def _schemas(here: Context) -> list[Finding]:
+    sources = [source for source in here.written.sources if source.format != "json"]
+    if here.schemas is None:
+        return [
+            Finding("schemas", "error", f"the records of {s.name} are in {s.format}: set log.schema_registry_url")
+            for s in sources
+        ]
+    return [
+        Finding("schemas", "ok", here.schemas.ping()),
+        *(
+            Finding("schemas", "error" if "refused" in problem or "cannot" in problem else "warning", problem)
+            for source in sources
+            for problem in lacking(source, here.schemas)
+        ),
+    ]
 
 
 def _applied(here: Context) -> list[Finding]:

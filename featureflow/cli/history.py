@@ -38,6 +38,7 @@ def history(context: typer.Context, json: Json = False) -> None:
                 metrics,
                 group=settings.group or None,
                 member=settings.member or None,
+                schemas=here.schemas,
             )
             writer.run(leave)
             rows += writer.status().rows

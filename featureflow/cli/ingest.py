@@ -40,6 +40,7 @@ def ingest(context: typer.Context, json: Json = False) -> None:
                 metrics,
                 group=settings.group or None,
                 member=settings.member or None,
+                schemas=here.schemas,
                 tracer=tracer,
             )
             worker.run(leave)

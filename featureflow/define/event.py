@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, dataclass_transform, get_args
 
 import msgspec
 
@@ -30,6 +30,7 @@ class Event:
     - ``time``: the datetime field that says when it happened, the event time.
     - ``disorder``: how late an event may be, against the newest of its partition.
     - ``future``: how far beyond the broker's timestamp an event time may lie before the event is refused.
+    - ``format``: what the records are written in: json, or avro or protobuf with a schema registry.
     - ``keyed_by``: the field that is the record's key, where every producer promises it; views of that entity then keep one key.
 
     An instance is an event to produce; ``to_json()`` is the record's value.
@@ -40,7 +41,14 @@ class Event:
     _fields: ClassVar[dict[str, Field[Any]]]
 
     def __init_subclass__(
-        cls, *, topic: str, time: str, disorder: str, future: str = "5m", keyed_by: str | None = None
+        cls,
+        *,
+        topic: str,
+        time: str,
+        disorder: str,
+        future: str = "5m",
+        keyed_by: str | None = None,
+        format: spec.Format = "json",
     ) -> None:
         super().__init_subclass__()
         at = cls._place = here()
@@ -71,6 +79,7 @@ class Event:
             future_us=future_us,
             fields=fields,
             keyed_by=keyed_by,
+            format=_checked_format(cls, format, at),
         )
 
     def __init__(self, **values: Any) -> None:
@@ -146,3 +155,13 @@ def _check_keyed_by(cls: type[Event], keyed_by: object, fields: tuple[spec.Field
         write=f'keyed_by="{meant}", where each record\'s key is that field' if meant else "no keyed_by=",
         at=at,
     )
+
+
+def _checked_format(cls: type[Event], format: spec.Format, at: Place) -> spec.Format:
+    known: tuple[spec.Format, ...] = get_args(spec.Format)
+    if format not in known:
+        meant = nearest(str(format), known) or "json"
+        raise wrong(
+            f"format={format!r} of {cls.__name__} is none of {listed(known)}", write=f'format="{meant}"', at=at
+        )
+    return format

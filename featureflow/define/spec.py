@@ -17,6 +17,8 @@ from typing import Literal as L
 
 import msgspec
 
+Format = L["json", "avro", "protobuf"]
+
 DEFAULT_PROJECT = "default"              # the name of a project that has none, on servers of its own
 
 FieldType = L["str", "int", "float", "bool", "datetime", "vector"]
@@ -102,6 +104,9 @@ class Source(_Value, frozen=True):
     future_us: int                         # tolerance beyond the broker's timestamp (see kernel.accept)
     fields: tuple[Field, ...]
     keyed_by: str | None = None            # the field that is the record's key, if the producer promises one
+    dedupe: str | None = None              # the field by which the same event is told that was written twice (see kernel.dedupe)
+    within_us: int = 0                     # the horizon of dedupe, in event time
+    format: Format = "json"                # of the records' values; another than JSON with a schema registry
 
     @cached_property
     def by_name(self) -> dict[str, Field]:
@@ -310,8 +315,8 @@ def with_version(view: View, sources: dict[str, Source]) -> View:
     """The view with ``version`` set: the first 10 hex digits of the SHA-256 of everything that decides its values.
 
     Defaults and names of aggregations are presentation and leave the version (and so the state) as it is... so they are
-    excluded; event time, disorder, tolerance and the types of the fields that it reads are included, and whether those may be
-    null: a record with a null where there may be none is no event.
+    excluded; event time, disorder, tolerance, what tells duplicates, and the types of the fields that it reads are included, and
+    whether those may be null: a record with a null where there may be none is no event.
     """
     meaning = {
         "entity": view.entity,
@@ -333,6 +338,7 @@ def with_version(view: View, sources: dict[str, Source]) -> View:
                         columns_of(expr) for a in view.aggregations if a.source == name for expr in a.exprs
                     ))
                 ),
+                *(() if s.dedupe is None else (s.dedupe, s.by_name[s.dedupe].text, s.within_us)),
             )
             for name, s in ((name, sources[name]) for name in view.keys)
         },

@@ -12,6 +12,7 @@ from featureflow.define.spec import Source
 from featureflow.ingest.dead_letter import DeadLetter
 from featureflow.kernel import decode
 from featureflow.kernel.events import Events
+from featureflow.kernel.record import Records
 from featureflow.store.log.protocol import Batch
 
 
@@ -25,13 +26,17 @@ class Decoded:
 
 
 class Decoder:
-    """Decodes one source's batches. ``columns``: the fields that somebody reads; all are checked whichever are named."""
+    """Decodes one source's batches. ``columns``: the fields that somebody reads; all are checked whichever are named. ``records``
+    reads what is not JSON."""
 
-    def __init__(self, source: Source, columns: Sequence[str] | None = None) -> None:
-        self._decoder = decode.Decoder(source, columns)
+    def __init__(self, source: Source, columns: Sequence[str] | None = None, records: Records | None = None) -> None:
+        self._decoder = decode.Decoder(source, columns, records)
 
     def decode(self, batch: Batch) -> Decoded:
-        """Never raises for a record's sake: what is not an event becomes a dead letter with its reason and position."""
+        """Never raises for a record's sake: what is not an event becomes a dead letter with its reason and position.
+
+        Raises UnavailableError where a schema registry is needed and does not answer.
+        """
         decoded = self._decoder.decode(
             batch.values,
             batch.keys,

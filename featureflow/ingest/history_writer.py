@@ -23,6 +23,8 @@ from featureflow.ingest.holding import Holding
 from featureflow.kernel.decode import Decoder
 from featureflow.store.history.protocol import HistoryStore
 from featureflow.store.log.protocol import Batch, Consumer, Log, Partition
+from featureflow.store.schemas.open import records_of
+from featureflow.store.schemas.protocol import SchemaRegistry
 
 POLL_S = 0.5
 BACKOFF_S = (0.1, 10.0)                    # first and longest wait after an error; doubled in between
@@ -53,11 +55,14 @@ class HistoryWriter:
         *,
         group: str | None = None,
         member: str | None = None,
+        schemas: SchemaRegistry | None = None,
     ) -> None:
         self._log, self._history, self._clock, self._metrics = log, history, clock, metrics
         self._group, self._member = group or system.group(project.name, "history"), member
         self._sources: dict[str, Source] = {source.name: source for source in (*project.sources, *system.system_sources(project.name))}
-        self._decoders = {name: Decoder(source) for name, source in self._sources.items()}
+        self._decoders = {
+            name: Decoder(source, records=records_of(source, schemas, clock)) for name, source in self._sources.items()
+        }
         self._consumer: Consumer | None = None
         self._holding = Holding[int](clock, self._gone, "featureflow.history")  # what is read on from where
         self._rows = self._skipped = 0

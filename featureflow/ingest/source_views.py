@@ -20,6 +20,7 @@ from featureflow.ingest.slots import Index
 from featureflow.kernel import accept
 from featureflow.kernel.columns import Layout
 from featureflow.kernel.events import Events
+from featureflow.kernel.record import Records
 from featureflow.store.keys import Keys
 from featureflow.store.log.protocol import Batch
 from featureflow.store.online.protocol import Advance, Commit, OnlineStore
@@ -63,14 +64,16 @@ class Part:
 class SourceViews:
     """``commit_rows`` bounds the rows that one commit changes, ``slab_bytes`` the memory of all slabs together."""
 
-    def __init__(self, project: Project, source: Source, *, slab_bytes: int, commit_rows: int = limits.COMMIT_ROWS) -> None:
+    def __init__(
+        self, project: Project, source: Source, *, slab_bytes: int, commit_rows: int = limits.COMMIT_ROWS, records: Records | None = None
+    ) -> None:
         self.source = source
         self.layouts = {view.id: Layout.of(view, source) for view in project.views_of(source.name)}
         self.view_ids = tuple(self.layouts)
         keys = Keys(project.name)
         self._slabs = {view_id: Slab(layout, keys, slab_bytes // len(self.layouts)) for view_id, layout in self.layouts.items()}
         fields = {name for layout in self.layouts.values() for name in layout.fields}
-        self._decoder = Decoder(source, columns=sorted(fields))
+        self._decoder = Decoder(source, columns=sorted(fields), records=records)
         self._commit_rows = commit_rows
 
     def judge(self, batch: Batch, stand: Stand) -> Judged:

@@ -44,6 +44,8 @@ from featureflow.ingest.source_views import SourceViews
 from featureflow.ingest.tally import Tally
 from featureflow.store.log.protocol import Assignment, Batch, Consumer, Log, Partition, Polled
 from featureflow.store.online.protocol import Commit, Committed, OnlineStore, Refused
+from featureflow.store.schemas.open import records_of
+from featureflow.store.schemas.protocol import SchemaRegistry
 from featureflow.tracing import Tracer
 
 POLL_S = 0.25
@@ -75,13 +77,16 @@ class Worker:
         slab_bytes: int = limits.SLAB_BYTES,
         commit_rows: int = limits.COMMIT_ROWS,
         poll_records: int = limits.POLL_RECORDS,
+        schemas: SchemaRegistry | None = None,
     ) -> None:
         self._log, self._online, self._clock, self._metrics = log, online, clock, metrics
         self._project, self._group = project.name, group or system.group(project.name, "ingest")
         self._member, self._failpoint, self._poll_records = member, failpoint, poll_records
         used = [source for source in project.sources if project.views_of(source.name)]
         self._sources = {
-            source.name: SourceViews(project, source, slab_bytes=slab_bytes // len(used), commit_rows=commit_rows)
+            source.name: SourceViews(
+                project, source, slab_bytes=slab_bytes // len(used), commit_rows=commit_rows, records=records_of(source, schemas, clock)
+            )
             for source in used
         }
         self._topics = {source.name: source.topic for source in used}

@@ -53,6 +53,7 @@ class Layout:
     partials: tuple[Partial, ...]          # in column order
     required: frozenset[str]               # fields that are never null
     accumulates: bool                      # some lifetime value is made of all events ever, not of the newest ones
+    dedupe: str | None = None              # the field that tells duplicates, where the source has one
 
     @staticmethod
     def of(view: View, source: Source) -> Layout:
@@ -77,6 +78,7 @@ class Layout:
             levels=tuple(sorted({tile_for(window) for window in windows})),
             partials=tuple(sorted(partials, key=lambda p: (rank.index(p.merge), len(p.columns), repr(p)))),
             required=required,
+            dedupe=source.dedupe,
             accumulates=any(
                 window.kind == "lifetime" and LastN not in aggregation(a.op).needs for a in declared for window in a.windows
             ),
@@ -121,8 +123,9 @@ class Layout:
 
     @cached_property
     def fields(self) -> tuple[str, ...]:
-        """Event fields needed at all: the key and ``value_fields``."""
-        return tuple(dict.fromkeys((self.key_field, *self.value_fields)))
+        """Event fields needed at all: the key, what tells duplicates, and ``value_fields``."""
+        told = () if self.dedupe is None else (self.dedupe,)
+        return tuple(dict.fromkeys((self.key_field, *told, *self.value_fields)))
 
     @cached_property
     def inputs(self) -> tuple[tuple[tuple[Expr | None, Expr | None], tuple[Partial, ...]], ...]:

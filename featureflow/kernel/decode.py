@@ -39,6 +39,7 @@ from featureflow.kernel.field import (
     too_long,
     value_of,
 )
+from featureflow.kernel.record import Records, given, plainer
 
 NESTING = 256                          # levels of lists and objects in one record; a decoder recurses
 FLAT_BYTES = 2 * NESTING               # a record this short cannot nest deeper
@@ -67,10 +68,11 @@ class Decoded:
 
 class Decoder:
     """Decodes the records of one source. ``columns``: the fields wanted as columns, all of them by default; every field
-    of every record is checked whichever are wanted."""
+    of every record is checked whichever are wanted. ``records`` reads them where they are not JSON."""
 
-    def __init__(self, source: Source, columns: Sequence[str] | None = None) -> None:
+    def __init__(self, source: Source, columns: Sequence[str] | None = None, records: Records | None = None) -> None:
         self.source = source
+        self._records = records
         wanted = set(source.by_name if columns is None else columns)
         gets = {field.name: attrgetter(f"f{i}") for i, field in enumerate(source.fields)}
         self._columns = [(f, gets[f.name]) for f in source.fields if f.name in wanted and f.type != "datetime"]
@@ -98,7 +100,8 @@ class Decoder:
         timestamps_us: NDArray[np.int64] | None = None,
         append_time: bool = True,
     ) -> Decoded:
-        """Events of the values that are, and a refusal for each that is not. Never raises for a value's sake.
+        """Events of the values that are, and a refusal for each that is not. Never raises for a value's sake; UnavailableError where
+        what reads the records cannot be asked now.
 
         ``keys`` are the records' keys in the log; None where there are none yet (an event that is being posted). Offsets default to
         the places, timestamps to the event times.
@@ -129,6 +132,8 @@ class Decoder:
 
     def _rows(self, values: Sequence[bytes | None]) -> tuple[list[Any], list[Refusal]]:
         """One struct per value, None for a refused one."""
+        if self._records is not None:
+            return self._rows_of(self._records, values)
         refused: list[Refusal] = []
         rows: list[Any]
         longest = max(map(len, filter(None, values)), default=0)
@@ -145,6 +150,41 @@ class Decoder:
                 except Refused as why:
                     rows.append(None)
                     refused.append(Refusal(index, why.reason, why.detail))
+        self._refuse_long(rows, longest, refused)
+        return rows, refused
+
+    def _rows_of(self, records: Records, values: Sequence[bytes | None]) -> tuple[list[Any], list[Refusal]]:
+        """The same of records that are not JSON. Each value is converted, and by exact rules where that fails."""
+        refused: list[Refusal] = []
+        rows: list[Any] = [None] * len(values)
+        readable = [value for value in values if value is not None and len(value) <= limits.RECORD_BYTES]
+        found = iter(records.read(readable))
+        longest = 0
+        for index, value in enumerate(values):
+            try:
+                if value is None:
+                    raise Refused("tombstone", "the record has no value")
+                if len(value) > limits.RECORD_BYTES:
+                    raise Refused("oversized", too_large(value))
+                record = next(found)
+                if isinstance(record, Refused):
+                    raise record
+                longest = max(longest, len(value))
+                rows[index] = self._row_of(record)
+            except Refused as why:
+                refused.append(Refusal(index, why.reason, why.detail))
+        self._refuse_long(rows, longest, refused)
+        return rows, refused
+
+    def _row_of(self, record: Mapping[str, Any]) -> Any:
+        record = {name: plainer(value) for name, value in record.items()}
+        try:
+            return msgspec.convert(record, self._struct)
+        except ValueError:
+            return self._struct(**{f"f{i}": given(f, record) for i, f in enumerate(self.source.fields)})
+
+    def _refuse_long(self, rows: list[Any], longest: int, refused: list[Refusal]) -> None:
+        """Refuse rows with a string of more bytes than its bound; ``longest``: the bytes of the longest record."""
         for field, get in self._strings:
             if longest > bound(field):                          # escapes only lengthen: a string is no longer than its record
                 for index, row in enumerate(rows):
@@ -152,13 +192,12 @@ class Decoder:
                     if text is not None and len(text) > bound(field) // 4 and len(text.encode()) > bound(field):
                         refused.append(Refusal(index, "oversized", too_long(field, text)))
                         rows[index] = None
-        return rows, refused
 
     def _row(self, value: bytes | None) -> Any:
         if value is None:
             raise Refused("tombstone", "the record has no value")
         if len(value) > limits.RECORD_BYTES:
-            raise Refused("oversized", f"the record is {len(value)} bytes; at most {limits.RECORD_BYTES} are read")
+            raise Refused("oversized", too_large(value))
         if not _plain(value) and _depth(value) > NESTING:
             raise Refused("undecodable", f"lists and objects are nested deeper than {NESTING}")
         try:
@@ -245,6 +284,10 @@ def encode(source: Source, values: Mapping[str, Any]) -> bytes:
 def key_of(source: Source, values: Mapping[str, Any]) -> bytes | None:
     """The record key that the source promises for this event, or None where it promises none."""
     return None if source.keyed_by is None else str(values[source.keyed_by]).encode()
+
+
+def too_large(value: bytes) -> str:
+    return f"the record is {len(value)} bytes; at most {limits.RECORD_BYTES} are read"
 
 
 def _plain(value: bytes) -> bool:

@@ -19,11 +19,11 @@ from featureflow.define.spec import Field
 
 Reason = Literal[
     "undecodable", "missing_field", "wrong_type", "wrong_length", "unknown_category", "oversized", "out_of_range", "bad_key",
-    "null_key", "tombstone",
+    "null_key", "tombstone", "unknown_schema",
 ]
 """Why a record is not an event.
 
-undecodable    not one JSON object in UTF-8
+undecodable    not one JSON object in UTF-8; of another format: cut off, or not what its schema says
 missing_field  a field that is not nullable is absent
 wrong_type     null where it may not be, or another JSON type than the field's; a time without a zone
 wrong_length   a vector of another size than the field's
@@ -33,6 +33,7 @@ out_of_range   NaN, infinite, or too large to be computed with exactly
 bad_key        an empty id, or a record key other than the field that the source promises
 null_key       an id that is null
 tombstone      the record has no value
+unknown_schema the registry has no schema of the record's id, or one by which records cannot be read
 """
 
 _INTEGER = Annotated[int, Meta(ge=-limits.INTEGER_ABS, le=limits.INTEGER_ABS)]

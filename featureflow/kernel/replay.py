@@ -17,6 +17,7 @@ from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Source
 from featureflow.kernel.accept import counted, judge
 from featureflow.kernel.columns import START, Layout, Rows
+from featureflow.kernel.dedupe import Ids
 from featureflow.kernel.events import Events
 from featureflow.kernel.expression import is_null
 from featureflow.kernel.finalize import Values, ViewKernel
@@ -30,10 +31,13 @@ Int = NDArray[np.int64]
 
 
 def counting(layout: Layout, events: Events, source: Source, max_time_us: int = NO_TIME_US) -> Events:
-    """The events of one partition that count for a view: accepted, not late, with an entity id, of strings that it can keep."""
+    """The events of one partition that count for a view: ``accept.counted``, with an entity id, and no duplicates."""
     verdict = judge(events, max_time_us, source)
-    keys = events.columns[layout.key_field]
-    return events.take(np.flatnonzero(counted(layout, events, verdict, ~is_null(keys))))
+    counts = counted(layout, events, verdict, ~is_null(events.columns[layout.key_field]))
+    if source.dedupe is not None:
+        duplicate, _ = Ids(source).judge(events, layout.key_field, counts, verdict.running_max_us)
+        counts &= ~duplicate
+    return events.take(np.flatnonzero(counts))
 
 
 def recompute(

@@ -50,7 +50,15 @@ class Posted:
 
     def records(self, raw: bytes, trace: str) -> list[Record] | Refused:
         """One record per event, in order, with the key that the source promises. Raises RequestError for a body that is no list of them."""
-        source, values = self.source, _values(raw)
+        source = self.source
+        if source.format != "json":
+            raise RequestError(
+                "Not posted",
+                f"the records of {source.name} are in {source.format}; write them to topic {source.topic} with a Kafka client and "
+                "its serializer for your schema registry",
+                status=422,
+            )
+        values = _values(raw)
         decoded = self._decoder.decode(values)
         if decoded.refused:
             return Refused(decoded.refused, len(values))

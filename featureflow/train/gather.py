@@ -14,6 +14,7 @@ from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Source
 from featureflow.kernel.accept import counted, judge
 from featureflow.kernel.columns import Layout
+from featureflow.kernel.dedupe import Ids
 from featureflow.kernel.events import Events
 from featureflow.kernel.tile import LIFETIME_US, floor, window_start
 from featureflow.store.history.protocol import HistoryStore
@@ -90,6 +91,7 @@ def gather(
     names = tuple(dict.fromkeys((*columns, *(field for want in wanted for field in want.layout.fields))))
     kept: list[list[tuple[Int, Int, Events]]] = [[] for _ in wanted]
     max_time_us = NO_TIME_US
+    ids = None if source.dedupe is None else [Ids(source) for _ in wanted]
     pages = history.scan(
         source, partition=partition, columns=names, from_offset=from_offset, to_offset=to_offset, page_rows=PAGE_ROWS
     )
@@ -99,12 +101,17 @@ def gather(
         max_time_us = verdict.max_time_us(max_time_us)
         visible = seen(events)
         codes: dict[tuple[int, str], Int] = {}
-        for want, parts in zip(wanted, kept, strict=True):
+        for number, (want, parts) in enumerate(zip(wanted, kept, strict=True)):
             key = (id(want.entities), want.layout.key_field)
             if key not in codes:
                 codes[key] = want.entities.find(events.columns[want.layout.key_field])
-            known = (codes[key] != NOBODY) & (events.times_us >= want.first_us) & (events.times_us < want.end_us)
-            counts = counted(want.layout, events, verdict, known)
+            asked = codes[key] != NOBODY
+            near = (events.times_us >= want.first_us) & (events.times_us < want.end_us)
+            counts = counted(want.layout, events, verdict, asked & near if ids is None else asked)
+            if ids is not None:                                # of all, and then those near: what one is a copy of may be older
+                duplicate, _ = ids[number].judge(events, want.layout.key_field, counts, verdict.running_max_us)
+                ids[number].prune(max_time_us)
+                counts &= near & ~duplicate
             index = np.flatnonzero(counts)
             narrow = Events(
                 partition, events.offsets, events.times_us, events.timestamps_us,
