@@ -5,8 +5,6 @@ from featureflow import Entity, Event, Field, Model, Request, View, count, key, 
 
 from featureflow.define.aggregation import (
     count,
-    last,
-    last_n,
     max,
     mean,
     min,
@@ -20,6 +18,7 @@ from featureflow.define.entity import Entity
 from featureflow.define.event import Event
 from featureflow.define.expression import abs, is_null, log1p, maximum, minimum
 from featureflow.define.field import Field, key
+from featureflow.define.kept import first, last, last_n, max_by, min_by
 from featureflow.define.model import Model
 from featureflow.define.request import Request
 from featureflow.define.vector import Vector
@@ -36,6 +35,7 @@ __all__ = [
     "View",
     "abs",
     "count",
+    "first",
     "hopping",
     "is_null",
     "key",
@@ -44,9 +44,11 @@ __all__ = [
     "lifetime",
     "log1p",
     "max",
+    "max_by",
     "maximum",
     "mean",
     "min",
+    "min_by",
     "minimum",
     "rate",
     "session",

@@ -355,5 +355,6 @@ def _ids(view: View) -> Sequence[str | int]:
     return RIDERS if view.entity == "rider" else ZONES
 
 
-def _bytes(values: Values) -> tuple[bytes, bytes, bytes]:
-    return values.values.tobytes(), values.statuses.tobytes(), values.event_times_us.tobytes()
+def _bytes(values: Values) -> tuple[object, ...]:
+    texts = {place: strings.tolist() for place, strings in values.texts.items()}
+    return values.values.tobytes(), values.statuses.tobytes(), values.event_times_us.tobytes(), texts

@@ -1,19 +1,18 @@
-"""Aggregations, ``count`` to ``last_n``, as they stand in a View's body."""
+"""Aggregations of numbers and of events themselves, as they stand in a View's body."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
-from featureflow import limits
 from featureflow.define import spec
 from featureflow.define.event import Event
 from featureflow.define.expression import Expr, Number, Owner, Truth, Windowless
 from featureflow.define.name import a, listed, nearest, shown, snake
 from featureflow.define.place import Place, here, wrong
-from featureflow.define.window import Window, duration, lifetime, same_length, windows, written
+from featureflow.define.window import Window, duration, same_length, windows, written
 
 
 class Aggregation(Windowless):
@@ -21,11 +20,12 @@ class Aggregation(Windowless):
 
     def __init__(
         self, op: str, event: type[Event], value: spec.Expr | None, where: spec.Expr | None,
-        over: tuple[Window, ...], default: float | None, size: int = 1, *, per_us: int = 0,
+        over: tuple[Window, ...], default: float | str | None, size: int = 1, *, per_us: int = 0, width: int = 0,
+        by: spec.Expr | None = None, entry: tuple[spec.Payload, ...] = (),
     ) -> None:  # fmt: skip
         self.op, self.event, self.value, self.where = op, event, value, where
         self.windows, self.default, self.size = over, default, size
-        self.per_us = per_us
+        self.per_us, self.width, self.by, self.entry = per_us, width, by, entry
         self.name = ""
         self.view: type | None = None
         self.place = here()
@@ -48,11 +48,15 @@ class Aggregation(Windowless):
     def definition(self) -> spec.Aggregation:
         return spec.Aggregation(
             name=self.name, op=self.op, source=self.event._definition.name, value=self.value, where=self.where,
-            windows=self.windows, bare=isinstance(self, LastN), size=self.size, default=self.default,
-            per_us=self.per_us,
+            windows=self.windows, bare=not isinstance(self, OfWindows), size=self.size, default=self.default,
+            per_us=self.per_us, width=self.width, by=self.by, entry=self.entry,
         )  # fmt: skip
 
-    def column(self, window: Window, text: str) -> Expr[float]:
+    def definitions(self) -> tuple[spec.Aggregation, ...]:
+        """What it means; one that keeps several fields is one for each."""
+        return (self.definition(),)
+
+    def column(self, window: Window, text: str) -> Expr[Any]:
         """The feature of that window, as a column."""
         if self.view is None:
             raise wrong(
@@ -60,14 +64,13 @@ class Aggregation(Windowless):
                 write=f"a derived feature, in the body of the Model: View.name[{written(window)}]",
             )
         name = f"{snake(self.view.__name__)}:{self.definition().feature_name(window)}"
-        return Expr(spec.Column(name), "float", frozenset({Owner(self.view, "feature")}), text)
+        return Expr(spec.Column(name), "str" if self.width else "float", frozenset({Owner(self.view, "feature")}), text)
 
 
-class Windowed(Aggregation):
-    """An aggregation with windows: ``CarrierNow.delay["1h"]`` is one feature."""
+class OfWindows(Aggregation):
+    """An aggregation with windows."""
 
-    def __getitem__(self, window: str | Window) -> Expr[float]:
-        """The feature of one of the windows. Raises DefinitionError for a window that ``over=`` does not name."""
+    def _feature(self, window: str | Window) -> Expr[Any]:
         for known in self.windows:
             if window in (known, msgspec.structs.replace(known, exact=False)) or (known.kind == "sliding" and window == known.text):
                 return self.column(known, f"{self.text}[{written(known)}]")
@@ -93,20 +96,20 @@ class Windowed(Aggregation):
         )
 
 
-class LastN(Aggregation):
-    """The newest n values, newest first: one model input of n columns."""
+class Windowed(OfWindows):
+    """Numbers: ``CarrierNow.delay["1h"]`` is one feature."""
 
-    def refuse(self, at: Place | None = None) -> NoReturn:
-        raise wrong(
-            f"{self.text} is a sequence of {self.size} values: it can be a model input as a whole, not calculated with",
-            write=f"{self.text} by itself in inputs, or calculate with last(...) or mean(...)",
-            at=at,
-        )
+    def __getitem__(self, window: str | Window) -> Expr[float]:
+        """The feature of one of the windows. Raises DefinitionError for a window that ``over=`` does not name."""
+        return self._feature(window)
 
-    if not TYPE_CHECKING:  # as the operators: to a type checker there is none
 
-        def __getitem__(self, _: object) -> NoReturn:
-            self.refuse()
+class WindowedText(OfWindows):
+    """Strings: ``UserNow.country["1h"]`` is one feature, to compare and not to calculate with."""
+
+    def __getitem__(self, window: str | Window) -> Expr[str]:
+        """The feature of one of the windows. Raises DefinitionError for a window that ``over=`` does not name."""
+        return self._feature(window)
 
 
 def count(
@@ -114,7 +117,7 @@ def count(
 ) -> Windowed:
     """How many events."""
     _check_countable("count", source)
-    return Windowed("count", source, None, _where("count", source, where), windows(over, "count", exact=exact), _default(default))
+    return Windowed("count", source, None, where_of("count", source, where), windows(over, "count", exact=exact), default_number(default))
 
 
 def sum(
@@ -175,7 +178,7 @@ def rate(
                 f"rate() over {written(window)}: such a window has no length to divide by",
                 write=f"rate({source.__name__}, over=(\"1h\",)), or count({source.__name__}, over=({written(window)},))",
             )
-    return Windowed("rate", source, None, _where("rate", source, where), declared, _default(default), per_us=us)
+    return Windowed("rate", source, None, where_of("rate", source, where), declared, default_number(default), per_us=us)
 
 
 def time_since_last(
@@ -184,21 +187,7 @@ def time_since_last(
     """Seconds from the newest event up to the instant asked for; undefined where none is in the window."""
     _check_countable("time_since_last", source)
     declared = windows(over, "time_since_last", exact=exact)
-    return Windowed("time_since_last", source, None, _where("time_since_last", source, where), declared, _default(default))
-
-
-def last(
-    value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
-) -> Windowed:
-    """The value of the newest event by event time."""
-    return _windowed("last", value, over, where, default, exact)
-
-
-def last_n(value: Number, n: int, *, where: Truth | None = None, default: float | None = None) -> LastN:
-    """The values of the n newest events by event time, newest first. The View says with ``ttl=`` how long they count."""
-    event, node = _value("last_n", value)
-    _check_size(n, value.text)
-    return LastN("last_n", event, node, _where("last_n", event, where), (lifetime,), _default(default), n)
+    return Windowed("time_since_last", source, None, where_of("time_since_last", source, where), declared, default_number(default))
 
 
 def _check_countable(op: str, source: object) -> None:
@@ -213,17 +202,13 @@ def _check_countable(op: str, source: object) -> None:
     raise wrong(f"{op}({shown(source)}) names no event class", write=f"{op}(Departure, ...)")
 
 
-def _check_size(n: object, text: str) -> None:
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= limits.LAST_N:
-        raise wrong(f"last_n({text}, {n!r}): n is a whole number from 1 to {limits.LAST_N}", write=f"last_n({text}, 8)")
-
-
 def _windowed(op: str, value: Number, over: object, where: Truth | None, default: float | None, exact: bool) -> Windowed:
     event, node = _value(op, value)
-    return Windowed(op, event, node, _where(op, event, where), windows(over, op, exact=exact), _default(default))
+    return Windowed(op, event, node, where_of(op, event, where), windows(over, op, exact=exact), default_number(default))
 
 
-def _value(op: str, value: object) -> tuple[type[Event], spec.Expr]:
+def event_of(op: str, value: object) -> type[Event]:
+    """The event that is aggregated. Raises DefinitionError for anything but an expression over its fields."""
     if isinstance(value, type) and issubclass(value, Event):
         raise wrong(
             f"{op}({value.__name__}) names an event, not one of its fields",
@@ -232,7 +217,12 @@ def _value(op: str, value: object) -> tuple[type[Event], spec.Expr]:
     if not isinstance(value, Expr):
         found = value.text if isinstance(value, Aggregation) else shown(value)
         raise wrong(f"{op}({found}) does not aggregate a field of an event", write=f"{op}(Departure.delay_min, ...)")
-    event = _event(value, f"{op}({value.text})")
+    return owner_of(value, f"{op}({value.text})")
+
+
+def _value(op: str, value: object) -> tuple[type[Event], spec.Expr]:
+    event = event_of(op, value)
+    assert isinstance(value, Expr)
     if value.type not in ("int", "float"):
         raise wrong(
             f"{op}({value.text}): {value.text} is {a(value.type)}, and {op} is of numbers",
@@ -243,7 +233,7 @@ def _value(op: str, value: object) -> tuple[type[Event], spec.Expr]:
     return event, value.node
 
 
-def _where(op: str, event: type[Event], where: object) -> spec.Expr | None:
+def where_of(op: str, event: type[Event], where: object) -> spec.Expr | None:
     if where is None:
         return None
     if not isinstance(where, Expr) or where.type != "bool":
@@ -253,7 +243,7 @@ def _where(op: str, event: type[Event], where: object) -> spec.Expr | None:
             f"where= of {op}() is {found}, not a condition",
             write=f'where={name} == "..."' if isinstance(where, Expr) and where.type == "str" else f"where={name} > 0",
         )
-    if _event(where, f"where={where.text}") is not event:
+    if owner_of(where, f"where={where.text}") is not event:
         (owner,) = where.owners
         raise wrong(
             f"{op}() aggregates {event.__name__}, but its where= looks at {owner.cls.__name__}: {where.text}",
@@ -262,7 +252,7 @@ def _where(op: str, event: type[Event], where: object) -> spec.Expr | None:
     return where.node
 
 
-def _event(expr: Expr[Any], text: str) -> type[Event]:
+def owner_of(expr: Expr[Any], text: str) -> type[Event]:
     if not expr.owners:
         raise wrong(f"{text} reads no field", write="an expression over a field: Departure.delay_min")
     owner = next(iter(expr.owners))
@@ -279,7 +269,7 @@ def _a_number(event: type[Event]) -> str:
     return next((field.name for field in event._definition.fields if field.type in ("int", "float")), "a_number")
 
 
-def _default(default: object) -> float | None:
+def default_number(default: object) -> float | None:
     if default is None:
         return None
     if isinstance(default, bool) or not isinstance(default, int | float) or not math.isfinite(default):

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from featureflow.define import spec
-from featureflow.define.aggregation import Aggregation, LastN
+from featureflow.define.aggregation import Aggregation
 from featureflow.define.expression import Expr, Number, Windowless
+from featureflow.define.kept import LastN
 from featureflow.define.name import a, check_attribute_name, check_class_name, shown
 from featureflow.define.place import Place, here, wrong
 from featureflow.define.window import duration, lifetime

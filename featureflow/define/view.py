@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final
 
 from featureflow import limits
 from featureflow.define import spec
-from featureflow.define.aggregation import Aggregation, Windowed
+from featureflow.define.aggregation import Aggregation, OfWindows
 from featureflow.define.entity import Entity, is_entity
 from featureflow.define.event import Event
 from featureflow.define.expression import Expr
@@ -78,7 +78,7 @@ class View:
             entity=of._definition.name,
             join_key=next(iter(roles.values()), of._definition.name),
             keys=keys,
-            aggregations=tuple(aggregation.definition() for aggregation in cls._aggregations.values()),
+            aggregations=tuple(one for aggregation in cls._aggregations.values() for one in aggregation.definitions()),
             ttl_us=_ttl(cls, ttl, at),
         )
         _check_features(cls, at)
@@ -173,7 +173,7 @@ def _ttl(cls: type[View], ttl: object, at: Place) -> int | None:
             )
         return None
     if ttl is UNSET:
-        what = "has a lifetime window" if isinstance(lasting[0], Windowed) else "is a last_n"
+        what = "has a lifetime window" if isinstance(lasting[0], OfWindows) else "is a last_n"
         raise wrong(
             f"{lasting[0].text} {what}, so {cls.__name__} must say how long after its event a value counts",
             write=f'class {cls.__name__}(View, of={cls._of.__name__}, ttl="30d"); ttl=None is for ever',
@@ -189,8 +189,9 @@ def _ttl(cls: type[View], ttl: object, at: Place) -> int | None:
 
 def _check_features(cls: type[View], at: Place) -> None:
     names: dict[str, Aggregation] = {}
+    declared = {one.name: aggregation for aggregation in cls._aggregations.values() for one in aggregation.definitions()}
     for feature in cls._definition.features:
-        aggregation = cls._aggregations[feature.aggregation.name]
+        aggregation = declared[feature.aggregation.name]
         if feature.name in names:
             raise wrong(
                 f"{aggregation.text} and {names[feature.name].text} both make the feature {feature.reference}",

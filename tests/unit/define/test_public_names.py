@@ -14,6 +14,7 @@ PUBLIC = """
     View
     abs
     count
+    first
     hopping
     is_null
     key
@@ -22,9 +23,11 @@ PUBLIC = """
     lifetime
     log1p
     max
+    max_by
     maximum
     mean
     min
+    min_by
     minimum
     rate
     session

@@ -12,9 +12,11 @@ from featureflow import (
     View,
     count,
     key,
+    last,
     last_n,
     lifetime,
     log1p,
+    max_by,
     mean,
     minimum,
     tumbling,
@@ -63,6 +65,11 @@ class CarrierNow(View, of=Carrier, ttl="30d"):
     since = count(Departure, where=Departure.left_at >= datetime(2013, 1, 1, tzinfo=UTC), over=("1h",))
     united = count(Departure, where=(Departure.carrier == "UA") & ~Departure.cancelled, over=("1h",))
     last_delays = last_n(Departure.delay_min, 8)
+    airline = last(Departure.carrier, width=2, over=("1h",))
+    slowest = max_by(Departure.carrier, by=Departure.delay_min, over=("1h",), default=0.0)  # wrong: a string's default is a string
+    by_a_string = max_by(Departure.delay_min, by=Departure.carrier, over=("1h",))  # wrong: strings have no order here
+    wide = last(Departure.delay_min, width=2, over=("1h",))  # wrong: a number has no width
+    history = last_n((Departure.delay_min, Departure.carrier), 8)
     windowed_last = last_n(Departure.delay_min, 8, over=("1h",))  # wrong: it has no windows
 
 
@@ -80,12 +87,15 @@ class Late(Model, deadline="20ms", drift=0.03, when_missing="refuse"):
     whole = CarrierNow.flights - 1  # wrong: which window?
     sequence = CarrierNow.last_delays + 1  # wrong: a sequence
     spelled = Ask.airline + 1  # wrong: a string
-    inputs = (fine, CarrierNow.last_delays, Ask.hour, CarrierNow.flights[tumbling("1d")])
+    united = CarrierNow.airline["1h"] == "UA"
+    counted = CarrierNow.airline["1h"] + 1  # wrong: a string
+    ordered = CarrierNow.airline["1h"] > "UA"  # wrong: strings have no order here
+    inputs = (fine, united, CarrierNow.history[Departure.delay_min], CarrierNow.last_delays, Ask.hour, CarrierNow.flights[tumbling("1d")])
     defaults = {fine: 0.0, CarrierNow.last_delays: 0.0}  # noqa: RUF012  # a definition, read once
 
 
 class Unsure(Model, deadline="20ms", drift=0.03, when_missing="shrug"):  # wrong: default or refuse
-    inputs = (Ask.airline,)  # wrong: a string
+    inputs = (Ask.airline, CarrierNow.airline["1h"])  # wrong: strings
 
 
 now = datetime.now(UTC)
