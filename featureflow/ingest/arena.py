@@ -26,7 +26,7 @@ class Arena:
         self.base: Index = np.zeros(64, np.int64)
         self.count: Index = np.zeros(64, np.int64)
         self.capacity: Index = np.zeros(64, np.int64)
-        self._vacant: dict[int, list[int]] = {}     # size -> bases of places left behind
+        self._vacant: dict[int, Stack] = {}         # size -> bases of places left behind
         self._end = 0
 
     @property
@@ -68,9 +68,9 @@ class Arena:
         self.count[slots] = self.capacity[slots] = 0
 
     def _move(self, slots: Index, needed: Index) -> None:
-        sizes = np.maximum(LEAST_ROWS, 1 << np.ceil(np.log2(needed)).astype(np.int64))
+        sizes = np.maximum(LEAST_ROWS, 1 << np.frexp(needed - 1)[1].astype(np.int64))     # the next power of two
         to = np.empty(len(slots), np.int64)
-        for size in np.unique(sizes).tolist():
+        for size in distinct(sizes):
             wanting = np.flatnonzero(sizes == size)
             to[wanting] = self._places(size, len(wanting))
         counts = self.count[slots]
@@ -78,22 +78,49 @@ class Arena:
         self._vacate(self.base[slots], self.capacity[slots])
         self.base[slots], self.capacity[slots] = to, sizes
 
-    def _places(self, size: int, number: int) -> list[int]:
+    def _places(self, size: int, number: int) -> Index:
         """Bases of places of this size: those left behind first, then new ones at the end of the table."""
-        vacant = self._vacant.get(size, [])
-        again = vacant[max(0, len(vacant) - number) :]
-        del vacant[len(vacant) - len(again) :]
+        again = self._vacant[size].pop(number) if size in self._vacant else np.zeros(0, np.int64)
         first, self._end = self._end, self._end + size * (number - len(again))
         if self._end > len(self.table):
             grown = np.empty((max(2 * len(self.table), self._end), self.table.shape[1]), np.int64)
             grown[:first] = self.table[:first]
             self.table = grown
-        return again + list(range(first, self._end, size))
+        return np.concatenate((again, np.arange(first, self._end, size)))
 
     def _vacate(self, bases: Index, sizes: Index) -> None:
-        for base, size in zip(bases.tolist(), sizes.tolist(), strict=True):
-            if size:
-                self._vacant.setdefault(size, []).append(base)
+        for size in distinct(sizes):
+            self._vacant.setdefault(size, Stack()).push(bases[sizes == size])
+
+
+class Stack:
+    """int64 numbers, of which the last to come are the first to go."""
+
+    def __init__(self) -> None:
+        self._numbers: Index = np.zeros(16, np.int64)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def push(self, numbers: Index) -> None:
+        needed = self._count + len(numbers)
+        if needed > len(self._numbers):
+            self._numbers = np.concatenate((self._numbers[: self._count], np.zeros(2 * needed - self._count, np.int64)))
+        self._numbers[self._count : needed] = numbers
+        self._count = needed
+
+    def pop(self, most: int) -> Index:
+        """The last so many, or as many as there are."""
+        first = max(0, self._count - most)
+        out, self._count = self._numbers[first : self._count].copy(), first
+        return out
+
+
+def distinct(sizes: Index) -> list[int]:
+    """The powers of two that are among the sizes, smallest first; a size is one, or 0."""
+    found = int(np.bitwise_or.reduce(sizes)) if len(sizes) else 0
+    return [1 << bit for bit in range(found.bit_length()) if found >> bit & 1]
 
 
 def spans(first: Index, counts: Index) -> Index:

@@ -221,7 +221,7 @@ class Decoder:
 
     def _refuse_keys(self, rows: list[Any], keys: Sequence[bytes | None], refused: list[Refusal]) -> None:
         assert self._key is not None
-        if not refused and list(map(str.encode, map(str, map(self._key, rows)))) == list(keys):
+        if not refused and _equal(list(map(str, map(self._key, rows))), keys):
             return
         for index, (row, key) in enumerate(zip(rows, keys, strict=True)):
             if row is None or str(self._key(row)).encode() == key:
@@ -288,6 +288,15 @@ def key_of(source: Source, values: Mapping[str, Any]) -> bytes | None:
 
 def too_large(value: bytes) -> str:
     return f"the record is {len(value)} bytes; at most {limits.RECORD_BYTES} are read"
+
+
+def _equal(texts: list[str], keys: Sequence[bytes | None]) -> bool:
+    """Whether each text is the key beside it. False, which is looked at again, also where a text has a NUL."""
+    try:
+        joined = b"\0".join(keys)         # type: ignore[arg-type]  # None raises TypeError
+    except TypeError:
+        return False
+    return len(texts) == len(keys) and joined.count(b"\0") == max(0, len(keys) - 1) and "\0".join(texts).encode() == joined
 
 
 def _plain(value: bytes) -> bool:

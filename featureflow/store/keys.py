@@ -11,12 +11,16 @@ one script and one MGET need it. A standalone Redis has the one bucket ``0``.
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*").fullmatch
 
 
 def escape_id(entity_id: str | int) -> str:
     """Percent-escape everything but letters, digits and ``_.-~``: no ``:``, brace, space or control byte is left."""
-    return quote(str(entity_id), safe="")
+    text = str(entity_id)
+    return text if _PLAIN(text) else quote(text, safe="")
 
 
 class Keys:

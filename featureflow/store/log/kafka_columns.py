@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -119,14 +118,12 @@ def decode(batches: Sequence[WholeBatch]) -> Columns:
 
     Raises LogError where a batch is malformed though its checksum holds.
     """
-    places = [_hop(batch) for batch in batches]
     counts = np.array([batch.count for batch in batches])
     shifts = np.cumsum([0, *(len(batch.data) for batch in batches[:-1])]).repeat(counts)
     try:
         return _decode(
             b"".join([batch.data for batch in batches]),
-            np.fromiter(chain.from_iterable(starts for starts, _ in places), np.int64, counts.sum()) + shifts,
-            np.fromiter(chain.from_iterable(ends for _, ends in places), np.int64, counts.sum()) + shifts,
+            np.array([place for batch in batches for place in _hop(batch)], np.int64) + shifts,
             np.array([batch.base_offset for batch in batches]).repeat(counts),
             np.array([b.max_timestamp_ms if b.appended else b.first_timestamp_ms for b in batches]).repeat(counts),
             appended=batches[0].appended,
@@ -135,44 +132,38 @@ def decode(batches: Sequence[WholeBatch]) -> Columns:
         raise LogError(f"the record batches from offset {batches[0].base_offset} on are malformed: {error}") from error
 
 
-def _hop(batch: WholeBatch) -> tuple[list[int], list[int]]:
-    """Where each record begins (after its length) and ends."""
-    data, position, count = batch.data, batch.position, batch.count
-    starts, ends = [0] * count, [0] * count
+def _hop(batch: WholeBatch) -> list[int]:
+    """Where each record begins, with its length: nearly always one byte or two."""
+    data, position, places = batch.data, batch.position, []
     try:
-        for index in range(count):
+        for _ in range(batch.count):
+            places.append(position)
             length = data[position]
-            position += 1
-            if length >= 128:
-                length &= 127
-                shift = 7
-                while True:
-                    more = data[position]
-                    position += 1
-                    length |= (more & 127) << shift
-                    if more < 128:
-                        break
-                    shift += 7
-            starts[index] = position
-            position += length >> 1        # zig-zag; a length is not negative
-            ends[index] = position
-    except IndexError:
+            if length < 128:
+                position += 1 + (length >> 1)                      # zig-zag; a length is not negative
+            elif (more := data[position + 1]) < 128:
+                position += 2 + (((more << 7) + length - 128) >> 1)
+            else:
+                length, position = _varint(data, position)
+                position += max(length, 0)                         # a negative one does not fit its fields either
+    except (IndexError, ValueError):
         position = -1
     if position != len(data):
         raise LogError(f"the record batch at offset {batch.base_offset} is malformed: its records do not fill it")
-    return starts, ends
+    return places
 
 
 def _decode(
     data: bytes,
-    starts: NDArray[np.int64],
-    ends: NDArray[np.int64],
+    places: NDArray[np.int64],
     base_offsets: NDArray[np.int64],
     base_timestamps_ms: NDArray[np.int64],
     *,
     appended: bool,
 ) -> Columns:
     raw = np.frombuffer(data, np.uint8)
+    lengths, starts = _varints(raw, places)
+    ends = starts + lengths
     time_deltas, at = _varints(raw, starts + 1)
     offset_deltas, at = _varints(raw, at)
     key_sizes, key_starts = _varints(raw, at)

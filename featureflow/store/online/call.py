@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from featureflow import limits
 from featureflow.store.keys import Keys
@@ -45,8 +46,14 @@ def arguments(commit: Commit, keys: Keys) -> tuple[list[bytes], list[bytes]]:
 
 
 def evalsha(sha: str, names: Sequence[bytes], values: Sequence[bytes]) -> bytes:
-    """The call of a loaded script as it goes over the wire. One formatting of all of it: a commit has an argument per event."""
+    """The call of a loaded script as it goes over the wire. One join of all of it: a commit has a key per event."""
     parts = [b"EVALSHA", sha.encode(), b"%d" % len(names), *names, *values]
-    pairs: list[object] = [None] * (2 * len(parts))
-    pairs[::2], pairs[1::2] = map(len, parts), parts
-    return b"*%d\r\n" % len(parts) + b"$%d\r\n%b\r\n" * len(parts) % tuple(pairs)
+    pieces = [b""] * (2 * len(parts))
+    pieces[::2], pieces[1::2] = map(_before, map(len, parts)), parts
+    return b"*%d%b\r\n" % (len(parts), b"".join(pieces))
+
+
+@lru_cache(4_096)
+def _before(size: int) -> bytes:
+    """What stands between the end of one argument and the next one, of that size."""
+    return b"\r\n$%d\r\n" % size

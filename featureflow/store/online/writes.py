@@ -128,6 +128,11 @@ class Writes:
         self, expected: NDArray[np.int64], numbers: NDArray[np.int64], patches: NDArray[np.bool_],
         positions: NDArray[np.uint32], sizes: NDArray[np.int64],
     ) -> None:  # fmt: skip
+        if len(positions) == len(expected):                        # one patch each
+            wrong = np.flatnonzero(patches & ((positions > expected) | (sizes == 0)))
+            if len(wrong):
+                raise ValueError(self._hole(int(wrong[0]), int(positions[wrong[0]]), int(expected[wrong[0]])))
+            return
         # How far a key reaches before each of its patches is a running maximum; lifting each key above the one before it keeps
         # the maxima of different keys apart.
         key = np.repeat(np.arange(len(numbers)), numbers)
@@ -138,8 +143,10 @@ class Writes:
         wrong = np.flatnonzero(patches & ((positions + lift > reach) | (sizes == 0)))
         if len(wrong):
             first = wrong[0]
-            held = int(expected[key[first]])
-            raise ValueError(f"a patch at {positions[first]} leaves a hole in {self.keys[key[first]]!r} of {held} bytes")
+            raise ValueError(self._hole(int(key[first]), int(positions[first]), int(expected[key[first]])))
+
+    def _hole(self, index: int, position: int, held: int) -> str:
+        return f"a patch at {position} leaves a hole in {self.keys[index]!r} of {held} bytes"
 
 
 def too_many(key: bytes, patches: int) -> str:

@@ -16,6 +16,7 @@ local call = redis.call
 local sub = string.sub
 local unpack = struct.unpack
 local WHOLE = 65535
+local AT_ONCE = 4000                       -- numbers that one unpack puts on Lua's stack
 local token, to, max_time, complete = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local A, W, kept = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 
@@ -53,14 +54,36 @@ for i = 1, A do
 end
 
 local heads, headers, places, data = ARGV[8 + A], ARGV[9 + A], ARGV[10 + A], ARGV[11 + A]
-local counts, ttls, renews = {}, {}, {}    -- of each state key
-local positions, firsts, lasts = {}, {}, {} -- of each patch: where it goes, its first and last byte in data
+
+-- All numbers of a column, in one table: a call of unpack for each of them costs more than what is done with it.
+local function numbers(format, fields, count, text)
+  local most = math.floor(AT_ONCE / fields)
+  if count <= most then
+    return {unpack('<' .. string.rep(format, count), text)}
+  end
+  local all, at = {}, 1
+  while count > 0 do
+    local n = math.min(count, most)
+    local some = {unpack('<' .. string.rep(format, n), text, at)}
+    for i = 1, n * fields do
+      all[#all + 1] = some[i]
+    end
+    at, count = some[n * fields + 1], count - n
+  end
+  return all
+end
+
+local P = #places / 8
+if #heads ~= 24 * W or P ~= math.floor(P) then
+  return redis.error_reply('ERR commit: ' .. #heads .. ' bytes of heads for ' .. W .. ' keys, ' .. #places .. ' bytes of places')
+end
+local head = numbers('I4I2I2I8I8', 5, W, heads)  -- of key w from 5 w - 4 on: expected, header bytes, patches, ttl, renew
+local place = numbers('I4I4', 2, P, places)      -- of patch p from 2 p - 1 on: position, bytes
 local expired = {'expired', 'rows were expected, their TTL has passed'}
-local head, header, place, at, P = 1, 1, 1, 1, 0
+local header, at, p = 1, 1, 1
 for w = 1, W do
-  local key = KEYS[2 * A + w]
-  local expected, header_bytes, n, ttl, renew
-  expected, header_bytes, n, ttl, renew, head = unpack('<I4I2I2I8I8', heads, head)
+  local key, h = KEYS[2 * A + w], 5 * w - 4
+  local expected, header_bytes, n = head[h], head[h + 1], head[h + 2]
   local length = call('STRLEN', key)
   if length ~= expected then
     if length > 0 then
@@ -71,27 +94,25 @@ for w = 1, W do
     return {'mismatch', key .. ' has another header', w - 1}
   end
   header = header + header_bytes
-  local grown = expected
-  for _ = 1, n == WHOLE and 1 or n do
-    local position, bytes
-    position, bytes, place = unpack('<I4I4', places, place)
-    if n ~= WHOLE then
-      if position > grown or bytes == 0 then
+  if n == WHOLE then
+    at, p = at + (place[p + 1] or 0), p + 2
+  else
+    local grown = expected
+    for _ = 1, n do
+      local position, bytes = place[p], place[p + 1]
+      if p > 2 * P or position > grown or bytes == 0 then
         return redis.error_reply('ERR commit: a patch leaves a hole in ' .. key)
       end
       if position + bytes > grown then
         grown = position + bytes
       end
+      at, p = at + bytes, p + 2
     end
-    P = P + 1
-    positions[P], firsts[P], lasts[P] = position, at, at + bytes - 1
-    at = at + bytes
   end
-  counts[w], ttls[w], renews[w] = n, ttl, renew
 end
-if head ~= #heads + 1 or header ~= #headers + 1 or place ~= #places + 1 or at ~= #data + 1 then
-  return redis.error_reply('ERR commit: ' .. #heads .. ', ' .. #headers .. ', ' .. #places .. ', ' .. #data .. ' bytes of writes, '
-    .. (head - 1) .. ', ' .. (header - 1) .. ', ' .. (place - 1) .. ', ' .. (at - 1) .. ' understood')
+if header ~= #headers + 1 or p ~= 2 * P + 1 or at ~= #data + 1 then
+  return redis.error_reply('ERR commit: ' .. #headers .. ', ' .. #places .. ', ' .. #data .. ' bytes of writes, '
+    .. (header - 1) .. ', ' .. (4 * p - 4) .. ', ' .. (at - 1) .. ' understood')
 end
 if #expired > 2 then
   return expired
@@ -105,13 +126,16 @@ end
 -- (3) write state
 local now = call('TIME')
 local ms = now[1] * 1000 + math.floor(now[2] / 1000)
-local p = 0
+at, p = 1, 1
 for w = 1, W do
-  local key, ttl, n = KEYS[2 * A + w], ttls[w], counts[w]
+  local key, h = KEYS[2 * A + w], 5 * w - 4
+  local n, ttl = head[h + 2], head[h + 3]
   if n == WHOLE then
-    p = p + 1
-    local value = sub(data, firsts[p], lasts[p])
-    if #value == 0 then
+    local bytes = place[p + 1]
+    p = p + 2
+    local value = sub(data, at, at + bytes - 1)
+    at = at + bytes
+    if bytes == 0 then
       call('UNLINK', key)
     elseif ttl > 0 then
       call('SET', key, value, 'PX', ttl)
@@ -120,10 +144,11 @@ for w = 1, W do
     end
   else
     for _ = 1, n do
-      p = p + 1
-      call('SETRANGE', key, positions[p], sub(data, firsts[p], lasts[p]))
+      local bytes = place[p + 1]
+      call('SETRANGE', key, place[p], sub(data, at, at + bytes - 1))
+      at, p = at + bytes, p + 2
     end
-    if ttl > 0 and ms >= renews[w] then
+    if ttl > 0 and ms >= head[h + 4] then
       call('PEXPIRE', key, ttl)
     end
   end
