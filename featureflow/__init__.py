@@ -14,6 +14,7 @@ from featureflow.define.aggregation import (
     time_since_last,
     variance,
 )
+from featureflow.define.decayed import decayed_count, decayed_mean, decayed_sum
 from featureflow.define.entity import Entity
 from featureflow.define.event import Event
 from featureflow.define.expression import abs, is_null, log1p, maximum, minimum
@@ -35,6 +36,9 @@ __all__ = [
     "View",
     "abs",
     "count",
+    "decayed_count",
+    "decayed_mean",
+    "decayed_sum",
     "first",
     "hopping",
     "is_null",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -42,6 +43,7 @@ class Answer:
     values: tuple[float | str | None, ...]
     status: str
     event_time_us: int | None
+    error: float = 0.0                     # by how much a value may differ from this one, as documented; 0: to the last bit
 
 
 # -- which records count -----------------------------------------------------------------------------------------------
@@ -275,6 +277,29 @@ def aggregate(aggregation: Aggregation, counted: Sequence[Counted], window: Wind
     raise AssertionError(aggregation.op)
 
 
+def decayed(aggregation: Aggregation, counted: Sequence[tuple[Record, float]], window: Window, q: int) -> tuple[float, float]:
+    """(value, error) of a decayed aggregation at q: to sixty digits, and what the documents allow."""
+    half_life, tile = aggregation.half_life_us, int(tile_of(window))
+    total = weight = size = rounding = Decimal(0)
+    with localcontext() as context:
+        context.prec = 60
+        for record, value in counted:
+            weighs = Decimal(2) ** (Decimal(record.time_us - q) / half_life)
+            total += Decimal(value) * weighs
+            weight += weighs
+            size += abs(Decimal(value)) * weighs
+            closes = int(floor(record.time_us, tile)) + tile
+            rounding += Decimal(2) ** (Decimal(closes - q) / half_life - 57)
+        of_sum, of_count = size / 2**45 + rounding, weight / 2**45 + rounding
+        match aggregation.op:
+            case "decayed_sum":
+                return float(total), float(of_sum)
+            case "decayed_count":
+                return float(weight), float(of_count)
+        mean = total / weight
+        return float(mean), float((of_sum + abs(mean) * of_count) / (weight - of_count) + abs(mean) / 2**52)
+
+
 def answers(
     view: View,
     sources: Mapping[str, Source],
@@ -310,5 +335,9 @@ def answer(view: View, mine: Sequence[Record], q: int) -> list[Answer]:
             status = "x" if counted else "d"
             found.append(Answer((undefined,) * aggregation.size, status, newest))
         else:
+            if aggregation.op.startswith("decayed_"):
+                value, error = decayed(aggregation, counted, window, q)
+                found.append(Answer((value,), "p", newest, error))
+                continue
             found.append(Answer(tuple(aggregate(aggregation, counted, window, q)), "p", newest))
     return found

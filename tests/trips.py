@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -111,6 +112,7 @@ VIEWS = (
         aggregation("mean", "mean", "departure", SESSION, EXACT, HOPPING),
         aggregation("ago", "time_since_last", "arrival", window("6h")),
         aggregation("delays", "sum", "arrival", LONG_SESSION),
+        msgspec.structs.replace(aggregation("fading", "decayed_mean", "departure", window("400m")), half_life_us=10 * MINUTE_US, bare=True),
     ),
     view("aircraft_ever", "aircraft", "aircraft", aggregation("total", "sum", "departure", LIFETIME)),
     view("carrier_last", "carrier", "carrier", aggregation("last", "last", "arrival", window("1h"), window("6h"))),

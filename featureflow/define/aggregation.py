@@ -21,11 +21,11 @@ class Aggregation(Windowless):
     def __init__(
         self, op: str, event: type[Event], value: spec.Expr | None, where: spec.Expr | None,
         over: tuple[Window, ...], default: float | str | None, size: int = 1, *, per_us: int = 0, width: int = 0,
-        by: spec.Expr | None = None, entry: tuple[spec.Payload, ...] = (),
+        by: spec.Expr | None = None, entry: tuple[spec.Payload, ...] = (), half_life_us: int = 0,
     ) -> None:  # fmt: skip
         self.op, self.event, self.value, self.where = op, event, value, where
         self.windows, self.default, self.size = over, default, size
-        self.per_us, self.width, self.by, self.entry = per_us, width, by, entry
+        self.per_us, self.half_life_us, self.width, self.by, self.entry = per_us, half_life_us, width, by, entry
         self.name = ""
         self.view: type | None = None
         self.place = here()
@@ -49,7 +49,7 @@ class Aggregation(Windowless):
         return spec.Aggregation(
             name=self.name, op=self.op, source=self.event._definition.name, value=self.value, where=self.where,
             windows=self.windows, bare=not isinstance(self, OfWindows), size=self.size, default=self.default,
-            per_us=self.per_us, width=self.width, by=self.by, entry=self.entry,
+            per_us=self.per_us, half_life_us=self.half_life_us, width=self.width, by=self.by, entry=self.entry,
         )  # fmt: skip
 
     def definitions(self) -> tuple[spec.Aggregation, ...]:
@@ -116,7 +116,7 @@ def count(
     source: type[Event], *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = 0.0, exact: bool = False
 ) -> Windowed:
     """How many events."""
-    _check_countable("count", source)
+    check_countable("count", source)
     return Windowed("count", source, None, where_of("count", source, where), windows(over, "count", exact=exact), default_number(default))
 
 
@@ -167,7 +167,7 @@ def rate(
     exact: bool = False,
 ) -> Windowed:
     """How many events per unit of time: the count divided by the window's length in units of ``per``."""
-    _check_countable("rate", source)
+    check_countable("rate", source)
     us = duration(per, "per= of rate()", "1s")
     if us == 0:
         raise wrong(f"per={per!r} of rate() is no time at all", write='per="1s"')
@@ -185,12 +185,12 @@ def time_since_last(
     source: type[Event], *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
 ) -> Windowed:
     """Seconds from the newest event up to the instant asked for; undefined where none is in the window."""
-    _check_countable("time_since_last", source)
+    check_countable("time_since_last", source)
     declared = windows(over, "time_since_last", exact=exact)
     return Windowed("time_since_last", source, None, where_of("time_since_last", source, where), declared, default_number(default))
 
 
-def _check_countable(op: str, source: object) -> None:
+def check_countable(op: str, source: object) -> None:
     if isinstance(source, type) and issubclass(source, Event) and source is not Event:
         return
     if isinstance(source, Expr) and len(source.owners) == 1:
@@ -203,7 +203,7 @@ def _check_countable(op: str, source: object) -> None:
 
 
 def _windowed(op: str, value: Number, over: object, where: Truth | None, default: float | None, exact: bool) -> Windowed:
-    event, node = _value(op, value)
+    event, node = value_of(op, value)
     return Windowed(op, event, node, where_of(op, event, where), windows(over, op, exact=exact), default_number(default))
 
 
@@ -220,7 +220,7 @@ def event_of(op: str, value: object) -> type[Event]:
     return owner_of(value, f"{op}({value.text})")
 
 
-def _value(op: str, value: object) -> tuple[type[Event], spec.Expr]:
+def value_of(op: str, value: object) -> tuple[type[Event], spec.Expr]:
     event = event_of(op, value)
     assert isinstance(value, Expr)
     if value.type not in ("int", "float"):

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final
 from featureflow import limits
 from featureflow.define import spec
 from featureflow.define.aggregation import Aggregation, OfWindows
+from featureflow.define.decayed import Decayed
 from featureflow.define.entity import Entity, is_entity
 from featureflow.define.event import Event
 from featureflow.define.expression import Expr
@@ -82,6 +83,9 @@ class View:
             ttl_us=_ttl(cls, ttl, at),
         )
         _check_features(cls, at)
+        for attribute, aggregation in cls._aggregations.items():
+            if isinstance(aggregation, Decayed):
+                setattr(cls, attribute, aggregation.feature())
 
 
 def _aggregations(cls: type[View], at: Place) -> dict[str, Aggregation]:

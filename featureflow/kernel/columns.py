@@ -22,6 +22,7 @@ from featureflow.define.spec import Column, Expr, Source, View, Window, columns_
 from featureflow.kernel.aggregation.table import aggregation
 from featureflow.kernel.partial.base import Merge, Partial
 from featureflow.kernel.partial.basic import Count
+from featureflow.kernel.partial.decayed import Decayed
 from featureflow.kernel.partial.entries import Entries
 from featureflow.kernel.partial.newest import LastN
 from featureflow.kernel.partial.time import Earliest
@@ -93,7 +94,8 @@ class Layout:
     @cached_property
     def apart_us(self) -> int | None:
         """Rows of different tiles of this size are never merged while they are in a window; None: only its beginning cuts them."""
-        return min((tile_for(window) for window in self.windows if window.kind == "session"), default=None)
+        sessions = [tile_for(window) for window in self.windows if window.kind == "session"]
+        return min((*sessions, *(p.tile_us for p in self.partials if isinstance(p, Decayed))), default=None)
 
     @cached_property
     def retention_us(self) -> int:

@@ -114,6 +114,14 @@ def variance(count: Int, sums: Int, squares: Int) -> Float:
     return out * 2.0 ** (-2 * UNIT_BITS)
 
 
+def canonical(limbs: Int) -> Int:
+    """Sums of limbs, in place, in canonical form."""
+    for i in range(len(limbs) - 1):
+        limbs[i + 1] += limbs[i] >> LIMB_BITS
+        limbs[i] &= LIMB_MASK
+    return limbs
+
+
 def integers(limbs: Int) -> list[int]:
     """Canonical limbs (limbs, f) as f Python integers."""
     low = 5 * (len(limbs) - 1)

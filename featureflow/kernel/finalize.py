@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from featureflow.define.spec import Source, View
 from featureflow.errors import StateError
 from featureflow.kernel.columns import FIRST, OLDEST, START, Layout, Table
+from featureflow.kernel.decay import decayed
 from featureflow.kernel.fold import carry
 from featureflow.kernel.partial.base import LOWEST
 from featureflow.kernel.partial.entries import Entries
-from featureflow.kernel.plan import Plan, Session
+from featureflow.kernel.plan import Fading, Plan, Session
 from featureflow.kernel.session import session_begin
 from featureflow.kernel.state import States
 from featureflow.kernel.tile import LIFETIME_START_US
@@ -152,7 +153,8 @@ def _finalize(plan: Plan, states: States, q_us: Int, out: Values) -> None:
     carry(layout, added)
     picked = added.reshape(-1, n)[plan.pick_added]
     largest = maxima.reshape(-1, n)[plan.pick_maxima]
-    scalars = _scalars(plan, picked, largest, q_us)
+    fading = [_fading(one, plan, table, states.entity, bands[one.chain], q_us, n) for one in plan.fading]
+    scalars = _scalars(plan, picked, largest, q_us, fading)
 
     present = picked[:len(plan.features)] > 0  # (features, n)
     event_times = largest[:len(plan.features)]
@@ -221,13 +223,24 @@ def _totals(layout: Layout, table: Table, entity: Int, band: Int, windows: int, 
     return np.ascontiguousarray(nested[0].transpose(2, 0, 1)), np.ascontiguousarray(nested[1].transpose(2, 0, 1))
 
 
-def _scalars(plan: Plan, picked: Table, largest: Table, q_us: Int) -> Float:
+def _fading(one: Fading, plan: Plan, table: Table, entity: Int, band: Int, q_us: Int, n: int) -> Float:
+    """(n,) a decayed number, of the rows that are in its window."""
+    chain, places = plan.chains[one.chain], plan.layout.places(one.partial)
+    inside = np.flatnonzero(band >= chain.stop - chain.start - one.window)
+    limbs = np.stack([table[inside, place] for place in places])
+    how = one.partial
+    return decayed(limbs, table[inside, START], entity[inside], q_us, n, tile_us=how.tile_us, half_life_us=how.half_life_us)
+
+
+def _scalars(plan: Plan, picked: Table, largest: Table, q_us: Int, fading: Sequence[Float]) -> Float:
     """(scalars, n) what is read as it is, then the groups' values."""
     n = picked.shape[1]
     numbers = np.empty((plan.numbers, n))
     for read in plan.reads:
         block = (picked if read.added else largest)[read.rows]
         numbers[read.numbers] = read.partial.read(block.reshape(read.columns, -1, n))
+    for one, number in zip(plan.fading, fading, strict=True):
+        numbers[one.number] = number
     scalars = np.empty((len(plan.columns), n))
     scalars[:len(plan.read)] = numbers[plan.read]
     for group in plan.groups:

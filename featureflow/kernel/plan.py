@@ -15,6 +15,7 @@ from featureflow.kernel.aggregation.entries import Kept
 from featureflow.kernel.aggregation.table import aggregation
 from featureflow.kernel.columns import FIRST, Layout
 from featureflow.kernel.partial.base import Partial
+from featureflow.kernel.partial.decayed import Decayed
 from featureflow.kernel.partial.entries import Entries
 from featureflow.kernel.tile import steps, tile_for
 
@@ -62,6 +63,16 @@ class Taken:
 
 
 @dataclass(frozen=True)
+class Fading:
+    """A number that is not a sum over a window's rows: one of a decayed partial, over a window of a chain."""
+
+    partial: Decayed
+    chain: int
+    window: int                            # in the chain
+    number: int
+
+
+@dataclass(frozen=True)
 class Session:
     """A session window, which is a chain of its own: it begins where the events say."""
 
@@ -89,6 +100,7 @@ class Plan:
     pick_added: Index                      # rows of (added columns x windows): each feature's count first
     pick_maxima: Index                     # rows of (maxima x windows): each feature's t_max first
     reads: tuple[Read, ...]
+    fading: tuple[Fading, ...]
     numbers: int
     read: Index                            # the numbers that are a feature's value as they are
     groups: tuple[Group, ...]
@@ -112,6 +124,7 @@ class _Planner:
         for i, feature in enumerate(features):
             if feature.aggregation.source == layout.source:
                 grouped.setdefault(aggregation(feature.aggregation.op), []).append((i, feature))
+        self.fading: list[Fading] = []
         self.kept = [f for kind, members in grouped.items() if issubclass(kind, Kept) for f in members]
         scalar = {kind: members for kind, members in grouped.items() if not issubclass(kind, Kept)}
         self.grouped = {kind: members for kind, members in scalar.items() if _is_computed(kind)}
@@ -141,6 +154,7 @@ class _Planner:
             features=np.array(self.features, np.intp),
             columns=np.array([self.columns[i] for i, _ in self.scalars], np.intp),
             reads=tuple(reads),
+            fading=tuple(self.fading),
             numbers=len(at),
             read=np.array([at[self._read_of(f)] for _, f in self.read], np.intp),
             groups=tuple(self._groups(at)),
@@ -176,6 +190,12 @@ class _Planner:
         reads: list[Read] = []
         at: dict[tuple[tuple[int, ...], Window], int] = {}
         for partial_type, found in wanted.items():
+            if issubclass(partial_type, Decayed):
+                for key, (partial, feature) in found.items():
+                    assert isinstance(partial, Decayed)
+                    self.fading.append(Fading(partial, *self._place(feature.window), number=len(at)))
+                    at[key] = len(at)
+                continue
             added, rows = self._pick([p for p, _ in found.values()], [f for _, f in found.values()])
             numbers = slice(len(at), len(at) + len(found))
             reads.append(Read(partial_type, added, rows, (rows.stop - rows.start) // len(found), numbers))
@@ -218,10 +238,14 @@ class _Planner:
         found = []
         for (partial, wanted), taken in shared.items():
             assert isinstance(partial, Entries)
-            window = self.windows.index(wanted)
-            chain = next(k for k, chain in enumerate(self.chains) if chain.start <= window < chain.stop)
-            found.append(FromEntries(partial, chain, window - self.chains[chain].start, tuple(taken)))
+            found.append(FromEntries(partial, *self._place(wanted), tuple(taken)))
         return found
+
+    def _place(self, declared: Window) -> tuple[int, int]:
+        """(chain, place in the chain) of a window."""
+        window = self.windows.index(declared)
+        chain = next(k for k, chain in enumerate(self.chains) if chain.start <= window < chain.stop)
+        return chain, window - self.chains[chain].start
 
 
 def _is_computed(kind: type[Aggregation]) -> bool:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from featureflow.errors import DefinitionError
 from featureflow.kernel.aggregation.base import Aggregation
 from featureflow.kernel.aggregation.basic import CountOf, MaxOf, Mean, MinOf, Stddev, SumOf, Variance
+from featureflow.kernel.aggregation.decayed import DecayedCount, DecayedMean, DecayedSum
 from featureflow.kernel.aggregation.entries import FirstOf, Last, MaxByOf, MinByOf
 from featureflow.kernel.aggregation.time import Rate, TimeSinceLast
 
@@ -21,6 +22,9 @@ AGGREGATIONS: Mapping[str, type[Aggregation]] = MappingProxyType({
     "stddev": Stddev,
     "rate": Rate,
     "time_since_last": TimeSinceLast,
+    "decayed_sum": DecayedSum,
+    "decayed_mean": DecayedMean,
+    "decayed_count": DecayedCount,
     "last": Last,
     "last_n": Last,
     "first": FirstOf,

@@ -14,6 +14,9 @@ PUBLIC = """
     View
     abs
     count
+    decayed_count
+    decayed_mean
+    decayed_sum
     first
     hopping
     is_null

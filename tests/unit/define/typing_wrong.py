@@ -11,6 +11,8 @@ from featureflow import (
     Request,
     View,
     count,
+    decayed_sum,
+    hopping,
     key,
     last,
     last_n,
@@ -19,6 +21,9 @@ from featureflow import (
     max_by,
     mean,
     minimum,
+    rate,
+    session,
+    time_since_last,
     tumbling,
 )
 
@@ -70,6 +75,12 @@ class CarrierNow(View, of=Carrier, ttl="30d"):
     by_a_string = max_by(Departure.delay_min, by=Departure.carrier, over=("1h",))  # wrong: strings have no order here
     wide = last(Departure.delay_min, width=2, over=("1h",))  # wrong: a number has no width
     history = last_n((Departure.delay_min, Departure.carrier), 8)
+    no_hop = count(Departure, over=(hopping("10m"),))  # wrong: every= is missing
+    no_gap = count(Departure, over=(session(),))  # wrong: how long a pause ends it?
+    rate_of_a_field = rate(Departure.delay_min, over=("1h",))  # wrong: events are counted
+    since_a_field = time_since_last(Departure.delay_min, over=("1h",))  # wrong: of events
+    decayed_over = decayed_sum(Departure.delay_min, over=("1h",))  # wrong: it has a half-life, no windows
+    fading = decayed_sum(Departure.delay_min, half_life="1h")
     windowed_last = last_n(Departure.delay_min, 8, over=("1h",))  # wrong: it has no windows
 
 
@@ -90,6 +101,8 @@ class Late(Model, deadline="20ms", drift=0.03, when_missing="refuse"):
     united = CarrierNow.airline["1h"] == "UA"
     counted = CarrierNow.airline["1h"] + 1  # wrong: a string
     ordered = CarrierNow.airline["1h"] > "UA"  # wrong: strings have no order here
+    faded = CarrierNow.fading / 2
+    bracketed = CarrierNow.fading["1h"]  # wrong: one feature, no windows
     inputs = (fine, united, CarrierNow.history[Departure.delay_min], CarrierNow.last_delays, Ask.hour, CarrierNow.flights[tumbling("1d")])
     defaults = {fine: 0.0, CarrierNow.last_delays: 0.0}  # noqa: RUF012  # a definition, read once
 

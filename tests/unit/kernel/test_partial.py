@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -42,7 +43,8 @@ every_partial = pytest.mark.parametrize(("kind", "of"), CASES)
 
 
 def layout_of(kind: type[Partial], of: dict[str, Any]) -> Layout:
-    return replace(PLAIN, partials=(kind.of(aggregation("last_n", [sliding(600)], **of)),))
+    declared = msgspec.structs.replace(aggregation("last_n", [sliding(600)], **of), half_life_us=60 * SECOND)
+    return replace(PLAIN, partials=(kind.of(declared),))
 
 
 def events(values: list[float | None], first: int = 0):

@@ -90,6 +90,7 @@ def check_against_oracle(
             for feature, answer in zip(view.features, wanted, strict=True):
                 values = got.features[feature.reference].reshape(len(rows["at"]), -1)[i]
                 equal = tuple(values) == answer.values if feature.is_text else values.tobytes() == np.array(answer.values).tobytes()
+                equal |= answer.error > 0 and abs(values[0] - answer.values[0]) <= answer.error
                 assert equal, (feature.reference, entity, q, values, answer)
                 assert Status(int(got.statuses[feature.reference][i])).letter == answer.status, (feature.reference, entity, q)
                 present += answer.status == "p"
