@@ -29,6 +29,9 @@ _ALSO_CALLED = {
     "std": "stddev",
     "stdev": "stddev",
     "total": "sum",
+    "var": "variance",
+    "ema": "decayed_mean",
+    "ewma": "decayed_mean",
     "latest": "last",
     "isnull": "is_null",
 }

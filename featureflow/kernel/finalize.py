@@ -153,7 +153,7 @@ def _finalize(plan: Plan, states: States, q_us: Int, out: Values) -> None:
     carry(layout, added)
     picked = added.reshape(-1, n)[plan.pick_added]
     largest = maxima.reshape(-1, n)[plan.pick_maxima]
-    fading = [_fading(one, plan, table, states.entity, bands[one.chain], q_us, n) for one in plan.fading]
+    fading = [(one, _fading(one, plan, table, states.entity, bands[one.chain], q_us, n)) for one in plan.fading]
     scalars = _scalars(plan, picked, largest, q_us, fading)
 
     present = picked[:len(plan.features)] > 0  # (features, n)
@@ -232,24 +232,23 @@ def _fading(one: Fading, plan: Plan, table: Table, entity: Int, band: Int, q_us:
     return decayed(limbs, table[inside, START], entity[inside], q_us, n, tile_us=how.tile_us, half_life_us=how.half_life_us)
 
 
-def _scalars(plan: Plan, picked: Table, largest: Table, q_us: Int, fading: Sequence[Float]) -> Float:
+def _scalars(plan: Plan, picked: Table, largest: Table, q_us: Int, fading: Sequence[tuple[Fading, Float]]) -> Float:
     """(scalars, n) what is read as it is, then the groups' values."""
     n = picked.shape[1]
     numbers = np.empty((plan.numbers, n))
     for read in plan.reads:
         block = (picked if read.added else largest)[read.rows]
         numbers[read.numbers] = read.partial.read(block.reshape(read.columns, -1, n))
-    for one, number in zip(plan.fading, fading, strict=True):
-        numbers[one.number] = number
+    for one, values in fading:
+        numbers[one.number] = values
     scalars = np.empty((len(plan.columns), n))
     scalars[:len(plan.read)] = numbers[plan.read]
     for group in plan.groups:
-        given: dict[str, Int | Float] = {"instants": q_us, "constant": group.constants}
-        scalars[group.scalars] = group.kind.finalize(
-            *(numbers[index] for index in group.numbers),
-            *(picked[rows].reshape(columns, -1, n) for rows, columns in group.columns),
-            *(given[what] for what in group.kind.given),
-        )
+        arrays: list[Int | Float] = [numbers[index] for index in group.numbers]
+        arrays += [picked[rows].reshape(columns, -1, n) for rows, columns in group.columns]
+        for what in group.kind.given:
+            arrays.append(q_us if what == "instants" else group.constants)
+        scalars[group.scalars] = group.kind.finalize(*arrays)
     return scalars
 
 
