@@ -22,6 +22,7 @@ from featureflow.define.field import Field, key
 from featureflow.define.kept import first, last, last_n, max_by, min_by
 from featureflow.define.model import Model
 from featureflow.define.request import Request
+from featureflow.define.sequence import diff, len
 from featureflow.define.vector import Vector
 from featureflow.define.view import View
 from featureflow.define.window import hopping, lifetime, session, tumbling
@@ -39,12 +40,14 @@ __all__ = [
     "decayed_count",
     "decayed_mean",
     "decayed_sum",
+    "diff",
     "first",
     "hopping",
     "is_null",
     "key",
     "last",
     "last_n",
+    "len",
     "lifetime",
     "log1p",
     "max",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NoReturn
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NoReturn, overload
 
 import msgspec
 
@@ -12,10 +14,28 @@ from featureflow.define.event import Event
 from featureflow.define.expression import Expr, Number, Owner, Truth, Windowless
 from featureflow.define.name import a, listed, nearest, shown, snake
 from featureflow.define.place import Place, here, wrong
+from featureflow.define.sequence import Numbers, Sequence, Truths, reduce
 from featureflow.define.window import Window, duration, same_length, windows, written
 
 
-class Aggregation(Windowless):
+def reducing(aggregate: Callable[..., Any]) -> Callable[..., Any]:
+    """The aggregation's name is that of the reduction of a sequence too: ``mean(UserNow.last_amounts)`` in a Model's body."""
+
+    @wraps(aggregate)
+    def apply(*args: Any, **named: Any) -> Any:
+        if args and isinstance(args[0], Sequence):
+            if args[1:] or named:
+                raise wrong(
+                    f"{aggregate.__name__}({args[0]!r}, ...) is of a sequence of features, which has no windows and conditions",
+                    write=f"{aggregate.__name__}({args[0]!r})",
+                )
+            return reduce(aggregate.__name__, args[0])
+        return aggregate(*args, **named)
+
+    return apply
+
+
+class Aggregation:
     """One aggregation of one event; its name is the attribute that it is assigned to."""
 
     def __init__(
@@ -61,13 +81,13 @@ class Aggregation(Windowless):
         if self.view is None:
             raise wrong(
                 f"{text} is used in the body of its own View",
-                write=f"a derived feature, in the body of the Model: View.name[{written(window)}]",
+                write=f"a derived feature, in the body of the Model: View.name{f'[{written(window)}]' * isinstance(self, OfWindows)}",
             )
         name = f"{snake(self.view.__name__)}:{self.definition().feature_name(window)}"
         return Expr(spec.Column(name), "str" if self.width else "float", frozenset({Owner(self.view, "feature")}), text)
 
 
-class OfWindows(Aggregation):
+class OfWindows(Aggregation, Windowless):
     """An aggregation with windows."""
 
     def _feature(self, window: str | Window) -> Expr[Any]:
@@ -120,30 +140,58 @@ def count(
     return Windowed("count", source, None, where_of("count", source, where), windows(over, "count", exact=exact), default_number(default))
 
 
+@overload
+def sum(value: Numbers | Truths) -> Expr[float]: ...
+@overload
 def sum(
     value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = 0.0, exact: bool = False
-) -> Windowed:
+) -> Windowed: ...
+@reducing
+def sum(
+    value: Any, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = 0.0, exact: bool = False
+) -> Any:
     """The sum, exact and rounded once."""
     return _windowed("sum", value, over, where, default, exact)
 
 
+@overload
+def mean(value: Numbers | Truths) -> Expr[float]: ...
+@overload
 def mean(
     value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
-) -> Windowed:
+) -> Windowed: ...
+@reducing
+def mean(
+    value: Any, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
+) -> Any:
     """The arithmetic mean; undefined where no event counts, unless ``default`` says otherwise."""
     return _windowed("mean", value, over, where, default, exact)
 
 
+@overload
+def min(value: Numbers | Truths) -> Expr[float]: ...
+@overload
 def min(
     value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
-) -> Windowed:
+) -> Windowed: ...
+@reducing
+def min(
+    value: Any, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
+) -> Any:
     """The smallest value."""
     return _windowed("min", value, over, where, default, exact)
 
 
+@overload
+def max(value: Numbers | Truths) -> Expr[float]: ...
+@overload
 def max(
     value: Number, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
-) -> Windowed:
+) -> Windowed: ...
+@reducing
+def max(
+    value: Any, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
+) -> Any:
     """The largest value."""
     return _windowed("max", value, over, where, default, exact)
 

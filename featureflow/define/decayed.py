@@ -8,12 +8,12 @@ from featureflow import limits
 from featureflow.define import spec
 from featureflow.define.aggregation import Aggregation, check_countable, default_number, value_of, where_of
 from featureflow.define.event import Event
-from featureflow.define.expression import Expr, Number, Truth
+from featureflow.define.expression import Expr, Number, Truth, Windowless
 from featureflow.define.place import Place, wrong
 from featureflow.define.window import SECOND_US, Window, duration
 
 
-class Decayed(Aggregation):
+class Decayed(Aggregation, Windowless):
     """An aggregation that looks back as far as its half-life says: one feature, which the finished View has as a column."""
 
     def feature(self) -> Expr[float]:

@@ -18,6 +18,9 @@ from featureflow.define.name import a, listed, nearest, shown
 from featureflow.define.place import Place, here, wrong
 from featureflow.define.truth import instead
 
+if TYPE_CHECKING:
+    from featureflow.define.sequence import Numbers
+
 T_co = TypeVar("T_co", covariant=True)
 
 SYMBOLS = {
@@ -37,6 +40,8 @@ SYMBOLS = {
     "not": "~",
 }
 _NUMERIC = ("int", "float")
+ARITHMETIC = ("add", "sub", "mul", "div", "neg", "abs", "log1p", "minimum", "maximum")
+COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 
 
 @dataclass(frozen=True)
@@ -68,89 +73,89 @@ class Expr(Generic[T_co]):
     # -- arithmetic
 
     def __add__(self: Number, other: Number | float) -> Expr[float]:
-        return _arithmetic("add", self, other)
+        return arithmetic("add", self, other)
 
     def __radd__(self: Number, other: float) -> Expr[float]:
-        return _arithmetic("add", other, self)
+        return arithmetic("add", other, self)
 
     def __sub__(self: Number, other: Number | float) -> Expr[float]:
-        return _arithmetic("sub", self, other)
+        return arithmetic("sub", self, other)
 
     def __rsub__(self: Number, other: float) -> Expr[float]:
-        return _arithmetic("sub", other, self)
+        return arithmetic("sub", other, self)
 
     def __mul__(self: Number, other: Number | float) -> Expr[float]:
-        return _arithmetic("mul", self, other)
+        return arithmetic("mul", self, other)
 
     def __rmul__(self: Number, other: float) -> Expr[float]:
-        return _arithmetic("mul", other, self)
+        return arithmetic("mul", other, self)
 
     def __truediv__(self: Number, other: Number | float) -> Expr[float]:
-        return _arithmetic("div", self, other)
+        return arithmetic("div", self, other)
 
     def __rtruediv__(self: Number, other: float) -> Expr[float]:
-        return _arithmetic("div", other, self)
+        return arithmetic("div", other, self)
 
     def __neg__(self: Number) -> Expr[float]:
-        return _arithmetic("neg", self)
+        return arithmetic("neg", self)
 
     def __abs__(self: Number) -> Expr[float]:
-        return _arithmetic("abs", self)
+        return arithmetic("abs", self)
 
     # -- comparison
 
     def __eq__(self, other: object) -> Expr[bool]:  # type: ignore[override]  # a column's == is an expression, not an answer
-        return _comparison("eq", self, other)
+        return comparison("eq", self, other)
 
     def __ne__(self, other: object) -> Expr[bool]:  # type: ignore[override]  # as ==
-        return _comparison("ne", self, other)
+        return comparison("ne", self, other)
 
     @overload
     def __lt__(self: Number, other: Number | float) -> Expr[bool]: ...
     @overload
     def __lt__(self: Instant, other: Instant | datetime) -> Expr[bool]: ...
     def __lt__(self, other: object) -> Expr[bool]:
-        return _comparison("lt", self, other)
+        return comparison("lt", self, other)
 
     @overload
     def __le__(self: Number, other: Number | float) -> Expr[bool]: ...
     @overload
     def __le__(self: Instant, other: Instant | datetime) -> Expr[bool]: ...
     def __le__(self, other: object) -> Expr[bool]:
-        return _comparison("le", self, other)
+        return comparison("le", self, other)
 
     @overload
     def __gt__(self: Number, other: Number | float) -> Expr[bool]: ...
     @overload
     def __gt__(self: Instant, other: Instant | datetime) -> Expr[bool]: ...
     def __gt__(self, other: object) -> Expr[bool]:
-        return _comparison("gt", self, other)
+        return comparison("gt", self, other)
 
     @overload
     def __ge__(self: Number, other: Number | float) -> Expr[bool]: ...
     @overload
     def __ge__(self: Instant, other: Instant | datetime) -> Expr[bool]: ...
     def __ge__(self, other: object) -> Expr[bool]:
-        return _comparison("ge", self, other)
+        return comparison("ge", self, other)
 
     # -- logic
 
     def __and__(self: Truth, other: Truth) -> Expr[bool]:
-        return _logic("and", self, other)
+        return logic("and", self, other)
 
     def __or__(self: Truth, other: Truth) -> Expr[bool]:
-        return _logic("or", self, other)
+        return logic("or", self, other)
 
     def __invert__(self: Truth) -> Expr[bool]:
-        return _logic("not", self)
+        return logic("not", self)
 
     if not TYPE_CHECKING:  # reached only by `15 & column`: the sign of forgotten parentheses
 
         def __rand__(self, other: object) -> Expr[bool]:
-            return _logic("and", other, self)
+            return logic("and", other, self)
 
         def __ror__(self, other: object) -> Expr[bool]:
-            return _logic("or", other, self)
+            return logic("or", other, self)
 
     def __bool__(self) -> NoReturn:
         raise wrong(
@@ -169,32 +174,44 @@ Truth: TypeAlias = "Expr[bool | None]"
 # -- functions -----------------------------------------------------------------------------------------------------------
 
 
-def abs(x: Number) -> Expr[float]:
+@overload
+def abs(x: Number) -> Expr[float]: ...
+@overload
+def abs(x: Numbers) -> Numbers: ...
+def abs(x: Any) -> Any:
     """|x|."""
-    return _arithmetic("abs", x)
+    return arithmetic("abs", x)
 
 
-def log1p(x: Number) -> Expr[float]:
+@overload
+def log1p(x: Number) -> Expr[float]: ...
+@overload
+def log1p(x: Numbers) -> Numbers: ...
+def log1p(x: Any) -> Any:
     """The natural logarithm of 1 + x; undefined for x <= -1."""
-    return _arithmetic("log1p", x)
+    return arithmetic("log1p", x)
 
 
 @overload
 def minimum(a: Number, b: Number | float) -> Expr[float]: ...
 @overload
 def minimum(a: float, b: Number) -> Expr[float]: ...
-def minimum(a: Number | float, b: Number | float) -> Expr[float]:
+@overload
+def minimum(a: Numbers, b: Numbers | Number | float) -> Numbers: ...
+def minimum(a: Any, b: Any) -> Any:
     """The smaller of the two; undefined where either is."""
-    return _arithmetic("minimum", a, b)
+    return arithmetic("minimum", a, b)
 
 
 @overload
 def maximum(a: Number, b: Number | float) -> Expr[float]: ...
 @overload
 def maximum(a: float, b: Number) -> Expr[float]: ...
-def maximum(a: Number | float, b: Number | float) -> Expr[float]:
+@overload
+def maximum(a: Numbers, b: Numbers | Number | float) -> Numbers: ...
+def maximum(a: Any, b: Any) -> Any:
     """The larger of the two; undefined where either is."""
-    return _arithmetic("maximum", a, b)
+    return arithmetic("maximum", a, b)
 
 
 def is_null(x: Expr[Any]) -> Expr[bool]:
@@ -205,10 +222,18 @@ def is_null(x: Expr[Any]) -> Expr[bool]:
             f"{column.text} is never null: a comparison with null is false",
             write="is_null(column), on the column itself",
         )
-    return _call("is_null", "bool", column)
+    return call("is_null", "bool", column)
 
 
 # -- checks --------------------------------------------------------------------------------------------------------------
+
+
+class Elementwise(ABC):
+    """A sequence of columns: operators apply to each of them."""
+
+    @abstractmethod
+    def each(self, op: str, *values: object) -> Any:
+        """The operator applied to each of the values, this sequence among them."""
 
 
 class Windowless(ABC):
@@ -238,6 +263,8 @@ def operand(value: object) -> Expr[Any]:
         return value
     if isinstance(value, Windowless):
         value.refuse()
+    if isinstance(value, Elementwise):
+        raise wrong(f"{value!r} is a sequence, which this is not for", write=f"mean({value!r}), or max, min, sum or len of it")
     if isinstance(value, bool):
         return Expr(spec.Literal(value), "bool", frozenset(), repr(value))
     if isinstance(value, int | float):
@@ -273,7 +300,12 @@ def operand(value: object) -> Expr[Any]:
     )
 
 
-def _call(op: str, type: spec.FieldType, *args: Expr[Any]) -> Expr[Any]:
+def _sequence(values: tuple[object, ...]) -> Elementwise | None:
+    return next((value for value in values if isinstance(value, Elementwise)), None)
+
+
+def call(op: str, type: spec.FieldType, *args: Expr[Any]) -> Expr[Any]:
+    """The operator applied. Raises DefinitionError where the expression is too large, or of what is not looked at together."""
     depth, nodes = 1 + max(arg.depth for arg in args), 1 + sum(arg.nodes for arg in args)
     if depth > limits.EXPRESSION_DEPTH or nodes > limits.EXPRESSION_NODES:  # before its text: that grows as fast
         raise wrong(
@@ -295,9 +327,9 @@ def _call(op: str, type: spec.FieldType, *args: Expr[Any]) -> Expr[Any]:
             f"{text} mixes an event's fields ({listed(sorted(events))}) with features or request fields",
             write='features only: aggregate the field in a View first, then use View.name["1h"]',
         )
-    call: Expr[Any] = Expr(spec.Call(op, tuple(arg.node for arg in args)), type, owners, text)
-    call.depth, call.nodes = depth, nodes
-    return call
+    made: Expr[Any] = Expr(spec.Call(op, tuple(arg.node for arg in args)), type, owners, text)
+    made.depth, made.nodes = depth, nodes
+    return made
 
 
 def _text(op: str, args: tuple[Expr[Any], ...]) -> str:
@@ -309,7 +341,11 @@ def _text(op: str, args: tuple[Expr[Any], ...]) -> str:
     return f"{SYMBOLS[op]}{parts[0]}" if len(parts) == 1 else f"{parts[0]} {SYMBOLS[op]} {parts[1]}"
 
 
-def _arithmetic(op: str, *values: object) -> Expr[float]:
+def arithmetic(op: str, *values: object) -> Expr[float]:
+    """The expression; a sequence where one of the values is one. Raises DefinitionError for what is no number."""
+    if (sequence := _sequence(values)) is not None:
+        each: Expr[float] = sequence.each(op, *values)
+        return each
     args = tuple(operand(value) for value in values)
     for arg in args:
         if arg.type not in _NUMERIC:
@@ -322,10 +358,14 @@ def _arithmetic(op: str, *values: object) -> Expr[float]:
                     "vector": "a number of the event, as a field of its own; a vector is aggregated as a whole",
                 }[arg.type],
             )
-    return _call(op, "float", *args)
+    return call(op, "float", *args)
 
 
-def _comparison(op: str, left: object, right: object) -> Expr[bool]:
+def comparison(op: str, left: object, right: object) -> Expr[bool]:
+    """The expression; a sequence where one of the two is one. Raises DefinitionError for what cannot be compared."""
+    if (sequence := _sequence((left, right))) is not None:
+        each: Expr[bool] = sequence.each(op, left, right)
+        return each
     args = (operand(left), operand(right))
     kinds = {"number" if arg.type in _NUMERIC else arg.type for arg in args}
     if "vector" in kinds:
@@ -341,7 +381,7 @@ def _comparison(op: str, left: object, right: object) -> Expr[bool]:
     _check_categories(op, args)
     if op not in ("eq", "ne") and kinds & {"str", "bool"}:
         raise wrong(f"{_text(op, args)}: {a(args[0].type)} has no order here", write="== or !=")
-    return _call(op, "bool", *args)
+    return call(op, "bool", *args)
 
 
 def _check_categories(op: str, args: tuple[Expr[Any], ...]) -> None:
@@ -357,7 +397,11 @@ def _check_categories(op: str, args: tuple[Expr[Any], ...]) -> None:
         )
 
 
-def _logic(op: str, *values: object) -> Expr[bool]:
+def logic(op: str, *values: object) -> Expr[bool]:
+    """The expression; a sequence where one of the values is one. Raises DefinitionError for what is neither true nor false."""
+    if (sequence := _sequence(values)) is not None:
+        each: Expr[bool] = sequence.each(op, *values)
+        return each
     args = tuple(operand(value) for value in values)
     for arg in args:
         if arg.type != "bool":
@@ -367,4 +411,4 @@ def _logic(op: str, *values: object) -> Expr[bool]:
                 if op != "not"
                 else "~(a > 1), with the parentheses",
             )
-    return _call(op, "bool", *args)
+    return call(op, "bool", *args)

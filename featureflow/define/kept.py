@@ -15,22 +15,31 @@ from featureflow.define.aggregation import (
     where_of,
 )
 from featureflow.define.event import Event
-from featureflow.define.expression import Expr, Instant, Number, Truth
+from featureflow.define.expression import Expr, Instant, Number, Truth, Windowless
 from featureflow.define.name import a, listed, shown
 from featureflow.define.place import Place, wrong
+from featureflow.define.sequence import Numbers, Strings
 from featureflow.define.window import Window, lifetime, windows
 
 Text: TypeAlias = "Expr[str | None]"
 Plain: TypeAlias = "Number | Truth | Instant"
 
 
-class LastN(Aggregation):
-    """The newest n values, newest first: one model input of n columns."""
+class LastOf(Aggregation):
+    """A sequence of the newest n values, newest first."""
+
+    @property
+    def one(self) -> Expr[Any]:
+        return self.column(lifetime, self.text)
+
+    @property
+    def length(self) -> int:
+        return self.size
 
     def refuse(self, at: Place | None = None) -> NoReturn:
         raise wrong(
-            f"{self.text} is a sequence of {self.size} values: it can be a model input as a whole, not calculated with",
-            write=f"{self.text} by itself in inputs, or calculate with last(...) or mean(...)",
+            f"{self.text} is a sequence of {self.size} values, not one",
+            write=f"mean({self.text}), or max, min, sum or len of it, or {self.text} by itself in inputs",
             at=at,
         )
 
@@ -40,18 +49,15 @@ class LastN(Aggregation):
             self.refuse()
 
 
-class LastTexts(Aggregation):
-    """The newest n strings, newest first."""
-
-    def refuse(self, at: Place | None = None) -> NoReturn:
-        raise wrong(
-            f"{self.text} is a sequence of {self.size} strings; a model takes numbers",
-            write=f'{self.text} == "...", elementwise, or last(...) for the newest',
-            at=at,
-        )
+class LastN(LastOf, Numbers):
+    """Numbers: one model input of n columns."""
 
 
-class LastEntries(Aggregation):
+class LastTexts(LastOf, Strings):
+    """Strings, to compare and to count."""
+
+
+class LastEntries(Aggregation, Windowless):
     """Several fields of the newest n events: ``UserNow.history[Payment.amount]`` is a sequence, a feature of its own."""
 
     def __init__(self, event: type[Event], fields: tuple[Expr[Any], ...], width: int, where: spec.Expr | None, n: int) -> None:

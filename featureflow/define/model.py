@@ -9,15 +9,15 @@ from typing import Any, ClassVar, Literal, TypeAlias
 from featureflow.define import spec
 from featureflow.define.aggregation import Aggregation
 from featureflow.define.expression import Expr, Number, Windowless
-from featureflow.define.kept import LastN
 from featureflow.define.name import a, check_attribute_name, check_class_name, shown
 from featureflow.define.place import Place, here, wrong
-from featureflow.define.window import duration, lifetime
+from featureflow.define.sequence import Numbers, Sequence, Strings, Truths
+from featureflow.define.window import duration
 
 DRIFT = 0.1  # the largest drift that a definition may allow
 DEADLINE_US = 60_000_000
 
-InputExpr: TypeAlias = "Number | LastN"
+InputExpr: TypeAlias = "Number | Numbers | Truths"
 
 
 class Model:
@@ -103,7 +103,8 @@ def _inputs(cls: type[Model], at: Place) -> tuple[spec.Input, ...]:
 
 def _check_context(cls: type[Model], inputs: tuple[spec.Input, ...], at: Place) -> None:
     """A caller names a request's field without its class: two fields of one name would both take the one value sent."""
-    owners = {owner for value in vars(cls)["inputs"] if isinstance(value, Expr) for owner in value.owners}
+    read = [value.one if isinstance(value, Sequence) else value for value in vars(cls)["inputs"]]
+    owners = {owner for value in read if isinstance(value, Expr) for owner in value.owners}
     requests = {owner.cls._definition.name: owner.cls.__name__ for owner in owners if owner.kind == "request"}  # type: ignore[attr-defined]  # set on every Request
     first: dict[str, str] = {}
     for column in dict.fromkeys(name for one in inputs for name in spec.columns_of(one.expr)):
@@ -128,7 +129,9 @@ def _derived(cls: type[Model], at: Place) -> dict[int, str]:
                 write=f"{name} = {value.op}(...) in the body of a View, and View.{name}[...] here",
                 at=at.within(name),
             )
-        if isinstance(value, LastN):
+        if isinstance(value, Sequence):
+            check_attribute_name(name, f"a derived feature of {cls.__name__}", at)
+            _check_scope(value.one, f"{cls.__name__}.{name}", at.within(name))
             names.setdefault(id(value), name)
             continue
         if isinstance(value, Windowless):
@@ -146,10 +149,8 @@ def _derived(cls: type[Model], at: Place) -> dict[int, str]:
 
 
 def _input(cls: type[Model], value: object, derived: dict[int, str], at: Place) -> spec.Input:
-    if isinstance(value, LastN):
-        feature = value.column(lifetime, value.text)
-        assert isinstance(feature.node, spec.Column)
-        return spec.Input(name=derived.get(id(value), feature.node.name), expr=feature.node, size=value.size)
+    if isinstance(value, Sequence):
+        return _sequence(cls, value, derived, at)
     if isinstance(value, Windowless):
         value.refuse(at.within("inputs"))
     if not isinstance(value, Expr):
@@ -182,6 +183,25 @@ def _input(cls: type[Model], value: object, derived: dict[int, str], at: Place) 
     return spec.Input(name=name, expr=value.node)
 
 
+def _sequence(cls: type[Model], value: Sequence, derived: dict[int, str], at: Place) -> spec.Input:
+    one, place = value.one, getattr(value, "place", at) if id(value) not in derived else at.within("inputs")
+    if isinstance(value, Strings):
+        raise wrong(
+            f"the input {one.text} of {cls.__name__} is a sequence of strings; a model takes numbers",
+            write=f'are_it = {one.text} == "..."   (a derived feature), or len({one.text})',
+            at=at.within("inputs"),
+        )
+    _check_scope(one, f"the input {one.text} of {cls.__name__}", place)
+    if id(value) not in derived and not isinstance(one.node, spec.Column):
+        raise wrong(
+            f"the input {one.text} of {cls.__name__} has no name",
+            write=f"a_name = {one.text}   (in the body), and a_name in inputs",
+            at=place,
+        )
+    name = derived.get(id(value)) or one.node.name  # type: ignore[union-attr]  # a column, as just looked at
+    return spec.Input(name=name, expr=one.node, size=value.length)
+
+
 def _check_scope(value: Expr[Any], what: str, at: Place) -> None:
     for owner in value.owners:
         if owner.kind == "event":
@@ -207,13 +227,13 @@ def _with_defaults(
         )
     found = dict(inputs)
     for key, default in defaults.items():
-        if isinstance(key, LastN):
-            node: spec.Expr | None = key.column(lifetime, key.text).node
+        if isinstance(key, Sequence):
+            node: spec.Expr | None = key.one.node
         elif isinstance(key, Windowless):
             key.refuse(at)
         else:
             node = key.node if isinstance(key, Expr) else None
-        text = getattr(key, "text", repr(key))
+        text = key.one.text if isinstance(key, Sequence) else getattr(key, "text", repr(key))
         own = derived.get(id(key))
         name = own if own in inputs else next((one.name for one in inputs.values() if one.expr == node), None)
         place = key.place if isinstance(key, Expr) and isinstance(key.node, spec.Column) else at

@@ -44,7 +44,8 @@ class Literal(msgspec.Struct, frozen=True, tag="literal"):
 class Call(msgspec.Struct, frozen=True, tag="call"):
     """An operator over expressions. ``op`` is a key of ``kernel.expression.OPERATORS``:
 
-    add sub mul div neg abs log1p minimum maximum · eq ne lt le gt ge · and or not · is_null
+    add sub mul div neg abs log1p minimum maximum · eq ne lt le gt ge · and or not · is_null; of sequences
+    spread diff · each_eq each_ne each_lt each_le each_gt each_ge · each_and each_or each_not · seq_len seq_sum seq_mean seq_min seq_max
     """
 
     op: str

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow.define.spec import Call, Column, Expr, Literal
+from featureflow.kernel import sequence
 
 Array = NDArray[Any]
 
@@ -28,9 +29,9 @@ class Operator:
 
 
 def evaluate(expr: Expr, columns: Mapping[str, Array], n: int | None = None) -> Array:
-    """The expression over n rows: float64, bool, or (a bare string column) object, of shape (n,).
+    """The expression over n rows: float64, bool, or (a bare string column) object, of shape (n,), or (n, size) of a sequence.
 
-    A column may be two-dimensional (n, size) where it is used bare. ``n`` is needed only where there are no columns.
+    Sequences and scalars meet in ``spread`` and the reductions alone. ``n`` is needed only where there are no columns.
     Raises KeyError naming a column that is not there.
     """
     result = _evaluate(expr, columns)
@@ -95,6 +96,9 @@ def _not(x: Array) -> Array:
     return ~x if x.dtype == np.bool_ else (x == 0)
 
 
+COMPARISONS: Mapping[str, Callable[[Array, Array], Array]] = MappingProxyType({
+    "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
+})  # fmt: skip
 OPERATORS: Mapping[str, Operator] = MappingProxyType({
     "add": Operator(2, _arithmetic(np.add)),
     "sub": Operator(2, _arithmetic(np.subtract)),
@@ -105,14 +109,20 @@ OPERATORS: Mapping[str, Operator] = MappingProxyType({
     "log1p": Operator(1, _arithmetic(np.log1p)),
     "minimum": Operator(2, _arithmetic(np.minimum)),
     "maximum": Operator(2, _arithmetic(np.maximum)),
-    "eq": Operator(2, _comparison(np.equal)),
-    "ne": Operator(2, _comparison(np.not_equal)),
-    "lt": Operator(2, _comparison(np.less)),
-    "le": Operator(2, _comparison(np.less_equal)),
-    "gt": Operator(2, _comparison(np.greater)),
-    "ge": Operator(2, _comparison(np.greater_equal)),
+    **{op: Operator(2, _comparison(f)) for op, f in COMPARISONS.items()},
     "and": Operator(2, lambda a, b: is_true(a) & is_true(b)),
     "or": Operator(2, lambda a, b: is_true(a) | is_true(b)),
     "not": Operator(1, _not),
     "is_null": Operator(1, is_null),
+    "spread": Operator(1, sequence.spread),
+    "diff": Operator(1, _arithmetic(sequence.diff)),
+    "seq_len": Operator(1, sequence.length),
+    "seq_sum": Operator(1, _arithmetic(sequence.total)),
+    "seq_mean": Operator(1, _arithmetic(sequence.mean)),
+    "seq_min": Operator(1, _arithmetic(sequence.smallest)),
+    "seq_max": Operator(1, _arithmetic(sequence.largest)),
+    **{f"each_{op}": Operator(2, sequence.each(f)) for op, f in COMPARISONS.items()},
+    "each_and": Operator(2, sequence.each(lambda a, b: (a != 0) & (b != 0))),
+    "each_or": Operator(2, sequence.each(lambda a, b: (a != 0) | (b != 0))),
+    "each_not": Operator(1, sequence.each(lambda a: a == 0)),
 })

@@ -1,6 +1,28 @@
 from datetime import datetime
 
-from featureflow import Entity, Event, Field, Model, View, first, is_null, key, last, last_n, max_by, min_by
+from featureflow import (
+    Entity,
+    Event,
+    Field,
+    Model,
+    View,
+    abs,
+    diff,
+    first,
+    is_null,
+    key,
+    last,
+    last_n,
+    len,
+    log1p,
+    max,
+    max_by,
+    mean,
+    min,
+    min_by,
+    minimum,
+    sum,
+)
 
 
 class User(Entity[str]): ...
@@ -26,7 +48,16 @@ class Fraud(Model, deadline="20ms", drift=0.03):
     abroad = UserNow.country["1h"] != "DE"
     moved = UserNow.country["1h"] != UserNow.dearest["6h"]
     unknown = is_null(UserNow.dearest["6h"])
+    amounts = log1p(UserNow.history[Payment.amount])
+    steps = abs(diff(amounts))
+    z = (UserNow.history[Payment.amount] - mean(UserNow.history[Payment.amount])) / 10
+    large = (UserNow.history[Payment.amount] > 100) & (UserNow.history[Payment.country] != "DE")
+    share = mean(large)
+    how_many = len(UserNow.places) - sum(UserNow.places == "DE")
+    spread = max(minimum(amounts, 8.0)) - min(amounts)
     inputs = (
+        steps, z, large, share, how_many, spread,
         abroad, moved, unknown, UserNow.began["1h"], UserNow.online["1h"],
         UserNow.history[Payment.amount], UserNow.history[Payment.hour],
     )  # fmt: skip
+    defaults = {steps: 0.0, UserNow.history[Payment.hour]: -1.0}  # noqa: RUF012  # a definition, read once

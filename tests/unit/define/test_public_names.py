@@ -17,12 +17,14 @@ PUBLIC = """
     decayed_count
     decayed_mean
     decayed_sum
+    diff
     first
     hopping
     is_null
     key
     last
     last_n
+    len
     lifetime
     log1p
     max

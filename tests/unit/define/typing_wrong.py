@@ -13,11 +13,13 @@ from featureflow import (
     count,
     decayed_sum,
     hopping,
+    is_null,
     key,
     last,
     last_n,
     lifetime,
     log1p,
+    max,
     max_by,
     mean,
     minimum,
@@ -26,6 +28,7 @@ from featureflow import (
     time_since_last,
     tumbling,
 )
+from featureflow.define.expression import Expr
 
 
 class Carrier(Entity[str]): ...
@@ -96,14 +99,22 @@ class Ask(Request):
 class Late(Model, deadline="20ms", drift=0.03, when_missing="refuse"):
     fine = log1p(CarrierNow.flights["1h"]) / minimum(CarrierNow.flights[lifetime], 3)
     whole = CarrierNow.flights - 1  # wrong: which window?
-    sequence = CarrierNow.last_delays + 1  # wrong: a sequence
+    sequence = CarrierNow.last_delays["1h"]  # wrong: it has no windows
+    smaller = minimum(1.0, CarrierNow.last_delays > 3)  # wrong: true and false, not numbers
+    scalar: Expr[float] = CarrierNow.last_delays + 1  # wrong: still a sequence
+    known = is_null(CarrierNow.last_delays)  # wrong: of one value
+    texts = max(CarrierNow.history[Departure.carrier])  # wrong: strings
+    texts_and_one = CarrierNow.history[Departure.carrier] + 1  # wrong: strings
+    conditions = CarrierNow.last_delays & (CarrierNow.last_delays > 3)  # wrong: numbers
+    windowed = mean(CarrierNow.last_delays, over=("1h",))  # wrong: it has no windows
+    typical = mean(CarrierNow.last_delays) > CarrierNow.flights["1h"]
     spelled = Ask.airline + 1  # wrong: a string
     united = CarrierNow.airline["1h"] == "UA"
     counted = CarrierNow.airline["1h"] + 1  # wrong: a string
     ordered = CarrierNow.airline["1h"] > "UA"  # wrong: strings have no order here
     faded = CarrierNow.fading / 2
     bracketed = CarrierNow.fading["1h"]  # wrong: one feature, no windows
-    inputs = (fine, united, CarrierNow.history[Departure.delay_min], CarrierNow.last_delays, Ask.hour, CarrierNow.flights[tumbling("1d")])
+    inputs = (fine, united, typical, CarrierNow.history[Departure.delay_min], CarrierNow.last_delays, Ask.hour)
     defaults = {fine: 0.0, CarrierNow.last_delays: 0.0}  # noqa: RUF012  # a definition, read once
 
 
