@@ -20,7 +20,7 @@ def rebuild(
     views: Annotated[list[str] | None, typer.Argument(help="Views; none: every view whose state was lost.")] = None,
     json: Json = False,
 ) -> None:
-    """Drop the state of views and fold them again from the log's beginning, while the scorer says what it is missing."""
+    """Drop the state of views and fold them again from history and the log, while the scorer says what it is missing."""
     output = Output(json=json)
     here: Context = context.obj
     with here:
@@ -31,7 +31,7 @@ def rebuild(
         chosen = [ids[name] for name in views] if views else sorted(here.registry.lost(project))
         here.registry.rebuild(project, chosen)
         for view_id in chosen:
-            output.say(f"{view_id} is folded again from the log's beginning.")
+            output.say(f"{view_id} is folded again, from history where the log has deleted events, then from the log.")
         if not chosen:
             output.say("No view has lost its state.")
         output.result({"rebuilt": chosen})

@@ -20,6 +20,7 @@ from featureflow.store.log.protocol import Batch
 class Decoded:
     """``events`` in offset order; ``places`` (n,) are their places in the batch; ``dead`` are all its other records."""
 
+    batch: Batch
     events: Events
     dead: list[DeadLetter]
     places: NDArray[np.intp]
@@ -49,4 +50,4 @@ class Decoder:
             DeadLetter(batch.source, batch.partition, int(batch.offsets[r.index]), r.reason, r.detail, batch.values[r.index])
             for r in decoded.refused
         ]
-        return Decoded(decoded.events, dead, decoded.kept)
+        return Decoded(batch, decoded.events, dead, decoded.kept)

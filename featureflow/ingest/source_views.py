@@ -14,7 +14,7 @@ from featureflow.define.spec import Project, Source
 from featureflow.ingest.claim import Owned, Stand
 from featureflow.ingest.cuts import cuts
 from featureflow.ingest.dead_letter import DeadLetter, letters
-from featureflow.ingest.decode import Decoder
+from featureflow.ingest.decode import Decoded, Decoder
 from featureflow.ingest.slab import Slab, plain
 from featureflow.ingest.slots import Index
 from featureflow.kernel import accept
@@ -73,13 +73,17 @@ class SourceViews:
         keys = Keys(project.name)
         self._slabs = {view_id: Slab(layout, keys, slab_bytes // len(self.layouts)) for view_id, layout in self.layouts.items()}
         fields = {name for layout in self.layouts.values() for name in layout.fields}
-        self._decoder = Decoder(source, columns=sorted(fields), records=records)
+        self.columns = tuple(sorted(fields))
+        self._decoder = Decoder(source, columns=self.columns, records=records)
         self._commit_rows = commit_rows
 
-    def judge(self, batch: Batch, stand: Stand) -> Judged:
-        """Decode the batch, which begins where these views stand, and decide on each record: a pure function of the log up to it."""
-        decoded = self._decoder.decode(batch)
-        events, dead = decoded.events, decoded.dead
+    def decode(self, batch: Batch) -> Decoded:
+        """The batch's records as events and dead letters."""
+        return self._decoder.decode(batch)
+
+    def judge(self, decoded: Decoded, stand: Stand) -> Judged:
+        """Decide on each record of a batch that begins where these views stand: a pure function of the log up to it."""
+        batch, events, dead = decoded.batch, decoded.events, decoded.dead
         verdict = accept.judge(events, stand.max_time_us, self.source)
         if not verdict.accepted.all():
             future = decoded.places[~verdict.accepted]

@@ -157,7 +157,7 @@ class Worker:
         """One batch of a partition that is held, which begins where these views stand: steps (2) to (4)."""
         source, tally = self._sources[batch.source], self._tally
         with tally.timed("decode"):                                                          # (2)
-            judged = source.judge(batch, stand)
+            judged = source.judge(source.decode(batch), stand)
             self._failpoint("after_decode")
         with tally.timed("load"):
             source.load(self._online, judged)

@@ -18,7 +18,7 @@ from featureflow.errors import (
     TablesMissingError,
     UnavailableError,
 )
-from featureflow.store.history.protocol import HistoryStore, Statement
+from featureflow.store.history.protocol import Extent, HistoryStore, Statement
 from featureflow.store.log.protocol import Log, TopicState
 from featureflow.store.online.protocol import DROPPED, OnlineStore
 from featureflow.store.plan import Plan, plan
@@ -86,7 +86,7 @@ class Registry:
         2. topics, the system's own two included; ``partitions`` (one number, or by source name; else 1) for those that do not exist yet
         3. record in SQL: definition, topics, view versions, and where each view version begins to fold
         4. history's offsets, at the log's beginning
-        5. offset records of new view versions, at the log's beginning, so that they are folded from the start
+        5. offset records of new view versions, at the first event that history or the log still has (see ``beginnings``)
         6. partition counts, then the project itself, into the mirror: from here on it is served
 
         Raises SettingsError where a store holds another project, LogError where an event has another topic than before, its topic was
@@ -163,10 +163,11 @@ class Registry:
         return found
 
     def rebuild(self, project: spec.Project, view_ids: Iterable[str]) -> None:
-        """Drop what is left of these views' state and start them again at the log's beginning.
+        """Drop what is left of these views' state and start them again at the first event that history or the log still has.
 
         A worker that holds one of them is refused at its next commit, and waits with that partition until the view begins anew. Cut
-        short, it is finished by the next rebuild of the same view, or by ``apply``. Events that the log has deleted are not folded again.
+        short, it is finished by the next rebuild of the same view, or by ``apply``. Events that the log has deleted are folded from
+        history; what neither has is not folded again.
         Raises LogError, before anything is dropped, where a topic was recreated: nothing could be folded from it.
         """
         sources = (*project.sources, *system_sources(project.name))
@@ -245,7 +246,7 @@ class Registry:
                 statements.append(Statement("change_view_version", version))
             planned = {(row["source"], row["partition_id"]) for row in self._history.query("positions", {"view_id": view.id})}
             for name in view.sources:
-                for partition, beginning in sorted(topics[name].beginning.items()):
+                for partition, beginning in sorted(beginnings(topics[name], self._history.extents(name)).items()):
                     if (name, partition) not in planned:
                         position: dict[str, object] = {
                             "view_id": view.id, "source": name, "partition_id": partition,
@@ -266,7 +267,7 @@ class Registry:
                 self._online.create_offsets(view.id, source, str(row["topic_id"]), {partition: _int(row["beginning"])})
                 self._history.execute([Statement("position_created", {"view_id": view.id, "source": source, "partition_id": partition})])
             elif problem := self._problem(view.id, source, partition):
-                raise OffsetMissingError(f"{problem}. To fold it again from the log's beginning, run: featureflow rebuild {view.name}")
+                raise OffsetMissingError(f"{problem}. To fold it again from history and the log, run: featureflow rebuild {view.name}")
 
     def _problem(self, view_id: str, source: str, partition: int) -> str:
         try:
@@ -290,6 +291,19 @@ class Registry:
             [Statement("forget_positions", {"view_id": view_id}), Statement("change_view_version", {**change, "state": "dropped"})]
         )
         return dropped
+
+
+def beginnings(topic: TopicState, held: Mapping[int, Extent]) -> dict[int, int]:
+    """Partition -> the first offset from which on every event is in history or in the log.
+
+    History counts where it reaches the log's beginning: with a gap between the two a state would silently lack what was in it.
+    """
+    found = {}
+    for partition, beginning in topic.beginning.items():
+        extent = held.get(partition)
+        reaches = extent is not None and extent.first <= beginning <= extent.next
+        found[partition] = extent.first if extent is not None and reaches else beginning
+    return found
 
 
 def _cut_short(view_id: str) -> str:

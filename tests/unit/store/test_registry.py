@@ -153,7 +153,7 @@ def test_a_changed_view_is_a_new_version_that_begins_at_the_logs_beginning(place
     plan = place.registry.plan(CHANGED)
     old = PROJECT.view("origin_now")
     assert str(plan) == (
-        f"~ view origin_now: version {old.version} -> {REPLACED.version}, folded again from the log's beginning; "
+        f"~ view origin_now: version {old.version} -> {REPLACED.version}, folded again from history and the log; "
         "features +worst_2h -worst_1h -best_1h -sum_30m -sum_3h"
     )
     assert mirrored(place.online) == PROJECT, "a plan changes nothing"
@@ -179,7 +179,7 @@ def test_going_back_before_the_old_version_is_dropped_goes_on_where_it_was(place
     assert place.registry.retired() == [REPLACED.id]
     assert place.offsets(old) == {("departure", 0): 0, ("arrival", 0): 0}
     place.registry.drop_retired()
-    assert f"{old.version} -> {REPLACED.version}, folded again from the log's beginning" in str(place.registry.plan(CHANGED))
+    assert f"{old.version} -> {REPLACED.version}, folded again from history and the log" in str(place.registry.plan(CHANGED))
 
 
 def test_a_view_that_comes_back_before_it_is_dropped_is_said_to_go_on_where_it_was_left(place: Place) -> None:
