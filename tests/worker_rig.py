@@ -37,6 +37,7 @@ from featureflow.kernel import state
 from featureflow.kernel.events import Events
 from featureflow.kernel.finalize import Values, ViewKernel
 from featureflow.kernel.replay import recompute
+from featureflow.store.history.protocol import HistoryStore
 from featureflow.store.keys import Keys
 from featureflow.store.log.memory import MemoryLog
 from featureflow.store.log.protocol import Batch, Log, Record
@@ -233,12 +234,13 @@ class Rig:
         failpoint: Failpoint = unarmed,
         registry: CollectorRegistry | None = None,
         tracer: Tracer | None = None,
+        history: HistoryStore | None = None,
     ) -> Worker:
         metrics = WorkerMetrics(registry or CollectorRegistry())
         return Worker(
             self.log, self.online, project or self.project, self.clock, metrics,
             commit_rows=commit_rows, failpoint=failpoint, tracer=tracer, slab_bytes=200_000,
-            poll_records=poll_records,
+            poll_records=poll_records, history=history,
         )
 
     # -- events --------------------------------------------------------------------------------------------------------
@@ -313,16 +315,16 @@ class Rig:
         decoded: dict[int, list[Events]] = {partition: [] for partition in range(self.partitions)}
         for batch in self.read(self.source.topic, self.log.topic(self.source.topic).end):
             decoded[batch.partition].append(decoder.decode(batch).events)
-        return [_joined(parts) for parts in decoded.values() if parts]
+        return [joined(parts) for parts in decoded.values() if parts]
 
     def read(self, topic: str, end: dict[int, int]) -> Iterator[Batch]:
         """Everything of the topic up to ``end``."""
         consumer = self.log.consumer(f"reading-{self.luck.getrandbits(64):x}", {"read": topic})
-        at = dict.fromkeys(end, 0)
+        at = dict(self.log.topic(topic).beginning)
         while at != end:
             polled = consumer.poll(timeout_s=5, max_records=100_000, max_bytes=1 << 30)
             for place in polled.assignment.assigned:
-                consumer.seek(place, 0)
+                consumer.seek(place, at[place.partition])
             for batch in polled.batches:
                 at[batch.partition] = batch.next
                 yield batch
@@ -339,7 +341,7 @@ class Rig:
         return [json.loads(value) for batch in self.read(topic, self.log.topic(topic).end) for value in batch.values if value]
 
 
-def _joined(parts: Sequence[Events]) -> Events:
+def joined(parts: Sequence[Events]) -> Events:
     first = parts[0]
     return Events(
         first.partition,

@@ -1,4 +1,7 @@
-"""The windows of Bytewax over one topic, into Redis. Runs in an environment of its own: python bytewax_job.py BOOTSTRAP TOPIC WINDOW REDIS_URL."""
+"""The windows of Bytewax over one topic, into Redis, in an environment of its own.
+
+    python bytewax_job.py BOOTSTRAP TOPIC WINDOW REDIS_URL
+"""
 
 import json
 import struct

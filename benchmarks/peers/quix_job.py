@@ -1,4 +1,6 @@
-"""The windows of Quix Streams over one topic, into Redis. Runs in an environment of its own: python quix_job.py BOOTSTRAP TOPIC WINDOW REDIS_URL STATE.
+"""The windows of Quix Streams over one topic, into Redis, in an environment of its own.
+
+    python quix_job.py BOOTSTRAP TOPIC WINDOW REDIS_URL STATE
 
 State in RocksDB with a changelog topic, at least once, as it is by default.
 """

@@ -41,6 +41,7 @@ def ingest(context: typer.Context, json: Json = False) -> None:
                 group=settings.group or None,
                 member=settings.member or None,
                 schemas=here.schemas,
+                history=here.history,
                 tracer=tracer,
             )
             worker.run(leave)

@@ -14,66 +14,56 @@ import numpy as np
 from featureflow import limits
 from featureflow.define.spec import Source
 from featureflow.errors import OffsetOutOfRangeError
-from featureflow.ingest.decode import Decoded
+from featureflow.ingest.decode import Recalled
 from featureflow.kernel.events import Events
 from featureflow.store.history.protocol import Extent, HistoryStore
 from featureflow.store.log.protocol import Batch, Partition
 
+NOTHING = Extent(0, 0)
+
 
 class Backfill:
-    """``columns``: by source, the fields that its views read."""
+    """``sources``: by name, with the fields that somebody reads. ``history`` None: there is none to read from."""
 
-    def __init__(self, history: HistoryStore, sources: Sequence[Source], columns: Mapping[str, Sequence[str]]) -> None:
-        self._history, self._columns = history, columns
-        self._sources = {source.name: source for source in sources}
+    def __init__(self, history: HistoryStore | None, sources: Mapping[str, tuple[Source, Sequence[str]]]) -> None:
+        self._history, self._sources = history, sources
 
     def extent(self, partition: Partition) -> Extent:
-        """The offsets that history holds of the partition; none where it was never written. Raises UnavailableError."""
-        return self._history.extents(partition.source).get(partition.partition, Extent(0, 0))
+        """The offsets that history holds of the partition. Raises UnavailableError."""
+        if self._history is None:
+            return NOTHING
+        return self._history.extents(partition.source).get(partition.partition, NOTHING)
 
-    def read(self, partition: Partition, first: int, until: int) -> Decoded:
-        """The next events at or after ``first``, as many as a slice of the past may have, none at or after ``until``.
+    def read(self, partition: Partition, first: int, until: int) -> Batch:
+        """The next events from ``first`` on, as many as a slice of the past may have, none at or after ``until``.
 
         Raises UnavailableError, and OffsetOutOfRangeError where history does not hold every offset up to there.
         """
+        source, columns = self._sources[partition.source]
         extent = self.extent(partition)
-        if not (extent.first <= first and until <= extent.next):
-            raise OffsetOutOfRangeError(lacking(partition, first, until, extent))
-        source = self._sources[partition.source]
+        if self._history is None or not extent.first <= first <= until <= extent.next:
+            raise OffsetOutOfRangeError(
+                f"{partition.source}/{partition.partition}: offsets {first} to {until} are to be read from history, which holds "
+                f"{extent.first} to {extent.next}"
+            )
         pages = self._history.scan(
             source,
             partition=partition.partition,
-            columns=self._columns[source.name],
+            columns=columns,
             from_offset=first,
             to_offset=until,
             page_rows=limits.PAST_RECORDS,
         )
         page = next(pages, None)
         if page is None:                   # none of the records there was an event
-            return _decoded(partition, first, until, _no_events(partition.partition, source, self._columns[source.name]))
-        return _decoded(partition, first, page.next, page.events)
+            none = np.zeros(0, np.int64)
+            return Batch(partition.source, partition.partition, first, until, none, none, [], [])
+        return _recalled(partition, first, page.next, page.events)
 
 
-def lacking(partition: Partition, first: int, until: int, extent: Extent) -> str:
-    """What is said of events that are neither in the log nor in history."""
-    place = f"{partition.source}/{partition.partition}"
-    held = f"offsets {extent.first} to {extent.next}" if extent.next > extent.first else "nothing of it"
-    return f"{place}: the log has deleted offsets {first} to {until}, and history holds {held}"
-
-
-def _decoded(partition: Partition, first: int, following: int, events: Events) -> Decoded:
-    """As if the records had been read; their bytes are gone, so a letter about one of them has no value."""
-    n = len(events)
+def _recalled(partition: Partition, first: int, following: int, events: Events) -> Recalled:
     kind: Literal["append", "create"] = "append" if events.append_time else "create"
-    batch = Batch(
-        partition.source, partition.partition, first, following, events.offsets, events.timestamps_us, [None] * n, [None] * n, kind
+    nothing: list[bytes | None] = [None] * len(events)
+    return Recalled(
+        partition.source, partition.partition, first, following, events.offsets, events.timestamps_us, nothing, nothing, kind, events=events
     )
-    return Decoded(batch, events, [], np.arange(n))
-
-
-def _no_events(partition: int, source: Source, columns: Sequence[str]) -> Events:
-    none = np.zeros(0, np.int64)
-    return Events(
-        partition, none, none, none,
-        {name: np.zeros(0, object if source.by_name[name].type == "str" else np.float64) for name in columns},
-    )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from featureflow.errors import LogError, OffsetOutOfRangeError, StateError
+from featureflow.ingest.backfill import Backfill
 from featureflow.ingest.ends import Ends
 from featureflow.ingest.failpoint import Failpoint, unarmed
 from featureflow.store.log.protocol import Log, Partition, TopicState
@@ -22,7 +23,7 @@ class Stand:
     offset: int
     max_time_us: int                       # the running maximum there, the same for all
     until: int | None                      # where the next views stand, which these join; None: they are the foremost
-    joined_max_us: int                     # the running maximum of those: theirs from there on
+    joined_max_us: int | None              # the running maximum of those: theirs from there on; None: nobody stands there
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Owned:
     maxima: dict[str, int]
     committed_us: dict[str, int]
     ends: Ends = field(default_factory=Ends)
+    beginning: int = 0                     # of the log, as last seen: what is before it is in history only
 
     @property
     def position(self) -> int:
@@ -49,14 +51,22 @@ class Owned:
         return self._stand(max(self.offsets.values()), None)
 
     @property
+    def cut_off(self) -> bool:
+        """Whether the log begins after the foremost views: it cannot be followed before they have come to its beginning."""
+        return max(self.offsets.values()) < self.beginning
+
+    @property
     def behind(self) -> Stand | None:
-        """Of the views that are not as far, those with the least to catch up."""
+        """Of the views that are not as far, those with the least to catch up; the foremost, where they are cut off."""
         first, *others = sorted(set(self.offsets.values()), reverse=True)
+        if first < self.beginning:
+            return self._stand(first, self.beginning)
         return self._stand(others[0], first) if others else None
 
     def _stand(self, offset: int, until: int | None) -> Stand:
         view_ids = tuple(view_id for view_id, at in self.offsets.items() if at == offset)
-        return Stand(view_ids, offset, self._maximum(offset), until, self._maximum(offset if until is None else until))
+        joined_max_us = None if until is None or until not in self.offsets.values() else self._maximum(until)
+        return Stand(view_ids, offset, self._maximum(offset), until, joined_max_us)
 
     def _maximum(self, offset: int) -> int:
         """Of the views that stand there: those that begin there have none yet, and take that of the others."""
@@ -92,13 +102,14 @@ def take(
     topic: str,
     view_ids: Sequence[str],
     now_us: int,
+    backfill: Backfill,
     failpoint: Failpoint = unarmed,
 ) -> Owned:
     """Claim the partition for all views of its source.
 
     (1) the store is fit to hold state, and the partition is one that readers know of
     (2) claim: a fresh token in every view's offset record, or OffsetMissingError
-    (3) the log still holds everything from the lowest offset on
+    (3) the log, and history before its beginning, still hold everything from the lowest offset on
 
     Raises StateError, OffsetMissingError, LogError, OffsetOutOfRangeError: nothing that waiting will cure. UnavailableError.
     """
@@ -116,7 +127,7 @@ def take(
         dict.fromkeys(claim.records, now_us),
     )
     at_ms, known = online.now_ms(), log.topic(topic)                                         # (3) asked anew: its end has moved
-    readable(partition, topic, owned, known)
+    readable(owned, topic, known, backfill)
     owned.ends.saw(at_ms, known.end[partition.partition])
     return owned
 
@@ -141,18 +152,27 @@ def listed(online: OnlineStore, partition: Partition, topic: TopicState) -> None
         )
 
 
-def readable(partition: Partition, topic: str, owned: Owned, state: TopicState) -> None:
-    """Raises OffsetOutOfRangeError where events were deleted before they were folded, LogError where the log went back."""
+def readable(owned: Owned, topic: str, state: TopicState, backfill: Backfill) -> None:
+    """Take note of where the log begins.
+
+    Raises OffsetOutOfRangeError where events were deleted before they were folded and history does not hold them, LogError where
+    the log went back.
+    """
+    partition = owned.partition
     place = f"{topic}/{partition.partition}"
     if state.topic_id != owned.topic_id:
         raise LogError(f"topic {topic} was recreated while it was read ({owned.topic_id} -> {state.topic_id})")
     begin, end = state.beginning[partition.partition], state.end[partition.partition]
-    behind = next(view_id for view_id, offset in owned.offsets.items() if offset == owned.position)
+    owned.beginning = begin
     if owned.position < begin:
-        raise OffsetOutOfRangeError(
-            f"{place} begins at {begin}, but view {behind} has folded it only up to {owned.position}: events were deleted "
-            f"before they were folded; run `featureflow rebuild {behind.partition('@')[0]}`"
-        )
+        held = backfill.extent(partition)
+        if not held.first <= owned.position <= begin <= held.next:
+            behind = next(view_id for view_id, offset in owned.offsets.items() if offset == owned.position)
+            raise OffsetOutOfRangeError(
+                f"{place} begins at {begin}, but view {behind} has folded it only up to {owned.position}, and history holds "
+                f"{held.first} to {held.next}: events were deleted before they were folded; "
+                f"run `featureflow rebuild {behind.partition('@')[0]}`"
+            )
     ahead, furthest = max(owned.offsets.items(), key=lambda item: item[1])
     if furthest > end:                     # also where another view is behind: this one would skip what is written there now
         raise LogError(

@@ -20,10 +20,16 @@ from featureflow.store.log.protocol import Batch
 class Decoded:
     """``events`` in offset order; ``places`` (n,) are their places in the batch; ``dead`` are all its other records."""
 
-    batch: Batch
     events: Events
     dead: list[DeadLetter]
     places: NDArray[np.intp]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recalled(Batch):
+    """Records that history holds: events already. Their bytes are gone, so a letter about one of them has no value."""
+
+    events: Events
 
 
 class Decoder:
@@ -38,6 +44,8 @@ class Decoder:
 
         Raises UnavailableError where a schema registry is needed and does not answer.
         """
+        if isinstance(batch, Recalled):
+            return Decoded(batch.events, [], np.arange(len(batch)))
         decoded = self._decoder.decode(
             batch.values,
             batch.keys,
@@ -50,4 +58,4 @@ class Decoder:
             DeadLetter(batch.source, batch.partition, int(batch.offsets[r.index]), r.reason, r.detail, batch.values[r.index])
             for r in decoded.refused
         ]
-        return Decoded(batch, decoded.events, dead, decoded.kept)
+        return Decoded(decoded.events, dead, decoded.kept)

@@ -14,7 +14,7 @@ from featureflow.define.spec import Project, Source
 from featureflow.ingest.claim import Owned, Stand
 from featureflow.ingest.cuts import cuts
 from featureflow.ingest.dead_letter import DeadLetter, letters
-from featureflow.ingest.decode import Decoded, Decoder
+from featureflow.ingest.decode import Decoder
 from featureflow.ingest.slab import Slab, plain
 from featureflow.ingest.slots import Index
 from featureflow.kernel import accept
@@ -47,7 +47,7 @@ class Judged:
         """(offset, running maximum) once the events up to ``stop`` are committed; ``before_us`` is the maximum where there are none."""
         events = self.events
         to = int(events.offsets[stop]) if stop < len(events) else self.batch.next
-        if to == stand.until:              # those there may have seen events that the log has deleted since
+        if to == stand.until and stand.joined_max_us is not None:      # those there may have seen events that neither log nor history has
             return to, stand.joined_max_us
         return to, int(self.running_max_us[stop - 1]) if stop else before_us
 
@@ -77,13 +77,10 @@ class SourceViews:
         self._decoder = Decoder(source, columns=self.columns, records=records)
         self._commit_rows = commit_rows
 
-    def decode(self, batch: Batch) -> Decoded:
-        """The batch's records as events and dead letters."""
-        return self._decoder.decode(batch)
-
-    def judge(self, decoded: Decoded, stand: Stand) -> Judged:
-        """Decide on each record of a batch that begins where these views stand: a pure function of the log up to it."""
-        batch, events, dead = decoded.batch, decoded.events, decoded.dead
+    def judge(self, batch: Batch, stand: Stand) -> Judged:
+        """Decode the batch, which begins where these views stand, and decide on each record: a pure function of the log up to it."""
+        decoded = self._decoder.decode(batch)
+        events, dead = decoded.events, decoded.dead
         verdict = accept.judge(events, stand.max_time_us, self.source)
         if not verdict.accepted.all():
             future = decoded.places[~verdict.accepted]

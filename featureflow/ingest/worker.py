@@ -10,7 +10,7 @@ Each turn of its loop:
 (4) commit    State and offset in one atom, refused unless token and offset are the ones we started from, until the batch is
               done. Every partition commits at least each second, if only its time.
 (5) catch up  (2) to (4) for a slice of the past, for the views that are behind, up to where the others stand: they join them
-              there.
+              there. What the log has deleted of it is read from history.
 (6) tell      The log is told how far we are, for its lag tools; nothing resumes from that.
 
 After any refusal, lost reply or unreachable server in (2)-(5), and while a view is rebuilt, the partition is *adrift*:
@@ -34,6 +34,7 @@ from featureflow.define import system
 from featureflow.define.spec import Project
 from featureflow.errors import BeingRebuiltError, OffsetOutOfRangeError, UnavailableError
 from featureflow.ingest import claim, dead_letter
+from featureflow.ingest.backfill import Backfill
 from featureflow.ingest.claim import Owned, Stand
 from featureflow.ingest.commit import send
 from featureflow.ingest.failpoint import Failpoint, unarmed
@@ -42,6 +43,7 @@ from featureflow.ingest.metrics import PartitionStatus, WorkerMetrics, WorkerSta
 from featureflow.ingest.past import Past
 from featureflow.ingest.source_views import SourceViews
 from featureflow.ingest.tally import Tally
+from featureflow.store.history.protocol import HistoryStore
 from featureflow.store.log.protocol import Assignment, Batch, Consumer, Log, Partition, Polled
 from featureflow.store.online.protocol import Commit, Committed, OnlineStore, Refused
 from featureflow.store.schemas.open import records_of
@@ -78,6 +80,7 @@ class Worker:
         commit_rows: int = limits.COMMIT_ROWS,
         poll_records: int = limits.POLL_RECORDS,
         schemas: SchemaRegistry | None = None,
+        history: HistoryStore | None = None,
     ) -> None:
         self._log, self._online, self._clock, self._metrics = log, online, clock, metrics
         self._project, self._group = project.name, group or system.group(project.name, "ingest")
@@ -92,6 +95,7 @@ class Worker:
         self._topics = {source.name: source.topic for source in used}
         self._consumer: Consumer | None = None
         self._past = Past(log, self._topics, clock)
+        self._backfill = Backfill(history, {name: (views.source, views.columns) for name, views in self._sources.items()})
         self._holding = Holding[Owned](clock, self._gone)
         self._look_due_us = self._inspect_due_us = self._tell_due_us = 0
         self._tally = Tally(metrics, clock, tracer)
@@ -157,7 +161,7 @@ class Worker:
         """One batch of a partition that is held, which begins where these views stand: steps (2) to (4)."""
         source, tally = self._sources[batch.source], self._tally
         with tally.timed("decode"):                                                          # (2)
-            judged = source.judge(source.decode(batch), stand)
+            judged = source.judge(batch, stand)
             self._failpoint("after_decode")
         with tally.timed("load"):
             source.load(self._online, judged)
@@ -228,7 +232,7 @@ class Worker:
             return                                             # adrift since an earlier batch of this poll
         stand = owned.foremost
         if batch.first != stand.offset:
-            consumer.seek(partition, stand.offset)             # read before the last seek
+            self._follow(consumer, owned)                      # read before the last seek
             return
         self._take_in(consumer, owned, batch, stand)
 
@@ -237,8 +241,10 @@ class Worker:
 
     def _catch_up(self, consumer: Consumer) -> None:
         behind = self._behind()
+        gone = [partition for partition, stand in behind.items() if stand.offset < self._holding.held[partition].beginning]
         try:
-            batches = self._past.read({partition: stand.offset for partition, stand in behind.items()})
+            batches = self._past.read({partition: stand.offset for partition, stand in behind.items() if partition not in gone})
+            batches += self._recall(behind, gone)
         except OffsetOutOfRangeError as error:
             raise _deleted(error) from error
         except UnavailableError as error:
@@ -249,8 +255,27 @@ class Worker:
         for batch in batches:
             partition = Partition(batch.source, batch.partition)
             owned, stand = self._holding.held.get(partition), behind[partition]
-            if owned is not None and stand.until is not None:
-                self._take_in(consumer, owned, batch.until(stand.until), stand)
+            if owned is None or stand.until is None:
+                continue
+            self._take_in(consumer, owned, batch.until(stand.until), stand)
+            if partition in gone and partition in self._holding.held and not owned.cut_off:
+                self._follow(consumer, owned)
+
+    def _recall(self, behind: dict[Partition, Stand], gone: list[Partition]) -> tuple[Batch, ...]:
+        """A slice of what the log has deleted, for the first of these partitions: the present waits meanwhile."""
+        for partition in gone[:1]:
+            stand, beginning = behind[partition], self._holding.held[partition].beginning
+            assert stand.until is not None
+            return (self._backfill.read(partition, stand.offset, min(stand.until, beginning)),)
+        return ()
+
+    def _follow(self, consumer: Consumer, owned: Owned) -> None:
+        """Read on from where the foremost views stand; where the log begins only after them, not yet."""
+        if owned.cut_off:
+            consumer.pause(owned.partition)
+        else:
+            consumer.seek(owned.partition, owned.foremost.offset)
+            consumer.resume(owned.partition)
 
     def _take_in(self, consumer: Consumer, owned: Owned, batch: Batch, stand: Stand) -> None:
         self._metrics.batch_events.observe(len(batch))
@@ -279,7 +304,9 @@ class Worker:
         for partition in self._holding.due():
             source, topic, now_us = self._sources[partition.source], self._topics[partition.source], self._clock.now_us()
             try:
-                owned = claim.take(self._log, self._online, partition, topic, source.view_ids, now_us, self._failpoint)
+                owned = claim.take(
+                    self._log, self._online, partition, topic, source.view_ids, now_us, self._backfill, self._failpoint
+                )
             except BeingRebuiltError as error:                 # its new offsets are made in a moment, or by the next rebuild
                 self._holding.wait(partition, str(error), REBUILT_WAIT_US)
                 continue
@@ -288,7 +315,8 @@ class Worker:
                 self._holding.put_off(partition)
                 return
             offset = owned.foremost.offset
-            self._holding.take(consumer, partition, owned, offset)
+            self._holding.take(consumer, partition, owned, max(offset, owned.beginning))
+            self._follow(consumer, owned)
             self._logger.info("claimed", source=partition.source, partition=partition.partition, offset=offset, lowest=owned.position)
 
     def _tell(self, consumer: Consumer) -> None:
@@ -309,7 +337,7 @@ class Worker:
                 topic = self._log.topic(self._topics[name])
                 for partition, owned in held.items():
                     if partition.source == name:
-                        claim.readable(partition, self._topics[name], owned, topic)
+                        claim.readable(owned, self._topics[name], topic, self._backfill)
                         owned.ends.saw(at_ms, topic.end[partition.partition])
         except UnavailableError as error:
             self._look_due_us = now_us + INSPECT_US            # each attempt may take a time-out

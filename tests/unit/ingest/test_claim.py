@@ -3,10 +3,12 @@ from __future__ import annotations
 import pytest
 
 from featureflow.errors import LogError, OffsetOutOfRangeError
+from featureflow.ingest.backfill import Backfill
 from featureflow.ingest.claim import Owned, readable
 from featureflow.store.log.protocol import Partition, TopicState
 
 PARTITION = Partition("departure", 0)
+NO_HISTORY = Backfill(None, {})
 
 
 def owned(**offsets: int) -> Owned:
@@ -19,14 +21,14 @@ def state(beginning: int, end: int) -> TopicState:
 
 
 def test_views_within_the_log_are_read_on() -> None:
-    readable(PARTITION, "departures", owned(old=7, new=3), state(3, 7))
+    readable(owned(old=7, new=3), "departures", state(3, 7), NO_HISTORY)
 
 
 def test_a_view_behind_the_logs_beginning_is_refused() -> None:
     with pytest.raises(OffsetOutOfRangeError, match="begins at 4.*view new@1.*up to 3.*rebuild new"):
-        readable(PARTITION, "departures", owned(old=7, new=3), state(4, 7))
+        readable(owned(old=7, new=3), "departures", state(4, 7), NO_HISTORY)
 
 
 def test_a_truncated_log_is_noticed_by_the_view_that_is_ahead_though_another_is_behind() -> None:
     with pytest.raises(LogError, match="ends at 6.*view old@1.*up to 7.*Give the event a new name"):
-        readable(PARTITION, "departures", owned(old=7, new=3), state(0, 6))
+        readable(owned(old=7, new=3), "departures", state(0, 6), NO_HISTORY)

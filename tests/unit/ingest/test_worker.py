@@ -18,6 +18,7 @@ from featureflow.clock import ManualClock
 from featureflow.define.spec import DEFAULT_PROJECT, Project, View, with_version
 from featureflow.errors import LogError, OffsetMissingError, OffsetOutOfRangeError, StateError, UnavailableError
 from featureflow.ingest import failpoint
+from featureflow.ingest.backfill import Backfill
 from featureflow.ingest.claim import take
 from featureflow.ingest.past import Past
 from featureflow.ingest.source_views import SourceViews
@@ -669,7 +670,7 @@ def test_views_at_different_offsets_both_say_that_they_live() -> None:
     worker = started(rig, project=replace_views(PROJECT, RIDER))
     rig.produce(20)
     rig.drain(worker)
-    owned = take(rig.log, rig.online, Partition("trip", 0), TRIP.topic, ALL_VIEWS, rig.clock.now_us())
+    owned = take(rig.log, rig.online, Partition("trip", 0), TRIP.topic, ALL_VIEWS, rig.clock.now_us(), Backfill(None, {}))
     assert owned.offsets == {RIDER.id: 20, ZONE.id: 0}
     assert owned.position == 0
     assert owned.beats(rig.clock.now_us() - 1) == []
