@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from trips import PROJECT, VIEWS, aggregation, view, window
 
@@ -23,6 +24,7 @@ from featureflow.errors import (
     TablesMissingError,
     UnavailableError,
 )
+from featureflow.kernel.events import Events
 from featureflow.store.history.protocol import Extent, Statement
 from featureflow.store.history.sql import SqlHistory
 from featureflow.store.keys import Keys
@@ -32,7 +34,7 @@ from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.protocol import DROPPED, Advance, Commit, Committed, OffsetRecord
 from featureflow.store.online.redis import RedisOnlineStore
 from featureflow.store.online.writes import StateWrite, Writes
-from featureflow.store.registry import Registry, mirrored, partitions_document
+from featureflow.store.registry import Registry, beginnings, mirrored, partitions_document
 
 KEYS = Keys(DEFAULT_PROJECT)
 SOURCES = (*PROJECT.sources, *system.system_sources(DEFAULT_PROJECT))
@@ -490,3 +492,29 @@ def test_before_the_first_apply_nothing_is_applied_rather_than_broken(sqlite_url
     with pytest.raises(TablesMissingError, match="lacks tables. Run: featureflow apply"):
         place.history.extents("departure")
     place.history.close()
+
+
+@pytest.mark.parametrize(
+    ("held", "begins"),
+    [
+        (Extent(3, 40), 3),                # history reaches back further
+        (Extent(3, 10), 3),                # and just as far as the log's beginning
+        (Extent(3, 9), 10),                # a gap: what it has would be a part
+        (Extent(10, 10), 10),              # it begins where the log does
+        (Extent(12, 40), 10),              # it began later
+        (None, 10),
+    ],
+)
+def test_a_view_begins_where_history_and_the_log_together_are_whole(held: Extent | None, begins: int) -> None:
+    topic = TopicState("id", 1, beginning={0: 10}, end={0: 50})
+    assert beginnings(topic, {} if held is None else {0: held}) == {0: begins}
+
+
+def test_a_new_view_version_begins_with_history_though_the_log_has_deleted_its_events(place: Place) -> None:
+    place.registry.apply(PROJECT)
+    place.log.append("departures", [Record(b"{}")] * 9)
+    empty = Events(0, *[np.zeros(0, np.int64)] * 3, {})
+    place.history.append(PROJECT.source("departure"), 0, empty, 0, 9)
+    place.log.delete_before("departures", 0, 7)
+    place.registry.apply(CHANGED)
+    assert place.offsets(CHANGED.view("origin_now"))["departure", 0] == 0
