@@ -31,7 +31,8 @@ def produce(world: World, luck: random.Random, count: int, bad: set[bytes]) -> N
             rider = luck.choice(("ada", "bob:{0}", "c\r\nd", *(f"r{n}" for n in range(12))))
             values: dict[str, object] = {"at": time.time_ns() // 1000 - luck.randrange(90 * SECOND_US), "rider": rider}
             if source == "ride":
-                values |= {"zone": luck.choice((1, 2, None)), "fare": luck.choice((None, 0.1, luck.random() * 1e6)), "cash": luck.random() < 0.5}
+                values |= {"zone": luck.choice((1, 2, None)), "cash": luck.random() < 0.5}
+                values |= {"fare": luck.choice((None, 0.1, luck.random() * 1e6))}
             else:
                 values |= {"amount": luck.random() * 10}
             if luck.random() < 0.05:

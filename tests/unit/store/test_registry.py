@@ -156,7 +156,7 @@ def test_a_changed_view_is_a_new_version_that_begins_at_the_logs_beginning(place
     old = PROJECT.view("origin_now")
     assert str(plan) == (
         f"~ view origin_now: version {old.version} -> {REPLACED.version}, folded again from history and the log; "
-        "features +worst_2h -worst_1h -best_1h -sum_30m -sum_3h"
+        "features +worst_2h -worst_1h -best_1h -sum_30m -sum_3h -noted_6h"
     )
     assert mirrored(place.online) == PROJECT, "a plan changes nothing"
     place.registry.apply(CHANGED)
@@ -187,7 +187,7 @@ def test_going_back_before_the_old_version_is_dropped_goes_on_where_it_was(place
 def test_a_view_that_comes_back_before_it_is_dropped_is_said_to_go_on_where_it_was_left(place: Place) -> None:
     without = msgspec.structs.replace(PROJECT, views=tuple(v for v in VIEWS if v.name != "origin_now"))
     version = PROJECT.view("origin_now").version
-    added = f"+ view origin_now: version {version}, 4 features of airport from departure, arrival"
+    added = f"+ view origin_now: version {version}, 5 features of airport from departure, arrival"
     assert added in str(place.registry.plan(PROJECT)).splitlines()
     place.registry.apply(PROJECT)
     place.registry.apply(without)
