@@ -1,10 +1,14 @@
-"""One worker process: folds so many events of one topic and prints what it cost, as one JSON line."""
+"""One worker process: folds until it is told to stop by SIGTERM, then prints what that cost, as one JSON line.
+
+``ready`` is printed once the partitions are claimed; from then on it counts.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
-import sys
+import signal
 import time
 from collections import Counter
 from typing import ClassVar
@@ -15,12 +19,11 @@ from featureflow.clock import SystemClock
 from featureflow.ingest.failpoint import Name
 from featureflow.ingest.metrics import WorkerMetrics
 from featureflow.ingest.worker import Worker
+from featureflow.limits import SLAB_BYTES
 from featureflow.log_lines import log_as_json
 from featureflow.store.log.open import open_log
 from featureflow.store.online.redis import RedisOnlineStore
 from featureflow.store.registry import mirrored
-
-IDLE_S = 3.0
 
 
 class Stages:
@@ -59,33 +62,53 @@ def cpu_s() -> float:
     return used.ru_utime + used.ru_stime + children.ru_utime + children.ru_stime
 
 
-def main(kafka: str, redis: str, group: str, events: int, forever: bool) -> None:
+def rss_mb() -> float:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kafka")
+    parser.add_argument("redis")
+    parser.add_argument("group")
+    parser.add_argument("--slab-bytes", type=int, default=SLAB_BYTES)
+    parser.add_argument("--partitions", type=int, default=1, help="that this worker waits for")
+    parser.add_argument("--rebuilt", type=int, default=0, help="report the memory in use after so many events, and at the end")
+    arguments = parser.parse_args()
     log_as_json()
-    log, online = open_log(f"kafka://{kafka}"), RedisOnlineStore(redis)
+    log, online = open_log(f"kafka://{arguments.kafka}"), RedisOnlineStore(arguments.redis)
     project = mirrored(online)
     assert project is not None, "apply first"
-    stages = Stages()
+    stages, stopping = Stages(), []
+    signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
     worker = Worker(
-        log, online, project, SystemClock(), WorkerMetrics(CollectorRegistry()), group=group, failpoint=stages
-    )
+        log, online, project, SystemClock(), WorkerMetrics(CollectorRegistry()), group=arguments.group, failpoint=stages,
+        slab_bytes=arguments.slab_bytes,
+    )  # fmt: skip
     worker.open()
-    done = 0
-    while not worker.status().partitions or any(p.problem for p in worker.status().partitions):
-        done += worker.step(timeout_s=0.05)  # join and claim; what it may fold already counts
+    early = done = 0
+    while len(worker.status().partitions) != arguments.partitions or any(p.problem for p in worker.status().partitions):
+        early += worker.step(timeout_s=0.05)  # join and claim
+    print("ready", flush=True)
     stages.begin()  # joining is not folding
-    began, used = time.perf_counter(), cpu_s()
-    while done < events:
-        done += worker.step()
-    report = {
-        "events": done, "wall_s": time.perf_counter() - began, "cpu_s": cpu_s() - used, "commits": stages.commits,
-        "longest_commit_interval_s": stages.longest_s, "stages_s": dict(stages.seconds),
-        "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }  # fmt: skip
-    print(json.dumps(report), flush=True)
-    while forever:
-        worker.step(timeout_s=0.05)
+    used, began, last, half_mb = cpu_s(), time.perf_counter(), 0.0, 0.0
+    at_last = used
+    while not stopping:
+        if folded := worker.step(timeout_s=0.05):
+            done += folded
+            last, at_last = time.perf_counter(), cpu_s()
+            if arguments.rebuilt and not half_mb and done >= arguments.rebuilt:
+                half_mb = rss_mb()
+    print(
+        json.dumps({
+            "events": done, "early_events": early, "wall_s": last - began, "cpu_s": at_last - used, "commits": stages.commits,
+            "longest_commit_interval_s": stages.longest_s, "stages_s": dict(stages.seconds), "rss_mb": rss_mb(), "half_mb": half_mb,
+        }),
+        flush=True,
+    )  # fmt: skip
     worker.close()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), len(sys.argv) > 5)
+    main()

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import redis
@@ -18,6 +18,7 @@ SERVICES = Path(__file__).parent.parent / "scripts" / "services.py"
 class Servers:
     kafka: str
     redis: str
+    mysql: str
     versions: dict[str, str]
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])  # in every topic's and group's name
 
@@ -30,8 +31,13 @@ class Servers:
             raise SystemExit(f"{', '.join(sorted(absent))} is not up. Run: make services")
         address = {name: f"{service['host']}:{service['port']}" for name, service in up.items()}
         return Servers(
-            address["kafka"], f"redis://{address['redis']}/{database}", {name: s["version"] for name, s in up.items()}
-        )
+            address["kafka"], f"redis://{address['redis']}/{database}",
+            f"mysql+pymysql://featureflow:featureflow@{address.get('mysql', 'absent')}", {name: s["version"] for name, s in up.items()},
+        )  # fmt: skip
+
+    def again(self) -> Servers:
+        """The same servers for another run."""
+        return replace(self, run=uuid.uuid4().hex[:8])
 
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.redis)

@@ -1,0 +1,94 @@
+"""A project applied to the real servers, and workers folding into it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from featureflow.define import spec
+from featureflow.define.project import load
+from featureflow.store.history.sql import SqlHistory
+from featureflow.store.keys import Keys
+from featureflow.store.log.open import open_log
+from featureflow.store.online import record
+from featureflow.store.online.redis import RedisOnlineStore
+from featureflow.store.registry import Registry
+from servers import Servers
+
+HERE = Path(__file__).parent
+
+
+def apply(servers: Servers, topic: str, partitions: int, *, definitions: str = "payments.py", keyed: bool = True) -> spec.Project:
+    project = load(HERE / definitions)
+    source = msgspec.structs.replace(project.sources[0], topic=topic, keyed_by=project.sources[0].keyed_by if keyed else None)
+    views = tuple(spec.with_version(view, {source.name: source}) for view in project.views)
+    project = msgspec.structs.replace(project, sources=(source,), views=views)
+    with tempfile.TemporaryDirectory() as folder:
+        history, online = SqlHistory(f"sqlite:///{folder}/history.db"), RedisOnlineStore(servers.redis)
+        log = open_log(f"kafka://{servers.kafka}")
+        Registry(history, online, log).apply(project, partitions=partitions)
+        for store in (history, online, log):
+            store.close()
+    return project
+
+
+def committed(servers: Servers, project: spec.Project, partitions: int) -> int:
+    """Events that all of the partitions are committed past."""
+    view, source, keys = project.views[0], project.sources[0], Keys(project.name)
+    with servers.client() as client:
+        values = client.mget([keys.offset(view.id, source.name, partition) for partition in range(partitions)])
+    return sum(record.decode(value).offset for value in values)
+
+
+@dataclass
+class Workers:
+    """``count`` worker processes of one group, which share the partitions evenly."""
+
+    servers: Servers
+    count: int
+    partitions: int
+    options: list[str] = field(default_factory=list)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def __enter__(self) -> Workers:
+        group = f"fold-{self.servers.run}-{time.monotonic_ns()}"
+        share = str(self.partitions // self.count)
+        command = [sys.executable, str(HERE / "fold.py"), self.servers.kafka, self.servers.redis, group, "--partitions", share]
+        self.processes = [subprocess.Popen([*command, *self.options], stdout=subprocess.PIPE) for _ in range(self.count)]
+        for process in self.processes:
+            assert process.stdout is not None
+            while process.stdout.readline() != b"ready\n":
+                if process.poll() is not None:
+                    raise SystemExit("a worker ended before it had its partitions")
+        return self
+
+    def folded(self, project: spec.Project, events: int, *, most_s: float = 3_600.0) -> None:
+        until = time.monotonic() + most_s
+        while committed(self.servers, project, self.partitions) < events:
+            if time.monotonic() > until or any(process.poll() is not None for process in self.processes):
+                raise SystemExit(f"{events} events are not folded after {most_s} s, or a worker ended")
+            time.sleep(0.02)
+
+    def stop(self) -> list[dict[str, float]]:
+        """Their reports."""
+        reports = []
+        for process in self.processes:
+            process.send_signal(signal.SIGTERM)
+        for process in self.processes:
+            out, _ = process.communicate(timeout=60)
+            reports.append(json.loads(out.splitlines()[-1]))
+        return reports
+
+    def __exit__(self, *error: object) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
