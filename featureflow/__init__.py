@@ -23,6 +23,7 @@ from featureflow.define.kept import first, last, last_n, max_by, min_by
 from featureflow.define.model import Model
 from featureflow.define.request import Request
 from featureflow.define.sequence import diff, len
+from featureflow.define.sketch import approx_distinct
 from featureflow.define.vector import Vector
 from featureflow.define.view import View
 from featureflow.define.window import hopping, lifetime, session, tumbling
@@ -36,6 +37,7 @@ __all__ = [
     "Vector",
     "View",
     "abs",
+    "approx_distinct",
     "count",
     "decayed_count",
     "decayed_mean",

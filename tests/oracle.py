@@ -249,10 +249,12 @@ def best_first(aggregation: Aggregation, counted: Sequence[Counted]) -> list[Cou
 
 
 def aggregate(aggregation: Aggregation, counted: Sequence[Counted], window: Window, q: int) -> list[float | str | None]:
-    """The aggregation of at least one record at q."""
+    """The aggregation of at least one record at q. Of those that are approximate it gives the exact value, which an estimate is near."""
     if aggregation.op in ("first", "last", "last_n", "max_by", "min_by"):
         kept = [value for _, value in best_first(aggregation, counted)[: aggregation.size]]
         return kept + [nothing(aggregation)] * (aggregation.size - len(kept))
+    if aggregation.op == "approx_distinct":
+        return [float(len({value for _, value in counted}))]
     values: list[float] = [value for _, value in counted]  # type: ignore[misc]  # only the above have strings
     n, total = len(values), sum(map(quantum, values))
     match aggregation.op:

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 
+import msgspec
 import numpy as np
 from prometheus_client import CollectorRegistry
 
@@ -47,6 +48,7 @@ from featureflow.store.registry import partitions_document
 from featureflow.tracing import Tracer
 
 KEYS = Keys(DEFAULT_PROJECT)
+SKETCHED = ("approx_distinct",)
 SECOND_US = 1_000_000
 START_US = 1_700_000_000 * SECOND_US
 WINDOWS = (
@@ -100,12 +102,26 @@ def project_on(topic: str) -> Project:
 def _of(op: str, windows: tuple[Window, ...] = WINDOWS, *, where: Expr | None = None, size: int = 1) -> Aggregation:
     value = None if op == "count" else _FARE
     return Aggregation(
-        name=op, op=op, source="trip", value=value, where=where, windows=windows, size=size, bare=op == "last_n"
+        name=op, op=op, source="trip", value=value, where=where, windows=windows, size=size, bare=op == "last_n",
+        error=0.02 if op.startswith("approx") else 0.0,
     )
 
 
 PROJECT = project_on("trips")
 (TRIP,) = PROJECT.sources
+
+
+def with_sketches(project: Project) -> Project:
+    """The same, with an approximate aggregation of each kind in both views, beside the others."""
+    views = []
+    for view in project.views:
+        windows = WINDOWS if view.entity == "rider" else (WINDOWS[1], Window(kind="lifetime", length_us=0, text="lifetime"))
+        more = tuple(_of(op, windows) for op in SKETCHED)
+        changed = msgspec.structs.replace(view, aggregations=(*view.aggregations, *more))
+        views.append(with_version(changed, {source.name: source for source in project.sources}))
+    return msgspec.structs.replace(project, views=tuple(views))
+
+
 RIDER, ZONE = PROJECT.views
 
 
@@ -296,7 +312,9 @@ class Rig:
         layout, ids = kernel.layouts["trip"], _ids(view)
         owners: list[int | None] = [None] if layout.keyed else list(range(self.partitions))
         blobs = [
-            self.online.read([KEYS.state(layout.entity, entity_id, view.id, "trip", owner) for owner in owners])
+            self.online.read(
+                [KEYS.state(layout.entity, entity_id, view.id, "trip", owner, one.part) for one in layout.all for owner in owners]
+            )
             for entity_id in ids
         ]
         return kernel.finalize({"trip": state.parse(layout, blobs)}, np.full(len(ids), q_us, np.int64))

@@ -166,13 +166,14 @@ class Aggregation(_Value, frozen=True):
     width: int = 0                         # the values are strings of at most so many bytes of UTF-8; 0: numbers
     by: Expr | None = None                 # min_by, max_by: what is compared
     entry: tuple[Payload, ...] = ()        # last_n of several values at once: all of them, ``value`` is one
+    error: float = 0.0                     # approx_*: what the sketch may be off by, as each states it
 
     @property
     def parameters(self) -> tuple[tuple[str, object], ...]:
         """What else decides the value, by name: nothing for most."""
         named = (
             ("per_us", self.per_us), ("half_life_us", self.half_life_us), ("width", self.width),
-            ("by", msgspec.to_builtins(self.by)), ("entry", msgspec.to_builtins(self.entry)),
+            ("by", msgspec.to_builtins(self.by)), ("entry", msgspec.to_builtins(self.entry)), ("error", self.error),
         )  # fmt: skip
         return tuple((name, value) for name, value in named if value)
 

@@ -203,6 +203,13 @@ def _check_features(cls: type[View], at: Place) -> None:
                 at=aggregation.place,
             )
         names[feature.name] = aggregation
+    sketched = [aggregation for aggregation in cls._aggregations.values() if aggregation.error]
+    if len(sketched) > limits.SKETCHES:
+        raise wrong(
+            f"{cls.__name__} has {len(sketched)} approximate aggregations; the limit is {limits.SKETCHES}",
+            write="two views",
+            at=sketched[limits.SKETCHES].place,
+        )
     if len(names) > limits.FEATURES_PER_VIEW:
         raise wrong(
             f"{cls.__name__} has {len(names)} features; the limit is {limits.FEATURES_PER_VIEW}",

@@ -60,7 +60,7 @@ class Placed:
     level: Index                           # (r,)
     start: Index                           # (r,)
     entities: Index                        # (e,) distinct slots, in order
-    before: Index                          # (n,) of each of the batch's events, see ``cuts``
+    before: tuple[Index, ...]              # (n,) of each of the batch's events, see ``cuts``: one for each row that an event may change
     weights: Index                         # (n,) likewise
 
 
@@ -84,7 +84,7 @@ class Slab:
         self.layout = layout
         self._names = keys
         self.max_bytes = max_bytes
-        self._arena = Arena(layout.width, max(1, max_bytes // layout.row_bytes))
+        self._arena = Arena(layout.width, max(1, max_bytes // (8 * layout.width)))
         self._known = Slots(layout)
         self._slots: dict[int, dict[Id, int]] = {}                 # partition -> entity id -> slot
         self._writes = StateWrites(layout, self._known)
@@ -100,7 +100,7 @@ class Slab:
     @property
     def used_bytes(self) -> int:
         """Estimated memory in use: rows, with the room that their entities keep to grow, and what finds them."""
-        return self._arena.rows * self.layout.row_bytes + self.entities * ENTITY_OVERHEAD_BYTES
+        return 8 * self._arena.rows * self.layout.width + self.entities * ENTITY_OVERHEAD_BYTES
 
     def ids(self, events: Events) -> list[Id]:
         """Each event's entity id."""
@@ -109,7 +109,8 @@ class Slab:
     def key(self, partition: int, entity_id: Id) -> bytes:
         """The entity's state key."""
         layout = self.layout
-        return self._names.state(layout.entity, entity_id, layout.view_id, layout.source, None if layout.keyed else partition)
+        owner = None if layout.keyed else partition
+        return self._names.state(layout.entity, entity_id, layout.view_id, layout.source, owner, layout.part)
 
     def find(self, partition: int, ids: Sequence[Id]) -> Index:
         """(n,) slots of the ids; -1 for those that must be loaded before events of theirs are placed."""
@@ -124,7 +125,7 @@ class Slab:
         """
         if not ids:
             return {}
-        states = state.parse(self.layout, [[blob] for blob in blobs])
+        states = state.parse_rows(self.layout, [[blob] for blob in blobs])
         if (strange := states.owners != partition).any():
             if not self.layout.keyed:
                 raise StateError(
@@ -160,6 +161,17 @@ class Slab:
         Each changes one row: that of the finest tile which its entity has not rolled up. Entities of which much can be rolled up are so
         before. ``watermark_us`` is the partition's running maximum of accepted event times before the batch.
         """
+        n = len(events)
+        entities, weights, level, start = self._settle(events, chosen, slots, watermark_us)
+        by_row, begins = _by_row(self.layout, slots, level, start)
+        rows = by_row[begins]
+        order = by_row if len(chosen) == n else chosen[by_row]
+        before = np.full(n, n, np.int64)
+        before[order] = previous(order, begins)
+        return Placed(partition, events, order, begins, slots[rows], level[rows], start[rows], entities, (before,), weights)
+
+    def _settle(self, events: Events, chosen: Index, slots: Index, watermark_us: int) -> tuple[Index, Index, Index, Index]:
+        """The distinct slots, rolled up where that is due; the ``weights`` that ``cuts`` is given; each event's level and start."""
         if self._pending is not None:
             raise RuntimeError(f"partition {self._pending.partition} has folds to commit or drop before more is folded")
         layout, known, n = self.layout, self._known, len(events)
@@ -168,24 +180,14 @@ class Slab:
         entities = entities[changes(entities)]
         self._begin(entities[known.stored_rows[entities] < 0], int(times_us.max()))
         rolled = roll_up(layout, self._arena, known, entities, watermark_us)
-        if len(rolled):
-            self._find_newest(rolled)
-        level, start = rollup.level_of(layout, times_us, known.frontiers[slots])
-        by_row, begins = _by_row(layout, slots, level, start)
-        rows = by_row[begins]
-        order = by_row if len(chosen) == n else chosen[by_row]
-        previous = np.empty(len(order), np.int64)
-        previous[1:] = order[:-1]
-        previous[begins] = -1
-        before = np.full(n, n, np.int64)
-        before[order] = previous
         weights = np.zeros(n, np.int64)
         if len(rolled):
+            self._find_newest(rolled)
             heavy = np.flatnonzero(known.rewrite[slots])
             _, first = np.unique(slots[heavy], return_index=True)
             heavy = heavy[first]
             weights[chosen[heavy]] = self._arena.count[slots[heavy]]
-        return Placed(partition, events, order, begins, slots[rows], level[rows], start[rows], entities, before, weights)
+        return entities, weights, *rollup.level_of(layout, times_us, known.frontiers[slots])
 
     def fold(self, placed: Placed, commit_of: Index, commits: int) -> list[tuple[Writes, int]]:
         """Fold what was placed: what each of so many commits writes, and of how many rows. ``commit_of`` (n,) is the commit of each event.
@@ -198,19 +200,18 @@ class Slab:
         cut[1:] |= number[1:] != number[:-1]
         first = np.flatnonzero(cut)
         number = number[first]
-        folded = fold(layout, placed.events, placed.order, first)
+        table = self._folded(placed, first)
         row_at = np.flatnonzero(placed.begins[first])              # where each row's states begin
         times = np.diff(row_at, append=len(first))                 # how many commits change it
         slots, level, start, entities = placed.slots, placed.level, placed.start, placed.entities
-        folded["start"], folded["level"] = np.repeat(start, times), np.repeat(level, times)
-        table = layout.table(folded)
+        table[:, START], table[:, LEVEL] = np.repeat(start, times), np.repeat(level, times)
         held = arena.count[entities]
-        positions = self._find(slots, level, start)
+        positions = self._find(placed)
         absent = positions < 0
         fresh, there = np.flatnonzero(absent), np.flatnonzero(~absent)
         if len(fresh):
             fresh = fresh[np.argsort((slots[fresh] << 32) | number[row_at[fresh]], kind="stable")]
-            positions[fresh] = self._append(slots[fresh], level[fresh], start[fresh])
+            positions[fresh] = self._append(placed, fresh)
         rows = arena.base[slots] + positions
         whole = known.rewrite[entities] | (known.stored_rows[entities] < 0)
         kept = arena.table[spans(arena.base[entities[whole]], held[whole])]
@@ -231,6 +232,10 @@ class Slab:
         self._clock += 1
         known.last_used[entities], known.dirty[entities] = self._clock, True
         return writes
+
+    def _folded(self, placed: Placed, first: Index) -> Table:
+        """A row for each segment of the placed events, the segments beginning at ``first``; start and level are set by the caller."""
+        return self.layout.table(fold(self.layout, placed.events, placed.order, first))
 
     def committed(self, times_ms: Sequence[int]) -> None:
         """The first so many commits of the last ``fold`` are in the store, each since that moment of its clock.
@@ -270,7 +275,7 @@ class Slab:
         idle = np.flatnonzero((self._known.partition >= 0) & ~self._known.dirty)
         idle = idle[np.argsort(self._known.last_used[idle], kind="stable")]
         arena = self._arena
-        sizes = arena.capacity[idle] * self.layout.row_bytes + ENTITY_OVERHEAD_BYTES
+        sizes = 8 * arena.capacity[idle] * self.layout.width + ENTITY_OVERHEAD_BYTES
         idle = idle[: int(np.searchsorted(np.cumsum(sizes), excess)) + 1]
         self._forget_ids(idle)
         self._forget(idle)
@@ -294,8 +299,9 @@ class Slab:
             self._known.horizon[slots] = np.maximum(self._known.horizon[slots], horizon)
             self._known.frontiers[slots] = np.maximum(self._known.frontiers[slots], frontiers)
 
-    def _find(self, slots: Index, level: Index, start: Index) -> Index:
-        """Position of the row for each (slot, level, start); -1 where there is none."""
+    def _find(self, placed: Placed) -> Index:
+        """(r,) position of each of the rows; -1 where it is not there."""
+        slots, level, start = placed.slots, placed.level, placed.start
         newest = self._known.newest_start[slots]
         positions = np.where(start == newest, self._known.newest_at[slots], -1)
         elsewhere = np.flatnonzero((start < newest) | (level > 0))
@@ -308,16 +314,21 @@ class Slab:
             positions[wanted[found]] = rows[found] - self._arena.base[slots[wanted[found]]]
         return positions
 
-    def _append(self, slots: Index, level: Index, start: Index) -> Index:
-        """Positions of new rows, side by side in the order given, which is by slot."""
-        first = np.flatnonzero(changes(slots))
-        counts = np.diff(first, append=len(slots))
-        positions = spans(self._arena.extend(slots[first], counts), counts)
+    def _append(self, placed: Placed, fresh: Index) -> Index:
+        """Positions of new ones of the rows, side by side in the order given, which is by slot."""
+        slots, level, start = placed.slots[fresh], placed.level[fresh], placed.start[fresh]
+        positions = self._extend(slots)
         newer = np.flatnonzero((level == 0) & (start > self._known.newest_start[slots]))
         newer = newer[np.argsort(start[newer], kind="stable")]     # so of several of a slot the newest is assigned last
         self._known.newest_start[slots[newer]] = start[newer]
         self._known.newest_at[slots[newer]] = positions[newer]
         return positions
+
+    def _extend(self, slots: Index) -> Index:
+        """Positions of one more row of a slot for each time that it stands here, in order."""
+        first = np.flatnonzero(changes(slots))
+        counts = np.diff(first, append=len(slots))
+        return spans(self._arena.extend(slots[first], counts), counts)
 
     def _combine(self, table: Table, at: Index, earlier: Rows) -> None:
         """Merge the rows at these places of the table into what they were before."""
@@ -344,6 +355,14 @@ def _by_row(layout: Layout, slots: Index, level: Index, start: Index) -> tuple[I
     keys = (slots << SLOT_SHIFT) | (level << TIME_BITS) | ticks
     order = np.argsort(keys, kind="stable")
     return order, changes(keys[order])
+
+
+def previous(order: Index, begins: NDArray[np.bool_]) -> Index:
+    """(k,) what stands before each in its run; -1 where a run begins."""
+    before = np.empty(len(order), np.int64)
+    before[1:] = order[:-1]
+    before[begins] = -1
+    return before
 
 
 def plain(column: NDArray[np.generic]) -> list[Id]:

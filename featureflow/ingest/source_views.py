@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from featureflow import limits
 from featureflow.define.spec import Project, Source
+from featureflow.ingest.cell_slab import CellSlab
 from featureflow.ingest.claim import Owned, Stand
 from featureflow.ingest.cuts import cuts
 from featureflow.ingest.dead_letter import DeadLetter, letters
 from featureflow.ingest.decode import Decoder
-from featureflow.ingest.slab import Slab, plain
+from featureflow.ingest.slab import Placed, Slab, plain
 from featureflow.ingest.slots import Index
 from featureflow.kernel import accept
-from featureflow.kernel.columns import Layout
+from featureflow.kernel.columns import CellLayout, Layout
 from featureflow.kernel.events import Events
 from featureflow.kernel.record import Records
 from featureflow.store.keys import Keys
@@ -41,7 +42,7 @@ class Judged:
     late: dict[str, int]                   # view id -> events too old for it
     dead: list[DeadLetter]
     places: NDArray[np.intp]               # (n,) each event's place in the batch
-    slots: dict[str, Index] = field(default_factory=dict)      # view id -> (n,) of the events that it folds; see ``SourceViews.load``
+    slots: dict[str, list[Index]] = field(default_factory=dict)    # view id -> (n,) of the events that it folds, in each of its slabs
 
     def reach(self, stop: int, before_us: int, stand: Stand) -> tuple[int, int]:
         """(offset, running maximum) once the events up to ``stop`` are committed; ``before_us`` is the maximum where there are none."""
@@ -71,7 +72,12 @@ class SourceViews:
         self.layouts = {view.id: Layout.of(view, source) for view in project.views_of(source.name)}
         self.view_ids = tuple(self.layouts)
         keys = Keys(project.name)
-        self._slabs = {view_id: Slab(layout, keys, slab_bytes // len(self.layouts)) for view_id, layout in self.layouts.items()}
+        share = slab_bytes // max(1, sum(len(layout.all) for layout in self.layouts.values()))
+        self._slabs = {
+            view_id: tuple((CellSlab if isinstance(one, CellLayout) else Slab)(one, keys, share) for one in layout.all)
+            for view_id, layout in self.layouts.items()
+        }
+        self._each = [(view_id, slab) for view_id, slabs in self._slabs.items() for slab in slabs]
         fields = {name for layout in self.layouts.values() for name in layout.fields}
         self.columns = tuple(sorted(fields))
         self._decoder = Decoder(source, columns=self.columns, records=records)
@@ -107,8 +113,11 @@ class SourceViews:
         field that the source is keyed by, and rows of two partitions in one state would have no order.
         """
         partition = judged.batch.partition
-        for view_id, takes in judged.takes.items():
-            slab, chosen = self._slabs[view_id], np.flatnonzero(takes)
+        for view_id, slab in self._each:
+            takes = judged.takes.get(view_id)
+            if takes is None:
+                continue
+            chosen = np.flatnonzero(takes)
             slab.evict()
             column = judged.events.columns[slab.layout.key_field]
             ids = plain(column if len(chosen) == len(column) else column[chosen])
@@ -127,8 +136,9 @@ class SourceViews:
                         judged.dead.extend(letters(judged.batch, [int(judged.places[at])], "wrong_partition", detail, view_id))
             if absent:
                 slots = slab.find(partition, ids)
-            judged.slots[view_id] = np.full(len(takes), -1, np.int64)
-            judged.slots[view_id][chosen] = slots
+            everywhere = np.full(len(takes), -1, np.int64)
+            everywhere[chosen] = slots
+            judged.slots.setdefault(view_id, []).append(everywhere)
 
     def fold(self, judged: Judged, start: int, watermark_us: int) -> list[Part]:
         """Fold the events from ``start`` on, cut into as many commits as they need: at least one.
@@ -136,21 +146,22 @@ class SourceViews:
         ``watermark_us`` is the partition's running maximum before them.
         """
         n, partition = len(judged.events), judged.batch.partition
-        placed = {}
+        placed: list[tuple[Slab, Placed]] = []
         for view_id, takes in judged.takes.items():
             chosen = start + np.flatnonzero(takes[start:])
             if len(chosen):
-                slots = judged.slots[view_id][chosen]
-                placed[view_id] = self._slabs[view_id].place(partition, judged.events, chosen, slots, watermark_us)
-        each = placed.values()
+                for slab, slots in zip(self._slabs[view_id], judged.slots[view_id], strict=True):
+                    one = slab.place(partition, judged.events, chosen, slots[chosen], watermark_us)
+                    if len(one.slots):
+                        placed.append((slab, one))
         ends = cuts(
-            [one.before for one in each], [one.weights for one in each], start, n,
+            [before for _, one in placed for before in one.before], [one.weights for _, one in placed], start, n,
             rows=self._commit_rows, rewritten=limits.ROLL_UP_ROWS,
         )
         commit_of = np.searchsorted(ends, np.arange(n), side="right")
         writes, rows = [Writes()] * len(ends), [0] * len(ends)
-        for view_id, one in placed.items():
-            for i, (mine, count) in enumerate(self._slabs[view_id].fold(one, commit_of, len(ends))):
+        for slab, one in placed:
+            for i, (mine, count) in enumerate(slab.fold(one, commit_of, len(ends))):
                 writes[i] += mine
                 rows[i] += count
         return list(map(Part, ends, writes, rows))
@@ -163,12 +174,12 @@ class SourceViews:
 
     def committed(self, times_ms: Sequence[int]) -> None:
         """The first so many parts of the last ``fold`` were applied, each at that moment of the store's clock. The others are forgotten."""
-        for slab in self._slabs.values():
+        for _, slab in self._each:
             slab.committed(times_ms)
 
     def drop(self, partition: int) -> None:
         """Forget everything of a partition: its rows live and die with its token."""
-        for slab in self._slabs.values():
+        for _, slab in self._each:
             slab.drop(partition)
 
 

@@ -113,7 +113,7 @@ class StateWrites:
         heads["ttl_ms"] = self._life_ms
         heads["renew_ms"] = np.where(renewed, 0, known.renew_ms[entities])   # after a whole value of the same batch: when is not known
         keys = tuple(map(known.keys.__getitem__, entities.tolist()))
-        headers, data = known.headers[entities], table.tobytes()
+        headers, data = known.headers[entities], self._layout.to_bytes(table)
         if commits == 1:
             return [Writes(keys, heads.tobytes(), headers.tobytes(), places.tobytes(), data)]
         ends = np.arange(1, commits + 1)
@@ -154,7 +154,7 @@ class StateWrites:
         known.headers[slots] = new
         keys = tuple(map(known.keys.__getitem__, slots.tolist()))
         begun, ended = (offsets * size).tolist(), ((offsets + sizes) * size).tolist()
-        data, fronts = values.tobytes(), new.tobytes()
+        data, fronts = self._layout.to_bytes(values), new.tobytes()
         bounds = np.searchsorted(number, np.arange(1, commits + 1)).tolist()
         out, k = [], 0
         for k1 in bounds:

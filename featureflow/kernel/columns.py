@@ -6,32 +6,48 @@ A row is a run of little-endian int64:
 
 so that rows are a two-dimensional int64 table without a copy, and each way to merge is a single call over one block of columns. ``start``
 is the tile's start, ``level`` an index into ``Layout.levels``, ``t_max`` the newest event time folded into the row.
+
+Sketches would make such rows thousands of columns wide, nearly all of them empty. Their cells are rows of narrow layouts beside it, in
+state values of their own, one layout for each number of words that a cell has:
+
+    start  level  cell | words ...         in memory; in the store the first three are one packed int64
+
+An event adds at most a few cells. Between rows that are merged, ``cell`` is one more part of what must be equal.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featureflow.clock import NO_TIME_US
-from featureflow.define.spec import Column, Expr, Source, View, Window, columns_of, is_keyed
+from featureflow.define.spec import Aggregation, Column, Expr, Source, View, Window, columns_of, is_keyed
 from featureflow.kernel.aggregation.table import aggregation
 from featureflow.kernel.partial.base import Merge, Partial
 from featureflow.kernel.partial.basic import Count
 from featureflow.kernel.partial.decayed import Decayed
 from featureflow.kernel.partial.entries import Entries
 from featureflow.kernel.partial.newest import LastN
+from featureflow.kernel.partial.sketch import CELL_BITS, Sketch
 from featureflow.kernel.partial.time import Earliest
-from featureflow.kernel.tile import LIFETIME_US, tile_for
+from featureflow.kernel.tile import LADDER_US, LIFETIME_START_US, LIFETIME_US, SECOND_US, tile_for
 
 FORMAT = 1
 HEADER = np.dtype([("format", "<u2"), ("levels", "u1"), ("reserved", "u1"), ("owner", "<i4"), ("layout", "<u8"), ("horizon", "<i8")])
 START, LEVEL, FIRST = 0, 1, 2
 OLDEST = Earliest(None, None)              # the oldest event time folded into a row: where there is a session window
+CELL, WORDS = 2, 3                         # of a row of cells
+
+# A row's start in seconds, level and cell as one uint64 in the store: what equal rows have in common.
+TICK_BITS = 36
+TICK_BIAS = 1 << (TICK_BITS - 1)
+LIFETIME_TICK = 0                          # before any other start
 
 Rows = NDArray[np.void]                    # (k,) of ``Layout.dtype``
 Table = NDArray[np.int64]                  # (k, Layout.width)
@@ -39,7 +55,10 @@ Table = NDArray[np.int64]                  # (k, Layout.width)
 
 @dataclass(frozen=True)
 class Layout:
-    """Made by ``Layout.of``. Two equal views give equal layouts; ``id`` is written into every state value."""
+    """Made by ``Layout.of``. Two equal views give equal layouts; ``id`` is written into every state value.
+
+    ``cells`` are the layouts of the sketches of the same view and source, each in state values of its own.
+    """
 
     view_id: str
     entity: str
@@ -55,6 +74,9 @@ class Layout:
     required: frozenset[str]               # fields that are never null
     accumulates: bool                      # some lifetime value is made of all events ever, not of the newest ones
     dedupe: str | None = None              # the field that tells duplicates, where the source has one
+    cells: tuple[CellLayout, ...] = ()
+
+    key_columns: ClassVar[tuple[int, ...]] = (START, LEVEL)   # the columns in which rows of one entity must be equal to be merged
 
     @staticmethod
     def of(view: View, source: Source) -> Layout:
@@ -66,7 +88,7 @@ class Layout:
         if any(window.kind == "session" for window in windows):
             partials.add(OLDEST)
         rank = list(Merge)
-        return Layout(
+        layout = Layout(
             view_id=view.id,
             entity=view.entity,
             source=source.name,
@@ -77,13 +99,28 @@ class Layout:
             ttl_us=view.ttl_us,
             windows=windows,
             levels=tuple(sorted({tile_for(window) for window in windows})),
-            partials=tuple(sorted(partials, key=lambda p: (rank.index(p.merge), len(p.columns), repr(p)))),
+            partials=tuple(
+                sorted(
+                    (p for p in partials if not isinstance(p, Sketch)), key=lambda p: (rank.index(p.merge), len(p.columns), repr(p))
+                )
+            ),
             required=required,
             dedupe=source.dedupe,
             accumulates=any(
                 window.kind == "lifetime" and LastN not in aggregation(a.op).needs for a in declared for window in a.windows
             ),
         )
+        return replace(layout, cells=CellLayout.beside(layout, declared))
+
+    @property
+    def part(self) -> str:
+        """What tells its state keys from those of the layouts beside it."""
+        return ""
+
+    @property
+    def all(self) -> tuple[Layout, ...]:
+        """It and the layouts of its sketches: the state values that an entity has from this source (and partition)."""
+        return (self, *self.cells)
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
@@ -125,9 +162,9 @@ class Layout:
 
     @cached_property
     def fields(self) -> tuple[str, ...]:
-        """Event fields needed at all: the key, what tells duplicates, and ``value_fields``."""
+        """Event fields needed at all: the key, what tells duplicates, and ``value_fields``, those of the cells included."""
         told = () if self.dedupe is None else (self.dedupe,)
-        return tuple(dict.fromkeys((self.key_field, *told, *self.value_fields)))
+        return tuple(dict.fromkeys((self.key_field, *told, *(name for layout in self.all for name in layout.value_fields))))
 
     @cached_property
     def inputs(self) -> tuple[tuple[tuple[Expr | None, Expr | None], tuple[Partial, ...]], ...]:
@@ -215,7 +252,13 @@ class Layout:
 
     @property
     def row_bytes(self) -> int:
+        """Of a row in the store."""
         return 8 * self.width
+
+    @property
+    def rows_per_event(self) -> int:
+        """That one event may change, at most."""
+        return 1
 
     @property
     def header_bytes(self) -> int:
@@ -248,6 +291,101 @@ class Layout:
 
     def empty(self) -> Rows:
         return np.zeros(0, self.dtype)
+
+    def to_bytes(self, table: Table) -> bytes:
+        """Rows as the store has them, ``row_bytes`` each."""
+        return table.tobytes()
+
+    def from_bytes(self, data: bytes) -> Rows:
+        """The inverse of ``to_bytes``."""
+        return np.frombuffer(data, self.dtype)
+
+
+@dataclass(frozen=True)
+class CellLayout(Layout):
+    """The cells of a layout's sketches whose cells have so many ``words``; ``partials`` are the sketches, in the order of their numbers.
+
+    ``windows`` are those of its sketches. The finest tile is that of the layout beside it, so that both count the same events, but of a
+    second at least.
+    """
+
+    words: int = 1
+
+    key_columns: ClassVar[tuple[int, ...]] = (START, LEVEL, CELL)
+
+    @staticmethod
+    def beside(layout: Layout, declared: Sequence[Aggregation]) -> tuple[CellLayout, ...]:
+        """One for each number of words."""
+        uses = [(p, a) for a in declared for p in aggregation(a.op).partials(a) if isinstance(p, Sketch)]
+        found = []
+        for words in sorted({sketch.words for sketch, _ in uses}):
+            mine = [(sketch, a) for sketch, a in uses if sketch.words == words]
+            windows = tuple(dict.fromkeys(window for _, a in mine for window in a.windows))
+            found.append(
+                CellLayout(
+                    view_id=layout.view_id,
+                    entity=layout.entity,
+                    source=layout.source,
+                    key_field=layout.key_field,
+                    keyed=layout.keyed,
+                    disorder_us=layout.disorder_us,
+                    future_us=layout.future_us,
+                    ttl_us=layout.ttl_us,
+                    windows=windows,
+                    levels=tuple(sorted({max(layout.finest, LADDER_US[0]), *map(tile_for, windows)})),
+                    partials=tuple(sorted({sketch for sketch, _ in mine}, key=repr)),
+                    required=layout.required,
+                    accumulates=any(window.kind == "lifetime" for window in windows),
+                    words=words,
+                )
+            )
+        return tuple(found)
+
+    @property
+    def part(self) -> str:
+        return f"cells{self.words}"
+
+    @cached_property
+    def sketches(self) -> tuple[Sketch, ...]:
+        """A cell's number among all is its sketch's place here, above ``INDEX_BITS``, and its number in the sketch."""
+        return tuple(p for p in self.partials if isinstance(p, Sketch))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return ("start", "level", "cell", *(f"word_{i}" for i in range(self.words)))
+
+    @property
+    def row_bytes(self) -> int:
+        return 8 * (1 + self.words)
+
+    @property
+    def rows_per_event(self) -> int:
+        return sum(sketch.per_event for sketch in self.sketches)
+
+    def to_bytes(self, table: Table) -> bytes:
+        out = np.empty((len(table), 1 + self.words), np.int64)
+        out[:, 0] = self.packed(table)
+        out[:, 1:] = table[:, WORDS:]
+        return out.tobytes()
+
+    def from_bytes(self, data: bytes) -> Rows:
+        stored = np.frombuffer(data, "<i8").reshape(-1, 1 + self.words)
+        table = np.empty((len(stored), self.width), np.int64)
+        key = stored[:, 0].view(np.uint64)
+        tick = (key >> np.uint64(CELL_BITS)).astype(np.int64) & ((1 << TICK_BITS) - 1)
+        table[:, START] = np.where(tick == LIFETIME_TICK, LIFETIME_START_US, (tick - TICK_BIAS) * SECOND_US)
+        table[:, LEVEL] = (key >> np.uint64(CELL_BITS + TICK_BITS)).astype(np.int64)
+        table[:, CELL] = stored[:, 0] & ((1 << CELL_BITS) - 1)
+        table[:, WORDS:] = stored[:, 1:]
+        return self.rows(table)
+
+    @staticmethod
+    def packed(table: Table) -> NDArray[np.int64]:
+        """(k,) what rows must have in common to be merged, as one int64 each."""
+        start = table[:, START]
+        tick = np.where(start == LIFETIME_START_US, LIFETIME_TICK, start // SECOND_US + TICK_BIAS)
+        level = table[:, LEVEL].astype(np.uint64) << np.uint64(CELL_BITS + TICK_BITS)
+        return level.view(np.int64) | (tick << CELL_BITS) | table[:, CELL]
 
 
 def _shared(partial: Partial, required: frozenset[str]) -> Partial:

@@ -19,6 +19,7 @@ from featureflow.define.spec import Source, View
 from featureflow.errors import StateError
 from featureflow.kernel.columns import FIRST, OLDEST, START, Layout, Table
 from featureflow.kernel.decay import decayed
+from featureflow.kernel.estimate import estimate
 from featureflow.kernel.fold import carry
 from featureflow.kernel.partial.base import LOWEST
 from featureflow.kernel.partial.entries import Entries
@@ -181,6 +182,10 @@ def _finalize(plan: Plan, states: States, q_us: Int, out: Values) -> None:
                 there = there & ~expired
             cells = out.texts[taken.feature] if taken.columns is None else out.values[:, taken.columns]
             cells[:] = np.where(there[:, np.newaxis], kept.partial.kept(entries, taken.payload), cells)
+    if plan.estimates:
+        for one, estimated in zip(plan.estimates, estimate(plan, states, q_us), strict=True):
+            cells = out.values[:, one.columns]
+            cells[:] = np.where(present[one.row][:, np.newaxis], estimated, cells)
 
 
 def _bands(begin: Int, start: Int, entity: Int, q_us: Int) -> Int:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow.define.spec import columns_of
-from featureflow.kernel.columns import FIRST, LEVEL, START, Layout, Rows, Table
+from featureflow.kernel import cells as of_cells
+from featureflow.kernel.columns import FIRST, LEVEL, START, CellLayout, Layout, Rows, Table
 from featureflow.kernel.events import Events
 from featureflow.kernel.exact import ADDITIONS, LIMB_BITS, LIMB_MASK, Float, Int
 from featureflow.kernel.expression import evaluate, is_null, is_true
@@ -47,8 +48,22 @@ def lift(layout: Layout, events: Events) -> Rows:
     return rows
 
 
+def lift_rows(layout: Layout, events: Events) -> tuple[Rows, Index]:
+    """The rows that the events are, as ``lift``, and for each the place of its event; one event may change several cells, or none."""
+    if not isinstance(layout, CellLayout):
+        return lift(layout, events), np.arange(len(events))
+    of, table = of_cells.lift(layout, events)
+    table[:, START] = floor(events.times_us[of], layout.finest)
+    return layout.rows(table), of
+
+
 def merge(layout: Layout, rows: Rows, order: Index, starts: Index) -> Rows:
-    """One row per segment of rows; ``start`` and ``level`` are those of the segment's first row."""
+    """One row per segment of rows; ``start`` and ``level`` are those of the segment's first row.
+
+    Where the rows are cells, those of a segment are of one cell.
+    """
+    if isinstance(layout, CellLayout):
+        return layout.rows(of_cells.merge(layout, layout.table(rows), order, starts))
     table = layout.table(rows)[order]
     m = len(starts)
     merged = np.empty((m, layout.width), np.int64)
@@ -63,6 +78,8 @@ def merge(layout: Layout, rows: Rows, order: Index, starts: Index) -> Rows:
 def combine(layout: Layout, a: Rows, b: Rows) -> Rows:
     """Row i of ``a`` merged with row i of ``b``; ``start`` and ``level`` are ``a``'s."""
     left, right = layout.table(a), layout.table(b)
+    if isinstance(layout, CellLayout):
+        return layout.rows(of_cells.combine(layout, left, right))
     table = left + right
     table[:, START], table[:, LEVEL] = left[:, START], left[:, LEVEL]
     maxima = slice(layout.t_max, layout.max_end)

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from featureflow.define.spec import Aggregation as Aggregated
 from featureflow.define.spec import Feature, Payload, Window
 from featureflow.kernel.aggregation.base import Aggregation
 from featureflow.kernel.aggregation.entries import Kept
@@ -17,6 +18,7 @@ from featureflow.kernel.columns import FIRST, Layout
 from featureflow.kernel.partial.base import Partial
 from featureflow.kernel.partial.decayed import Decayed
 from featureflow.kernel.partial.entries import Entries
+from featureflow.kernel.partial.sketch import Sketch
 from featureflow.kernel.tile import steps, tile_for
 
 Index = NDArray[np.intp]
@@ -81,10 +83,23 @@ class Session:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A feature that a sketch estimates: which sketch of which of the layout's cells, over which window, and where its values go."""
+
+    row: int                               # in the plan's features
+    asked: Aggregated
+    sketch: Sketch
+    layout: int
+    number: int                            # of the sketch, in that layout
+    window: Window
+    columns: slice
+
+
+@dataclass(frozen=True)
 class Plan:
     """``windows`` are those of the layout in chains, each from its narrowest to its widest: whatever the instant, a window
     of a chain lies within the next. ``features`` are places in the view's features: those whose number is their value, those
-    of the groups, then those of entries."""
+    of the groups, then those of entries, then the estimates."""
 
     layout: Layout
     windows: tuple[Window, ...]
@@ -105,6 +120,7 @@ class Plan:
     read: Index                            # the numbers that are a feature's value as they are
     groups: tuple[Group, ...]
     entries: tuple[FromEntries, ...]
+    estimates: tuple[Estimate, ...]
     expiring: NDArray[np.bool_] | None     # (features, 1) which the view's ttl expires; None: none
 
     @staticmethod
@@ -126,11 +142,12 @@ class _Planner:
                 grouped.setdefault(aggregation(feature.aggregation.op), []).append((i, feature))
         self.fading: list[Fading] = []
         self.kept = [f for kind, members in grouped.items() if issubclass(kind, Kept) for f in members]
-        scalar = {kind: members for kind, members in grouped.items() if not issubclass(kind, Kept)}
+        self.sketched = [f for kind, members in grouped.items() if _is_sketched(kind) for f in members]
+        scalar = {kind: members for kind, members in grouped.items() if not (issubclass(kind, Kept) or _is_sketched(kind))}
         self.grouped = {kind: members for kind, members in scalar.items() if _is_computed(kind)}
         self.read = [f for kind, members in scalar.items() if not _is_computed(kind) for f in members]
         self.scalars = [*self.read, *(f for members in self.grouped.values() for f in members)]
-        ordered = [*self.scalars, *self.kept]
+        ordered = [*self.scalars, *self.kept, *self.sketched]
         self.features = [i for i, _ in ordered]
         counts = [aggregation(f.aggregation.op).partials(f.aggregation)[0] for _, f in ordered]
         self.added = [self._row(layout.places(p)[0], f) for p, (_, f) in zip(counts, ordered, strict=True)]
@@ -159,6 +176,7 @@ class _Planner:
             read=np.array([at[self._read_of(f)] for _, f in self.read], np.intp),
             groups=tuple(self._groups(at)),
             entries=tuple(self._entries()),
+            estimates=tuple(self._estimates()),
             pick_added=np.array(self.added, np.intp),
             pick_maxima=np.array(self.maxima, np.intp),
             expiring=np.array([self.expires]).T if any(self.expires) else None,
@@ -246,6 +264,21 @@ class _Planner:
         window = self.windows.index(declared)
         chain = next(k for k, chain in enumerate(self.chains) if chain.start <= window < chain.stop)
         return chain, window - self.chains[chain].start
+
+    def _estimates(self) -> list[Estimate]:
+        found = []
+        for row, (i, feature) in enumerate(self.sketched, len(self.scalars) + len(self.kept)):
+            asked = feature.aggregation
+            sketch = aggregation(asked.op).sketch(asked)
+            assert sketch is not None, asked.op
+            layout, cells = next((k, one) for k, one in enumerate(self.layout.cells) if sketch in one.sketches)
+            columns = slice(self.columns[i], self.columns[i] + feature.size)
+            found.append(Estimate(row, asked, sketch, layout, cells.sketches.index(sketch), feature.window, columns))
+        return found
+
+
+def _is_sketched(kind: type[Aggregation]) -> bool:
+    return any(issubclass(partial, Sketch) for partial in kind.needs)
 
 
 def _is_computed(kind: type[Aggregation]) -> bool:

@@ -7,7 +7,7 @@ from their first offset on (or from where ``max_time_us`` says).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from featureflow.kernel.dedupe import Ids
 from featureflow.kernel.events import Events
 from featureflow.kernel.expression import is_null
 from featureflow.kernel.finalize import Values, ViewKernel
-from featureflow.kernel.fold import lift
+from featureflow.kernel.fold import lift_rows
 from featureflow.kernel.state import States
 from featureflow.kernel.tile import window_start
 
@@ -52,16 +52,15 @@ def recompute(
 
     ``events[source]`` holds one ``Events`` per partition, in offset order. A partition absent from ``applied`` was not folded at all.
     """
-    prepared = {
-        name: [
-            _Lifted.of(layout, counting(layout, part, sources[name]), applied.get(name, {}).get(part.partition, 0), len(q_us))
-            for part in events.get(name, ())
+    prepared: dict[str, list[list[_Lifted]]] = {}
+    for name, layout in kernel.layouts.items():
+        counted = [
+            (counting(layout, part, sources[name]), applied.get(name, {}).get(part.partition, 0)) for part in events.get(name, ())
         ]
-        for name, layout in kernel.layouts.items()
-    }
+        prepared[name] = [[_Lifted.of(one, part, visible, len(q_us)) for part, visible in counted] for one in layout.all]
     parts = [
         kernel.finalize(
-            {name: _gather(kernel.layouts[name], lifted, ids[chunk], q_us[chunk], chunk) for name, lifted in prepared.items()},
+            {name: _states(kernel.layouts[name], lifted, ids[chunk], q_us[chunk], chunk) for name, lifted in prepared.items()},
             q_us[chunk],
         )
         for chunk in _chunks(prepared, ids)
@@ -75,7 +74,7 @@ class _Lifted:
 
     rows: Rows
     starts: Int
-    offsets: Int
+    offsets: Int                           # of each row's event
     runs: dict[Any, tuple[int, int]]       # entity id -> its run of rows
     applied: Int                           # (n,)
 
@@ -86,22 +85,31 @@ class _Lifted:
         code = np.array([codes.setdefault(key, len(codes)) for key in keys], np.int64)
         order = np.argsort(code, kind="stable")
         ends = np.cumsum(np.bincount(code, minlength=len(codes))) if len(codes) else np.zeros(0, np.int64)
+        events = events.take(order)
+        rows, of = lift_rows(layout, events)
+        ends = np.searchsorted(of, ends)
         runs = {key: (int(ends[i - 1]) if i else 0, int(ends[i])) for key, i in codes.items()}
-        rows = lift(layout, events.take(order))
         visible = np.broadcast_to(np.asarray(applied, np.int64), (n,))
-        return _Lifted(rows, layout.table(rows)[:, START], events.offsets[order], runs, visible)
+        return _Lifted(rows, layout.table(rows)[:, START], events.offsets[of], runs, visible)
 
 
-def _chunks(prepared: Mapping[str, list[_Lifted]], ids: Sequence[Any]) -> Iterator[slice]:
+def _chunks(prepared: Mapping[str, list[list[_Lifted]]], ids: Sequence[Any]) -> Iterator[slice]:
     begin = gathered = 0
     for i, key in enumerate(ids):
-        size = sum(run[1] - run[0] for parts in prepared.values() for part in parts if (run := part.runs.get(key)))
+        size = sum(
+            run[1] - run[0] for each in prepared.values() for parts in each for part in parts if (run := part.runs.get(key))
+        )
         if gathered and gathered + size > CHUNK_ROWS:
             yield slice(begin, i)
             begin, gathered = i, 0
         gathered += size
     if begin < len(ids):
         yield slice(begin, len(ids))
+
+
+def _states(layout: Layout, lifted: list[list[_Lifted]], ids: Sequence[Any], q_us: Int, chunk: slice) -> States:
+    rows, *cells = (_gather(one, parts, ids, q_us, chunk) for one, parts in zip(layout.all, lifted, strict=True))
+    return replace(rows, cells=tuple(cells))
 
 
 def _gather(layout: Layout, parts: list[_Lifted], ids: Sequence[Any], q_us: Int, chunk: slice) -> States:

@@ -38,7 +38,10 @@ def frontiers(layout: Layout, watermark_us: int) -> tuple[int, Int]:
     starts = {window: window_start(window, x) for window in layout.windows}
     for i, tile in enumerate(layout.levels[1:]):
         alignment = layout.levels[i] if tile == LIFETIME_US else tile
-        above[i] = min(floor(start, alignment) for window, start in starts.items() if tile_for(window) < tile)
+        # No window may be of the finest tile of cells: then only an instant may not lie before the frontier.
+        above[i] = min(
+            (floor(start, alignment) for window, start in starts.items() if tile_for(window) < tile), default=floor(x, alignment)
+        )
     earliest = min(starts.values())
     return (NO_TIME_US if earliest == LIFETIME_START_US else earliest), above
 
@@ -95,8 +98,9 @@ def roll_up_all(layout: Layout, rows: Rows, owner: Int, horizons: Int, frontiers
         if len(moving):
             start[moving] = floor(start[moving], layout.levels[i])
             level[moving] = i
-    order = np.lexsort((level, start, owner))
-    keys = np.stack((owner, start, level))[:, order]
+    keys = np.stack((owner, *(table[:, at] for at in layout.key_columns)))
+    order = np.lexsort(keys[::-1])
+    keys = keys[:, order]
     starts = np.flatnonzero(np.concatenate(([True], (keys[:, 1:] != keys[:, :-1]).any(axis=0))))
     return merge(layout, layout.rows(table), order, starts), owner[order[starts]]
 

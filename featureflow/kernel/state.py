@@ -11,7 +11,7 @@ events before a level's frontier are in rows of that level or above (``kernel.ro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ class States:
     owners: Int                            # (b,) the partition each value was folded from
     horizons: Int                          # (b,)
     frontiers: Int                         # (b, levels - 1)
+    cells: tuple[States, ...] = ()         # of ``Layout.cells``, in their order
 
     @staticmethod
     def of_rows(layout: Layout, rows: Rows, entity: Int, n: int) -> States:
@@ -46,7 +47,7 @@ class States:
 
 def encode(layout: Layout, owner: int, horizon: int, frontiers: Int, rows: Rows) -> bytes:
     """The bytes of one state value. ``frontiers`` (levels - 1,), finest first."""
-    return header(layout, owner, horizon, frontiers) + layout.table(rows).tobytes()
+    return header(layout, owner, horizon, frontiers) + layout.to_bytes(layout.table(rows))
 
 
 def header(layout: Layout, owner: int, horizon: int, frontiers: Int) -> bytes:
@@ -71,8 +72,22 @@ def _headers(layout: Layout) -> np.dtype[np.void]:
 def parse(layout: Layout, blobs: Sequence[Sequence[bytes | None]]) -> States:
     """Read state values: the outer sequence is entities, the inner one partitions (one, where keyed).
 
+    Where the layout has cells, the inner one is the partitions of the layout itself, then those of each of its cells.
+
     Raises StateError naming the entity's and the partition's place in ``blobs`` and what is wrong.
     """
+    if not layout.cells:
+        return parse_rows(layout, blobs)
+    share = len(layout.all)
+    rows, *cells = (
+        parse_rows(one, [parts[k * len(parts) // share : (k + 1) * len(parts) // share] for parts in blobs])
+        for k, one in enumerate(layout.all)
+    )
+    return replace(rows, cells=tuple(cells))
+
+
+def parse_rows(layout: Layout, blobs: Sequence[Sequence[bytes | None]]) -> States:
+    """As ``parse``, of the values of this layout alone, without its cells."""
     size, row_bytes = layout.header_bytes, layout.row_bytes
     heads: list[memoryview] = []
     bodies: list[memoryview] = []
@@ -90,7 +105,7 @@ def parse(layout: Layout, blobs: Sequence[Sequence[bytes | None]]) -> States:
             heads.append(view[:size])
             bodies.append(view[size:])
             owners.append(i)
-    rows = np.frombuffer(b"".join(bodies), layout.dtype)
+    rows = layout.from_bytes(b"".join(bodies))
     blob_entity = np.array(owners, np.int64)
     lengths = np.array([len(body) for body in bodies], np.int64) // row_bytes
     extended = np.frombuffer(b"".join(heads), _headers(layout))

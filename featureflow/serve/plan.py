@@ -30,7 +30,7 @@ class SourcePlan:
         self.layout = layout
         self.keyed: bool = layout.keyed
         self.partitions = partitions
-        self.stride = 1 if layout.keyed else partitions  # state keys per entity
+        self.stride = len(layout.all) * (1 if layout.keyed else partitions)  # state keys per entity
         self.offset_keys = tuple(keys.offset(view.id, self.name, p) for p in range(partitions))
 
 
@@ -54,14 +54,15 @@ class ViewPlan:
         self._keys: dict[str | int, tuple[bytes, ...]] = {}
 
     def state_keys(self, entity_id: str | int) -> tuple[bytes, ...]:
-        """All state keys of one entity: source by source, partition by partition."""
+        """All state keys of one entity: source by source, layout by layout, partition by partition."""
         found = self._keys.get(entity_id)
         if found is None:
             if len(self._keys) >= CACHED_IDS:
                 self._keys.clear()
             found = self._keys[entity_id] = tuple(
-                self._names.state(self.view.entity, entity_id, self.view.id, source.name, partition)
+                self._names.state(self.view.entity, entity_id, self.view.id, source.name, partition, layout.part)
                 for source in self.sources
+                for layout in source.layout.all
                 for partition in ([None] if source.keyed else range(source.partitions))
             )
         return found

@@ -1,6 +1,6 @@
 """The names of everything in the online store. Injective: ids are percent-escaped, so no id can imitate another key.
 
-    feat:{project:bucket}:<entity>:<id>:<view@version>:<source>[:<partition>]     one entity's rows
+    feat:{project:bucket}:<entity>:<id>:<view@version>:<source>[:<partition>][~<part>]  one entity's rows
     offset:{project:bucket}:<view@version>:<source>:<partition>                  how far they were folded
     seen:{project:bucket}:<view@version>:<source>:<partition>                    when each offset became visible
     meta:{project:bucket}:<name>                                                 mirrored registry documents
@@ -31,9 +31,11 @@ class Keys:
     def __init__(self, project: str) -> None:
         self.bucket = f"{{{project}:0}}"
 
-    def state(self, entity: str, entity_id: str | int, view_id: str, source: str, partition: int | None) -> bytes:
-        """``partition`` is None where the source is keyed by the entity."""
-        tail = "" if partition is None else f":{partition}"
+    def state(
+        self, entity: str, entity_id: str | int, view_id: str, source: str, partition: int | None, part: str = ""
+    ) -> bytes:
+        """``partition`` is None where the source is keyed by the entity. ``part`` tells the cells of sketches from the other rows."""
+        tail = ("" if partition is None else f":{partition}") + (part and f"~{part}")
         return f"feat:{self.bucket}:{entity}:{escape_id(entity_id)}:{view_id}:{source}{tail}".encode()
 
     def offset(self, view_id: str, source: str, partition: int) -> bytes:

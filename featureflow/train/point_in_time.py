@@ -9,14 +9,14 @@ here is the value there, to the bit. Works through groups of entities and chunks
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featureflow.kernel.columns import Layout, Rows
+from featureflow.kernel.columns import CellLayout, Layout, Rows
 from featureflow.kernel.finalize import Values, ViewKernel
-from featureflow.kernel.fold import lift
+from featureflow.kernel.fold import lift_rows
 from featureflow.kernel.state import States
 from featureflow.kernel.tile import LIFETIME_US, floor, window_start
 from featureflow.train.gather import NOBODY, Entities, Gathered
@@ -58,7 +58,10 @@ def _groups(layouts: Mapping[str, Layout], entities: Entities, parts: Sequence[P
     size = np.zeros(len(entities) + 1, np.int64)           # bytes of each code's trees, from NOBODY on
     for part in parts:
         for gathered in part.gathered:
-            size += 2 * layouts[part.source].row_bytes * np.bincount(gathered.codes + 1, minlength=len(size))
+            events = np.bincount(gathered.codes + 1, minlength=len(size))
+            for layout in layouts[part.source].all:
+                levels = 1 + np.ceil(np.log2(np.maximum(events, 1))).astype(np.int64) if isinstance(layout, CellLayout) else 2
+                size += 8 * layout.width * layout.rows_per_event * events * levels
     total, first = 0, NOBODY
     for code, own in enumerate(size.tolist(), start=NOBODY):
         if total and total + own > TREE_BYTES:
@@ -71,18 +74,24 @@ def _groups(layouts: Mapping[str, Layout], entities: Entities, parts: Sequence[P
 def _join_group(
     kernel: ViewKernel, codes: Int, instants_us: Int, rows: NDArray[np.intp], group: tuple[int, int], parts: Sequence[Part]
 ) -> Iterator[Values]:
-    runs = [_Runs(kernel.layouts[part.source], part, group) for part in parts]
-    chunk = max(1, min(CHUNK_BYTES // run.bytes_per_row for run in runs)) if runs else len(rows)
+    runs = [[_Runs(layout, part, group) for layout in kernel.layouts[part.source].all] for part in parts]
+    chunk = max(1, min(CHUNK_BYTES // max(1, run.bytes_per_row) for each in runs for run in each)) if runs else len(rows)
     for start in range(0, len(rows), chunk):
         some = rows[start:start + chunk]
-        found: dict[str, list[tuple[Rows, Int]]] = {name: [] for name in kernel.layouts}
-        for part, run in zip(parts, runs, strict=True):
-            found[part.source].append(run.rows(codes[some], instants_us[some], part.thresholds[some]))
+        found: dict[str, list[list[tuple[Rows, Int]]]] = {name: [] for name in kernel.layouts}
+        for part, each in zip(parts, runs, strict=True):
+            found[part.source].append([run.rows(codes[some], instants_us[some], part.thresholds[some]) for run in each])
         states = {name: _states(kernel.layouts[name], several, len(some)) for name, several in found.items()}
         yield kernel.finalize(states, instants_us[some])
 
 
-def _states(layout: Layout, several: Sequence[tuple[Rows, Int]], n: int) -> States:
+def _states(layout: Layout, several: Sequence[Sequence[tuple[Rows, Int]]], n: int) -> States:
+    """``several`` are parts, each with the rows of the layout and of its cells."""
+    rows, *cells = (_merged(one, [part[k] for part in several], n) for k, one in enumerate(layout.all))
+    return replace(rows, cells=tuple(cells))
+
+
+def _merged(layout: Layout, several: Sequence[tuple[Rows, Int]], n: int) -> States:
     if len(several) == 1:
         rows, owner = several[0]
     else:
@@ -98,11 +107,15 @@ class _Runs:
 
     def __init__(self, layout: Layout, part: Part, group: tuple[int, int]) -> None:
         self._layout = layout
-        lifted, codes, times, seen = [layout.empty()], [], [], []
+        lifted, owners, codes, times, seen = [layout.empty()], [], [], [], []
+        total = 0
         for gathered in part.gathered:
             first, end = np.searchsorted(gathered.codes, group)
             events = gathered.events.take(np.arange(first, end))
-            lifted.append(lift(layout, events))
+            rows, of = lift_rows(layout, events)
+            lifted.append(rows)
+            owners.append(of + total)
+            total += len(events)
             codes.append(gathered.codes[first:end])
             times.append(events.times_us)
             seen.append(gathered.seen[first:end])
@@ -111,13 +124,17 @@ class _Runs:
         order = np.lexsort((time, code))
         self._instants, rank = np.unique(time, return_inverse=True)
         self._keys = code[order] * (len(self._instants) + 1) + rank[order]
-        self._tree = Tree(layout, np.concatenate(lifted)[order], visible[order])
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order))
+        of = rank[np.concatenate([none, *owners])]
+        by = np.argsort(of, kind="stable")
+        self._tree = Tree(layout, np.concatenate(lifted)[by], of[by], visible[order])
         pieces = len(layout.windows)
         if layout.apart_us is not None:
             whose, tile = code[order], floor(time[order], layout.apart_us)
             self._apart = np.flatnonzero((np.diff(whose) != 0) | (np.diff(tile) != 0)) + 1     # another tile or entity begins
             pieces += int(np.bincount(whose[self._apart] - NOBODY).max(initial=0))
-        self.bytes_per_row = layout.row_bytes * 2 * self._tree.levels * pieces
+        self.bytes_per_row = 8 * layout.width * self._tree.rows_per_run * pieces
 
     def rows(self, codes: Int, instants_us: Int, thresholds: Int) -> tuple[Rows, Int]:
         """(rows, the asking row of each, nondecreasing). No row reaches across the beginning of a window."""
@@ -140,7 +157,8 @@ class _Runs:
         if not len(runs):
             return layout.empty(), np.zeros(0, np.int64)
         order = np.argsort(runs, kind="stable")
-        return layout.rows(self._tree.take(nodes[order])), asking[runs[order]]
+        table, counts = self._tree.take(nodes[order])
+        return layout.rows(table), np.repeat(asking[runs[order]], counts)
 
     def _before(self, codes: Int, bound: Int) -> Int:
         """How many events, in order, are of an earlier entity, or of this one and older than ``bound``."""

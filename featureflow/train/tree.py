@@ -8,29 +8,37 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from featureflow.kernel.columns import Layout, Rows, Table
-from featureflow.kernel.fold import combine
+from featureflow.kernel.columns import CELL, CellLayout, Layout, Rows, Table
+from featureflow.kernel.fold import combine, merge
 
 Int = NDArray[np.int64]
 
 
 class Tree:
-    """n rows in order of start within each entity. Node i of level k is rows [i * 2^k, (i + 1) * 2^k) merged.
+    """n events in order of start within each entity. Node i of level k is events [i * 2^k, (i + 1) * 2^k) merged: one row, or
+    where the rows are cells one for each cell.
 
-    ``seen`` (n,): what a row becomes visible at; a reader at threshold s sees it iff seen <= s. Memory: 2 n rows.
+    ``of`` (r,): whose each row is, nondecreasing. ``seen`` (n,): what an event becomes visible at; a reader at threshold s sees it iff
+    seen <= s. Memory: 2 n rows, of cells at most that for each level.
     """
 
-    def __init__(self, layout: Layout, rows: Rows, seen: Int) -> None:
-        tables, latest, earliest = [rows], [seen], [seen]
-        while len(tables[-1]) >= 2:
-            pairs = len(tables[-1]) // 2 * 2       # an odd one out is in no larger node, and no run needs it there
-            tables.append(combine(layout, tables[-1][0:pairs:2], tables[-1][1:pairs:2]))
+    def __init__(self, layout: Layout, rows: Rows, of: Int, seen: Int) -> None:
+        tables, latest, earliest = [layout.table(rows)], [seen], [seen]
+        counts = [np.bincount(of, minlength=len(seen))]
+        while len(latest[-1]) >= 2:
+            pairs = len(latest[-1]) // 2 * 2       # an odd one out is in no larger node, and no run needs it there
+            above, count = _pairs(layout, tables[-1], counts[-1], pairs)
+            tables.append(above)
+            counts.append(count)
             latest.append(np.maximum(latest[-1][0:pairs:2], latest[-1][1:pairs:2]))
             earliest.append(np.minimum(earliest[-1][0:pairs:2], earliest[-1][1:pairs:2]))
-        self._base = np.cumsum([0, *map(len, tables)])
-        self._nodes: Table = np.concatenate([layout.table(table) for table in tables])
+        self._base = np.cumsum([0, *map(len, latest)])
+        self._rows: Table = np.concatenate(tables)
+        self._counts = np.concatenate(counts)
+        self._first = np.cumsum(self._counts) - self._counts
         self._latest, self._earliest = np.concatenate(latest), np.concatenate(earliest)
         self.levels = len(tables)
+        self.rows_per_run = 2 * sum(int(count.max(initial=0)) for count in counts)   # at most
 
     def cover(self, first: Int, end: Int, threshold: Int) -> tuple[Int, Int]:
         """(run, node) pairs: which nodes make up the visible rows of each run [first, end), at its threshold."""
@@ -46,9 +54,12 @@ class Tree:
             places[1::2] += 1
         return (np.concatenate(found_runs), np.concatenate(found_nodes)) if found_runs else (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
-    def take(self, nodes: Int) -> Table:
-        """(k, width) rows of these nodes; ``start`` is the node's first row's."""
-        return self._nodes[nodes]
+    def take(self, nodes: Int) -> tuple[Table, Int]:
+        """(r, width) rows of these nodes, and of each how many they are. ``start`` is that of an event of the node's."""
+        counts = self._counts[nodes]
+        ends = np.cumsum(counts)
+        place = np.arange(counts.sum()) + np.repeat(self._first[nodes] - ends + counts, counts)
+        return self._rows[place], counts
 
     def _decompose(self, first: Int, end: Int) -> tuple[Int, Int, Int]:
         """The largest nodes that lie inside each run, bottom up."""
@@ -71,3 +82,15 @@ class Tree:
         return np.concatenate(runs), np.concatenate(levels), np.concatenate(places)
 
 
+def _pairs(layout: Layout, table: Table, counts: Int, nodes: int) -> tuple[Table, Int]:
+    """The rows of nodes 0 and 1, 2 and 3, ... merged, and how many they are of each pair. ``nodes`` is even."""
+    if not isinstance(layout, CellLayout):
+        rows = layout.rows(table)
+        return layout.table(combine(layout, rows[0:nodes:2], rows[1:nodes:2])), np.ones(nodes // 2, np.int64)
+    pair = np.repeat(np.arange(nodes) // 2, counts[:nodes])
+    table = table[: len(pair)]
+    order = np.lexsort((table[:, CELL], pair))
+    keys = np.stack((pair, table[:, CELL]))[:, order]
+    starts = np.flatnonzero(np.concatenate(([True], (keys[:, 1:] != keys[:, :-1]).any(axis=0)))[: len(order)])
+    merged = merge(layout, layout.rows(table), order, starts)
+    return layout.table(merged), np.bincount(keys[0, starts], minlength=nodes // 2)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from featureflow.define import spec
 from featureflow.kernel.exact import Float
 from featureflow.kernel.partial.base import Partial
+from featureflow.kernel.partial.sketch import Sketch
 
 
 class Aggregation:
@@ -37,6 +38,11 @@ class Aggregation:
     def constant(cls, declared: spec.Aggregation, window: spec.Window) -> float:
         """What ``finalize`` is given as the constant of one feature."""
         raise NotImplementedError
+
+    @classmethod
+    def sketch(cls, declared: spec.Aggregation) -> Sketch | None:
+        """The partial that is a sketch, whose ``estimate`` is then the value."""
+        return next((partial for partial in cls.partials(declared) if isinstance(partial, Sketch)), None)
 
     @staticmethod
     def finalize(*partials: NDArray[np.float64 | np.int64]) -> Float:

@@ -1,12 +1,13 @@
 """Partial aggregates: commutative monoids over int64 columns.
 
-A partial says how one event looks as a row (``lift``) and how rows merge (``merge``). There are four ways to merge, and each
+A partial says how one event looks as a row (``lift``) and how rows merge (``merge``). There are five ways to merge, and each
 is exact, so that neither order, batches, partitions nor roll-ups change a bit of a result:
 
     ADD     int64 addition
     LIMBS   addition of fixed-point limbs, then carries (``kernel.exact``); the partial's columns are its limbs
     MAX     int64 maximum
     BEST    the n best entries by their ranks (``partial.entries``), best first
+    CELLS   cell by cell, in rows of a layout of their own (``kernel.partial.sketch``)
 
 Adding a partial is one class in a file of this folder and a line in ``table.PARTIALS``; the property tests pick it up from there.
 """
@@ -30,6 +31,7 @@ class Merge(Enum):
     LIMBS = "limbs"
     MAX = "max"
     BEST = "best"
+    CELLS = "cells"
 
 
 @dataclass(frozen=True)

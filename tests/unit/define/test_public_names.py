@@ -13,6 +13,7 @@ PUBLIC = """
     Vector
     View
     abs
+    approx_distinct
     count
     decayed_count
     decayed_mean

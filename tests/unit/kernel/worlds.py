@@ -28,12 +28,15 @@ from featureflow.define.spec import (
 from featureflow.kernel.aggregation.table import AGGREGATIONS
 from featureflow.kernel.events import Events
 from featureflow.kernel.finalize import Status, Values, ViewKernel
+from featureflow.kernel.partial.sketch import Sketch
 from oracle import Answer, Record
 
 SECOND = 1_000_000
 NOON = 1_700_000_000 * SECOND // (86_400 * SECOND) * 86_400 * SECOND + 43_200 * SECOND
 LIFETIME = Window(kind="lifetime", length_us=0, text="lifetime")
 X, Y, KIND = Column("x"), Column("y"), Column("kind")
+SKETCHED = tuple(op for op, kind in AGGREGATIONS.items() if any(issubclass(partial, Sketch) for partial in kind.needs))
+EXACT = tuple(op for op in AGGREGATIONS if op not in SKETCHED)
 DECAYED = ("decayed_sum", "decayed_mean", "decayed_count")
 OF_EVENTS = ("count", "rate", "time_since_last", "decayed_count")              # they have no value
 KEPT = ("first", "last", "last_n", "max_by", "min_by")       # these may keep strings
@@ -84,11 +87,19 @@ def aggregation(
         windows = (sliding(40 * half_life_s),)
     return Aggregation(
         name=name or op, op=op, source=source, value=None if op in OF_EVENTS else value, where=where,
-        windows=tuple(window for window in windows if op != "rate" or window.kind not in ("session", "lifetime")) or (sliding(600),),
+        windows=tuple(window for window in windows if _may(op, window)) or (sliding(600),),
         size=size if op == "last_n" else 1, default=default, per_us=per_s * SECOND if op == "rate" else 0,
         width=width, entry=tuple(entry), by=by or (Y if op in ("max_by", "min_by") else None),
         half_life_us=half_life_s * SECOND if op in DECAYED else 0, bare=op in DECAYED,
+        error=0.02 if op in SKETCHED else 0.0,
     )  # fmt: skip
+
+
+def _may(op: str, window: Window) -> bool:
+    """Whether a definition may say so."""
+    if op in SKETCHED:
+        return window.kind != "session" and not window.exact
+    return op != "rate" or window.kind not in ("session", "lifetime")
 
 
 def view(aggregations: Sequence[Aggregation], sources: Sequence[Source], *, ttl_s: int | None = None) -> View:
@@ -147,11 +158,11 @@ WINDOWS = st.sampled_from([
 
 
 @st.composite
-def views(draw: st.DrawFn, sources: Sequence[Source]) -> View:
-    """One to five aggregations of any kind in the table, over one to three windows each; some of strings, some of several values."""
+def views(draw: st.DrawFn, sources: Sequence[Source], ops: Sequence[str] = EXACT) -> View:
+    """One to five aggregations of these kinds, over one to three windows each; some of strings, some of several values."""
     declared = []
     for i in range(draw(st.integers(1, 5))):
-        op = draw(st.sampled_from(sorted(AGGREGATIONS)))
+        op = draw(st.sampled_from(sorted(ops)))
         width = draw(st.sampled_from([0, 3, 8, 12])) if op in KEPT else 0
         one = aggregation(
             op,
@@ -177,13 +188,15 @@ def views(draw: st.DrawFn, sources: Sequence[Source]) -> View:
 
 
 @st.composite
-def worlds(draw: st.DrawFn, *, values: st.SearchStrategy[float] = NASTY, most: int = 60) -> World:
+def worlds(
+    draw: st.DrawFn, *, values: st.SearchStrategy[float] = NASTY, most: int = 60, ops: Sequence[str] = EXACT
+) -> World:
     """Records of two sources over a few hours, days or weeks: late ones, ones from the future, null ids."""
     sources = [
         source("click", disorder_s=draw(st.sampled_from([0, 60, 300])), future_s=draw(st.sampled_from([0, 30])), keyed=draw(st.booleans())),
         source("order", disorder_s=60, future_s=30, keyed=False),
     ]
-    declared = draw(views(sources))
+    declared = draw(views(sources, ops))
     by_name = {s.name: s for s in sources if s.name in declared.keys}
     append_time = draw(st.booleans())
     now, offsets = NOON, dict.fromkeys(((s, p) for s in by_name for p in range(2)), 0)

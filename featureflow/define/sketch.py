@@ -1,0 +1,44 @@
+"""Aggregations that are approximate, with a stated error, since the exact value would take room for every event."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TypeAlias
+
+from featureflow.define import spec
+from featureflow.define.aggregation import Windowed, default_number, event_of, where_of
+from featureflow.define.expression import Expr, Truth
+from featureflow.define.name import a, listed
+from featureflow.define.place import wrong
+from featureflow.define.window import Window, windows, written
+
+Comparable: TypeAlias = "Expr[str | float | bool | datetime | None]"
+
+
+def approx_distinct(
+    value: Comparable, *, over: tuple[str | Window, ...], error: float = 0.02, where: Truth | None = None,
+    default: float | None = 0.0,
+) -> Windowed:  # fmt: skip
+    """How many different values; ``error`` is the standard error, relative to the true number, at most."""
+    return _sketched("approx_distinct", value, ("str", "int", "float", "bool", "datetime"), over, where, default, error, (0.005, 0.25))
+
+
+def _sketched(
+    op: str, value: object, types: tuple[spec.FieldType, ...], over: object, where: Truth | None, default: float | None,
+    error: object, between: tuple[float, float],
+) -> Windowed:  # fmt: skip
+    event = event_of(op, value)
+    assert isinstance(value, Expr)
+    if value.type not in types:
+        raise wrong(f"{op}({value.text}): {value.text} is {a(value.type)}, and {op} is of {listed(types)}", write=f"{op}(x, ...)")
+    least, most = between
+    if isinstance(error, bool) or not isinstance(error, int | float) or not least <= error <= most:
+        raise wrong(f"error={error!r} of {op}() is no share from {least:g} to {most:g}", write=f"error={4 * least:g}")
+    declared = windows(over, op)
+    for window in declared:
+        if window.kind == "session" or window.exact:
+            raise wrong(
+                f"{op}() over {written(window)}: a sketch is kept in tiles of whole seconds, not session by session or event by event",
+                write=f'{op}({value.text}, over=("1h",))',
+            )
+    return Windowed(op, event, value.node, where_of(op, event, where), declared, default_number(default), error=float(error))

@@ -1,0 +1,96 @@
+"""The slab of a layout of cells: an event may change several rows of a tile, or none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featureflow.ingest.arena import Table
+from featureflow.ingest.slab import Placed, Slab, previous
+from featureflow.ingest.slots import Index
+from featureflow.ingest.state_writes import changes
+from featureflow.kernel import cells
+from featureflow.kernel.columns import LEVEL, START, CellLayout
+from featureflow.kernel.events import Events
+
+
+@dataclass(frozen=True)
+class _PlacedCells(Placed):
+    """``order`` is of the cells that events change, k of them: an event stands there once for each."""
+
+    lifted: Table                          # (k, width) in that order
+    packed: Index                          # (r,) of each row, what makes it that one
+
+
+class CellSlab(Slab):
+    """As any slab, but rows differ by their cell too, so that an entity's newest row does not say where a cell is."""
+
+    layout: CellLayout
+
+    def place(self, partition: int, events: Events, chosen: Index, slots: Index, watermark_us: int) -> Placed:
+        n = len(events)
+        of, table = cells.lift(self.layout, events if len(chosen) == n else events.take(chosen))
+        taking = np.unique(of)                                     # the events that change any
+        if not len(taking):
+            none = np.zeros(0, np.int64)
+            return Placed(partition, events, none, none.astype(np.bool_), none, none, none, none, (), np.zeros(n, np.int64))
+        entities, weights, level, start = self._settle(events, chosen[taking], slots[taking], watermark_us)
+        of = np.searchsorted(taking, of)
+        table[:, START], table[:, LEVEL] = start[of], level[of]
+        packed, owner, event = self.layout.packed(table), slots[taking][of], chosen[taking][of]
+        by_row = np.lexsort((packed, owner))
+        begins = changes(owner[by_row]) | changes(packed[by_row])
+        rows = by_row[begins]
+        order = event[by_row]
+        return _PlacedCells(
+            partition, events, order, begins, owner[rows], table[rows, LEVEL], table[rows, START], entities,
+            _before(order, begins, n), weights, table[by_row], packed[rows],
+        )  # fmt: skip
+
+    def _folded(self, placed: Placed, first: Index) -> Table:
+        assert isinstance(placed, _PlacedCells)
+        return cells.merge(self.layout, placed.lifted, np.arange(len(placed.lifted)), first)
+
+    def _find(self, placed: Placed) -> Index:
+        assert isinstance(placed, _PlacedCells)
+        slots, wanted = placed.slots, placed.packed
+        positions = np.full(len(slots), -1, np.int64)
+        rows, owner = self._arena.where(placed.entities)
+        held = self.layout.packed(self._arena.table[rows])
+        # Most rows are of other tiles or cells than any that is wanted; of the others the owner decides.
+        distinct, rank = np.unique(wanted, return_inverse=True)
+        place = np.searchsorted(distinct, held)
+        place[place == len(distinct)] = 0
+        near = np.flatnonzero(distinct[place] == held)
+        rows, owner, code = rows[near], owner[near], owner[near] * len(distinct) + place[near]
+        asked = (np.cumsum(changes(slots)) - 1) * len(distinct) + rank
+        order = np.argsort(asked)
+        at = np.searchsorted(asked[order], code)
+        at[at == len(asked)] = 0
+        hit = order[at]
+        equal = asked[hit] == code
+        positions[hit[equal]] = (rows - self._arena.base[placed.entities[owner]])[equal]
+        return positions
+
+    def _append(self, placed: Placed, fresh: Index) -> Index:
+        return self._extend(placed.slots[fresh])
+
+    def _find_newest(self, slots: Index) -> None:
+        pass
+
+
+def _before(order: Index, begins: NDArray[np.bool_], n: int) -> tuple[Index, ...]:
+    """As ``cuts`` is given it: for the first cell of each event, the second, ... the event before that changes it."""
+    by_event = np.argsort(order, kind="stable")
+    runs = np.flatnonzero(changes(order[by_event]))
+    rank = np.arange(len(order)) - np.repeat(runs, np.diff(runs, append=len(order)))
+    found = previous(order, begins)[by_event]
+    out = []
+    for number in range(int(rank.max()) + 1):
+        mine = np.flatnonzero(rank == number)
+        before = np.full(n, n, np.int64)
+        before[order[by_event[mine]]] = found[mine]
+        out.append(before)
+    return tuple(out)
