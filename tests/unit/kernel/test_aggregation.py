@@ -35,9 +35,10 @@ VALUES = st.lists(NASTY, max_size=25) | st.lists(ORDINARY, max_size=25)
 
 def world(op: str, values: list[float]) -> World:
     clicks = source(keyed=False)
+    others = [None if i % 5 == 4 else v for i, v in enumerate(reversed(values))]       # what max_by and min_by compare
     records = tuple(
-        Record("click", i % 2, i, NOON + (i * 7919 % 11), NOON + 20, {"at": 0.0, "user": "u1", "x": v, "y": None, "kind": None})
-        for i, v in enumerate(values)
+        Record("click", i % 2, i, NOON + (i * 7919 % 11), NOON + 20, {"at": 0.0, "user": "u1", "x": v, "y": y, "kind": None})
+        for i, (v, y) in enumerate(zip(values, others, strict=True))
     )
     return World(view([aggregation(op, [LIFETIME], size=4)], [clicks]), {"click": clicks}, records)
 
