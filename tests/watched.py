@@ -94,8 +94,8 @@ class WatchedStore(_Wrapped):
 
 
 class WatchedHistory(_Wrapped):
-    def append(self, source: Source, partition: int, events: Events, from_offset: int, to_offset: int) -> None:
-        self._inner.append(source, partition, events, from_offset, to_offset)
+    def append(self, source: Source, partition: int, events: Events, from_offset: int, to_offset: int, *refused: Any) -> None:
+        self._inner.append(source, partition, events, from_offset, to_offset, *refused)
         self._hand.settled(to_offset - from_offset)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
 import structlog
 
 from featureflow import limits
@@ -21,7 +22,8 @@ from featureflow.errors import LogError, OffsetConflictError, OffsetOutOfRangeEr
 from featureflow.ingest.history_metrics import HistoryMetrics
 from featureflow.ingest.holding import Holding
 from featureflow.kernel.decode import Decoder
-from featureflow.store.history.protocol import HistoryStore
+from featureflow.kernel.events import Events
+from featureflow.store.history.protocol import HistoryStore, RefusedRecord
 from featureflow.store.log.protocol import Batch, Consumer, Log, Partition
 from featureflow.store.schemas.open import records_of
 from featureflow.store.schemas.protocol import SchemaRegistry
@@ -29,6 +31,7 @@ from featureflow.store.schemas.protocol import SchemaRegistry
 POLL_S = 0.5
 BACKOFF_S = (0.1, 10.0)                    # first and longest wait after an error; doubled in between
 LAG_EVERY_US = 5_000_000
+READ_AGAIN = 500                           # records of a partition, in one round
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class HistoryWriter:
         }
         self._consumer: Consumer | None = None
         self._holding = Holding[int](clock, self._gone, "featureflow.history")  # what is read on from where
+        self._to_read_again: set[Partition] = set()
         self._rows = self._skipped = 0
         self._error = "not started"
         self._lag_due_us = 0
@@ -112,7 +116,7 @@ class HistoryWriter:
 
         1. place partitions that are adrift where history stands
         2. poll
-        3. decode and append, batch by batch
+        3. decode and append, batch by batch; look at some records again that were refused when the source was defined otherwise
         4. tell the log how far we are (advisory)
 
         After an error what was in hand is dropped and its partitions are adrift: they are read again from where history stands,
@@ -160,6 +164,7 @@ class HistoryWriter:
             except UnavailableError as error:
                 self._let_go(consumer, batches[index:], str(error))
                 raise
+        self._read_again(consumer)
         # 4
         if written:
             consumer.commit_advisory(dict(self._holding.held))
@@ -199,6 +204,7 @@ class HistoryWriter:
                         f"topic {source.topic!r} was truncated. Give the event a new name, and a topic with a new name"
                     )
                 self._holding.take(consumer, partition, offset, offset)
+                self._to_read_again.add(partition)
                 self._moved(partition, offset)
 
     def _let_go(self, consumer: Consumer, batches: Iterable[Batch], problem: str) -> None:
@@ -220,16 +226,17 @@ class HistoryWriter:
             return 0
         if batch.first != offset:
             raise OffsetConflictError(f"{batch.source}/{batch.partition} was read from {batch.first} while history stands at {offset}")
-        events = self._decoders[batch.source].decode(
+        decoded = self._decoders[batch.source].decode(
             batch.values,
             batch.keys,
             partition=batch.partition,
             offsets=batch.offsets,
             timestamps_us=batch.timestamps_us,
             append_time=batch.timestamp_kind == "append",
-        ).events
+        )
+        events, refused = decoded.events, [kept for r in decoded.refused if (kept := _kept(batch, r.index)) is not None]
         began_us = self._clock.now_us()
-        self._history.append(self._sources[batch.source], batch.partition, events, offset, batch.next)
+        self._history.append(self._sources[batch.source], batch.partition, events, offset, batch.next, refused)
         self._metrics.append_seconds.observe((self._clock.now_us() - began_us) / 1e6)
         skipped = len(batch) - len(events)
         self._rows += len(events)
@@ -238,6 +245,37 @@ class HistoryWriter:
         self._metrics.skipped.labels(batch.source).inc(skipped)
         self._moved(partition, batch.next)
         return len(events)
+
+    def _read_again(self, consumer: Consumer) -> None:
+        """What was refused by another definition may be events by this one: a field that was none may be null now."""
+        for partition in [partition for partition in self._to_read_again if partition in self._holding.held]:
+            source = self._sources[partition.source]
+            records = self._history.refused(source, partition.partition, READ_AGAIN)
+            if not records:
+                self._to_read_again.discard(partition)
+                continue
+            still: list[int] = []
+            events: list[Events] = []
+            for append_time in (True, False):
+                some = [record for record in records if record.append_time == append_time]
+                decoded = self._decoders[partition.source].decode(
+                    [record.value for record in some],
+                    [record.key for record in some],
+                    partition=partition.partition,
+                    offsets=np.array([record.offset for record in some], np.int64),
+                    timestamps_us=np.array([record.timestamp_us for record in some], np.int64),
+                    append_time=append_time,
+                )
+                events.append(decoded.events)
+                still += [some[refusal.index].offset for refusal in decoded.refused]
+            try:
+                self._history.settle(source, partition.partition, events, still)
+            except OffsetConflictError as error:
+                self._holding.let_go(consumer, partition, str(error), wait_us=0)
+                continue
+            found = sum(map(len, events))
+            self._rows += found
+            self._metrics.rows.labels(partition.source).inc(found)
 
     def _moved(self, partition: Partition, offset: int) -> None:
         self._holding.held[partition] = offset
@@ -253,3 +291,12 @@ class HistoryWriter:
             for partition, offset in self._holding.held.items():
                 if partition.source == name:
                     self._metrics.lag.labels(name, str(partition.partition)).set(max(0, end.get(partition.partition, offset) - offset))
+
+
+def _kept(batch: Batch, index: int) -> RefusedRecord | None:
+    """A record that is no event, as it came; None for one that is none by any definition: without a value, or too large."""
+    value = batch.values[index]
+    if value is None or len(value) > limits.RECORD_BYTES:
+        return None
+    at, appended = int(batch.offsets[index]), batch.timestamp_kind == "append"
+    return RefusedRecord(at, int(batch.timestamps_us[index]), appended, batch.keys[index], value)

@@ -151,8 +151,8 @@ def events_of(
 ) -> Events:
     """Events of rows ``(offset, append_time, timestamp, time, *names)``.
 
-    Rows that lack a value that is not nullable are left out, and rows with a vector of another size, or a string that is
-    none of the field's categories: they were stored when the field was declared otherwise.
+    Rows that lack a value that is not nullable are left out, and rows with a vector of another size, a string that is none of the
+    field's categories, or a number that is not whole in a field of whole ones: they were stored when the field was declared otherwise.
     """
     offsets, _, timestamps, times, *values = zip(*rows, strict=True) if rows else [()] * (4 + len(names))
     n = len(rows)
@@ -177,6 +177,8 @@ def events_of(
                 whole &= np.array([cell is not None for cell in cells], dtype=bool)
         else:
             column = np.array(cells, dtype=np.float64)        # None becomes NaN
+            if field.type == "int" and (broken := column != np.rint(column)).any():
+                whole &= ~broken | np.isnan(column)
             if not field.nullable:
                 whole &= ~np.isnan(column)
         columns[name] = column

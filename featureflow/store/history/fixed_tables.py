@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table, Text
-from sqlalchemy.dialects.mysql import MEDIUMTEXT
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, SmallInteger, String, Table, Text
+from sqlalchemy.dialects.mysql import MEDIUMBLOB, MEDIUMTEXT
 
 FIXED = MetaData()
 
 NAME = String(190)
+RECORD = LargeBinary().with_variant(MEDIUMBLOB(), "mysql", "mariadb")
 DOCUMENT = Text().with_variant(MEDIUMTEXT(), "mysql", "mariadb")
 
 history_offsets = Table(
@@ -17,6 +18,19 @@ history_offsets = Table(
     Column("partition_id", Integer, primary_key=True, autoincrement=False),
     Column("first_offset", BigInteger, nullable=False),       # history is complete from here
     Column("next_offset", BigInteger, nullable=False),        # moved by compare-and-set, with the rows, in one transaction
+)
+
+history_refused = Table(                   # records that were no events; see HistoryStore.settle
+    "history_refused",
+    FIXED,
+    Column("source", NAME, primary_key=True),
+    Column("partition_id", Integer, primary_key=True, autoincrement=False),
+    Column("record_offset", BigInteger, primary_key=True, autoincrement=False),
+    Column("timestamp_us", BigInteger, nullable=False),
+    Column("append_time", SmallInteger, nullable=False),
+    Column("record_key", RECORD, nullable=True),
+    Column("record_value", RECORD, nullable=False),
+    Column("definition", String(16), nullable=False),         # of the source, by which it was refused
 )
 
 topics = Table(

@@ -28,6 +28,17 @@ class Extent:
 
 
 @dataclass(frozen=True)
+class RefusedRecord:
+    """A record that is no event as its source is defined, as it came."""
+
+    offset: int
+    timestamp_us: int
+    append_time: bool
+    key: bytes | None
+    value: bytes
+
+
+@dataclass(frozen=True)
 class Statement:
     """A named statement of ``store/history/queries/`` with its parameters."""
 
@@ -59,11 +70,24 @@ class HistoryStore(Protocol):
         """Partition -> the offsets that history holds of it."""
         ...
 
-    def append(self, source: Source, partition: int, events: Events, from_offset: int, to_offset: int) -> None:
-        """Rows and offset in one transaction.
+    def append(
+        self, source: Source, partition: int, events: Events, from_offset: int, to_offset: int, refused: Sequence[RefusedRecord] = ()
+    ) -> None:
+        """Rows and offset in one transaction, and the records between them that are no events.
 
         Raises OffsetConflictError when the stored offset is not ``from_offset`` (0 or absent for the first), UnavailableError,
         UnknownOutcomeError when the connection broke during COMMIT.
+        """
+        ...
+
+    def refused(self, source: Source, partition: int, most: int) -> list[RefusedRecord]:
+        """So many of the partition's records that were refused when the source was defined otherwise, in offset order."""
+        ...
+
+    def settle(self, source: Source, partition: int, events: Sequence[Events], still_refused: Sequence[int]) -> None:
+        """Records that ``refused`` gave, by this definition: rows of those that are events, and the offsets of those that are not.
+
+        One transaction. Raises OffsetConflictError where another writer has settled one of them.
         """
         ...
 

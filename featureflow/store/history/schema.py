@@ -15,14 +15,15 @@ from featureflow.errors import HistoryError
 
 
 def change_columns(connection: Connection, source: Source, table: Table) -> None:
-    """Add the columns that ``table`` has and the database has not; widen strings that grew; leave columns of dropped fields.
+    """Add the columns that ``table`` has and the database has not; widen strings that grew, and whole numbers that are any number now;
+    leave columns of dropped fields.
 
     Raises HistoryError, before any change, for a column that holds another type: its old values would mean something else.
     """
     present = {column["name"]: column["type"] for column in inspect(connection).get_columns(table.name)}
     for column in table.columns:
         stored = present.get(column.name)
-        if stored is not None and _family(stored) != _family(column.type):
+        if stored is not None and _family(stored) != _family(column.type) and not _widens(stored, column.type):
             raise HistoryError(
                 f"field {source.name}.{column.name} is now a {_family(column.type)}, but table {table.name} holds "
                 f"it as a {_family(stored)}; "
@@ -33,7 +34,10 @@ def change_columns(connection: Connection, source: Source, table: Table) -> None
         stored = present.get(column.name)
         if stored is None:
             operations.add_column(table.name, Column(column.name, column.type, nullable=True))
-        elif connection.dialect.name != "sqlite" and _width(stored) < _width(column.type):
+        elif connection.dialect.name == "sqlite":
+            if _widens(stored, column.type):
+                _replace(connection, operations, table, column)
+        elif _width(stored) < _width(column.type) or _widens(stored, column.type):
             operations.alter_column(table.name, column.name, type_=column.type, existing_nullable=True)
 
 
@@ -49,6 +53,21 @@ def _family(kind: TypeEngine[Any]) -> str:
             return "vector"
         case _:
             return "str"
+
+
+def _replace(connection: Connection, operations: Operations, table: Table, column: Column[Any]) -> None:
+    """Put a column of the wanted type in a column's place, with its values: SQLite does not change the type of one."""
+    quote = connection.dialect.identifier_preparer
+    name, new = column.name, f"_{column.name}"                     # no field's name starts so
+    operations.add_column(table.name, Column(new, column.type, nullable=True))
+    connection.exec_driver_sql(f"UPDATE {quote.format_table(table)} SET {quote.quote(new)} = {quote.quote(name)}")
+    connection.exec_driver_sql(f"ALTER TABLE {quote.format_table(table)} DROP COLUMN {quote.quote(name)}")
+    connection.exec_driver_sql(f"ALTER TABLE {quote.format_table(table)} RENAME COLUMN {quote.quote(new)} TO {quote.quote(name)}")
+
+
+def _widens(stored: TypeEngine[Any], wanted: TypeEngine[Any]) -> bool:
+    """Whether every value that is stored is exactly one of what is wanted: whole numbers, which are below 2^53, as floats."""
+    return (_family(stored), _family(wanted)) == ("int", "float")
 
 
 def _width(kind: TypeEngine[Any]) -> int:

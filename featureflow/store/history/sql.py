@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
 from typing import TypeVar
 
+import msgspec
 from sqlalchemy import Connection, Table, inspect, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -34,7 +36,7 @@ from featureflow.store.history.event_table import (
 from featureflow.store.history.failure import Failure, failure_of
 from featureflow.store.history.fixed_tables import FIXED
 from featureflow.store.history.migrate import alone, upgrade
-from featureflow.store.history.protocol import Extent, HistoryPage, Statement
+from featureflow.store.history.protocol import Extent, HistoryPage, RefusedRecord, Statement
 from featureflow.store.history.queries import named
 from featureflow.store.history.schema import change_columns
 
@@ -100,12 +102,15 @@ class SqlHistory:
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 
-    def append(self, source: Source, partition: int, events: Events, from_offset: int, to_offset: int) -> None:
+    def append(
+        self, source: Source, partition: int, events: Events, from_offset: int, to_offset: int, refused: Sequence[RefusedRecord] = ()
+    ) -> None:
         """One transaction: (1) compare and set the offset, (2) insert the rows, (3) commit.
 
         The offset comes first: its row lock makes a second writer of the partition wait, and then find it moved.
         """
         rows = rows_of(source, events)
+        kept = [{**_record(source, partition, record.offset), **_content(record)} for record in refused]
 
         def work(connection: Connection) -> None:
             # (1)
@@ -126,9 +131,39 @@ class SqlHistory:
             # (2)
             if rows:
                 connection.exec_driver_sql(self._insert(connection, source), rows)
+            if kept:
+                connection.execute(named("add_refused"), kept)
 
         # (3)
         self._transact(work, what=f"{source.name}/{partition} offsets {from_offset}..{to_offset}")
+
+    def refused(self, source: Source, partition: int, most: int) -> list[RefusedRecord]:
+        parameters = {
+            "source": source.name, "partition_id": partition, "definition": definition_of(source), "most": most
+        }  # fmt: skip
+        with self._reading() as connection:
+            found = connection.execute(named("refused_otherwise"), parameters).all()
+        return [
+            RefusedRecord(row.record_offset, row.timestamp_us, bool(row.append_time), row.record_key, row.record_value) for row in found
+        ]
+
+    def settle(self, source: Source, partition: int, events: Sequence[Events], still_refused: Sequence[int]) -> None:
+        rows = [row for some in events for row in rows_of(source, some)]
+        gone = [_record(source, partition, offset) for some in events for offset in some.offsets.tolist()]
+        marked = [_record(source, partition, offset) for offset in still_refused]
+
+        def work(connection: Connection) -> None:
+            for statement, records in (("forget_refused", gone), ("mark_refused", marked)):
+                for record in records:                            # one by one: a driver does not say how many rows many statements met
+                    if connection.execute(named(statement), record).rowcount != 1:
+                        raise OffsetConflictError(
+                            f"a record of {source.name}/{partition} that was refused, {record['record_offset']}, was read again by another "
+                            "history writer; nothing was written"
+                        )
+            if rows:
+                connection.exec_driver_sql(self._insert(connection, source), rows)
+
+        self._transact(work, what=f"records of {source.name}/{partition} that were refused")
 
     def scan(
         self,
@@ -296,3 +331,21 @@ class SqlHistory:
                     ) from error
         except SQLAlchemyError as error:
             raise HistoryError(f"{what} on {self._place} ({self._setting}): {error}") from error
+
+
+def definition_of(source: Source) -> str:
+    """Of everything that decides which of its records are events, and more: 16 hex digits."""
+    return hashlib.sha256(msgspec.json.encode(source, order="deterministic")).hexdigest()[:16]
+
+
+def _record(source: Source, partition: int, offset: int) -> dict[str, object]:
+    return {"source": source.name, "partition_id": partition, "record_offset": offset, "definition": definition_of(source)}
+
+
+def _content(record: RefusedRecord) -> dict[str, object]:
+    return {
+        "timestamp_us": record.timestamp_us,
+        "append_time": int(record.append_time),
+        "record_key": record.key,
+        "record_value": record.value,
+    }

@@ -51,12 +51,12 @@ class Faulty:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._history, name)
 
-    def append(self, source: Source, partition: int, events: Events, from_offset: int, to_offset: int) -> None:
+    def append(self, source: Source, partition: int, events: Events, from_offset: int, to_offset: int, *refused: Any) -> None:
         when, error = self._faults.get(self.appends, ("", None))
         self.appends += 1
         if when == "before" and error is not None:
             raise error
-        self._history.append(source, partition, events, from_offset, to_offset)
+        self._history.append(source, partition, events, from_offset, to_offset, *refused)
         if when == "after" and error is not None:
             raise error
 

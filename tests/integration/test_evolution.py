@@ -1,0 +1,264 @@
+"""An event's definition changes twice under its stream: online, recomputed from history, and the oracle agree each time."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+from registry_server import avro_record
+
+import oracle
+from featureflow.clock import ManualClock
+from featureflow.define.spec import (
+    Aggregation,
+    Column,
+    Entity,
+    Field,
+    Format,
+    Project,
+    Source,
+    View,
+    Window,
+    with_version,
+)
+from featureflow.errors import HistoryError
+from featureflow.ingest.history_metrics import HistoryMetrics
+from featureflow.ingest.history_writer import HistoryWriter
+from featureflow.ingest.metrics import WorkerMetrics
+from featureflow.ingest.worker import Worker
+from featureflow.kernel import state
+from featureflow.kernel.decode import Decoder
+from featureflow.kernel.events import Events
+from featureflow.kernel.finalize import ViewKernel
+from featureflow.kernel.replay import recompute
+from featureflow.store.history.sql import SqlHistory
+from featureflow.store.keys import Keys
+from featureflow.store.log.memory import MemoryLog
+from featureflow.store.log.protocol import Record
+from featureflow.store.online.memory import MemoryOnlineStore
+from featureflow.store.registry import Registry
+from featureflow.store.schemas.memory import MemorySchemaRegistry
+from featureflow.store.schemas.open import records_of
+from featureflow.store.schemas.protocol import Schema
+
+SECOND_US, START_US = 1_000_000, 1_700_000_000_000_000
+HOUR = Window(kind="sliding", length_us=3_600 * SECOND_US, text="1h")
+USERS = ("u0", "u1", "u2")
+AT, USER = Field(name="at", type="datetime"), Field(name="user", type="str", entity="user", max_bytes=256)
+NOTE = Field(name="note", type="str")
+FIRST = (AT, USER, Field(name="amount", type="int"), NOTE)
+SECOND = (AT, USER, Field(name="amount", type="float", nullable=True), NOTE, Field(name="tag", type="str", nullable=True))
+CHANNEL = Field(name="channel", type="str", categories=("app", "web"), nullable=True)
+THIRD = (AT, USER, Field(name="amount", type="float", nullable=True), CHANNEL)
+AVRO: dict[str, Any] = {
+    "type": "record", "name": "Pay", "fields": [
+        {"name": "at", "type": "long"}, {"name": "user", "type": "string"}, {"name": "amount", "type": ["null", "long", "double"]},
+        *({"name": name, "type": ["null", "string"]} for name in ("note", "tag", "channel")),
+    ],
+}  # fmt: skip
+
+
+def project_of(fields: tuple[Field, ...], format: Format) -> Project:
+    source = Source(
+        name="pay", topic="pays", time_field="at", disorder_us=60 * SECOND_US, future_us=60 * SECOND_US, fields=fields, format=format
+    )
+
+    def of(op: str, value: str | None) -> Aggregation:
+        return Aggregation(name=op, op=op, source="pay", value=value and Column(value), where=None, windows=(HOUR,))  # type: ignore[arg-type]
+
+    spending = View(
+        name="spending", entity="user", join_key="user", keys={"pay": "user"},
+        aggregations=(of("count", None), of("sum", "amount"), of("max", "amount")),
+    )  # fmt: skip
+    visits = View(name="visits", entity="user", join_key="user", keys={"pay": "user"}, aggregations=(of("count", None),))
+    views = tuple(with_version(view, {"pay": source}) for view in (spending, visits))
+    return Project(entities=(Entity(name="user", type="str"),), sources=(source,), views=views)
+
+
+class World:
+    def __init__(self, url: str, format: Format) -> None:
+        self.format: Format = format
+        self.clock = ManualClock(START_US)
+        self.log, self.online, self.history = MemoryLog(self.clock), MemoryOnlineStore(self.clock), SqlHistory(url)
+        self.registry = Registry(self.history, self.online, self.log, clock=self.clock)
+        self.schemas = MemorySchemaRegistry()
+        self.schemas.register("pays-value", Schema("AVRO", json.dumps(AVRO)))
+        self.project: Project
+
+    def apply(self, fields: tuple[Field, ...]) -> None:
+        self.project = project_of(fields, self.format)
+        self.registry.apply(self.project, partitions=2)
+
+    def produce(self, *values: dict[str, Any]) -> None:
+        for i, change in enumerate(values):
+            self.clock.advance(SECOND_US)
+            value = {"at": self.clock.now_us(), "user": USERS[i % 3], "amount": i, "note": "n", "tag": None, "channel": None, **change}
+            data = json.dumps({name: one for name, one in value.items() if one is not None or name == "amount"}).encode()
+            self.log.append("pays", [Record(avro_record(1, AVRO, value) if self.format == "avro" else data, partition=i % 2)])
+
+    def drain(self) -> None:
+        """Both consumers, with the definitions of now."""
+        worker = Worker(self.log, self.online, self.project, self.clock, WorkerMetrics(CollectorRegistry()), schemas=self.schemas)
+        writer = HistoryWriter(self.log, self.history, self.project, self.clock, HistoryMetrics(CollectorRegistry()), schemas=self.schemas)
+        worker.open()
+        writer.open()
+        for _ in range(40):
+            worker.step(timeout_s=0.0, wait=lambda seconds: None)
+            writer.step(timeout_s=0.0)
+            self.clock.advance(100_000)
+        end = self.log.topic("pays").end
+        assert {p.partition: p.offset for p in worker.status().partitions} == end
+        assert self.history.offsets("pay") == end
+        worker.close()
+        writer.close()
+
+    def online_values(self, view: View) -> np.ndarray[Any, Any]:
+        kernel = ViewKernel(view, {"pay": self.project.sources[0]})
+        keys = Keys("default")
+        blobs = [self.online.read([keys.state("user", user, view.id, "pay", p) for p in (0, 1)]) for user in USERS]
+        return kernel.finalize({"pay": state.parse(kernel.layouts["pay"], blobs)}, self._q()).values
+
+    def recomputed(self, view: View) -> np.ndarray[Any, Any]:
+        (source,) = self.project.sources
+        names = [field.name for field in source.fields]
+        parts = [[page.events for page in self.history.scan(source, partition=p, columns=names)] for p in (0, 1)]
+        events, applied = {"pay": [one for (one,) in parts]}, {"pay": {0: 10**9, 1: 10**9}}
+        return recompute(ViewKernel(view, {"pay": source}), {"pay": source}, events, USERS, self._q(), applied).values
+
+    def logged(self) -> list[Events]:
+        """The log's events, by the definitions of now."""
+        (source,) = self.project.sources
+        decoder = Decoder(source, records=records_of(source, self.schemas, self.clock))
+        consumer, found = self.log.consumer(f"r{self.clock.now_us()}", {"pay": "pays"}), []
+        polled = consumer.poll(timeout_s=0, max_records=10**6, max_bytes=2**30)
+        for place in polled.assignment.assigned:
+            consumer.seek(place, 0)
+        for batch in consumer.poll(timeout_s=0, max_records=10**6, max_bytes=2**30).batches:
+            stamps = batch.timestamps_us
+            found.append(decoder.decode(batch.values, partition=batch.partition, offsets=batch.offsets, timestamps_us=stamps).events)
+        consumer.close()
+        return found
+
+    def oracle_values(self, view: View) -> np.ndarray[Any, Any]:
+        records = []
+        for events in self.logged():
+            times = events.offsets.tolist(), events.times_us.tolist(), events.timestamps_us.tolist()
+            for i, (offset, at, stamp) in enumerate(zip(*times, strict=True)):
+                fields = {name: column[i] for name, column in events.columns.items()}
+                fields = {name: None if isinstance(one, float) and math.isnan(one) else one for name, one in fields.items()}
+                records.append(oracle.Record("pay", events.partition, offset, at, stamp, fields))
+        q = int(self._q()[0])
+        rows = [oracle.answers(view, {"pay": self.project.sources[0]}, records, user, q) for user in USERS]
+        return np.array([[answer.values[0] for answer in row] for row in rows])
+
+    def _q(self) -> np.ndarray[Any, Any]:
+        return np.full(len(USERS), self.clock.now_us() // SECOND_US * SECOND_US, np.int64)
+
+    def check(self, *names: str) -> None:
+        for name in names or ("spending", "visits"):
+            view = self.project.view(name)
+            online = self.online_values(view)
+            assert online.tobytes() == self.recomputed(view).tobytes(), name
+            assert online.tobytes() == self.oracle_values(view).tobytes(), name
+
+    def stored(self, source: Source, name: str) -> list[Any]:
+        """That column of history's events of the source as it is defined here."""
+        pages = [page for p in (0, 1) for page in self.history.scan(source, partition=p, columns=[name])]
+        return [value for page in pages for value in page.events.columns[name].tolist()]
+
+    def rebuild(self, name: str) -> None:
+        view = self.project.view(name)
+        self.online.drop_view(view.id, for_good=False)
+        self.online.create_offsets(view.id, "pay", self.log.topic("pays").topic_id, {0: 0, 1: 0})
+
+
+@pytest.fixture(params=["json", "avro"])
+def world(request: pytest.FixtureRequest, history_url: str) -> Iterator[World]:
+    made = World(history_url, request.param)
+    yield made
+    made.history.close()
+
+
+def test_a_definition_that_changes_twice_means_the_same_online_and_in_history(world: World) -> None:
+    world.apply(FIRST)
+    world.produce(*[{}] * 20, {"amount": 1.5}, {"amount": None}, {"note": None}, {"amount": 2.25, "note": None}, {"user": ""})
+    world.drain()
+    world.check()
+    first = world.online_values(world.project.view("spending"))
+    # an int is any number now, and may be null; there is a tag
+    world.produce({"amount": 3.5, "tag": "t"}, {"amount": None})                       # written before, read after
+    world.apply(SECOND)
+    world.produce(*[{"amount": 0.1, "tag": "t"}] * 9, {"tag": None, "amount": None}, {"note": None})
+    world.drain()
+    world.check("spending")
+    assert (world.online_values(world.project.view("spending"))[:, 1] > first[:, 1]).all()
+    # the note is gone, and a channel is there
+    world.apply(THIRD)
+    world.produce(*[{"channel": "app"}] * 9, {"channel": "fax"}, {"channel": None}, {"note": None, "channel": "web"})
+    world.drain()
+    # what spending reads is what it was: it keeps its state, of which records without a note are no part until it is rebuilt
+    world.rebuild("spending")
+    world.rebuild("visits")
+    world.drain()
+    world.check()
+
+
+def test_what_was_refused_by_one_definition_is_read_again_by_the_next_and_once(world: World) -> None:
+    world.apply(FIRST)
+    world.produce({"amount": 1.5}, {"amount": None}, {"user": ""}, {})
+    world.drain()
+    (source,) = world.project.sources
+    assert len(world.stored(source, "user")) == 1
+    assert [len(world.history.refused(source, p, 100)) for p in (0, 1)] == [0, 0]      # by this definition they were looked at
+    world.apply(SECOND)
+    (source,) = world.project.sources
+    assert sum(len(world.history.refused(source, p, 100)) for p in (0, 1)) == 3
+    world.drain()
+    assert len(world.stored(source, "amount")) == 3
+    assert [len(world.history.refused(source, p, 100)) for p in (0, 1)] == [0, 0]
+    world.drain()
+    assert len(world.stored(source, "amount")) == 3
+    before = project_of(FIRST, world.format).sources[0]
+    assert world.stored(before, "amount") == [3.0]            # an audit of what was served by that definition: they were none
+    with pytest.raises(HistoryError, match="give the field a new name"):                 # 3.0 in history may have been written 3 or 3.0
+        world.apply(FIRST)
+
+
+def test_a_whole_number_that_becomes_any_number_is_widened_and_not_back(world: World) -> None:
+    world.apply(FIRST)
+    world.produce(*[{"amount": value} for value in (2**53, -(2**53), 0, 7)])
+    world.drain()
+    world.apply(SECOND)
+    world.produce({"amount": 0.1}, {"amount": 5e-324}, {"amount": 9.2e18})
+    world.drain()
+    world.check("spending")
+    (source,) = world.project.sources
+    assert sorted(world.stored(source, "amount")) == sorted([2.0**53, -(2.0**53), 0.0, 7.0, 0.1, 5e-324, 9.2e18])
+    with pytest.raises(HistoryError, match="give the field a new name"):
+        world.apply((AT, USER, Field(name="amount", type="str"), NOTE))
+
+
+def test_two_writers_do_not_settle_one_record_twice(world: World) -> None:
+    from featureflow.errors import OffsetConflictError
+
+    world.apply(FIRST)
+    world.produce({"amount": 1.5}, {})
+    world.drain()
+    world.apply(SECOND)
+    (source,) = world.project.sources
+    (record,) = world.history.refused(source, 0, 10)
+    decoder = Decoder(source, records=records_of(source, world.schemas, world.clock))
+    stamps = np.array([record.timestamp_us])
+    events = decoder.decode([record.value], offsets=np.array([record.offset]), timestamps_us=stamps).events
+    world.history.settle(source, 0, [events], [])
+    with pytest.raises(OffsetConflictError, match="another"):
+        world.history.settle(source, 0, [events], [])
+    with pytest.raises(OffsetConflictError, match="another"):
+        world.history.settle(source, 0, [], [record.offset])
+    world.drain()
+    world.check("spending")
