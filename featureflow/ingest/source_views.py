@@ -113,6 +113,7 @@ class SourceViews:
         field that the source is keyed by, and rows of two partitions in one state would have no order.
         """
         partition = judged.batch.partition
+        judged.slots.clear()               # of an earlier call, before keys had expired
         for view_id, slab in self._each:
             takes = judged.takes.get(view_id)
             if takes is None:
