@@ -58,8 +58,12 @@ class KafkaLog:
     def _consumer(
         self, group: str | None, sources: dict[str, str], member: str | None, places: Sequence[TopicPartition]
     ) -> KafkaConsumer:
+        def describe() -> dict[str, Any]:
+            found: dict[str, Any] = self._administrator().describe_groups([group])[group]
+            return found
+
         options = {**self._options, "session_timeout_ms": self._session_ms}
-        return KafkaConsumer(group, sources, member, places, options, whole_batches=self._whole_batches)
+        return KafkaConsumer(group, sources, member, places, options, whole_batches=self._whole_batches, describe=describe)
 
     def ensure_topic(self, topic: str, partitions: int, *, replication: int = -1) -> bool:
         """Created with LogAppendTime, so that the future is judged by the broker's clock and not by a producer's."""

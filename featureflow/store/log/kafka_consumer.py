@@ -27,6 +27,7 @@ from featureflow.errors import OffsetOutOfRangeError
 from featureflow.store.log.columns import Columns, batch_of
 from featureflow.store.log.kafka_columns import WholeBatch, decode, decode_whole_batches
 from featureflow.store.log.kafka_error import translated
+from featureflow.store.log.kafka_gaps import Gaps
 from featureflow.store.log.kafka_joins import keep_joins
 from featureflow.store.log.protocol import Assignment, Batch, Partition, Polled
 
@@ -34,6 +35,7 @@ FETCHED_BATCHES = 256                      # record batches that one poll of kaf
 SLICE_MS = 50                              # how long a poll goes on before it looks whether the assignment changed
 FETCH_BYTES = 1024 * 1024                  # of a partition at a time: a fetch is read whole, and commits wait meanwhile
 CLOSE_MS = 15_000
+HEARTBEAT_MS = 1_000                       # by its answer a member hears of a rebalance, which waits for every member
 
 
 class KafkaConsumer:
@@ -52,7 +54,9 @@ class KafkaConsumer:
         options: dict[str, Any],
         *,
         whole_batches: bool,
+        describe: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
+        """``describe``: the group as the broker has it, asked for a member with a durable name."""
         self._group = group
         self._topics = dict(sources)
         self._sources = {topic: source for source, topic in sources.items()}
@@ -68,13 +72,16 @@ class KafkaConsumer:
             allow_auto_create_topics=False,
             isolation_level="read_committed",
             partition_assignment_strategy=[CooperativeStickyAssignor],
-            heartbeat_interval_ms=min(3_000, options["session_timeout_ms"] // 3),
+            heartbeat_interval_ms=min(HEARTBEAT_MS, options["session_timeout_ms"] // 3),
             fetch_max_bytes=limits.POLL_BYTES,
             max_partition_fetch_bytes=FETCH_BYTES,
             metrics_enabled=False,
             **options,
         )
         self._joins = keep_joins(self._consumer) if group is not None else None
+        self._gaps: Gaps | None = None
+        if describe is not None and member is not None and self._joins is not None:
+            self._gaps = Gaps(describe, self._all, self._joins.again)
         self._whole_batches = whole_batches and decode_whole_batches(self._consumer)
         notes = _Notes(self._consumer, self._noted)
         if group is None:
@@ -147,7 +154,12 @@ class KafkaConsumer:
             raise translated(error, reader) from error
         if self._joins is not None:
             self._joins.take_up()
+        if self._gaps is not None:
+            self._gaps.look()
         return fetched
+
+    def _all(self) -> set[TopicPartition]:
+        return {TopicPartition(topic, n) for topic in self._sources for n in self._consumer.partitions_for_topic(topic) or ()}
 
     def _keep(self, records: dict[TopicPartition, list[Any]]) -> None:
         for place, found in records.items():
@@ -160,6 +172,8 @@ class KafkaConsumer:
         told: dict[str, list[TopicPartition]] = {"assigned": [], "revoked": [], "lost": []}
         while self._noted:
             kind, places = self._noted.popleft()
+            if kind == "assigned" and self._gaps is not None:
+                self._gaps.assigned()
             for place in places:
                 self._held.pop(place, None)
                 self._next.pop(place, None)

@@ -47,6 +47,10 @@ class Joins:
         if self._coordinator.rejoining and not self._coordinator.need_rejoin():
             self._coordinator.request_rejoin()
 
+    def again(self) -> None:
+        """Have the next poll join once more."""
+        self._coordinator.request_rejoin()
+
     async def _join_once(self) -> bytes:
         if self._finished is None or self._finished[0] is not self._coordinator._generation:
             self._finished = None
