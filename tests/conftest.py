@@ -6,6 +6,7 @@ Each test gets its own topic names and its own database; a Redis URL is an empty
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -89,7 +90,7 @@ def embedded_redis_url(embedded_server: EmbeddedServer) -> str:
 
 
 @pytest.fixture(scope="session")
-def _own_database(services: Services) -> Iterator[str]:
+def own_database(services: Services) -> Iterator[str]:
     """A database of the real Redis that no other test session has; database 0 keeps the list of them."""
     with redis.Redis.from_url(services.redis) as client:
         count = int(client.config_get("databases")["databases"])
@@ -104,11 +105,11 @@ def _own_database(services: Services) -> Iterator[str]:
 
 
 @pytest.fixture
-def production_redis_url(_own_database: str) -> str:
+def production_redis_url(own_database: str) -> str:
     """An empty database of the real Redis."""
-    with redis.Redis.from_url(_own_database) as client:
+    with redis.Redis.from_url(own_database) as client:
         client.flushdb()
-    return _own_database
+    return own_database
 
 
 @pytest.fixture(params=["embedded", "production"])
@@ -145,6 +146,13 @@ def sqlite_url(tmp_path: Path) -> str:
 @pytest.fixture
 def mysql_url(services: Services) -> Iterator[str]:
     """A fresh MySQL database, dropped afterwards."""
+    with fresh_database(services) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def fresh_database(services: Services) -> Iterator[str]:
+    """A MySQL database that is dropped afterwards."""
     name = f"test_{uuid.uuid4().hex[:16]}"
     engine = sqlalchemy.create_engine(services.mysql, isolation_level="AUTOCOMMIT")
     with engine.connect() as link:

@@ -6,6 +6,7 @@ milliseconds, so that there is time for many. FEATUREFLOW_TEST_HAND names the fi
 The note says how many records were polled and are not known to be committed. It is written by the process itself, in memory that
 it shares with the file, so that a SIGKILL at any instruction leaves it as it was. With FEATUREFLOW_TEST_STOP naming a file that exists,
 the process stops itself (SIGSTOP) right before it sends its next commit that writes state, and removes the file.
+FEATUREFLOW_TEST_TRAP names a file like the note, in which a failpoint is armed and disarmed while the process runs.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from world import PATIENCE_S, Process, World
 from featureflow.cli import main as cli
 from featureflow.cli.context import Context
 from featureflow.define.spec import Source
+from featureflow.ingest import failpoint
 from featureflow.kernel.events import Events
 from featureflow.store.history.protocol import HistoryStore
 from featureflow.store.log.protocol import Consumer, Log, Polled
@@ -58,6 +60,36 @@ class Hand:
     def settled(self, records: int) -> None:
         polls, held, committed = self.read()
         self._memory[:] = NOTE.pack(polls, held - records, committed + records)
+
+
+TRAP = struct.Struct("<qqq")               # the armed failpoint's place in NAMES (-1: none), passes left, where it died (-1: it did not)
+
+
+class Trap:
+    """A failpoint that is armed from outside, in memory shared through a file; in the process it is what the failpoints call."""
+
+    def __init__(self, file: Path) -> None:
+        if not file.exists():
+            file.write_bytes(TRAP.pack(-1, 0, -1))
+        with file.open("r+b") as opened:
+            self._memory = mmap.mmap(opened.fileno(), TRAP.size)
+
+    def arm(self, name: failpoint.Name, nth: int = 1) -> None:
+        """SIGKILL when it passes ``name`` for the ``nth`` time from now on."""
+        self._memory[:] = TRAP.pack(failpoint.NAMES.index(name), nth, -1)
+
+    @property
+    def died_at(self) -> failpoint.Name | None:
+        died = TRAP.unpack(self._memory[:])[2]
+        return None if died < 0 else failpoint.NAMES[died]
+
+    def __call__(self, name: failpoint.Name) -> None:
+        armed, left, _ = TRAP.unpack(self._memory[:])
+        if armed >= 0 and failpoint.NAMES[armed] == name:
+            died = armed if left == 1 else -1
+            self._memory[:] = TRAP.pack(armed if left > 1 else -1, left - 1, died)
+            if left == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 class _Wrapped:
@@ -122,6 +154,11 @@ class WatchedContext(Context):
     def history(self) -> HistoryStore:
         made: HistoryStore = WatchedHistory(super().history, self.hand)  # type: ignore[assignment]  # delegates the rest
         return made
+
+    @cached_property
+    def failpoint(self) -> failpoint.Failpoint:  # type: ignore[override]  # a property, computed once
+        trap = self.environment.get("FEATUREFLOW_TEST_TRAP")
+        return Trap(Path(trap)) if trap else failpoint.unarmed
 
     def _before(self, commit: Commit) -> None:
         stop = self.environment.get("FEATUREFLOW_TEST_STOP")

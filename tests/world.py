@@ -303,6 +303,12 @@ class World:
         self.featureflow("model", "add", MODEL, self.folder / "model.onnx")
 
     @property
+    def history_url(self) -> str:
+        """For SQLAlchemy."""
+        kept = f"sqlite:///{self.context.settings.path(self.context.settings.project.data) / 'history.db'}"
+        return self.settings.get("FEATUREFLOW_HISTORY_URL", kept)
+
+    @property
     def project(self) -> Project:
         found = mirrored(self.context.online)
         assert found is not None, "not applied"
@@ -370,7 +376,7 @@ class World:
     def batches(self, topic: str) -> Iterator[Batch]:
         """Everything that the topic holds now."""
         end = self.context.log.topic(topic).end
-        consumer = self.context.log.consumer(f"reading-{uuid.uuid4().hex}", {"read": topic})
+        consumer = self.context.log.reader({"read": topic})
         at = dict(self.context.log.topic(topic).beginning)
         try:
             while any(at[partition] < end[partition] for partition in end):
@@ -419,11 +425,15 @@ class Naive:
                 by_entity[record.fields[view.keys[record.source]]].append(record)
             self._mine[view.name] = by_entity
 
+    def records(self, view: View, entity: str | int) -> list[oracle.Record]:
+        """Those that count for the entity."""
+        return self._mine[view.name].get(entity, [])
+
     def ids(self, view: View) -> list[str | int]:
         return sorted(self._mine[view.name], key=str)
 
     def values(self, view: View, ids: Sequence[str | int], q_us: int) -> dict[str | int, list[oracle.Answer]]:
-        return {entity: oracle.answer(view, self._mine[view.name].get(entity, []), q_us) for entity in ids}
+        return {entity: oracle.answer(view, self.records(view, entity), q_us) for entity in ids}
 
 
 def same(one: Mapping[str | int, Sequence[oracle.Answer]], other: Mapping[str | int, Sequence[oracle.Answer]]) -> bool:

@@ -15,6 +15,7 @@ from featureflow.clock import Clock, SystemClock
 from featureflow.define.project import load
 from featureflow.define.spec import Project
 from featureflow.errors import StateError
+from featureflow.ingest.failpoint import Failpoint, unarmed
 from featureflow.settings import EMBEDDED, Settings
 from featureflow.store.history.protocol import HistoryStore
 from featureflow.store.log.protocol import Log
@@ -37,6 +38,11 @@ class Context:
 
     def __exit__(self, *error: object) -> None:
         self._exits.close()
+
+    @property
+    def failpoint(self) -> Failpoint:
+        """What the consumers pass their named places with: unarmed, and no setting arms it. Tests put another here."""
+        return unarmed
 
     @cached_property
     def settings(self) -> Settings:
@@ -94,7 +100,7 @@ class Context:
             folder = self.settings.path(self.settings.project.data)
             folder.mkdir(parents=True, exist_ok=True)
             url = f"sqlite:///{folder / 'history.db'}"
-        store = SqlHistory(url)
+        store = SqlHistory(url, passing=self.failpoint)
         self._exits.callback(store.close)
         return store
 

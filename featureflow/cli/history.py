@@ -39,6 +39,7 @@ def history(context: typer.Context, json: Json = False) -> None:
                 group=settings.group or None,
                 member=settings.member or None,
                 schemas=here.schemas,
+                failpoint=here.failpoint,
             )
             writer.run(leave)
             rows += writer.status().rows

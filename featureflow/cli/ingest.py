@@ -42,6 +42,7 @@ def ingest(context: typer.Context, json: Json = False) -> None:
                 member=settings.member or None,
                 schemas=here.schemas,
                 history=here.history,
+                failpoint=here.failpoint,
                 tracer=tracer,
             )
             worker.run(leave)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from featureflow import limits
 from featureflow.clock import Clock
 from featureflow.define.system import dead_letters
+from featureflow.ingest.failpoint import Failpoint, unarmed
 from featureflow.kernel.decode import Encoder
 from featureflow.store.log.protocol import Batch, Log, Record
 
@@ -63,7 +64,7 @@ def letters(batch: Batch, places: Iterable[int], reason: str, detail: str, view:
     ]
 
 
-def append(log: Log, project: str, dead: Sequence[DeadLetter], clock: Clock) -> None:
+def append(log: Log, project: str, dead: Sequence[DeadLetter], clock: Clock, failpoint: Failpoint = unarmed) -> None:
     """Append the letters durably, to the topic of the project of that name.
 
     Raises what ``Log.append`` raises: then nothing may be committed past them.
@@ -72,7 +73,9 @@ def append(log: Log, project: str, dead: Sequence[DeadLetter], clock: Clock) -> 
         now_us = clock.now_us()
         source = dead_letters(project)
         encode = Encoder(source).encode
+        failpoint("before_dead_letters")
         log.append(
             source.topic,
             [Record(value=encode(letter.values(now_us)), key=letter.position.encode()) for letter in dead],
         )
+        failpoint("after_dead_letters")

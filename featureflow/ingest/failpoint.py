@@ -8,18 +8,37 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-Name = Literal[
+Online = Literal[
     "after_poll",
+    "in_revoke",                           # told that partitions go, nothing dropped yet
     "in_claim",                            # the token is taken, nothing is read yet
-    "in_revoke",
     "after_decode",
+    "before_dead_letters",                 # passed only where there are some
     "after_dead_letters",                  # appended, not committed past
     "after_fold",                          # folded in memory, nothing sent
     "before_commit",
     "after_commit",                        # applied, and the worker does not know it yet
+    "before_advisory",
     "after_advisory",
 ]
-NAMES: tuple[Name, ...] = get_args(Name)
+"""Of the worker, in the order of its turn."""
+
+History = Literal[
+    "after_poll",
+    "in_revoke",
+    "in_claim",                            # where history stands is known, nothing is read yet
+    "after_decode",
+    "before_append",                       # no transaction yet
+    "offset_moved",                        # in the transaction, which has no rows yet
+    "rows_inserted",                       # in the transaction, before its COMMIT
+    "after_append",                        # after COMMIT, and the writer does not know it yet
+    "before_advisory",
+    "after_advisory",
+]
+"""Of the history writer, in the order of its round."""
+
+Name = Literal[Online, History]
+NAMES: tuple[Name, ...] = tuple(dict.fromkeys(get_args(Name)))
 
 Failpoint = Callable[[Name], None]
 """Called with the name of the place that is passed."""

@@ -19,6 +19,7 @@ from featureflow.clock import Clock
 from featureflow.define import system
 from featureflow.define.spec import Project, Source
 from featureflow.errors import LogError, OffsetConflictError, OffsetOutOfRangeError, UnavailableError
+from featureflow.ingest.failpoint import Failpoint, unarmed
 from featureflow.ingest.history_metrics import HistoryMetrics
 from featureflow.ingest.holding import Holding
 from featureflow.kernel.decode import Decoder
@@ -59,9 +60,10 @@ class HistoryWriter:
         group: str | None = None,
         member: str | None = None,
         schemas: SchemaRegistry | None = None,
+        failpoint: Failpoint = unarmed,
     ) -> None:
         self._log, self._history, self._clock, self._metrics = log, history, clock, metrics
-        self._group, self._member = group or system.group(project.name, "history"), member
+        self._group, self._member, self._failpoint = group or system.group(project.name, "history"), member, failpoint
         self._sources: dict[str, Source] = {source.name: source for source in (*project.sources, *system.system_sources(project.name))}
         self._decoders = {
             name: Decoder(source, records=records_of(source, schemas, clock)) for name, source in self._sources.items()
@@ -150,6 +152,9 @@ class HistoryWriter:
             raise OffsetOutOfRangeError(
                 f"{error}. Events were deleted before history had them: lengthen the retention of that topic"
             ) from error
+        self._failpoint("after_poll")
+        if polled.assignment.revoked or polled.assignment.lost:
+            self._failpoint("in_revoke")
         self._holding.assign(polled.assignment)
         # 3
         written = 0
@@ -167,7 +172,9 @@ class HistoryWriter:
         self._read_again(consumer)
         # 4
         if written:
+            self._failpoint("before_advisory")
             consumer.commit_advisory(dict(self._holding.held))
+            self._failpoint("after_advisory")
         self._measure_lag()
         if away is not None:
             raise away
@@ -203,6 +210,7 @@ class HistoryWriter:
                         f"history of {name}/{partition.partition} stands at {offset}, but the log ends at {end}: "
                         f"topic {source.topic!r} was truncated. Give the event a new name, and a topic with a new name"
                     )
+                self._failpoint("in_claim")
                 self._holding.take(consumer, partition, offset, offset)
                 self._to_read_again.add(partition)
                 self._moved(partition, offset)
@@ -234,9 +242,12 @@ class HistoryWriter:
             timestamps_us=batch.timestamps_us,
             append_time=batch.timestamp_kind == "append",
         )
+        self._failpoint("after_decode")
         events, refused = decoded.events, [kept for r in decoded.refused if (kept := _kept(batch, r.index)) is not None]
         began_us = self._clock.now_us()
+        self._failpoint("before_append")
         self._history.append(self._sources[batch.source], batch.partition, events, offset, batch.next, refused)
+        self._failpoint("after_append")
         self._metrics.append_seconds.observe((self._clock.now_us() - began_us) / 1e6)
         skipped = len(batch) - len(events)
         self._rows += len(events)

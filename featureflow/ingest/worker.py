@@ -166,8 +166,7 @@ class Worker:
         with tally.timed("load"):
             source.load(self._online, judged)
         with tally.timed("decode"):
-            dead_letter.append(self._log, self._project, judged.dead, self._clock)
-            self._failpoint("after_dead_letters")
+            dead_letter.append(self._log, self._project, judged.dead, self._clock, self._failpoint)
         start, at, max_time_us = 0, stand.offset, stand.max_time_us
         answer: Committed | Refused
         for _ in range(EXPIRIES):
@@ -322,6 +321,7 @@ class Worker:
     def _tell(self, consumer: Consumer) -> None:
         self._tell_due_us = self._clock.now_us() + TELL_US
         if self._holding.held:
+            self._failpoint("before_advisory")
             consumer.commit_advisory({partition: owned.position for partition, owned in self._holding.held.items()})
             self._failpoint("after_advisory")
 

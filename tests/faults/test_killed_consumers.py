@@ -2,72 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import sqlalchemy
+import verdict
 import watched
+from producer import Producer
 from watched import Forked, Hand
-from world import PATIENCE_S, SECOND_US, World, check_state, production, until
+from world import PATIENCE_S, SECOND_US, World, production, until
 
-from featureflow.store.log.protocol import Record
 from servers import Services
 
 KILLS = 20                                 # of each consumer, at least
 WITH_EVENTS = 15                           # of them with events in hand: a busy machine may take more kills to get there
 LONGEST_LOOK_S = 0.004                     # from seeing events in hand to the kill, at most
-RIDERS = ("ada", "bob:{0}", "c\r\nd", "é*", "'; --", *(f"r{n}" for n in range(30)))
 
 
 @pytest.fixture
 def world(tmp_path: Path, services: Services, production_redis_url: str, mysql_url: str) -> Iterator[World]:
     with production(tmp_path / "project", services, production_redis_url, mysql_url) as made:
         yield made
-
-
-@dataclass
-class Producer:
-    """Appends rides and tips, some late, some bad, until it is told to end."""
-
-    world: World
-    luck: random.Random
-    bad: set[bytes] = field(default_factory=set)
-    sent: dict[tuple[str, int, int], bytes] = field(default_factory=dict)
-    problem: list[BaseException] = field(default_factory=list)
-
-    def run(self, stop: threading.Event) -> None:
-        try:
-            while not stop.wait(self.luck.uniform(0.0, 0.1)):
-                for source in ("ride", "tip"):
-                    self.append(source, self.luck.randrange(1, 25))
-        except BaseException as error:
-            self.problem.append(error)
-
-    def append(self, source: str, count: int) -> None:
-        records = [self.record(source) for _ in range(count)]
-        places = self.world.context.log.append(self.world.topic_of(source), records)
-        self.sent |= {(source, *place): record.value for place, record in zip(places, records, strict=True)}
-
-    def record(self, source: str) -> Record:
-        luck, now_us = self.luck, time.time_ns() // 1000
-        late_us = luck.choice((0, 0, luck.randrange(50 * SECOND_US), luck.randrange(90 * SECOND_US), 4_000 * SECOND_US, -400 * SECOND_US))
-        rider = luck.choice(RIDERS)
-        values: dict[str, object] = {"at": now_us - (late_us if luck.random() < 0.3 else 0), "rider": rider}
-        if source == "ride":
-            values |= {"zone": luck.choice((1, 2, -3, None)), "cash": luck.random() < 0.5}
-            values |= {"fare": luck.choice((None, 0.1, 1e-9, luck.random() * 1e6, -3.0, round(luck.gammavariate(2, 9), 2)))}
-        else:
-            values |= {"amount": round(luck.gammavariate(1, 3), 2)}
-        if luck.random() < 0.01:
-            values["rider"] = [self.world.topic, luck.random()]
-            self.bad.add(json.dumps(values).encode())
-        return Record(json.dumps(values).encode(), rider.encode() if source == "ride" else None)
 
 
 @dataclass
@@ -151,32 +110,12 @@ def test_consumers_killed_twenty_times_each_in_mid_batch_leave_what_a_replay_of_
     until(world.folded, "the end of the log in the online store")
     until(lambda: world.recorded(("ride", "tip", "featureflow_dead_letters")), "the end of the log in history")
     assert [process.told_to_end() for process in last] == [0, 0]
-    records = world.records(producer.bad)
-    assert len(records) + len([value for value in producer.sent.values() if value in producer.bad]) == len(producer.sent)
-    newest = max(record.time_us for record in records)
-    compared = check_state(world, records, [newest + SECOND_US, newest + 40 * SECOND_US])
-    print(f"{len(producer.sent)} events, {len(producer.bad)} bad; {compared} values equal to the replay")
-    assert compared > 500
-    check_history(world, producer)
-    check_letters(world, producer)
-
-
-def check_history(world: World, producer: Producer) -> None:
-    """Each (partition, offset) once, and as it was sent."""
-    engine = sqlalchemy.create_engine(world.settings["FEATUREFLOW_HISTORY_URL"])
-    for source, fields in (("ride", ("at", "rider", "zone", "fare", "cash")), ("tip", ("at", "rider", "amount"))):
-        with engine.connect() as link:
-            columns = ", ".join(f"`{name}`" for name in fields)
-            rows = link.execute(sqlalchemy.text(f"SELECT _partition, _offset, {columns} FROM ev_{source}")).all()
-        sent = {place[1:]: json.loads(value) for place, value in producer.sent.items() if place[0] == source and value not in producer.bad}
-        assert len(rows) == len(sent) > 0
-        assert {tuple(row[:2]): dict(zip(fields, row[2:], strict=True)) for row in rows} == sent
-    engine.dispose()
-
-
-def check_letters(world: World, producer: Producer) -> None:
-    """Each bad record is known by its position, however often the letter was written."""
-    expected = {f"{source}/{partition}/{offset}" for (source, partition, offset), value in producer.sent.items() if value in producer.bad}
-    letters = [letter for letter in world.letters() if letter["reason"] == "wrong_type"]
-    assert {letter["position"] for letter in letters} == expected
-    assert expected
+    log = verdict.replay(world, producer.bad)
+    assert len(log.events) + len(log.refused) == len(producer.sent)
+    newest = max(record.time_us for record in log.events)
+    found = verdict.of_everything(world, log, [newest + SECOND_US, newest + 40 * SECOND_US])
+    print(f"{len(producer.sent)} events, {len(log.refused)} bad, {producer.resent} sent again; {found.entities} entities")
+    assert found.clean, "\n".join(found.said)
+    assert found.rows == len(log.events)
+    assert found.letters == found.letters_expected >= len(log.refused) > 0
+    assert found.nonempty > 0.9 * found.entities > 30

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, Table, inspect, select
@@ -41,6 +41,7 @@ from featureflow.store.history.queries import named
 from featureflow.store.history.schema import change_columns
 
 T = TypeVar("T")
+Step = Literal["offset_moved", "rows_inserted"]
 
 ATTEMPTS = 8                               # of one transaction, when the server says that it lost a deadlock
 
@@ -52,11 +53,12 @@ class _TryAgainError(UnavailableError):
 class SqlHistory:
     """``HistoryStore`` over one database. Safe to use from several threads; connections are pooled.
 
-    ``setting`` names the setting that ``url`` came from, so that errors can point at it.
+    ``setting`` names the setting that ``url`` came from, so that errors can point at it. ``passing`` is called at each step of an
+    ``append``, inside its transaction: a test may end the process there.
     """
 
-    def __init__(self, url: str, *, setting: str = "history.url") -> None:
-        self._setting = setting
+    def __init__(self, url: str, *, setting: str = "history.url", passing: Callable[[Step], None] = lambda step: None) -> None:
+        self._setting, self._passing = setting, passing
         self._engine = engine_of(url, setting=setting)
         self._place = self._engine.url.set(query={}).render_as_string(hide_password=True)      # options may hold secrets
         self._tables: dict[Source, Table] = {}
@@ -128,11 +130,13 @@ class SqlHistory:
                         "history writer has moved it; nothing was written. Read the offset again and go on from there"
                     )
                 self._start(connection, source.name, partition, 0, to_offset)
+            self._passing("offset_moved")
             # (2)
             if rows:
                 connection.exec_driver_sql(self._insert(connection, source), rows)
             if kept:
                 connection.execute(named("add_refused"), kept)
+            self._passing("rows_inserted")
 
         # (3)
         self._transact(work, what=f"{source.name}/{partition} offsets {from_offset}..{to_offset}")

@@ -1,0 +1,137 @@
+"""kill -9 at every named step of both consumers, on every kind of store: what a replay of the log gives is what is there.
+
+One project per kind runs through all of it: at each step a consumer dies in the middle of new work, is started again, and everything
+is drained and compared, so whatever an earlier death left behind would show in every later comparison too.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import get_args
+
+import pytest
+import redis
+import verdict
+import watched
+from conftest import fresh_database
+from producer import SOURCES, Producer
+from watched import Forked, Trap
+from world import SECOND_US, World, embedded, production, until
+
+from featureflow.ingest import failpoint
+from featureflow.ingest.failpoint import NAMES, Name
+from servers import Services
+
+VERBS = {"ingest": "FEATUREFLOW_INGEST_MEMBER", "history": "FEATUREFLOW_HISTORY_WRITER_MEMBER"}
+CASES: list[tuple[str, Name]] = [
+    *(("ingest", name) for name in get_args(failpoint.Online)), *(("history", name) for name in get_args(failpoint.History))
+]
+MOST_PASSES = 3
+
+
+@dataclass
+class Consumers:
+    """Both consumers of one project, each with its trap; ``world`` ends them."""
+
+    world: World
+    producer: Producer
+    running: dict[str, Forked] = field(default_factory=dict)
+    compared: int = 0
+
+    def trap(self, verb: str) -> Trap:
+        return Trap(self.world.folder / f"{verb}.trap")
+
+    def start(self, verb: str) -> Forked:
+        """The consumer of a durable name, which has the trap."""
+        settings = {
+            VERBS[verb]: f"{self.world.topic}-{verb}",
+            "FEATUREFLOW_TEST_HAND": str(self.world.folder / f"{verb}.hand"),
+            "FEATUREFLOW_TEST_TRAP": str(self.world.folder / f"{verb}.trap"),
+        }
+        self.running[verb] = watched.start(self.world, verb, **settings)
+        return self.running[verb]
+
+    def join(self, verb: str) -> Forked:
+        """Another member, without a name or a trap."""
+        return watched.start(self.world, verb, FEATUREFLOW_TEST_HAND=str(self.world.folder / f"{verb}-other.hand"))
+
+    def produce(self, count: int = 12) -> None:
+        for source in SOURCES:
+            self.producer.append(source, count)
+
+    def drained(self) -> bool:
+        for verb, process in self.running.items():
+            assert process.running(), f"{verb} ended by itself:\n{process.said()[-3000:]}"
+        return self.world.folded() and self.world.recorded((*SOURCES, "featureflow_dead_letters"))
+
+    def compare(self) -> verdict.Verdict:
+        log = verdict.replay(self.world, self.producer.bad)
+        newest = max(record.time_us for record in log.events)
+        return verdict.of_everything(self.world, log, [newest + SECOND_US])
+
+
+@pytest.fixture(scope="module", params=["production", "embedded"])
+def consumers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consumers]:
+    folder = tmp_path_factory.mktemp(request.param) / "project"
+    if request.param == "embedded":
+        with embedded(folder) as world:
+            yield from _begun(world)
+        return
+    services: Services = request.getfixturevalue("services")
+    redis_url: str = request.getfixturevalue("own_database")
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()
+    with fresh_database(services) as mysql_url, production(folder, services, redis_url, mysql_url) as world:
+        yield from _begun(world)
+
+
+def _begun(world: World) -> Iterator[Consumers]:
+    world.featureflow("apply")
+    begun = Consumers(world, Producer(world, random.Random(4), poison=0.1))
+    begun.produce()
+    for verb in VERBS:
+        begun.start(verb)
+    until(begun.drained, "the first folding")
+    yield begun
+
+
+@pytest.mark.parametrize(("verb", "name"), CASES, ids=[f"{verb}-{name}" for verb, name in CASES])
+def test_a_consumer_killed_at_any_step_leaves_nothing_lost_and_nothing_doubled(consumers: Consumers, verb: str, name: Name) -> None:
+    nth = random.Random(f"{verb} {name}").randint(1, MOST_PASSES)
+    trap, dying, other = consumers.trap(verb), consumers.running[verb], None
+    if name == "in_claim":                 # only one that starts claims
+        dying.kill()
+        trap.arm(name, nth)
+        consumers.produce()
+        dying = consumers.start(verb)
+    elif name == "in_revoke":              # only where another member comes
+        trap.arm(name)
+        consumers.produce()
+        other = consumers.join(verb)
+    else:
+        trap.arm(name, nth)
+    for _ in range(MOST_PASSES):
+        consumers.produce()
+    try:
+        until(lambda: not dying.running(), f"the death of {verb} at {name}", seconds=60.0)
+    except AssertionError as late:
+        said = "".join(f"\n-- {process.output.name}:\n{process.said()[-3000:]}" for process in (dying, other) if process is not None)
+        raise AssertionError(f"{late}{said}") from None
+    assert (dying.wait(), trap.died_at) == (-signal.SIGKILL, name)
+    consumers.start(verb)
+    consumers.produce()                    # what is new only one that has claimed can fold
+    if other is not None:
+        until(lambda: '"claimed"' in other.said() or verb == "history", "the other member's share")
+        assert other.told_to_end() == 0
+    until(consumers.drained, "the end of the log in both stores", every=0.1)
+    found = consumers.compare()
+    assert found.clean, "\n".join([f"after {verb} died at {name} for the {nth}. time:", *found.said])
+    assert found.letters == found.letters_expected > 0
+    assert found.nonempty > 0.9 * found.entities > 30
+
+
+def test_every_failpoint_is_one_of_the_cases() -> None:
+    assert {name for _, name in CASES} == set(NAMES)
