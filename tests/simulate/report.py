@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
+from typing import get_args
 
 from featureflow.ingest import failpoint
 from simulate.conductor import Outcome
 
 LARGE = 1_000                              # runs, from which on nothing may be missing
 MUST_HAPPEN = (
-    *(f"crashes {name}" for name in failpoint.NAMES),
+    *(f"crashes {name}" for name in get_args(failpoint.Online)),
     "appends that failed", "commits", "departures", "duplicates", "expulsions", "late claims", "late commits", "lost replies",
     "poison records", "rebalances", "records future", "records late", "records sent twice", "refused: dropped", "refused: expired",
     "refused: fenced", "refused: offset", "rollbacks", "slices of the past", "time jumps", "unreachable", "values present",
