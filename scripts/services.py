@@ -275,17 +275,19 @@ def start_compose(servers: Servers, ports: dict[str, int]) -> None:
 # --- the three verbs --------------------------------------------------------------------------------------------------
 
 
-def in_containers(servers: Servers) -> bool:
+def in_containers(servers: Servers, *, native: bool = False) -> bool:
     """Whether what runs (or else: what would be started) is containers."""
+    if native:
+        return False
     if servers.state:
         return servers.state["redis"]["pid"] is None if "redis" in servers.state else False
     return succeeds("docker", "compose", "version") and succeeds("docker", "info")
 
 
-def start(servers: Servers, cache: Path, ports: dict[str, int], *, as_json: bool) -> int:
+def start(servers: Servers, cache: Path, ports: dict[str, int], *, native: bool, as_json: bool) -> int:
     with only_one(servers.folder):
         servers = Servers(servers.folder)
-        if in_containers(servers):
+        if in_containers(servers, native=native):
             start_compose(servers, {name: servers.port(name) for name in servers.state} or choose_ports(ports))
         else:
             start_native(servers, cache, choose_ports(ports))
@@ -337,13 +339,14 @@ def main() -> int:
         value = environment(f"FEATUREFLOW_{name.upper()}_PORT", str(port))
         parser.add_argument(f"--{name}-port", type=int, default=value)
     parser.add_argument("--json", action="store_true", help="print one JSON line (start and status)")
+    parser.add_argument("--native", action="store_true", help="start: processes also where Docker works, as faults need that kill them")
     parser.add_argument("--wipe", action="store_true", help="stop: remove the data too")
     chosen = parser.parse_args()
     servers = Servers(Path(chosen.dir).resolve())
     ports = {name: int(getattr(chosen, f"{name}_port")) for name in PORTS}
     try:
         if chosen.verb == "start":
-            return start(servers, Path(chosen.cache).resolve(), ports, as_json=chosen.json)
+            return start(servers, Path(chosen.cache).resolve(), ports, native=chosen.native, as_json=chosen.json)
         if chosen.verb == "stop":
             return stop(servers, wipe=chosen.wipe)
         return status(servers, as_json=chosen.json)

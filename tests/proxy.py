@@ -1,10 +1,12 @@
-"""A TCP proxy that can take a server away: every connection is cut, and new ones are hung up on, until it is given back."""
+"""TCP proxies. One can take a server away: every connection is cut, and new ones are hung up on, until it is given back. The other cuts
+a connection around one request."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import threading
+from typing import Literal
 
 
 class Proxy:
@@ -73,6 +75,70 @@ class Proxy:
             self._open -= {client, server}
         for connection in (client, server):
             connection.close()
+
+
+class Cutter:
+    """Cuts a connection at a request that holds ``mark``: before the server hears of it, or before the client hears the answer.
+
+        client ---- COMMIT ----x                       when = "before"
+        client ---- COMMIT ----> server ---- OK ----x  when = "after"
+    """
+
+    def __init__(self, server: tuple[str, int], mark: bytes) -> None:
+        self._server, self._mark = server, mark
+        self.when: Literal["before", "after", "never"] = "never"
+        self.cuts = 0
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        _hang_up(self._listener)
+        for connection in self._open:
+            _hang_up(connection)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(self._server)
+            except OSError:
+                _hang_up(client)
+                continue
+            self._open += [client, server]
+            threading.Thread(target=self._serve, args=(client, server), daemon=True).start()
+
+    def _serve(self, client: socket.socket, server: socket.socket) -> None:
+        muted = threading.Event()
+        answers = threading.Thread(target=self._answer, args=(client, server, muted), daemon=True)
+        answers.start()
+        with contextlib.suppress(OSError):
+            while data := client.recv(65_536):
+                if self.when != "never" and self._mark in data:
+                    when, self.when = self.when, "never"
+                    self.cuts += 1
+                    if when == "after":
+                        muted.set()
+                        server.sendall(data)
+                        answers.join()     # the answer came, and was swallowed
+                    break
+                server.sendall(data)
+        for connection in (client, server):
+            _hang_up(connection)
+
+    @staticmethod
+    def _answer(client: socket.socket, server: socket.socket, muted: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(65_536):
+                if muted.is_set():
+                    return
+                client.sendall(data)
+        if not muted.is_set():
+            _hang_up(client)               # the server has gone
 
 
 def _asked_for(client: socket.socket) -> tuple[str, int]:

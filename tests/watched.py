@@ -6,7 +6,9 @@ milliseconds, so that there is time for many. FEATUREFLOW_TEST_HAND names the fi
 The note says how many records were polled and are not known to be committed. It is written by the process itself, in memory that
 it shares with the file, so that a SIGKILL at any instruction leaves it as it was. With FEATUREFLOW_TEST_STOP naming a file that exists,
 the process stops itself (SIGSTOP) right before it sends its next commit that writes state, and removes the file.
-FEATUREFLOW_TEST_TRAP names a file like the note, in which a failpoint is armed and disarmed while the process runs.
+FEATUREFLOW_TEST_TRAP names a file like the note, in which a failpoint is armed and disarmed while the process runs. To the file of
+FEATUREFLOW_TEST_OPERATIONS each commit is appended, as one line. ``python -m watched --project FOLDER VERB`` is such a process from
+its start, imports and all.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import os
 import signal
 import struct
 import sys
+import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -28,13 +31,14 @@ from world import PATIENCE_S, Process, World
 from featureflow.cli import main as cli
 from featureflow.cli.context import Context
 from featureflow.define.spec import Source
+from featureflow.errors import UnknownOutcomeError
 from featureflow.ingest import failpoint
 from featureflow.kernel.events import Events
 from featureflow.store.history.protocol import HistoryStore
 from featureflow.store.log.protocol import Consumer, Log, Polled
 from featureflow.store.online.protocol import Commit, Committed, OnlineStore, Refused
 
-NOTE = struct.Struct("<qqq")               # polls that brought records, records in hand, records committed
+NOTE = struct.Struct("<qqqq")              # polls that brought records, records in hand, records committed, commits refused
 
 
 class Hand:
@@ -47,19 +51,30 @@ class Hand:
             self._memory = mmap.mmap(opened.fileno(), NOTE.size)
 
     def read(self) -> tuple[int, int, int]:
-        polls, held, committed = NOTE.unpack(self._memory[:])
+        """Polls that brought records, records in hand, records committed."""
+        polls, held, committed, _ = NOTE.unpack(self._memory[:])
         return polls, held, committed
+
+    @property
+    def refused(self) -> int:
+        """Commits that the store refused."""
+        refused: int = NOTE.unpack(self._memory[:])[3]
+        return refused
 
     def clear(self) -> None:
         self._memory[:] = bytes(NOTE.size)
 
     def polled(self, records: int) -> None:
-        polls, _, committed = self.read()
-        self._memory[:] = NOTE.pack(polls + (records > 0), records, committed)
+        polls, _, committed, refused = NOTE.unpack(self._memory[:])
+        self._memory[:] = NOTE.pack(polls + (records > 0), records, committed, refused)
 
     def settled(self, records: int) -> None:
-        polls, held, committed = self.read()
-        self._memory[:] = NOTE.pack(polls, held - records, committed + records)
+        polls, held, committed, refused = NOTE.unpack(self._memory[:])
+        self._memory[:] = NOTE.pack(polls, held - records, committed + records, refused)
+
+    def was_refused(self) -> None:
+        polls, held, committed, refused = NOTE.unpack(self._memory[:])
+        self._memory[:] = NOTE.pack(polls, held, committed, refused + 1)
 
 
 TRAP = struct.Struct("<qqq")               # the armed failpoint's place in NAMES (-1: none), passes left, where it died (-1: it did not)
@@ -116,18 +131,37 @@ class WatchedLog(_Wrapped):
 
 class WatchedStore(_Wrapped):
     before: Callable[[Commit], None]
+    note: Callable[[str, int, int, int, str], None]
 
     def commit(self, commit: Commit) -> Committed | Refused:
         self.before(commit)
-        answer: Committed | Refused = self._inner.commit(commit)
+        first, to = min(advance.from_offset for advance in commit.advances), commit.advances[0].to_offset
+        outcome = "unknown"
+        try:
+            answer: Committed | Refused = self._inner.commit(commit)
+            outcome = "committed" if isinstance(answer, Committed) else answer.reason
+        finally:
+            self.note(commit.source, commit.partition, first, to, outcome)
         if isinstance(answer, Committed):
-            self._hand.settled(commit.advances[0].to_offset - min(advance.from_offset for advance in commit.advances))
+            self._hand.settled(to - first)
+        else:
+            self._hand.was_refused()
         return answer
 
 
 class WatchedHistory(_Wrapped):
+    note: Callable[[str, int, int, int, str], None]
+
     def append(self, source: Source, partition: int, events: Events, from_offset: int, to_offset: int, *refused: Any) -> None:
-        self._inner.append(source, partition, events, from_offset, to_offset, *refused)
+        outcome = "failed"
+        try:
+            self._inner.append(source, partition, events, from_offset, to_offset, *refused)
+            outcome = "committed"
+        except UnknownOutcomeError:
+            outcome = "unknown"
+            raise
+        finally:
+            self.note(source.name, partition, from_offset, to_offset, outcome)
         self._hand.settled(to_offset - from_offset)
 
 
@@ -146,14 +180,26 @@ class WatchedContext(Context):
     @cached_property
     def online(self) -> OnlineStore:
         store = WatchedStore(super().online, self.hand)
-        store.before = self._before
+        store.before, store.note = self._before, self._note
         made: OnlineStore = store  # type: ignore[assignment]  # delegates the rest
         return made
 
     @cached_property
     def history(self) -> HistoryStore:
-        made: HistoryStore = WatchedHistory(super().history, self.hand)  # type: ignore[assignment]  # delegates the rest
+        store = WatchedHistory(super().history, self.hand)
+        store.note = self._note
+        made: HistoryStore = store  # type: ignore[assignment]  # delegates the rest
         return made
+
+    @cached_property
+    def _noted(self) -> int | None:
+        file = self.environment.get("FEATUREFLOW_TEST_OPERATIONS")
+        return os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT) if file else None
+
+    def _note(self, source: str, partition: int, from_offset: int, to_offset: int, outcome: str) -> None:
+        if self._noted is not None and (to_offset > from_offset or outcome != "committed"):
+            line = f"{time.time():.6f} {os.getpid()} {source}/{partition} {from_offset}..{to_offset} {outcome}\n"
+            os.write(self._noted, line.encode())
 
     @cached_property
     def failpoint(self) -> failpoint.Failpoint:  # type: ignore[override]  # a property, computed once
@@ -217,5 +263,10 @@ def _run(folder: str, verb: str, environment: dict[str, str], output: str) -> No
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["featureflow", "--project", folder, verb]
+    cli.Context = WatchedContext  # type: ignore[misc]  # the verbs are the real ones
+    cli.main()
+
+
+if __name__ == "__main__":
     cli.Context = WatchedContext  # type: ignore[misc]  # the verbs are the real ones
     cli.main()

@@ -276,9 +276,9 @@ class World:
         assert done.returncode == code, f"{words} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
         return json.loads(done.stdout.splitlines()[-1]) if code == 0 else done.stderr
 
-    def start(self, verb: str, **settings: str) -> Process:
+    def start(self, verb: str, *, module: str = "featureflow.cli", **settings: str) -> Process:
         self._started += 1
-        command = [sys.executable, "-m", "featureflow.cli", "--project", self.folder, verb]
+        command = [sys.executable, "-m", module, "--project", self.folder, verb]
         process = Process(command, self.environment(**settings), self.folder / f"{self._started}-{verb}")
         self._exits.callback(process.close)
         return process

@@ -6,11 +6,9 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -18,6 +16,7 @@ from urllib.parse import urlsplit
 import pymysql
 import pytest
 import sqlalchemy
+from proxy import Cutter
 from trips import DEPARTURE, events
 
 from featureflow.errors import UnavailableError, UnknownOutcomeError
@@ -69,93 +68,21 @@ def test_a_writer_killed_between_insert_and_commit_leaves_nothing(history: SqlHi
 
 # -- the network breaks ------------------------------------------------------------------------------------------------
 
-@dataclass
-class Proxy:
-    """A TCP proxy that cuts a connection at its COMMIT: before the server hears of it, or before the client hears the answer.
-
-        client ---- COMMIT ----x                       when = "before"
-        client ---- COMMIT ----> server ---- OK ----x  when = "after"
-    """
-
-    host: str
-    port: int
-    when: Literal["before", "after", "never"] = "never"
-    cuts: int = 0
-    _open: list[socket.socket] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = self._listener.getsockname()
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection((self.host, self.port))
-            self._open += [client, server]
-            threading.Thread(target=self._serve, args=(client, server), daemon=True).start()
-
-    def _serve(self, client: socket.socket, server: socket.socket) -> None:
-        answers = threading.Thread(target=self._answer, args=(client, server), daemon=True)
-        muted = threading.Event()
-        self._muted = muted
-        answers.start()
-        try:
-            while data := client.recv(65536):
-                if self.when != "never" and b"\x03COMMIT" in data:
-                    when, self.when = self.when, "never"
-                    self.cuts += 1
-                    if when == "after":
-                        muted.set()
-                        server.sendall(data)
-                        answers.join()             # the answer came, and was swallowed
-                    break
-                server.sendall(data)
-        except OSError:
-            pass
-        for connection in (client, server):
-            _hang_up(connection)
-
-    def _answer(self, client: socket.socket, server: socket.socket) -> None:
-        try:
-            while data := server.recv(65536):
-                if self._muted.is_set():
-                    return
-                client.sendall(data)
-        except OSError:
-            pass
-
-    def close(self) -> None:
-        self._listener.close()
-        for connection in self._open:
-            _hang_up(connection)
-
-
-def _hang_up(connection: socket.socket) -> None:
-    """Also where another thread is waiting in recv."""
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-    connection.close()
-
-
 @pytest.fixture
-def proxy(mysql_url: str) -> Iterator[Proxy]:
+def proxy(mysql_url: str) -> Iterator[Cutter]:
     parts = urlsplit(mysql_url)
     assert parts.hostname is not None
     assert parts.port is not None
-    proxy = Proxy(parts.hostname, parts.port)
+    proxy = Cutter((parts.hostname, parts.port), b"\x03COMMIT")
     yield proxy
     proxy.close()
 
 
 @pytest.fixture
-def through(mysql: SqlHistory, mysql_url: str, proxy: Proxy) -> Iterator[SqlHistory]:
+def through(mysql: SqlHistory, mysql_url: str, proxy: Cutter) -> Iterator[SqlHistory]:
     """The same database, through the proxy."""
     parts = urlsplit(mysql_url)
-    place = f"{parts.username}:{parts.password}@127.0.0.1:{proxy.address[1]}"
+    place = f"{parts.username}:{parts.password}@127.0.0.1:{proxy.port}"
     store = SqlHistory(parts._replace(netloc=place, query="ssl_disabled=true").geturl())     # the proxy reads along
     yield store
     store.close()
@@ -163,7 +90,7 @@ def through(mysql: SqlHistory, mysql_url: str, proxy: Proxy) -> Iterator[SqlHist
 
 @pytest.mark.parametrize(("when", "stands_at"), [("before", 0), ("after", END)])
 def test_a_commit_without_an_answer_is_an_unknown_outcome_and_the_offset_tells(
-    mysql: SqlHistory, through: SqlHistory, proxy: Proxy, when: Literal["before", "after"], stands_at: int
+    mysql: SqlHistory, through: SqlHistory, proxy: Cutter, when: Literal["before", "after"], stands_at: int
 ) -> None:
     through.ping()                                 # connecting commits, too
     proxy.when = when
