@@ -119,8 +119,8 @@ def rebalances(stage: Stage) -> None:
     for n in range(3):
         hand = stage.world.folder / f"guest-{time.monotonic_ns()}.hand"
         guest = watched.start(stage.world, "ingest", **{**stage.workers[0].settings, "FEATUREFLOW_TEST_HAND": str(hand)})
-        time.sleep(stage.luck.uniform(1.0, 3.0))
-        assert guest.running(), f"a guest ended by itself:\n{guest.said()[-3000:]}"
+        until(lambda guest=guest: '"claimed"' in guest.said() or not guest.running(), "a guest's share")  # type: ignore[misc]  # bound now
+        time.sleep(stage.luck.uniform(0.2, 2.0))
         code = guest.told_to_end()
         assert code == 0, f"guest {n} ended with {code}:\n{guest.said()[-3000:]}"
     stage.advances("in a storm of rebalances")
@@ -159,7 +159,7 @@ def last_second_lost(stage: Stage) -> None:
         file = stage.servers.log_of_redis()
         kept = file.stat().st_size
         time.sleep(stage.luck.uniform(0.5, 1.0))
-        before.update(stage.offsets())
+        before.update(until(stage.offsets, "the offsets that Redis will lose"))
         stage.servers.end("redis", signal.SIGKILL)
         lost = file.stat().st_size - kept
         if lost > 0:                       # in the middle of a command, as likely as not
@@ -168,7 +168,7 @@ def last_second_lost(stage: Stage) -> None:
         return lost
 
     lost = until(cut, "something to lose")
-    after = stage.offsets()
+    after = until(stage.offsets, "the offsets that Redis still has")
     back = sum(max(0, before[place] - after[place]) for place in before)
     stage.operations.note(f"kill -9 Redis, which lost its last {lost} bytes and stands {back} offsets behind an instant before")
     stage.advances("after Redis lost its last second")

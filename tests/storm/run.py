@@ -17,6 +17,7 @@ from producer import RIDERS, Producer
 from proxy import Cutter
 from world import SECOND_US, World, production, until
 
+from featureflow.errors import UnavailableError
 from storm import faults
 from storm.faults import Stage
 from storm.members import Killed, Member
@@ -118,7 +119,7 @@ def run(folder: Path, *, kills: int, seed: int) -> Report:
             stop.set()
             producing.join()
             _drain(stage)
-        except AssertionError as problem:
+        except (AssertionError, UnavailableError) as problem:
             report.problems.append(str(problem))
         stop.set()
         producing.join()
@@ -162,7 +163,7 @@ def _conduct(stage: Stage, plan: list[faults.Fault], report: Report) -> None:
     for fault in plan:
         try:
             fault(stage)
-        except AssertionError as problem:
+        except (AssertionError, UnavailableError) as problem:
             raise AssertionError(f"{fault.__name__}: {problem}") from problem
         report.faults[fault.__name__] += 1
 

@@ -21,6 +21,7 @@ REQUEST_MS = 15_000
 BOOTSTRAP_MS = 10_000
 CONNECT_S = 5.0
 DELIVERY_MS = 30_000
+RECONNECT_MS = 1_000                       # between two attempts, at most: kafka-python's 30 s go on after a broker is back
 SESSION_MS = 10_000                        # a dead dynamic member costs this long; see also static membership
 
 T = TypeVar("T")
@@ -36,7 +37,12 @@ class KafkaLog:
         self, servers: str, *, session_ms: int = SESSION_MS, whole_batches: bool = True, **options: Any
     ) -> None:
         self._servers = servers
-        self._options = {"bootstrap_servers": servers.split(","), "bootstrap_timeout_ms": BOOTSTRAP_MS, **options}
+        self._options = {
+            "bootstrap_servers": servers.split(","),
+            "bootstrap_timeout_ms": BOOTSTRAP_MS,
+            "reconnect_backoff_max_ms": RECONNECT_MS,
+            **options,
+        }
         self._session_ms = session_ms
         self._whole_batches = whole_batches
         self._lock = threading.Lock()
