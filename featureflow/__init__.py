@@ -23,7 +23,7 @@ from featureflow.define.kept import first, last, last_n, max_by, min_by
 from featureflow.define.model import Model
 from featureflow.define.request import Request
 from featureflow.define.sequence import diff, len
-from featureflow.define.sketch import approx_distinct
+from featureflow.define.sketch import approx_distinct, approx_quantile
 from featureflow.define.vector import Vector
 from featureflow.define.view import View
 from featureflow.define.window import hopping, lifetime, session, tumbling
@@ -38,6 +38,7 @@ __all__ = [
     "View",
     "abs",
     "approx_distinct",
+    "approx_quantile",
     "count",
     "decayed_count",
     "decayed_mean",

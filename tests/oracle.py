@@ -253,6 +253,8 @@ def aggregate(aggregation: Aggregation, counted: Sequence[Counted], window: Wind
     if aggregation.op in ("first", "last", "last_n", "max_by", "min_by"):
         kept = [value for _, value in best_first(aggregation, counted)[: aggregation.size]]
         return kept + [nothing(aggregation)] * (aggregation.size - len(kept))
+    if aggregation.op == "approx_quantile":
+        return [sorted(value for _, value in counted)[math.floor(aggregation.q * (len(counted) - 1))]]  # type: ignore[type-var]  # numbers
     if aggregation.op == "approx_distinct":
         return [float(len({value for _, value in counted}))]
     values: list[float] = [value for _, value in counted]  # type: ignore[misc]  # only the above have strings

@@ -48,7 +48,7 @@ from featureflow.store.registry import partitions_document
 from featureflow.tracing import Tracer
 
 KEYS = Keys(DEFAULT_PROJECT)
-SKETCHED = ("approx_distinct",)
+SKETCHED = ("approx_distinct", "approx_quantile")
 SECOND_US = 1_000_000
 START_US = 1_700_000_000 * SECOND_US
 WINDOWS = (
@@ -103,7 +103,7 @@ def _of(op: str, windows: tuple[Window, ...] = WINDOWS, *, where: Expr | None = 
     value = None if op == "count" else _FARE
     return Aggregation(
         name=op, op=op, source="trip", value=value, where=where, windows=windows, size=size, bare=op == "last_n",
-        error=0.02 if op.startswith("approx") else 0.0,
+        error=0.02 if op.startswith("approx") else 0.0, q=0.5 if op == "approx_quantile" else -1.0,
     )
 
 

@@ -41,12 +41,12 @@ class Aggregation:
     def __init__(
         self, op: str, event: type[Event], value: spec.Expr | None, where: spec.Expr | None,
         over: tuple[Window, ...], default: float | str | None, size: int = 1, *, per_us: int = 0, width: int = 0,
-        by: spec.Expr | None = None, entry: tuple[spec.Payload, ...] = (), half_life_us: int = 0, error: float = 0.0,
+        by: spec.Expr | None = None, entry: tuple[spec.Payload, ...] = (), half_life_us: int = 0, error: float = 0.0, q: float = -1.0,
     ) -> None:  # fmt: skip
         self.op, self.event, self.value, self.where = op, event, value, where
         self.windows, self.default, self.size = over, default, size
         self.per_us, self.half_life_us, self.width, self.by = per_us, half_life_us, width, by
-        self.entry, self.error = entry, error
+        self.entry, self.error, self.q = entry, error, q
         self.name = ""
         self.view: type | None = None
         self.place = here()
@@ -71,7 +71,7 @@ class Aggregation:
             name=self.name, op=self.op, source=self.event._definition.name, value=self.value, where=self.where,
             windows=self.windows, bare=not isinstance(self, OfWindows), size=self.size, default=self.default,
             per_us=self.per_us, half_life_us=self.half_life_us, width=self.width, by=self.by, entry=self.entry,
-            error=self.error,
+            error=self.error, q=self.q,
         )  # fmt: skip
 
     def definitions(self) -> tuple[spec.Aggregation, ...]:

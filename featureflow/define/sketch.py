@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from featureflow.define import spec
 from featureflow.define.aggregation import Windowed, default_number, event_of, where_of
-from featureflow.define.expression import Expr, Truth
+from featureflow.define.expression import Expr, Number, Truth
 from featureflow.define.name import a, listed
 from featureflow.define.place import wrong
 from featureflow.define.window import Window, windows, written
@@ -23,16 +23,26 @@ def approx_distinct(
     return _sketched("approx_distinct", value, ("str", "int", "float", "bool", "datetime"), over, where, default, error, (0.005, 0.25))
 
 
+def approx_quantile(
+    value: Number, q: float, *, over: tuple[str | Window, ...], error: float = 0.01, where: Truth | None = None,
+    default: float | None = None,
+) -> Windowed:  # fmt: skip
+    """The quantile ``q``, from 0 (the smallest) to 1 (the largest): ``error`` is how far it may be off, relative to the exact value."""
+    if not _is_share(q, 0, 1):
+        raise wrong(f"q={q!r} of approx_quantile() is no share from 0 to 1", write="approx_quantile(x, 0.95, ...)")
+    return _sketched("approx_quantile", value, ("int", "float"), over, where, default, error, (0.001, 0.25), float(q))
+
+
 def _sketched(
     op: str, value: object, types: tuple[spec.FieldType, ...], over: object, where: Truth | None, default: float | None,
-    error: object, between: tuple[float, float],
+    error: float, between: tuple[float, float], q: float = -1.0,
 ) -> Windowed:  # fmt: skip
     event = event_of(op, value)
     assert isinstance(value, Expr)
     if value.type not in types:
         raise wrong(f"{op}({value.text}): {value.text} is {a(value.type)}, and {op} is of {listed(types)}", write=f"{op}(x, ...)")
     least, most = between
-    if isinstance(error, bool) or not isinstance(error, int | float) or not least <= error <= most:
+    if not _is_share(error, least, most):
         raise wrong(f"error={error!r} of {op}() is no share from {least:g} to {most:g}", write=f"error={4 * least:g}")
     declared = windows(over, op)
     for window in declared:
@@ -41,4 +51,8 @@ def _sketched(
                 f"{op}() over {written(window)}: a sketch is kept in tiles of whole seconds, not session by session or event by event",
                 write=f'{op}({value.text}, over=("1h",))',
             )
-    return Windowed(op, event, value.node, where_of(op, event, where), declared, default_number(default), error=float(error))
+    return Windowed(op, event, value.node, where_of(op, event, where), declared, default_number(default), error=float(error), q=q)
+
+
+def _is_share(value: object, least: float, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most

@@ -166,6 +166,7 @@ class Aggregation(_Value, frozen=True):
     width: int = 0                         # the values are strings of at most so many bytes of UTF-8; 0: numbers
     by: Expr | None = None                 # min_by, max_by: what is compared
     entry: tuple[Payload, ...] = ()        # last_n of several values at once: all of them, ``value`` is one
+    q: float = -1.0                        # approx_quantile: which one, from 0 to 1; -1: none
     error: float = 0.0                     # approx_*: what the sketch may be off by, as each states it
 
     @property
@@ -173,7 +174,7 @@ class Aggregation(_Value, frozen=True):
         """What else decides the value, by name: nothing for most."""
         named = (
             ("per_us", self.per_us), ("half_life_us", self.half_life_us), ("width", self.width),
-            ("by", msgspec.to_builtins(self.by)), ("entry", msgspec.to_builtins(self.entry)), ("error", self.error),
+            ("by", msgspec.to_builtins(self.by)), ("entry", msgspec.to_builtins(self.entry)), ("error", self.error), ("q", self.q + 1),
         )  # fmt: skip
         return tuple((name, value) for name, value in named if value)
 

@@ -14,6 +14,7 @@ PUBLIC = """
     View
     abs
     approx_distinct
+    approx_quantile
     count
     decayed_count
     decayed_mean

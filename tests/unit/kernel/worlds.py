@@ -91,7 +91,7 @@ def aggregation(
         size=size if op == "last_n" else 1, default=default, per_us=per_s * SECOND if op == "rate" else 0,
         width=width, entry=tuple(entry), by=by or (Y if op in ("max_by", "min_by") else None),
         half_life_us=half_life_s * SECOND if op in DECAYED else 0, bare=op in DECAYED,
-        error=0.02 if op in SKETCHED else 0.0,
+        error=0.02 if op in SKETCHED else 0.0, q=0.9 if op == "approx_quantile" else -1.0,
     )  # fmt: skip
 
 
