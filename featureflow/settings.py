@@ -52,6 +52,7 @@ class LogSettings(_Section, frozen=True):
 
 class OnlineSettings(_Section, frozen=True):
     url: str = EMBEDDED  # or redis://[user:password@]host:6379/0, rediss://, unix:///path
+    buckets: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0  # that states are in, for good; 0: 16 in a cluster, else 1
     stale_after: str = "30s"  # features are ``stale`` where an event that was in the log so long ago may not be counted
 
 

@@ -21,7 +21,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from featureflow.ingest import failpoint
 from featureflow.kernel.events import Events
 from featureflow.store.history.protocol import HistoryStore
 from featureflow.store.log.protocol import Consumer, Log, Polled
-from featureflow.store.online.protocol import Commit, Committed, OnlineStore, Refused
+from featureflow.store.online.protocol import Answer, Commit, Committed, OnlineStore, Refused
 
 NOTE = struct.Struct("<qqqq")              # polls that brought records, records in hand, records committed, commits refused
 
@@ -133,20 +133,25 @@ class WatchedStore(_Wrapped):
     before: Callable[[Commit], None]
     note: Callable[[str, int, int, int, str], None]
 
-    def commit(self, commit: Commit) -> Committed | Refused:
-        self.before(commit)
-        first, to = min(advance.from_offset for advance in commit.advances), commit.advances[0].to_offset
-        outcome = "unknown"
+    def commit_all(self, commits: Sequence[Commit]) -> list[Answer]:
+        for commit in commits:
+            self.before(commit)
+        answers: list[Answer] | None = None
         try:
-            answer: Committed | Refused = self._inner.commit(commit)
-            outcome = "committed" if isinstance(answer, Committed) else answer.reason
+            answers = self._inner.commit_all(commits)
         finally:
-            self.note(commit.source, commit.partition, first, to, outcome)
+            for place, commit in enumerate(commits):
+                self._told(commit, None if answers is None else answers[place])
+        return answers
+
+    def _told(self, commit: Commit, answer: Answer | None) -> None:
+        first, to = min(advance.from_offset for advance in commit.advances), commit.advances[0].to_offset
+        outcome = "committed" if isinstance(answer, Committed) else answer.reason if isinstance(answer, Refused) else "unknown"
+        self.note(commit.source, commit.partition, first, to, outcome)
         if isinstance(answer, Committed):
             self._hand.settled(to - first)
-        else:
+        elif isinstance(answer, Refused):
             self._hand.was_refused()
-        return answer
 
 
 class WatchedHistory(_Wrapped):

@@ -39,12 +39,21 @@ from featureflow.kernel.events import Events
 from featureflow.kernel.finalize import Values, ViewKernel
 from featureflow.kernel.replay import recompute
 from featureflow.store.history.protocol import HistoryStore
-from featureflow.store.keys import Keys
+from featureflow.store.keys import ONE, Bucket, Keys
 from featureflow.store.log.memory import MemoryLog
 from featureflow.store.log.protocol import Batch, Log, Record
 from featureflow.store.online.memory import MemoryOnlineStore
-from featureflow.store.online.protocol import Claim, Commit, Committed, OffsetRecord, OnlineStore, Refused
-from featureflow.store.registry import partitions_document
+from featureflow.store.online.protocol import (
+    Answer,
+    Claim,
+    Commit,
+    Committed,
+    OffsetRecord,
+    OnlineStore,
+    Refused,
+    answered,
+)
+from featureflow.store.registry import BUCKETS_DOCUMENT, partitions_document
 from featureflow.tracing import Tracer
 
 KEYS = Keys(DEFAULT_PROJECT)
@@ -165,26 +174,31 @@ class TroubledStore:
             raise UnknownOutcomeError("lost on the way back; see online.url")
         return answer
 
-    def create_offsets(self, view_id: str, source: str, topic_id: str, offsets: dict[int, int]) -> list[int]:
-        return self.store.create_offsets(view_id, source, topic_id, offsets)
+    def commit_all(self, commits: Sequence[Commit]) -> list[Answer]:
+        return [answered(self.commit, commit) for commit in commits]
+
+    def create_offsets(self, view_id: str, source: str, topic_id: str, offsets: dict[int, int], of: int = 1) -> list[int]:
+        return self.store.create_offsets(view_id, source, topic_id, offsets, of)
 
     def drop_view(self, view_id: str, *, for_good: bool = True) -> int:
         return self.store.drop_view(view_id, for_good=for_good)
 
-    def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str) -> Claim:
+    def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str, of: int = 1) -> Claim:
         self._reach()
-        return self.store.claim(source, partition, view_ids, topic_id)
+        return self.store.claim(source, partition, view_ids, topic_id, of)
 
     def now_ms(self) -> int:
         self._reach()
         return self.store.now_ms()
 
-    def offsets(self, source: str, partition: int, view_ids: Sequence[str]) -> dict[str, OffsetRecord | None]:
+    def offsets(
+        self, source: str, partition: int, view_ids: Sequence[str], bucket: Bucket = ONE
+    ) -> dict[str, OffsetRecord | None]:
         self._reach()
-        return self.store.offsets(source, partition, view_ids)
+        return self.store.offsets(source, partition, view_ids, bucket)
 
-    def visible(self, view_id: str, source: str, partition: int) -> list[tuple[int, int]]:
-        return self.store.visible(view_id, source, partition)
+    def visible(self, view_id: str, source: str, partition: int, bucket: Bucket = ONE) -> list[tuple[int, int]]:
+        return self.store.visible(view_id, source, partition, bucket)
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         self._reach()
@@ -223,6 +237,7 @@ class Rig:
         luck: random.Random | None = None,
         seed: int = 0,
         clock: ManualClock | None = None,
+        buckets: int = 1,
     ) -> None:
         self.clock = clock or ManualClock(START_US)
         self.luck = random.Random(seed)
@@ -232,14 +247,15 @@ class Rig:
         if online_class is not None:
             self.online = TroubledStore(online_class(self.clock), luck or self.luck)
         self.project, (self.source,) = project, project.sources
-        self.partitions = partitions
         self._kernels: dict[str, ViewKernel] = {}
+        self.partitions, self.buckets, self.keys = partitions, buckets, Keys(DEFAULT_PROJECT, buckets)
         self.log.ensure_topic(self.source.topic, partitions)
         self.log.ensure_topic(system.dead_letters(DEFAULT_PROJECT).topic, 1)
         self.online.put_meta(partitions_document(self.source.name), str(partitions).encode())
+        self.online.put_meta(BUCKETS_DOCUMENT, str(buckets).encode())
         topic_id = self.log.topic(self.source.topic).topic_id
         for view in project.views:
-            self.online.create_offsets(view.id, self.source.name, topic_id, dict.fromkeys(range(partitions), 0))
+            self.online.create_offsets(view.id, self.source.name, topic_id, dict.fromkeys(range(partitions), 0), buckets)
 
     def worker(
         self,
@@ -256,7 +272,7 @@ class Rig:
         return Worker(
             self.log, self.online, project or self.project, self.clock, metrics,
             commit_rows=commit_rows, failpoint=failpoint, tracer=tracer, slab_bytes=200_000,
-            poll_records=poll_records, history=history,
+            poll_records=poll_records, history=history, buckets=self.buckets,
         )
 
     # -- events --------------------------------------------------------------------------------------------------------
@@ -313,7 +329,7 @@ class Rig:
         owners: list[int | None] = [None] if layout.keyed else list(range(self.partitions))
         blobs = [
             self.online.read(
-                [KEYS.state(layout.entity, entity_id, view.id, "trip", owner, one.part) for one in layout.all for owner in owners]
+                [self.keys.state(layout.entity, entity_id, view.id, "trip", owner, one.part) for one in layout.all for owner in owners]
             )
             for entity_id in ids
         ]

@@ -8,16 +8,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry, start_http_server
 
 from featureflow import port
-from featureflow.define.spec import Project
 from featureflow.errors import SettingsError, StateError, UnavailableError
 from featureflow.settings import WorkerSettings
 
 LOOK_S = 2.0  # how often new definitions are looked for
+T = TypeVar("T")  # what is applied: definitions, and what else a consumer is made from
 FIRST_WAIT_S, LAST_WAIT_S = 0.1, 5.0  # for a server that is down when they change
 
 
@@ -64,7 +65,7 @@ def metrics(section: str, settings: WorkerSettings) -> Iterator[CollectorRegistr
 
 
 def follow(
-    stop: threading.Event, current: Callable[[], Project | None], run: Callable[[Project, threading.Event], None]
+    stop: threading.Event, current: Callable[[], T | None], run: Callable[[T, threading.Event], None]
 ) -> None:
     """Run a consumer with the applied definitions, and again with the new ones each time others are applied, until ``stop``.
 
@@ -85,7 +86,7 @@ def follow(
 
 
 def _run(
-    stop: threading.Event, current: Callable[[], Project | None], run: Callable[[Project, threading.Event], None]
+    stop: threading.Event, current: Callable[[], T | None], run: Callable[[T, threading.Event], None]
 ) -> None:
     """Once, with the definitions that are applied now, until others are."""
     project = current()
@@ -102,7 +103,7 @@ def _run(
 
 
 def _watch(
-    project: Project, stop: threading.Event, leave: threading.Event, current: Callable[[], Project | None]
+    project: T, stop: threading.Event, leave: threading.Event, current: Callable[[], T | None]
 ) -> None:
     """Set ``leave`` when the process is to stop, other definitions stand, or they cannot be read: ``follow`` then raises why.
 

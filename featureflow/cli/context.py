@@ -106,7 +106,7 @@ class Context:
 
     @cached_property
     def registry(self) -> Registry:
-        return Registry(self.history, self.online, self.log)
+        return Registry(self.history, self.online, self.log, buckets=self.settings.online.buckets or None)
 
     @cached_property
     def written(self) -> Project:

@@ -21,7 +21,7 @@ from featureflow.serve.plan import Plan, ViewPlan
 from featureflow.serve.request import check_id, instant_us
 from featureflow.settings import duration_us
 from featureflow.store.online.protocol import OnlineStore
-from featureflow.store.registry import partitions_document
+from featureflow.store.registry import buckets_of, partitions_document
 
 
 def register(app: typer.Typer) -> None:
@@ -63,7 +63,7 @@ def get(
     for degraded in found.degraded:
         output.warn(f"degraded: {degraded}")
     output.result(
-        {"view": plan.view.id, "q": q_us, "applied": found.applied, "features": rows, "degraded": list(found.degraded)}
+        {"view": plan.view.id, "q": q_us, "applied": found.applied(0), "features": rows, "degraded": list(found.degraded)}
     )
 
 
@@ -94,7 +94,7 @@ async def _read(
 def _plan_of(here: Context, view: str) -> ViewPlan:
     project = here.applied
     counts = {s.name: here.online.get_meta(partitions_document(s.name)) for s in project.sources}
-    plan = Plan(project, {name: int(count) for name, count in counts.items() if count is not None})
+    plan = Plan(project, {name: int(count) for name, count in counts.items() if count is not None}, buckets_of(here.online))
     if view not in plan.views:
         raise RequestError("No such view", f"{view!r} is not applied here. Views: {', '.join(sorted(plan.views))}")
     return plan.views[view]

@@ -13,7 +13,7 @@ from featureflow.define.spec import Project
 from featureflow.ingest.metrics import WorkerMetrics
 from featureflow.ingest.worker import Worker
 from featureflow.log_lines import log_as_json
-from featureflow.store.registry import mirrored
+from featureflow.store.registry import buckets_of, mirrored
 from featureflow.tracing import open_telemetry
 
 
@@ -30,8 +30,13 @@ def ingest(context: typer.Context, json: Json = False) -> None:
         tracer = open_telemetry("featureflow-ingest") if here.settings.tracing.enabled else None
         events = 0
 
-        def run(project: Project, leave: threading.Event) -> None:
+        def current() -> tuple[Project, int] | None:
+            project = mirrored(here.online)
+            return None if project is None else (project, buckets_of(here.online))
+
+        def run(applied: tuple[Project, int], leave: threading.Event) -> None:
             nonlocal events
+            project, buckets = applied
             worker = Worker(
                 here.log,
                 here.online,
@@ -44,9 +49,10 @@ def ingest(context: typer.Context, json: Json = False) -> None:
                 history=here.history,
                 failpoint=here.failpoint,
                 tracer=tracer,
+                buckets=buckets,
             )
             worker.run(leave)
             events += worker.status().events
 
-        consume.follow(stop, lambda: mirrored(here.online), run)
+        consume.follow(stop, current, run)
         Output(json=json).result({"events": events})

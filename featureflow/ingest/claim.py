@@ -9,34 +9,42 @@ from featureflow.errors import LogError, OffsetOutOfRangeError, StateError
 from featureflow.ingest.backfill import Backfill
 from featureflow.ingest.ends import Ends
 from featureflow.ingest.failpoint import Failpoint, unarmed
+from featureflow.store.keys import Bucket
 from featureflow.store.log.protocol import Log, Partition, TopicState
-from featureflow.store.online.protocol import Advance, Commit, OnlineStore
+from featureflow.store.online.protocol import Advance, Commit, OnlineStore, Track
 from featureflow.store.online.writes import Writes
 from featureflow.store.registry import partitions_document
 
 
 @dataclass(frozen=True)
 class Stand:
-    """Views of one partition that stand at the same offset: they are folded and committed together."""
+    """Tracks of one partition that stand at the same offset: they are folded together, and committed bucket by bucket."""
 
-    view_ids: tuple[str, ...]
+    tracks: tuple[Track, ...]
     offset: int
     max_time_us: int                       # the running maximum there, the same for all
-    until: int | None                      # where the next views stand, which these join; None: they are the foremost
+    until: int | None                      # where the next tracks stand, which these join; None: they are the foremost
     joined_max_us: int | None              # the running maximum of those: theirs from there on; None: nobody stands there
+
+    def numbers(self) -> dict[str, list[int]]:
+        """View id -> the numbers of its buckets that stand here."""
+        found: dict[str, list[int]] = {}
+        for view_id, bucket in self.tracks:
+            found.setdefault(view_id, []).append(bucket.number)
+        return found
 
 
 @dataclass
 class Owned:
-    """A claimed partition, as committed. The dicts are per view id: next offset, running maximum of event time (us), and the
+    """A claimed partition, as committed. The dicts are per track: next offset, running maximum of event time (us), and the
     worker's clock at the last commit (us)."""
 
     partition: Partition
     token: bytes
     topic_id: str
-    offsets: dict[str, int]
-    maxima: dict[str, int]
-    committed_us: dict[str, int]
+    offsets: dict[Track, int]
+    maxima: dict[Track, int]
+    committed_us: dict[Track, int]
     ends: Ends = field(default_factory=Ends)
     beginning: int = 0                     # of the log, as last seen: what is before it is in history only
 
@@ -47,51 +55,52 @@ class Owned:
 
     @property
     def foremost(self) -> Stand:
-        """The views that are furthest: they follow the log."""
+        """The tracks that are furthest: they follow the log."""
         return self._stand(max(self.offsets.values()), None)
 
     @property
     def cut_off(self) -> bool:
-        """Whether the log begins after the foremost views: it cannot be followed before they have come to its beginning."""
+        """Whether the log begins after the foremost tracks: it cannot be followed before they have come to its beginning."""
         return max(self.offsets.values()) < self.beginning
 
     @property
     def behind(self) -> Stand | None:
-        """Of the views that are not as far, those with the least to catch up; the foremost, where they are cut off."""
+        """Of the tracks that are not as far, those with the least to catch up; the foremost, where they are cut off."""
         first, *others = sorted(set(self.offsets.values()), reverse=True)
         if first < self.beginning:
             return self._stand(first, self.beginning)
         return self._stand(others[0], first) if others else None
 
     def _stand(self, offset: int, until: int | None) -> Stand:
-        view_ids = tuple(view_id for view_id, at in self.offsets.items() if at == offset)
+        tracks = tuple(track for track, at in self.offsets.items() if at == offset)
         joined_max_us = None if until is None or until not in self.offsets.values() else self._maximum(until)
-        return Stand(view_ids, offset, self._maximum(offset), until, joined_max_us)
+        return Stand(tracks, offset, self._maximum(offset), until, joined_max_us)
 
     def _maximum(self, offset: int) -> int:
-        """Of the views that stand there: those that begin there have none yet, and take that of the others."""
-        return max(self.maxima[view_id] for view_id, at in self.offsets.items() if at == offset)
+        """Of the tracks that stand there: those that begin there have none yet, and take that of the others."""
+        return max(self.maxima[track] for track, at in self.offsets.items() if at == offset)
 
     def moved(self, commit: Commit, now_us: int) -> None:
         """The commit was applied."""
         for advance in commit.advances:
-            self.offsets[advance.view_id] = advance.to_offset
-            self.maxima[advance.view_id] = commit.max_time_us
-            self.committed_us[advance.view_id] = now_us
+            track = Track(advance.view_id, commit.bucket)
+            self.offsets[track] = advance.to_offset
+            self.maxima[track] = commit.max_time_us
+            self.committed_us[track] = now_us
 
     def beats(self, before_us: int) -> list[Commit]:
-        """Empty commits for the views whose last one is older: one for each offset that views stand at."""
-        due: dict[int, list[str]] = {}
-        for view_id, at_us in self.committed_us.items():
+        """Empty commits for the tracks whose last one is older: one for each bucket and offset that tracks stand at."""
+        due: dict[tuple[Bucket, int], list[str]] = {}
+        for track, at_us in self.committed_us.items():
             if at_us <= before_us:
-                due.setdefault(self.offsets[view_id], []).append(view_id)
+                due.setdefault((track.bucket, self.offsets[track]), []).append(track.view_id)
         source, partition = self.partition.source, self.partition.partition
         return [
             Commit(
                 source, partition, self.token, tuple(Advance(v, offset, offset) for v in ids), self._maximum(offset), Writes(),
-                self.ends.complete_ms(offset),
+                self.ends.complete_ms(offset), bucket,
             )
-            for offset, ids in due.items()
+            for (bucket, offset), ids in due.items()
         ]
 
 
@@ -101,14 +110,15 @@ def take(
     partition: Partition,
     topic: str,
     view_ids: Sequence[str],
+    of: int,
     now_us: int,
     backfill: Backfill,
     failpoint: Failpoint = unarmed,
 ) -> Owned:
-    """Claim the partition for all views of its source.
+    """Claim the partition for all views of its source, in as many buckets as the store has.
 
     (1) the store is fit to hold state, and the partition is one that readers know of
-    (2) claim: a fresh token in every view's offset record, or OffsetMissingError
+    (2) claim: a fresh token in the offset record of every view and bucket, or OffsetMissingError
     (3) the log, and history before its beginning, still hold everything from the lowest offset on
 
     Raises StateError, OffsetMissingError, LogError, OffsetOutOfRangeError: nothing that waiting will cure. UnavailableError.
@@ -116,14 +126,14 @@ def take(
     fit(online)                                                                              # (1)
     known = log.topic(topic)
     listed(online, partition, known)
-    claim = online.claim(partition.source, partition.partition, view_ids, known.topic_id)    # (2)
+    claim = online.claim(partition.source, partition.partition, view_ids, known.topic_id, of)    # (2)
     failpoint("in_claim")
     owned = Owned(
         partition,
         claim.token,
         known.topic_id,
-        {view_id: record.offset for view_id, record in claim.records.items()},
-        {view_id: record.max_time_us for view_id, record in claim.records.items()},
+        {track: record.offset for track, record in claim.records.items()},
+        {track: record.max_time_us for track, record in claim.records.items()},
         dict.fromkeys(claim.records, now_us),
     )
     at_ms, known = online.now_ms(), log.topic(topic)                                         # (3) asked anew: its end has moved
@@ -167,7 +177,7 @@ def readable(owned: Owned, topic: str, state: TopicState, backfill: Backfill) ->
     if owned.position < begin:
         held = backfill.extent(partition)
         if not held.first <= owned.position <= begin <= held.next:
-            behind = next(view_id for view_id, offset in owned.offsets.items() if offset == owned.position)
+            behind = next(track.view_id for track, offset in owned.offsets.items() if offset == owned.position)
             raise OffsetOutOfRangeError(
                 f"{place} begins at {begin}, but view {behind} has folded it only up to {owned.position}, and history holds "
                 f"{held.first} to {held.next}: events were deleted before they were folded; "
@@ -176,6 +186,6 @@ def readable(owned: Owned, topic: str, state: TopicState, backfill: Backfill) ->
     ahead, furthest = max(owned.offsets.items(), key=lambda item: item[1])
     if furthest > end:                     # also where another view is behind: this one would skip what is written there now
         raise LogError(
-            f"{place} ends at {end}, but view {ahead} has folded it up to {furthest}: the topic was truncated, "
+            f"{place} ends at {end}, but view {ahead.view_id} has folded it up to {furthest}: the topic was truncated, "
             "and its offsets will name other events. Give the event a new name, and a topic with a new name"
         )

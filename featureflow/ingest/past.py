@@ -1,4 +1,4 @@
-"""The log's past, read for the views that have yet to fold it, beside the consumer that reads where the others stand.
+"""The log's past, read for the tracks that have yet to fold it, beside the consumer that reads where the others stand.
 
 A slice at a time, between two batches of the present, so that what is fresh stays fresh. What is read is chosen by the online
 store's offsets alone, like all else: this reader belongs to no group, and nobody needs to know of it.

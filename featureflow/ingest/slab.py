@@ -90,6 +90,7 @@ class Slab:
         self._writes = StateWrites(layout, self._known)
         self._pending: _Pending | None = None
         self._clock = 0
+        self._several = len(keys.buckets) > 1
 
     # -- what it holds -------------------------------------------------------------------------------------------------
 
@@ -117,6 +118,10 @@ class Slab:
         known = self._slots.setdefault(partition, {})
         return np.fromiter(map(known.get, ids, repeat(-1)), np.int64, len(ids))
 
+    def buckets(self, slots: Index) -> Index:
+        """The number of each slot's bucket."""
+        return self._known.bucket[slots]
+
     def load(self, partition: int, ids: Sequence[Id], blobs: Sequence[bytes | None]) -> dict[Id, int]:
         """Take in entities that were absent here. A blob of None is an entity that has no state yet.
 
@@ -138,6 +143,7 @@ class Slab:
             return {ids[place]: owner for place, owner in owners.items()}
         known = self._known
         slots = known.take(partition, ids, [self.key(partition, entity_id) for entity_id in ids])
+        known.bucket[slots] = [self._names.number(entity_id) for entity_id in ids] if self._several else 0
         self._arena.reserve(len(known))
         self._slots.setdefault(partition, {}).update(zip(ids, slots.tolist(), strict=True))
         known.last_used[slots] = self._clock
@@ -238,14 +244,15 @@ class Slab:
         return self.layout.table(fold(self.layout, placed.events, placed.order, first))
 
     def committed(self, times_ms: Sequence[int]) -> None:
-        """The first so many commits of the last ``fold`` are in the store, each since that moment of its clock.
+        """Commits of the last ``fold`` are in the store, each since that moment of its clock; those of -1 are not.
 
-        What the others touch is forgotten: it is to be read again.
+        What these touch is forgotten: it is to be read again.
         """
         if self._pending is None:
             return
         pending, known, self._pending = self._pending, self._known, None
-        done = pending.last < len(times_ms)
+        at_ms = np.array(times_ms, np.int64)[pending.last]         # a commit is not applied unless those before it were
+        done = at_ms >= 0
         slots = pending.slots
         if not done.all():
             lost = slots[~done]
@@ -254,7 +261,7 @@ class Slab:
             slots = slots[done]
             if len(slots) == 0:
                 return
-        at_ms = np.array(times_ms, np.int64)[pending.last[done]]
+        at_ms = at_ms[done]
         renewed = pending.whole[done] | (at_ms >= known.renew_ms[slots])
         known.renew_ms[slots[renewed]] = at_ms[renewed] + self._writes.slack_ms
         known.stored_rows[slots] = self._arena.count[slots]

@@ -22,9 +22,9 @@ from featureflow.kernel import accept
 from featureflow.kernel.columns import CellLayout, Layout
 from featureflow.kernel.events import Events
 from featureflow.kernel.record import Records
-from featureflow.store.keys import Keys
+from featureflow.store.keys import Bucket, Keys
 from featureflow.store.log.protocol import Batch
-from featureflow.store.online.protocol import Advance, Commit, OnlineStore
+from featureflow.store.online.protocol import Advance, Commit, Committed, OnlineStore, Refused, Track
 from featureflow.store.online.writes import Writes
 
 READ_KEYS = 500                            # in one MGET: a longer one holds every other reader up
@@ -42,39 +42,67 @@ class Judged:
     late: dict[str, int]                   # view id -> events too old for it
     dead: list[DeadLetter]
     places: NDArray[np.intp]               # (n,) each event's place in the batch
+    stand: Stand                           # where the batch begins
     slots: dict[str, list[Index]] = field(default_factory=dict)    # view id -> (n,) of the events that it folds, in each of its slabs
 
-    def reach(self, stop: int, before_us: int, stand: Stand) -> tuple[int, int]:
-        """(offset, running maximum) once the events up to ``stop`` are committed; ``before_us`` is the maximum where there are none."""
-        events = self.events
+    def reach(self, stop: int) -> tuple[int, int]:
+        """(offset, running maximum) once the events up to ``stop`` are committed."""
+        events, stand = self.events, self.stand
         to = int(events.offsets[stop]) if stop < len(events) else self.batch.next
         if to == stand.until and stand.joined_max_us is not None:      # those there may have seen events that neither log nor history has
             return to, stand.joined_max_us
-        return to, int(self.running_max_us[stop - 1]) if stop else before_us
+        return to, int(self.running_max_us[stop - 1]) if stop else stand.max_time_us
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one commit of a batch holds: its events up to ``stop``, and what they change."""
+    """What one commit of a batch holds: its events up to ``stop``, and what they change in its bucket."""
 
     stop: int
     writes: Writes
     rows: int                              # that they change
 
 
+@dataclass
+class Share:
+    """What a batch means for one bucket: the commits that it is cut into, one after the other, and how many were applied."""
+
+    bucket: Bucket
+    tracks: tuple[Track, ...]              # of the bucket, where the batch begins
+    start: int = 0                         # events of the batch that are committed past
+    parts: list[Part] = field(default_factory=list)            # of the last ``fold``
+    times_ms: list[int] = field(default_factory=list)          # of those that were applied
+    refused: Refused | None = None
+
+    @property
+    def part(self) -> Part | None:
+        """The next one to commit, unless one was refused."""
+        return self.parts[len(self.times_ms)] if self.refused is None and len(self.times_ms) < len(self.parts) else None
+
+    def settle(self, answer: Committed | Refused) -> None:
+        """What became of ``part``."""
+        if isinstance(answer, Refused):
+            self.refused = answer
+        else:
+            self.start = self.parts[len(self.times_ms)].stop
+            self.times_ms.append(answer.committed_ms)
+
+
 class SourceViews:
-    """``commit_rows`` bounds the rows that one commit changes, ``slab_bytes`` the memory of all slabs together."""
+    """``of``: how many buckets the store has. ``commit_rows`` bounds the rows that one commit changes, ``slab_bytes`` the memory of
+    all slabs together."""
 
     def __init__(
-        self, project: Project, source: Source, *, slab_bytes: int, commit_rows: int = limits.COMMIT_ROWS, records: Records | None = None
+        self, project: Project, source: Source, *, slab_bytes: int, commit_rows: int = limits.COMMIT_ROWS, of: int = 1,
+        records: Records | None = None,
     ) -> None:
         self.source = source
         self.layouts = {view.id: Layout.of(view, source) for view in project.views_of(source.name)}
         self.view_ids = tuple(self.layouts)
-        keys = Keys(project.name)
+        self._keys = Keys(project.name, of)
         share = slab_bytes // max(1, sum(len(layout.all) for layout in self.layouts.values()))
         self._slabs = {
-            view_id: tuple((CellSlab if isinstance(one, CellLayout) else Slab)(one, keys, share) for one in layout.all)
+            view_id: tuple((CellSlab if isinstance(one, CellLayout) else Slab)(one, self._keys, share) for one in layout.all)
             for view_id, layout in self.layouts.items()
         }
         self._each = [(view_id, slab) for view_id, slabs in self._slabs.items() for slab in slabs]
@@ -84,7 +112,7 @@ class SourceViews:
         self._commit_rows = commit_rows
 
     def judge(self, batch: Batch, stand: Stand) -> Judged:
-        """Decode the batch, which begins where these views stand, and decide on each record: a pure function of the log up to it."""
+        """Decode the batch, which begins where these tracks stand, and decide on each record: a pure function of the log up to it."""
         decoded = self._decoder.decode(batch)
         events, dead = decoded.events, decoded.dead
         verdict = accept.judge(events, stand.max_time_us, self.source)
@@ -92,19 +120,28 @@ class SourceViews:
             future = decoded.places[~verdict.accepted]
             dead = dead + letters(batch, future.tolist(), "future", "the event time is too far ahead of the log")
         takes, late = {}, {}
-        for view_id in stand.view_ids:
+        for view_id, numbers in stand.numbers().items():
             layout = self.layouts[view_id]
+            present = _present(events.columns[layout.key_field])
             too_late = accept.late(layout, events, verdict)
+            if len(numbers) < len(self._keys.buckets):             # what is of others was put aside when they came by
+                present &= self._in_buckets(events.columns[layout.key_field], present, numbers)
+                too_late &= present
             if too_late.any():
                 late[view_id] = int(too_late.sum())
                 dead = dead + letters(batch, decoded.places[too_late].tolist(), "late", "older than the longest window", view_id)
-            taken = verdict.accepted & ~too_late & _present(events.columns[layout.key_field])
+            taken = verdict.accepted & ~too_late & present
             if layout.widths and (wide := accept.too_wide(layout, events, taken)).any():
                 detail = "a string is longer than the width= that this view keeps of it"
                 dead = dead + letters(batch, decoded.places[wide].tolist(), "too_wide", detail, view_id)
                 taken &= ~wide
             takes[view_id] = taken
-        return Judged(batch, events, verdict.running_max_us, takes, late, dead, decoded.places)
+        return Judged(batch, events, verdict.running_max_us, takes, late, dead, decoded.places, stand)
+
+    def _in_buckets(self, column: NDArray[Any], present: NDArray[np.bool_], numbers: Sequence[int]) -> NDArray[np.bool_]:
+        chosen, found = np.flatnonzero(present), np.zeros(len(column), np.bool_)
+        found[chosen] = np.isin([self._keys.number(entity_id) for entity_id in plain(column[chosen])], numbers)
+        return found
 
     def load(self, online: OnlineStore, judged: Judged) -> None:
         """Find every entity of the batch, and bring those that are not cached into their slab, as the store holds them under our token.
@@ -141,40 +178,73 @@ class SourceViews:
             everywhere[chosen] = slots
             judged.slots.setdefault(view_id, []).append(everywhere)
 
-    def fold(self, judged: Judged, start: int, watermark_us: int) -> list[Part]:
-        """Fold the events from ``start`` on, cut into as many commits as they need: at least one.
+    def shares(self, judged: Judged) -> list[Share]:
+        """One for each bucket that stands where the batch begins."""
+        tracks: dict[Bucket, list[Track]] = {}
+        for track in judged.stand.tracks:
+            tracks.setdefault(track.bucket, []).append(track)
+        return [Share(bucket, tuple(mine)) for bucket, mine in tracks.items()]
 
-        ``watermark_us`` is the partition's running maximum before them.
-        """
+    def fold(self, judged: Judged, shares: Sequence[Share]) -> None:
+        """Fold what follows what the shares have committed, each cut into as many parts as it needs: at least one."""
         n, partition = len(judged.events), judged.batch.partition
-        placed: list[tuple[Slab, Placed]] = []
+        first = min(share.start for share in shares)
+        several = len(self._keys.buckets) > 1
+        starts = np.full(len(self._keys.buckets), n)
+        for share in shares:
+            starts[share.bucket.number] = share.start
+        placed: list[tuple[str, Slab, Placed]] = []
+        buckets: dict[str, Index] = {}     # view id -> (n,) of each event that it folds, the number of its bucket
         for view_id, takes in judged.takes.items():
-            chosen = start + np.flatnonzero(takes[start:])
+            chosen = first + np.flatnonzero(takes[first:])
+            if several:
+                buckets[view_id] = of_events = np.full(n, -1)
+                of_events[chosen] = self._slabs[view_id][0].buckets(judged.slots[view_id][0][chosen])
+                chosen = chosen[chosen >= starts[of_events[chosen]]]
             if len(chosen):
+                watermark_us = int(judged.running_max_us[first - 1]) if first else judged.stand.max_time_us
                 for slab, slots in zip(self._slabs[view_id], judged.slots[view_id], strict=True):
                     one = slab.place(partition, judged.events, chosen, slots[chosen], watermark_us)
                     if len(one.slots):
-                        placed.append((slab, one))
-        ends = cuts(
-            [before for _, one in placed for before in one.before], [one.weights for _, one in placed], start, n,
-            rows=self._commit_rows, rewritten=limits.ROLL_UP_ROWS,
-        )
-        commit_of = np.searchsorted(ends, np.arange(n), side="right")
-        writes, rows = [Writes()] * len(ends), [0] * len(ends)
-        for slab, one in placed:
-            for i, (mine, count) in enumerate(slab.fold(one, commit_of, len(ends))):
-                writes[i] += mine
+                        placed.append((view_id, slab, one))
+        commit_of = {view_id: np.zeros(n, np.int64) for view_id in judged.takes}
+        writes: list[Writes] = []
+        ends: list[list[int]] = []
+        for share in shares:
+            before, weights = [before for _, _, one in placed for before in one.before], [one.weights for _, _, one in placed]
+            mine = {view_id: of_events == share.bucket.number for view_id, of_events in buckets.items()}
+            if several:
+                before = [np.where(mine[view_id], before, n) for view_id, _, one in placed for before in one.before]
+                weights = [np.where(mine[view_id], one.weights, 0) for view_id, _, one in placed]
+            own = cuts(before, weights, share.start, n, rows=self._commit_rows, rewritten=limits.ROLL_UP_ROWS)
+            numbers = len(writes) + np.searchsorted(own, np.arange(n), side="right")
+            for view_id in judged.takes:
+                commit_of[view_id] = np.where(mine[view_id], numbers, commit_of[view_id]) if several else numbers
+            ends.append(own)
+            writes += [Writes()] * len(own)
+        rows = [0] * len(writes)
+        for view_id, slab, one in placed:
+            for i, (changed, count) in enumerate(slab.fold(one, commit_of[view_id], len(writes))):
+                writes[i] += changed
                 rows[i] += count
-        return list(map(Part, ends, writes, rows))
+        at = 0
+        for share, own in zip(shares, ends, strict=True):
+            share.parts, share.times_ms, share.refused = list(map(Part, own, writes[at:], rows[at:])), [], None
+            at += len(own)
 
-    def commit(self, owned: Owned, stand: Stand, from_offset: int, to_offset: int, max_time_us: int, writes: Writes) -> Commit:
-        """Of the views that a batch was read for."""
-        advances = tuple(Advance(view_id, from_offset, to_offset) for view_id in stand.view_ids)
+    def commit(self, owned: Owned, judged: Judged, share: Share, part: Part) -> Commit:
+        """Of the tracks that a batch was read for."""
+        to_offset, max_time_us = judged.reach(part.stop)
+        advances = tuple(Advance(track.view_id, owned.offsets[track], to_offset) for track in share.tracks)
         complete_ms = owned.ends.complete_ms(to_offset)
-        return Commit(self.source.name, owned.partition.partition, owned.token, advances, max_time_us, writes, complete_ms)
+        partition = owned.partition.partition
+        return Commit(self.source.name, partition, owned.token, advances, max_time_us, part.writes, complete_ms, share.bucket)
 
-    def committed(self, times_ms: Sequence[int]) -> None:
-        """The first so many parts of the last ``fold`` were applied, each at that moment of the store's clock. The others are forgotten."""
+    def committed(self, shares: Sequence[Share]) -> None:
+        """All of the last ``fold`` that was not applied is forgotten."""
+        times_ms: list[int] = []
+        for share in shares:
+            times_ms += share.times_ms + [-1] * (len(share.parts) - len(share.times_ms))
         for _, slab in self._each:
             slab.committed(times_ms)
 

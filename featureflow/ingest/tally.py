@@ -35,16 +35,16 @@ class Tally:
             self._metrics.commits.labels("committed").inc()
             self._metrics.commit_rows.observe(rows)
 
-    def committed(self, judged: Judged, start: int, stop: int, answer: Committed, *, fresh: bool) -> None:
-        """These events count from now on. ``fresh``: they are the newest that the source's views have."""
+    def committed(self, judged: Judged, start: int, stop: int, committed_ms: int, *, fresh: bool) -> None:
+        """These events count since that moment of the store's clock. ``fresh``: they are the newest that the source's views have."""
         source = judged.batch.source
         self.events += stop - start
         self._metrics.events.labels(source).inc(stop - start)
         if stop > start and fresh:
-            age_ms = answer.committed_ms - int(judged.events.timestamps_us[stop - 1]) // 1000
+            age_ms = committed_ms - int(judged.events.timestamps_us[stop - 1]) // 1000
             self._metrics.freshness_seconds.labels(source).observe(max(0, age_ms) / 1e3)
         if self._tracer is not None and judged.batch.trace_parents:
-            self._trace(self._tracer, judged, start, stop, answer)
+            self._trace(self._tracer, judged, start, stop, committed_ms)
 
     def done(self, judged: Judged) -> None:
         """All of the batch is committed past."""
@@ -57,10 +57,10 @@ class Tally:
             self._metrics.late.labels(source, view_id).inc(late)
 
     @staticmethod
-    def _trace(tracer: Tracer, judged: Judged, start: int, stop: int, committed: Committed) -> None:
+    def _trace(tracer: Tracer, judged: Judged, start: int, stop: int, committed_ms: int) -> None:
         """A span for each event that came with a traceparent: from the log's timestamp to the commit that made it count."""
         batch, events = judged.batch, judged.events
         for offset, time_us in zip(events.offsets[start:stop].tolist(), events.timestamps_us[start:stop].tolist(), strict=True):
             if parent := batch.trace_parents.get(offset):
                 place: dict[str, str | int] = {"source": batch.source, "partition": batch.partition, "offset": offset}
-                tracer.span("ingest", parent, time_us * 1_000, committed.committed_ms * 1_000_000, place)
+                tracer.span("ingest", parent, time_us * 1_000, committed_ms * 1_000_000, place)

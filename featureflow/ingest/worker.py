@@ -3,14 +3,14 @@
 Each turn of its loop:
 
 (1) poll      Assignment first: what was revoked or lost is dropped, what was assigned is claimed, and read from where its
-              foremost views stand. Then batches of records.
+              foremost tracks stand. Then batches of records.
 (2) decode    Records become columns; each is accepted or refused by the log alone. Entities that are not cached are read. What
               is refused is appended to the dead letters, durably, before anything is committed past it.
 (3) fold      The batch is folded into the slab, cut into as many commits as it needs: each may carry only so many rows.
-(4) commit    State and offset in one atom, refused unless token and offset are the ones we started from, until the batch is
-              done. Every partition commits at least each second, if only its time.
-(5) catch up  (2) to (4) for a slice of the past, for the views that are behind, up to where the others stand: they join them
-              there. What the log has deleted of it is read from history.
+(4) commit    State and offset in one atom for each bucket of entities, refused unless token and offset are the ones we started
+              from, until the batch is done. Every bucket commits at least each second, if only its time.
+(5) catch up  (2) to (4) for a slice of the past, for the tracks that are behind (a view's entities of one bucket), up to where
+              the others stand: they join them there. What the log has deleted of it is read from history.
 (6) tell      The log is told how far we are, for its lag tools; nothing resumes from that.
 
 After any refusal, lost reply or unreachable server in (2)-(5), and while a view is rebuilt, the partition is *adrift*:
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import structlog
@@ -41,7 +41,7 @@ from featureflow.ingest.failpoint import Failpoint, unarmed
 from featureflow.ingest.holding import FIRST_WAIT_US, Holding
 from featureflow.ingest.metrics import PartitionStatus, WorkerMetrics, WorkerStatus
 from featureflow.ingest.past import Past
-from featureflow.ingest.source_views import SourceViews
+from featureflow.ingest.source_views import Judged, Share, SourceViews
 from featureflow.ingest.tally import Tally
 from featureflow.store.history.protocol import HistoryStore
 from featureflow.store.log.protocol import Assignment, Batch, Consumer, Log, Partition, Polled
@@ -81,14 +81,16 @@ class Worker:
         poll_records: int = limits.POLL_RECORDS,
         schemas: SchemaRegistry | None = None,
         history: HistoryStore | None = None,
+        buckets: int = 1,
     ) -> None:
         self._log, self._online, self._clock, self._metrics = log, online, clock, metrics
         self._project, self._group = project.name, group or system.group(project.name, "ingest")
-        self._member, self._failpoint, self._poll_records = member, failpoint, poll_records
+        self._member, self._failpoint, self._poll_records, self._buckets = member, failpoint, poll_records, buckets
         used = [source for source in project.sources if project.views_of(source.name)]
         self._sources = {
             source.name: SourceViews(
-                project, source, slab_bytes=slab_bytes // len(used), commit_rows=commit_rows, records=records_of(source, schemas, clock)
+                project, source, slab_bytes=slab_bytes // len(used), commit_rows=commit_rows, of=buckets,
+                records=records_of(source, schemas, clock),
             )
             for source in used
         }
@@ -158,7 +160,7 @@ class Worker:
         return self._tally.events - before
 
     def _turn(self, owned: Owned, batch: Batch, stand: Stand) -> Refused | None:
-        """One batch of a partition that is held, which begins where these views stand: steps (2) to (4)."""
+        """One batch of a partition that is held, which begins where these tracks stand: steps (2) to (4)."""
         source, tally = self._sources[batch.source], self._tally
         with tally.timed("decode"):                                                          # (2)
             judged = source.judge(batch, stand)
@@ -167,42 +169,48 @@ class Worker:
             source.load(self._online, judged)
         with tally.timed("decode"):
             dead_letter.append(self._log, self._project, judged.dead, self._clock, self._failpoint)
-        start, at, max_time_us = 0, stand.offset, stand.max_time_us
-        answer: Committed | Refused
+        shares = source.shares(judged)
         for _ in range(EXPIRIES):
             with tally.timed("fold"):                                                        # (3)
-                parts = source.fold(judged, start, max_time_us)
+                source.fold(judged, shares)
                 self._failpoint("after_fold")
-            times_ms: list[int] = []
-            for part in parts:
-                to, running_us = judged.reach(part.stop, max_time_us, stand)
-                commit = source.commit(owned, stand, at, to, running_us, part.writes)
-                with tally.timed("commit"):                                                  # (4)
-                    answer = self._send(owned, commit, part.rows)
-                if isinstance(answer, Refused):
-                    break
-                tally.committed(judged, start, part.stop, answer, fresh=stand.until is None)
-                times_ms.append(answer.committed_ms)
-                start, at, max_time_us = part.stop, to, running_us
-            source.committed(times_ms)
-            if isinstance(answer, Committed):
+            self._commit(owned, judged, shares)                                              # (4)
+            refused = [share for share in shares if share.refused is not None]
+            if not refused:
                 tally.done(judged)
                 return None
-            if answer.reason != "expired":
-                return answer
+            if lasting := [share.refused for share in refused if share.refused and share.refused.reason != "expired"]:
+                return lasting[0]
             with tally.timed("load"):                                                        # its entities are read again
                 source.load(self._online, judged)
-        assert isinstance(answer, Refused)
-        return answer
+            shares = refused
+        return shares[0].refused
 
-    def _send(self, owned: Owned, commit: Commit, rows: int = 0) -> Committed | Refused:
+    def _commit(self, owned: Owned, judged: Judged, shares: Sequence[Share]) -> None:
+        """The parts of the batch in order, those of different buckets side by side, up to the first of each that is refused."""
+        source, tally = self._sources[judged.batch.source], self._tally
+        while waiting := [(share, part) for share in shares if (part := share.part) is not None]:
+            past = min(share.start for share in shares)
+            with tally.timed("commit"):
+                commits = [source.commit(owned, judged, share, part) for share, part in waiting]
+                answers = self._send(owned, commits, [part.rows for _, part in waiting])
+            for (share, _), answer in zip(waiting, answers, strict=True):
+                share.settle(answer)
+            if (now_past := min(share.start for share in shares)) > past:
+                newest = max(share.times_ms[-1] for share in shares if share.times_ms)
+                tally.committed(judged, past, now_past, newest, fresh=judged.stand.until is None)
+        source.committed(shares)
+
+    def _send(self, owned: Owned, commits: Sequence[Commit], rows: Sequence[int]) -> list[Committed | Refused]:
+        """``rows``: how many each changes."""
         started_us = self._clock.now_us()
-        answer = send(self._online, commit, self._failpoint)
+        answers = send(self._online, commits, self._failpoint)
         now_us = self._clock.now_us()
-        self._tally.sent(answer, rows, now_us - started_us)
-        if isinstance(answer, Committed):
-            owned.moved(commit, now_us)
-        return answer
+        for commit, changed, answer in zip(commits, rows, answers, strict=True):
+            self._tally.sent(answer, changed, now_us - started_us)
+            if isinstance(answer, Committed):
+                owned.moved(commit, now_us)
+        return answers
 
     # -- around a turn -------------------------------------------------------------------------------------------------
 
@@ -287,24 +295,24 @@ class Worker:
             self._refused(consumer, owned.partition, refused)
 
     def _beat(self, consumer: Consumer) -> None:
-        """An empty commit for each view of each partition that has had none for a second, so that lost state and lag show."""
+        """An empty commit for each track of each partition that has had none for a second, so that lost state and lag show."""
         for partition, owned in list(self._holding.held.items()):
-            for commit in owned.beats(self._clock.now_us() - BEAT_US):
-                try:
-                    answer = self._send(owned, commit)
-                except UnavailableError as error:
-                    self._holding.let_go_all(consumer, str(error))
-                    return
-                if isinstance(answer, Refused):
-                    self._refused(consumer, partition, answer)
-                    break
+            if not (beats := owned.beats(self._clock.now_us() - BEAT_US)):
+                continue
+            try:
+                answers = self._send(owned, beats, [0] * len(beats))
+            except UnavailableError as error:
+                self._holding.let_go_all(consumer, str(error))
+                return
+            if refused := [answer for answer in answers if isinstance(answer, Refused)]:
+                self._refused(consumer, partition, refused[0])
 
     def _claim(self, consumer: Consumer) -> None:
         for partition in self._holding.due():
             source, topic, now_us = self._sources[partition.source], self._topics[partition.source], self._clock.now_us()
             try:
                 owned = claim.take(
-                    self._log, self._online, partition, topic, source.view_ids, now_us, self._backfill, self._failpoint
+                    self._log, self._online, partition, topic, source.view_ids, self._buckets, now_us, self._backfill, self._failpoint
                 )
             except BeingRebuiltError as error:                 # its new offsets are made in a moment, or by the next rebuild
                 self._holding.wait(partition, str(error), REBUILT_WAIT_US)

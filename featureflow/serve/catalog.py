@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from featureflow.errors import UnavailableError
 from featureflow.serve.fetch import Unread
 from featureflow.serve.scorer import Scorer
 from featureflow.serve.wire import v1
+from featureflow.store.online.protocol import OffsetRecord
 
 
 async def views(scorer: Scorer) -> v1.ViewsAnswer:
@@ -18,8 +21,9 @@ async def views(scorer: Scorer) -> v1.ViewsAnswer:
     out = []
     for plan, records in zip(plans, read, strict=True):
         at, sources = 0, {}
+        furthest_behind = [_furthest_behind(of_buckets) for of_buckets in zip(*records, strict=True)]
         for source in plan.sources:
-            own, at = records[at : at + source.partitions], at + source.partitions
+            own, at = furthest_behind[at : at + source.partitions], at + source.partitions
             sources[source.name] = [
                 v1.PartitionInfo(p, None, None, None, False)
                 if r is None
@@ -40,6 +44,11 @@ async def views(scorer: Scorer) -> v1.ViewsAnswer:
             v1.ViewInfo(plan.view.name, plan.view.version, plan.view.entity, plan.view.join_key, sources, features)
         )
     return v1.ViewsAnswer(out)
+
+
+def _furthest_behind(of_buckets: Sequence[OffsetRecord | None]) -> OffsetRecord | None:
+    """Of one partition, the bucket that says least: none, a dirty one, or the lowest offset."""
+    return min(of_buckets, key=lambda r: (-1, 0, 0) if r is None else (r.dirty == -1, r.offset, r.complete_ms))
 
 
 def models(scorer: Scorer) -> v1.ModelsAnswer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +13,7 @@ from featureflow.clock import NO_TIME_US
 from featureflow.errors import StateError
 from featureflow.kernel.finalize import NO_TEXTS, Status, Texts, Values
 from featureflow.kernel.state import parse
-from featureflow.serve.fetch import Reading
+from featureflow.serve.fetch import Reading, Standing
 from featureflow.serve.plan import ViewPlan
 
 log = structlog.get_logger("featureflow.serve")
@@ -30,13 +31,18 @@ class Features:
     values: NDArray[np.float64]
     statuses: NDArray[np.int8]
     event_times_us: NDArray[np.int64]
-    applied: dict[str, dict[int, int]]  # source -> partition -> offset
+    buckets: list[int]  # the number of each id's bucket
+    standings: dict[int, dict[str, dict[int, int]]]  # bucket -> source -> partition -> offset
     degraded: tuple[str, ...] = ()
     lost: bool = False  # some value here has the status missing
     unanswerable: dict[int, str] = field(
         default_factory=dict
     )  # row -> why its state has no exact answer at that instant
     texts: Texts = field(default_factory=lambda: NO_TEXTS)
+
+    def applied(self, row: int) -> dict[str, dict[int, int]]:
+        """Source -> partition -> the offset up to which events are counted in this row."""
+        return self.standings.get(self.buckets[row], {}) if self.buckets else {}
 
     def take(self, rows: NDArray[np.intp], ids: list[str | int | None]) -> Features:
         """These rows, in this order, under these ids."""
@@ -47,7 +53,8 @@ class Features:
             taken.values,
             taken.statuses,
             taken.event_times_us,
-            self.applied,
+            [self.buckets[row] for row in rows.tolist()],
+            self.standings,
             self.degraded,
             self.lost,
             texts=taken.texts,
@@ -77,18 +84,21 @@ def finalize(reading: Reading, q_us: int) -> Features:
         )
     except Exception:  # damage that the state's form does not show can break any step
         values = _one_by_one(reading, q_us, unanswerable)
-    missing = {name for name, source in reading.sources.items() if source.missing}
-    stale = {name for name, source in reading.sources.items() if source.stale} - missing
-    applied = {name: source.applied for name, source in reading.sources.items()}
+    missing = _where(reading, lambda standing: standing.missing)
+    stale = _where(reading, lambda standing: standing.stale and not standing.missing)
+    buckets = next(iter(reading.sources.values())).standings if reading.sources else ()
+    standings = {b: {name: source.standings[b].applied for name, source in reading.sources.items()} for b in buckets}
     if not (missing or stale or reading.corrupt or unanswerable):
-        return Features(plan, reading.ids, values.values, values.statuses, values.event_times_us, applied, texts=values.texts)
+        return Features(
+            plan, reading.ids, values.values, values.statuses, values.event_times_us, reading.buckets, standings, texts=values.texts
+        )
     marked = values.copy()
-    everybody, damaged = np.arange(n), np.array(sorted({*reading.corrupt, *unanswerable}), np.intp)
+    of_rows, damaged = np.array(reading.buckets, np.intp), np.array(sorted({*reading.corrupt, *unanswerable}), np.intp)
     for index, source in enumerate(plan.feature_source):
         if source in missing:
-            _lose(plan, marked, everybody, index)
-        elif source in stale:
-            marked.statuses[:, index] = Status.STALE
+            _lose(plan, marked, np.flatnonzero(np.isin(of_rows, missing[source])), index)
+        if source in stale:
+            marked.statuses[np.isin(of_rows, stale[source]), index] = Status.STALE
         _lose(plan, marked, damaged, index)
     flags = (("missing", missing), ("stale", stale), ("corrupt", reading.corrupt), ("unanswerable", unanswerable))
     return Features(
@@ -97,7 +107,8 @@ def finalize(reading: Reading, q_us: int) -> Features:
         marked.values,
         marked.statuses,
         marked.event_times_us,
-        applied,
+        reading.buckets,
+        standings,
         tuple(f"{plan.view.name}:{what}" for what, those in flags if those),
         bool(missing or len(damaged)),
         unanswerable,
@@ -114,11 +125,21 @@ def nothing(plan: ViewPlan, ids: list[str | int | None]) -> Features:
         np.tile(plan.default_row, (n, 1)),
         np.full((n, count), Status.MISSING, np.int8),
         np.full((n, count), NO_TIME_US, np.int64),
+        [0] * n,
         {},
         (f"{plan.view.name}:missing",),
         True,
         texts=plan.kernel.default_texts(n),
     )
+
+
+def _where(reading: Reading, holds: Callable[[Standing], bool]) -> dict[str, list[int]]:
+    """Source name -> the buckets in which it holds, of those in which it does in any."""
+    found = {}
+    for name, source in reading.sources.items():
+        if those := [bucket for bucket, standing in source.standings.items() if holds(standing)]:
+            found[name] = those
+    return found
 
 
 def _lose(plan: ViewPlan, marked: Values, rows: NDArray[np.intp], index: int) -> None:

@@ -1,7 +1,7 @@
 """Bytes of the online store -> states that the kernel can finalize, and how much of them can be trusted.
 
-One atomic read brings the state keys of all entities of a turn *and* the offset records that stand beside them, so the offsets
-that an answer names are exactly those its state was folded to, and how fresh it is said to be is how fresh it is.
+One read brings the state keys of all entities of a turn *and* the offset records that stand beside them, those of one bucket in one
+atom, so the offsets that an answer names are exactly those its state was folded to, and how fresh it is said to be is how fresh it is.
 """
 
 from __future__ import annotations
@@ -26,17 +26,24 @@ class Reader(Protocol):
     """The asynchronous side of the online store."""
 
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Values in one atomic read. Raises UnavailableError."""
+        """Values, those of one bucket in one atomic read. Raises UnavailableError."""
         ...
+
+
+@dataclass(slots=True)
+class Standing:
+    """How far one source had been folded in one bucket when it was read."""
+
+    applied: dict[int, int]  # partition -> the offset up to which events are counted
+    missing: bool = False  # an offset record is absent or dirty: what was read cannot be trusted
+    stale: bool = False  # of a partition it is not known that all that its log held ``stale_after`` ago is counted
 
 
 @dataclass(slots=True)
 class SourceReading:
     states: States
     blobs: list[Blobs]  # per entity, what the states were parsed from
-    applied: dict[int, int]  # partition -> the offset up to which events are counted
-    missing: bool  # an offset record is absent or dirty: what was read cannot be trusted
-    stale: bool  # of a partition it is not known that all that its log held ``stale_after`` ago is counted
+    standings: dict[int, Standing]  # by number of each bucket that was read
 
 
 @dataclass(slots=True)
@@ -45,6 +52,7 @@ class Reading:
 
     plan: ViewPlan
     ids: list[str | int | None]
+    buckets: list[int]  # the number of each id's bucket
     sources: dict[str, SourceReading]
     corrupt: dict[int, str] = field(default_factory=dict)  # index into ids -> what is wrong with its state
 
@@ -69,8 +77,11 @@ class Fetcher:
     ) -> dict[ViewPlan, Reading] | Unread:
         """One read for all views and ids. ``budget_s`` None: as long as the store's own time-out."""
         names: list[bytes] = []
+        buckets: dict[ViewPlan, list[int]] = {}
         for plan, ids in wanted.items():
-            names.extend(plan.offset_keys)
+            buckets[plan] = [0] * len(ids) if plan.buckets == 1 else list(map(plan.bucket_of, ids))
+            for bucket in _touched(buckets[plan]):
+                names.extend(plan.offset_keys[bucket])
             for entity_id in ids:
                 if entity_id is not None:
                     names.extend(plan.state_keys(entity_id))
@@ -86,42 +97,45 @@ class Fetcher:
             return Unread("unavailable", str(error))
         at, readings = 0, {}
         for plan, ids in wanted.items():
-            offsets = blobs[at : (at := at + len(plan.offset_keys))]
+            offsets = {
+                bucket: blobs[at : (at := at + len(plan.offset_keys[bucket]))] for bucket in _touched(buckets[plan])
+            }
             entities: list[Blobs] = []
             for entity_id in ids:
                 if entity_id is None:
                     entities.append(plan.nothing)
                 else:
                     entities.append(blobs[at : (at := at + plan.keys_per_id)])
-            readings[plan] = self._reading(plan, list(ids), offsets, entities)
+            readings[plan] = self._reading(Reading(plan, list(ids), buckets[plan], {}), offsets, entities)
         return readings
 
-    async def offsets(self, plans: Sequence[ViewPlan]) -> list[list[OffsetRecord | None]] | Unread:
-        """The offset records of each view, in the order of its ``offset_keys``; None for one that is absent or no record."""
-        names = [key for plan in plans for key in plan.offset_keys]
+    async def offsets(self, plans: Sequence[ViewPlan]) -> list[list[list[OffsetRecord | None]]] | Unread:
+        """The offset records of each view, by bucket, in the order of its ``offset_keys``; None for one that is absent or no record."""
+        names = [key for plan in plans for keys in plan.offset_keys for key in keys]
         try:
             blobs = await self._reader.read(names) if names else []
         except UnavailableError as error:
             return Unread("unavailable", str(error))
         records = iter([self._record(key, value) for key, value in zip(names, blobs, strict=True)])
-        return [[next(records) for _ in plan.offset_keys] for plan in plans]
+        return [[[next(records) for _ in keys] for keys in plan.offset_keys] for plan in plans]
 
-    def _reading(self, plan: ViewPlan, ids: list[str | int | None], offsets: Blobs, entities: list[Blobs]) -> Reading:
+    def _reading(self, reading: Reading, offsets: Mapping[int, Blobs], entities: list[Blobs]) -> Reading:
         now_ms, at, first = self._wall.now_us() // 1000, 0, 0
-        reading = Reading(plan, ids, {})
-        for source in plan.sources:
-            own = [blobs[at : at + source.stride] for blobs in entities] if len(plan.sources) > 1 else entities
+        for source in reading.plan.sources:
+            own = [blobs[at : at + source.stride] for blobs in entities] if len(reading.plan.sources) > 1 else entities
             at += source.stride
-            applied, missing, stale = {}, False, False
-            for partition, key in enumerate(source.offset_keys):
-                stored = self._record(key, offsets[first + partition])
-                if stored is None or stored.dirty != -1:
-                    missing = True
-                else:
-                    applied[partition] = stored.offset
-                    stale = stale or now_ms - stored.complete_ms > self._stale_ms
+            standings = {}
+            for bucket, blobs in offsets.items():
+                standings[bucket] = standing = Standing({})
+                for partition, key in enumerate(source.offset_keys[bucket]):
+                    stored = self._record(key, blobs[first + partition])
+                    if stored is None or stored.dirty != -1:
+                        standing.missing = True
+                    else:
+                        standing.applied[partition] = stored.offset
+                        standing.stale = standing.stale or now_ms - stored.complete_ms > self._stale_ms
             first += source.partitions
-            reading.sources[source.name] = _parse(source, own, reading, applied, missing, stale)
+            reading.sources[source.name] = _parse(source, own, reading, standings)
         return reading
 
     def _record(self, key: bytes, value: bytes | None) -> OffsetRecord | None:
@@ -142,12 +156,15 @@ class Fetcher:
         self._records.clear()
 
 
-def _parse(
-    source: SourcePlan, entities: list[Blobs], reading: Reading, applied: dict[int, int], missing: bool, stale: bool
-) -> SourceReading:
+def _touched(buckets: list[int]) -> list[int]:
+    """Each once; the first of all where nothing is read of an entity."""
+    return list(dict.fromkeys(buckets)) or [0]
+
+
+def _parse(source: SourcePlan, entities: list[Blobs], reading: Reading, standings: dict[int, Standing]) -> SourceReading:
     """All states at once; where one of them is damaged, that one alone is set aside and named in ``reading.corrupt``."""
     try:
-        return SourceReading(state.parse(source.layout, entities), entities, applied, missing, stale)
+        return SourceReading(state.parse(source.layout, entities), entities, standings)
     except StateError:
         nothing: Blobs = (None,) * source.stride
         good: list[Blobs] = []
@@ -158,7 +175,7 @@ def _parse(
             except StateError as error:
                 reading.corrupt[index] = str(error)
                 good.append(nothing)
-        return SourceReading(state.parse(source.layout, good), good, applied, missing, stale)
+        return SourceReading(state.parse(source.layout, good), good, standings)
 
 
 async def within(reading: Coroutine[Any, Any, list[bytes | None]], budget_s: float) -> list[bytes | None]:

@@ -31,19 +31,24 @@ class SourcePlan:
         self.keyed: bool = layout.keyed
         self.partitions = partitions
         self.stride = len(layout.all) * (1 if layout.keyed else partitions)  # state keys per entity
-        self.offset_keys = tuple(keys.offset(view.id, self.name, p) for p in range(partitions))
+        self.offset_keys = tuple(
+            tuple(keys.offset(view.id, self.name, p, bucket) for p in range(partitions)) for bucket in keys.buckets
+        )  # by bucket and partition
 
 
 class ViewPlan:
     """One view: its kernel, the names of its keys, and what its features are when nothing is known of an entity."""
 
-    def __init__(self, project: spec.Project, view: spec.View, partitions: Mapping[str, int]) -> None:
-        self._names = Keys(project.name)
+    def __init__(self, project: spec.Project, view: spec.View, partitions: Mapping[str, int], buckets: int) -> None:
+        self._names = Keys(project.name, buckets)
+        self.buckets = buckets
         self.view = view
         self.entity_type = next(e.type for e in project.entities if e.name == view.entity)
         self.kernel = ViewKernel(view, {name: project.source(name) for name in view.sources})
         self.sources = tuple(SourcePlan(self._names, view, self.kernel.layouts[name], partitions[name]) for name in view.sources)
-        self.offset_keys = tuple(key for source in self.sources for key in source.offset_keys)
+        self.offset_keys = tuple(
+            tuple(key for source in self.sources for key in source.offset_keys[bucket]) for bucket in range(buckets)
+        )  # by bucket
         self.keys_per_id = sum(source.stride for source in self.sources)
         self.nothing: tuple[None, ...] = (None,) * self.keys_per_id
         self.columns = view.spans
@@ -52,6 +57,18 @@ class ViewPlan:
         empty = {s.name: state.parse(s.layout, [[None] * s.stride]) for s in self.sources}
         self.default_row: NDArray[np.float64] = self.kernel.finalize(empty, np.zeros(1, np.int64)).values[0]
         self._keys: dict[str | int, tuple[bytes, ...]] = {}
+        self._numbers: dict[str | int | None, int] = {}
+
+    def bucket_of(self, entity_id: str | int | None) -> int:
+        """The number of the bucket that the entity's state is in; of no entity, the first."""
+        if self.buckets == 1 or entity_id is None:
+            return 0
+        found = self._numbers.get(entity_id)
+        if found is None:
+            if len(self._numbers) >= CACHED_IDS:
+                self._numbers.clear()
+            found = self._numbers[entity_id] = self._names.number(entity_id)
+        return found
 
     def state_keys(self, entity_id: str | int) -> tuple[bytes, ...]:
         """All state keys of one entity: source by source, layout by layout, partition by partition."""
@@ -119,10 +136,11 @@ class ModelPlan:
 class Plan:
     """Everything applied, compiled.
 
-    ``partitions``: source name -> partition count. A view with a source whose count is not known yet is left out, and named in ``waiting``.
+    ``partitions``: source name -> partition count. ``buckets``: how many states are in.
+    A view with a source whose count is not known yet is left out, and named in ``waiting``.
     """
 
-    def __init__(self, project: spec.Project, partitions: Mapping[str, int]) -> None:
+    def __init__(self, project: spec.Project, partitions: Mapping[str, int], buckets: int = 1) -> None:
         self.project = project
         self.partitions = dict(partitions)
         self.waiting: dict[str, str] = {
@@ -130,7 +148,7 @@ class Plan:
             for view in project.views
             if (absent := [name for name in view.sources if name not in partitions])
         }
-        self.views = {v.name: ViewPlan(project, v, partitions) for v in project.views if v.name not in self.waiting}
+        self.views = {v.name: ViewPlan(project, v, partitions, buckets) for v in project.views if v.name not in self.waiting}
         self.models: dict[str, ModelPlan] = {}
         for model in project.models:
             read = {n.partition(":")[0] for i in model.inputs for n in spec.columns_of(i.expr)}

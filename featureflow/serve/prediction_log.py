@@ -29,9 +29,13 @@ log = structlog.get_logger("featureflow.serve")
 LETTERS = np.array([status.letter for status in sorted(Status)], "S1")
 
 
+Applied = dict[str, dict[str, dict[int, int]]]
+"""View -> source -> partition -> the offset up to which events are counted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """The scores of one model in one turn: n rows that share everything but their inputs."""
+    """The scores of one model in one turn: n rows that share everything but their inputs, and the buckets of their entities."""
 
     asked_at_us: int  # q
     model: str
@@ -44,7 +48,8 @@ class Predictions:
     traces: Sequence[str]
     scores: Sequence[float]
     views: dict[str, str]  # view -> version, in the order of ``features``
-    applied: dict[str, dict[str, dict[int, int]]]
+    applied: Sequence[Applied]  # once each, and for each row its place here
+    applied_of: Sequence[int]
     features: NDArray[np.float64]  # (n, all columns of all views of the model), as finalized
     statuses: NDArray[np.int8]  # (n, all features of all views)
     degraded: Sequence[str]
@@ -173,7 +178,6 @@ def encode(predictions: Predictions) -> list[Record]:
             "variant": predictions.variant,
             "provider": predictions.provider,
             "views": dump(predictions.views).decode(),
-            "applied": dump(predictions.applied).decode(),
             "degraded": dump(list(predictions.degraded)).decode(),
         }
     )
@@ -194,8 +198,11 @@ def encode(predictions: Predictions) -> list[Record]:
             repeat(None) if predictions.texts is None else [dump(texts).decode() for texts in predictions.texts],
         )
     )
-    head = shared[:-1] + b","
-    values = [head + line[1:] for line in own.split(b"\n")[:-1]]
+    heads = [
+        b"%b,%b," % (shared[:-1], dump({"applied": dump(applied).decode()})[1:-1]) for applied in predictions.applied
+    ]
+    lines_of = zip(predictions.applied_of, own.split(b"\n")[:-1], strict=True)
+    values = [heads[place] + line[1:] for place, line in lines_of]
     traces = predictions.traces
     return [
         Record(value, headers=((TRACE_PARENT, trace.encode()),) if trace else ())

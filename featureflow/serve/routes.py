@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET
 
 from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Source
@@ -169,7 +170,7 @@ class Routes:
                 view.view.entity,
                 q_us,
                 rfc3339(q_us),
-                _applied(found),
+                _applied(found, 0) if found.ids else {},
                 [f.name for f in view.view.features],
                 _rows(found),
                 list(found.degraded),
@@ -198,7 +199,7 @@ class Routes:
                 entity_id,
                 q_us,
                 rfc3339(q_us),
-                _applied(found),
+                _applied(found, 0),
                 features,
                 list(found.degraded),
             )
@@ -255,10 +256,10 @@ def _text(part: str, what: str) -> str:
         raise RequestError("Path is not UTF-8", f"percent-encode the {what} as UTF-8") from None
 
 
-def _applied(found: Features) -> dict[str, dict[str, int]]:
+def _applied(found: Features, row: int) -> dict[str, dict[str, int]]:
     return {
         source: {str(partition): offset for partition, offset in offsets.items()}
-        for source, offsets in found.applied.items()
+        for source, offsets in found.applied(row).items()
     }
 
 
@@ -268,7 +269,8 @@ def _rows(found: Features) -> list[v1.FeaturesRow]:
     features = range(len(found.plan.references))
     return [
         v1.FeaturesRow(
-            entity_id, [found.shown(i, feature) for feature in features], [STATUS_NAMES[s] for s in statuses[i]], times[i]
+            entity_id, [found.shown(i, feature) for feature in features], [STATUS_NAMES[s] for s in statuses[i]], times[i],
+            UNSET if found.buckets[i] == found.buckets[0] else _applied(found, i),
         )
         for i, entity_id in enumerate(found.ids)
     ]

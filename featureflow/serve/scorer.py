@@ -38,7 +38,7 @@ from featureflow.serve.request import Request
 from featureflow.serve.turn import Batch, Turns
 from featureflow.serve.work import Wanted, Work
 from featureflow.store.keys import Keys
-from featureflow.store.registry import PROJECT_DOCUMENT, partitions_document
+from featureflow.store.registry import BUCKETS_DOCUMENT, PROJECT_DOCUMENT, partitions_document
 
 log = structlog.get_logger("featureflow.serve")
 
@@ -82,7 +82,7 @@ class Scorer:
 
         Raises UnavailableError. Definitions that cannot be compiled leave the plan as it is, and stand in ``problem``.
         """
-        (document,) = await self._reader.read([self._keys.meta(PROJECT_DOCUMENT)])
+        document, of = await self._reader.read([self._keys.meta(name) for name in (PROJECT_DOCUMENT, BUCKETS_DOCUMENT)])
         if document is None:
             self.problem = "no definitions are registered in the online store: run `featureflow apply`"
             return False
@@ -90,13 +90,13 @@ class Scorer:
             project = msgspec.json.decode(document, type=Project)
             names = [source.name for source in project.sources]
             counts = await self._reader.read([self._keys.meta(partitions_document(name)) for name in names]) if names else []
-            definitions = (document, *counts)
+            definitions = (document, of, *counts)
             if definitions == self._definitions:
                 return False
             partitions = {
                 name: int(msgspec.json.decode(c)) for name, c in zip(names, counts, strict=True) if c is not None
             }
-            plan = Plan(project, partitions)
+            plan = Plan(project, partitions, int(of or 1))
             bodies = {name: BodyDecoder(model) for name, model in plan.models.items()}
         except UnavailableError:
             raise

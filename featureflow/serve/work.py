@@ -21,7 +21,7 @@ from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.explain import explain, rfc3339
 from featureflow.serve.features import Features
 from featureflow.serve.plan import ModelPlan, ViewPlan
-from featureflow.serve.prediction_log import Predictions
+from featureflow.serve.prediction_log import Applied, Predictions
 from featureflow.serve.request import Request
 from featureflow.serve.turn import Batch
 from featureflow.serve.wire.v1 import ScoreAnswer
@@ -140,11 +140,13 @@ class Work:
         letters = np.concatenate(statuses, axis=1) if found else np.empty((n, 0), np.int8)
         texts = [f.texts[i][place] for f, place in zip(found, self.places, strict=True) for i in f.texts]
         strings = np.concatenate(texts, axis=1).tolist() if texts else None
+        chosen = None
         if sum(last - first for _, first, last in kept) < n:
             chosen = np.concatenate([np.arange(first, last) for _, first, last in kept])
             features, letters = features[chosen], letters[chosen]
             rows, scores, ids = [rows[i] for i in chosen], [scores[i] for i in chosen], [ids[i] for i in chosen]
             strings = strings and [strings[i] for i in chosen]
+        applied, applied_of = self._applied(chosen)
         return Predictions(
             asked_at_us=self._q_us,
             model=self.plan.model.name,
@@ -157,12 +159,27 @@ class Work:
             traces=[request.trace for request, first, last in kept for _ in range(first, last)],
             scores=scores,
             views=self.plan.view_versions,
-            applied={f.plan.view.name: f.applied for f in found},
+            applied=applied,
+            applied_of=applied_of,
             features=features,
             statuses=letters,
             texts=strings,
             degraded=self._degraded,
         )
+
+    def _applied(self, chosen: NDArray[np.intp] | None) -> tuple[list[Applied], list[int]]:
+        """The offsets that the chosen rows count up to, once each, and which of them are each row's: entities of one bucket share them."""
+        found, places = self._found, self.places if chosen is None else [place[chosen] for place in self.places]
+        n = len(self.rows) if chosen is None else len(chosen)
+        if all(f.plan.buckets == 1 for f in found):
+            return [{f.plan.view.name: f.standings.get(0, {}) for f in found}], [0] * n
+        seen: dict[tuple[int, ...], int] = {}
+        of_rows = zip(*([f.buckets[i] for i in place.tolist()] for f, place in zip(found, places, strict=True)), strict=True)
+        numbers = [seen.setdefault(buckets, len(seen)) for buckets in of_rows]
+        distinct = [
+            {f.plan.view.name: f.standings.get(bucket, {}) for f, bucket in zip(found, buckets, strict=True)} for buckets in seen
+        ]
+        return distinct, numbers
 
     def _refuse_rows(self, refused: set[int], why: Shed) -> None:
         """Answer each request that has one of these rows with ``why``."""

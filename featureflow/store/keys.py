@@ -1,20 +1,41 @@
 """The names of everything in the online store. Injective: ids are percent-escaped, so no id can imitate another key.
 
     feat:{project:bucket}:<entity>:<id>:<view@version>:<source>[:<partition>][~<part>]  one entity's rows
-    offset:{project:bucket}:<view@version>:<source>:<partition>                  how far they were folded
+    offset:{project:bucket}:<view@version>:<source>:<partition>                  how far those of the bucket were folded
     seen:{project:bucket}:<view@version>:<source>:<partition>                    when each offset became visible
-    meta:{project:bucket}:<name>                                                 mirrored registry documents
+    meta:{project:meta}:<name>                                                   mirrored registry documents
 
 Project and bucket stand in the hash tag: projects share no key, and keys of one bucket share a slot of a Redis Cluster, as
-one script and one MGET need it. A standalone Redis has the one bucket ``0``.
+one script and one MGET need it. An entity's id decides its bucket. A store has the one bucket ``0`` or several, of which the tag
+names the number too (``3/16``): what was folded into so many buckets is never taken for what was folded into another number.
 """
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 from urllib.parse import quote
+from zlib import crc32
 
+META = "meta"
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]*").fullmatch
+
+
+class Bucket(NamedTuple):
+    """One of so many."""
+
+    number: int = 0
+    of: int = 1
+
+    def __str__(self) -> str:
+        return str(self.number) if self.of == 1 else f"{self.number}/{self.of}"
+
+
+ONE = Bucket()
+
+
+def buckets(of: int) -> tuple[Bucket, ...]:
+    return tuple(Bucket(number, of) for number in range(of))
 
 
 def escape_id(entity_id: str | int) -> str:
@@ -24,26 +45,49 @@ def escape_id(entity_id: str | int) -> str:
 
 
 class Keys:
-    """The keys of one project. Its name is made of lower-case letters, digits, ``-`` and ``_`` (see ``settings``)."""
+    """The keys of one project, whose states are in so many buckets.
 
-    __slots__ = ("bucket",)
+    Its name is made of lower-case letters, digits, ``-`` and ``_`` (see ``settings``).
+    """
 
-    def __init__(self, project: str) -> None:
-        self.bucket = f"{{{project}:0}}"
+    __slots__ = ("_project", "_tags", "buckets")
+
+    def __init__(self, project: str, of: int = 1) -> None:
+        self._project = project
+        self.buckets = buckets(of)
+        self._tags = tuple(self._tag(bucket) for bucket in self.buckets)
+
+    def number(self, entity_id: str | int) -> int:
+        """Of the entity's bucket: the same in every process and on every machine."""
+        return _number(escape_id(entity_id), len(self.buckets)) if len(self.buckets) > 1 else 0
 
     def state(
         self, entity: str, entity_id: str | int, view_id: str, source: str, partition: int | None, part: str = ""
     ) -> bytes:
         """``partition`` is None where the source is keyed by the entity. ``part`` tells the cells of sketches from the other rows."""
         tail = ("" if partition is None else f":{partition}") + (part and f"~{part}")
-        return f"feat:{self.bucket}:{entity}:{escape_id(entity_id)}:{view_id}:{source}{tail}".encode()
+        escaped, of = escape_id(entity_id), len(self._tags)
+        tag = self._tags[_number(escaped, of) if of > 1 else 0]
+        return f"feat:{tag}:{entity}:{escaped}:{view_id}:{source}{tail}".encode()
 
-    def offset(self, view_id: str, source: str, partition: int) -> bytes:
-        return f"offset:{self.bucket}:{view_id}:{source}:{partition}".encode()
+    def offset(self, view_id: str, source: str, partition: int, bucket: Bucket = ONE) -> bytes:
+        return f"offset:{self._tag(bucket)}:{view_id}:{source}:{partition}".encode()
+
+    def visibility(self, view_id: str, source: str, partition: int, bucket: Bucket = ONE) -> bytes:
+        """A stream: at each commit the store's own time and the offset that became visible."""
+        return f"seen:{self._tag(bucket)}:{view_id}:{source}:{partition}".encode()
 
     def meta(self, name: str) -> bytes:
-        return f"meta:{self.bucket}:{name}".encode()
+        return f"meta:{self._tag(META)}:{name}".encode()
 
-    def visibility(self, view_id: str, source: str, partition: int) -> bytes:
-        """A stream: at each commit the store's own time and the offset that became visible."""
-        return f"seen:{self.bucket}:{view_id}:{source}:{partition}".encode()
+    def patterns(self, view_id: str) -> tuple[str, str, str]:
+        """What matches all offset records, visibility streams and states of a view version, in however many buckets."""
+        tags = self._tag("*")
+        return f"offset:{tags}:{view_id}:*", f"seen:{tags}:{view_id}:*", f"feat:{tags}:*:{view_id}:*"
+
+    def _tag(self, bucket: object) -> str:
+        return f"{{{self._project}:{bucket}}}"
+
+
+def _number(escaped: str, of: int) -> int:
+    return crc32(escaped.encode()) % of

@@ -19,11 +19,14 @@ from featureflow.errors import (
     UnavailableError,
 )
 from featureflow.store.history.protocol import Extent, HistoryStore, Statement
+from featureflow.store.keys import Bucket, buckets
 from featureflow.store.log.protocol import Log, TopicState
+from featureflow.store.online.loss import where
 from featureflow.store.online.protocol import DROPPED, OnlineStore
 from featureflow.store.plan import Plan, plan
 
 PROJECT_DOCUMENT = "project"               # JSON of define.spec.Project
+BUCKETS_DOCUMENT = "buckets"               # how many buckets states are in, as decimal digits; absent: one
 OWNER_DOCUMENT = "owner"                   # id of the history database that these definitions are registered in
 
 
@@ -41,11 +44,20 @@ def mirrored(online: OnlineStore) -> spec.Project | None:
     return None if document is None else _project(document)
 
 
+def buckets_of(online: OnlineStore) -> int:
+    """How many buckets the project's states are in."""
+    return int(online.get_meta(BUCKETS_DOCUMENT) or 1)
+
+
 class Registry:
     """``apply`` may be run again at any time, also after it was cut short: every step does only what is missing."""
 
-    def __init__(self, history: HistoryStore, online: OnlineStore, log: Log, clock: Clock | None = None) -> None:
-        self._history, self._online, self._log = history, online, log
+    def __init__(
+        self, history: HistoryStore, online: OnlineStore, log: Log, clock: Clock | None = None, *, buckets: int | None = None
+    ) -> None:
+        """``buckets``: how many a project that is new to the online store is given, and no other number is accepted later; None:
+        as many as it has, at first one."""
+        self._history, self._online, self._log, self._buckets = history, online, log, buckets
         self._clock: Clock = clock if clock is not None else SystemClock()
 
     def current(self) -> spec.Project | None:
@@ -86,14 +98,16 @@ class Registry:
         2. topics, the system's own two included; ``partitions`` (one number, or by source name; else 1) for those that do not exist yet
         3. record in SQL: definition, topics, view versions, and where each view version begins to fold
         4. history's offsets, at the log's beginning
-        5. offset records of new view versions, at the first event that history or the log still has (see ``beginnings``)
+        5. how many buckets states are in, for good;
+           offset records of new view versions in each, at the first event that history or the log still has (see ``beginnings``)
         6. partition counts, then the project itself, into the mirror: from here on it is served
 
-        Raises SettingsError where a store holds another project, LogError where an event has another topic than before, its topic was
-        recreated, or has other partitions than before though the event is ``keyed_by`` an id; OffsetMissingError where an offset record
-        that was made once is gone.
+        Raises SettingsError where a store holds another project, or this one in another number of buckets; LogError where an event has
+        another topic than before, its topic was recreated, or has other partitions than before though the event is ``keyed_by`` an id;
+        OffsetMissingError where an offset record that was made once is gone.
         """
         changes = self.plan(project)
+        self._refuse_other_buckets(project)
         sources = (*project.sources, *system_sources(project.name))
         # 1
         self._own(project.name)
@@ -109,8 +123,10 @@ class Registry:
         for name, topic in topics.items():
             self._history.create_offsets(name, topic.beginning)
         # 5
+        if self._online.get_meta(BUCKETS_DOCUMENT) is None:
+            self._online.put_meta(BUCKETS_DOCUMENT, b"%d" % (self._buckets or 1))
         for view in project.views:
-            self._create_offsets(view)
+            self._create_offsets(view, buckets_of(self._online))
         # 6
         for name, topic in topics.items():
             self._online.put_meta(partitions_document(name), str(topic.partitions).encode())
@@ -165,6 +181,9 @@ class Registry:
     def rebuild(self, project: spec.Project, view_ids: Iterable[str]) -> None:
         """Drop what is left of these views' state and start them again at the first event that history or the log still has.
 
+        Where another number of buckets is wanted than states are in, the project's views must all be among them (else SettingsError),
+        and begin anew in that number.
+
         A worker that holds one of them is refused at its next commit, and waits with that partition until the view begins anew. Cut
         short, it is finished by the next rebuild of the same view, or by ``apply``. Events that the log has deleted are folded from
         history; what neither has is not folded again.
@@ -175,8 +194,13 @@ class Registry:
         partitions = {str(row["source"]): _int(row["partitions"]) for row in recorded}
         for source in project.sources:
             self._topic(source, partitions)
+        view_ids = list(view_ids)
+        if not {view.id for view in project.views} <= set(view_ids):
+            self._refuse_other_buckets(project)
         for view_id in view_ids:
             self._drop(view_id, for_good=False)
+        if self._buckets is not None:
+            self._online.put_meta(BUCKETS_DOCUMENT, b"%d" % self._buckets)
         self.apply(project, partitions=partitions)
 
     # -- inside --------------------------------------------------------------------------------------------------------
@@ -259,27 +283,42 @@ class Registry:
                 statements.append(Statement("change_view_version", retired))
         self._history.execute(statements)
 
-    def _create_offsets(self, view: spec.View) -> None:
+    def _refuse_other_buckets(self, project: spec.Project) -> None:
+        has, wanted = self._online.get_meta(BUCKETS_DOCUMENT), self._buckets
+        if has is not None and wanted not in (None, int(has)):
+            raise SettingsError(
+                f"online.buckets is {wanted}, and the states of project {project.name!r} are in {int(has)}: an entity would be looked for "
+                f"where it is not. Set online.buckets = {int(has)}; or, to fold every view again into {wanted} buckets from the log's "
+                f"beginning, run: featureflow rebuild {' '.join(view.name for view in project.views)}"
+            )
+
+    def _create_offsets(self, view: spec.View, of: int) -> None:
         """A position is ``planned`` before its offset record is made and ``created`` after: one that is created and absent was lost."""
         for row in self._history.query("positions", {"view_id": view.id}):
             source, partition = str(row["source"]), _int(row["partition_id"])
             if row["state"] == "planned":
-                self._online.create_offsets(view.id, source, str(row["topic_id"]), {partition: _int(row["beginning"])})
+                self._online.create_offsets(view.id, source, str(row["topic_id"]), {partition: _int(row["beginning"])}, of)
                 self._history.execute([Statement("position_created", {"view_id": view.id, "source": source, "partition_id": partition})])
             elif problem := self._problem(view.id, source, partition):
                 raise OffsetMissingError(f"{problem}. To fold it again from history and the log, run: featureflow rebuild {view.name}")
 
     def _problem(self, view_id: str, source: str, partition: int) -> str:
+        """What is wrong with the first bucket of which something is."""
+        problems = (self._problem_in(bucket, view_id, source, partition) for bucket in buckets(buckets_of(self._online)))
+        return next((problem for problem in problems if problem), "")
+
+    def _problem_in(self, bucket: Bucket, view_id: str, source: str, partition: int) -> str:
+        place = where(source, partition, bucket)
         try:
-            record = self._online.offsets(source, partition, [view_id])[view_id]
+            record = self._online.offsets(source, partition, [view_id], bucket)[view_id]
         except OffsetMissingError:
-            return f"the offset record of view {view_id} for {source}/{partition} has a format that this version does not know"
+            return f"the offset record of view {view_id} for {place} has a format that this version does not know"
         if record is None:
-            return f"the offset record of view {view_id} for {source}/{partition} was made and is gone: the online store has lost state"
+            return f"the offset record of view {view_id} for {place} was made and is gone: the online store has lost state"
         if record.dirty == DROPPED:
             return _cut_short(view_id)
         if record.dirty != -1:
-            return f"a commit of view {view_id} for {source}/{partition} broke half way to offset {record.dirty}"
+            return f"a commit of view {view_id} for {place} broke half way to offset {record.dirty}"
         return ""
 
     def _drop(self, view_id: str, *, for_good: bool) -> int:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Protocol
 
@@ -33,7 +33,7 @@ from featureflow.ingest.failpoint import Name
 from featureflow.ingest.worker import Worker
 from featureflow.store.log.protocol import Record
 from featureflow.store.online.memory import MemoryOnlineStore
-from featureflow.store.online.protocol import Commit, Committed, OnlineStore, Refused
+from featureflow.store.online.protocol import Answer, Commit, Committed, OnlineStore
 from featureflow.store.online.redis import RedisOnlineStore
 from simulate import truth
 from simulate.unguarded import NoHeader, NoLength, NoOffset, NoToken
@@ -253,11 +253,10 @@ class Recorder:
     def __init__(self, online: OnlineStore) -> None:
         self._online, self.applied = online, list[Commit]()
 
-    def commit(self, commit: Commit) -> Committed | Refused:
-        answer = self._online.commit(commit)
-        if isinstance(answer, Committed):
-            self.applied.append(commit)
-        return answer
+    def commit_all(self, commits: Sequence[Commit]) -> list[Answer]:
+        answers = self._online.commit_all(commits)
+        self.applied += [commit for commit, answer in zip(commits, answers, strict=True) if isinstance(answer, Committed)]
+        return answers
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._online, name)

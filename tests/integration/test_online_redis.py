@@ -17,7 +17,7 @@ from featureflow.errors import BeingRebuiltError, OffsetMissingError, StateError
 from featureflow.store.keys import Keys
 from featureflow.store.online import call
 from featureflow.store.online.embedded import EmbeddedServer
-from featureflow.store.online.protocol import Advance, Claim, Commit, Committed, Refused
+from featureflow.store.online.protocol import Advance, Claim, Commit, Committed, Refused, Track
 from featureflow.store.online.redis import RedisOnlineStore, place, problems, scripts
 from featureflow.store.online.writes import Patch, StateWrite, Writes
 
@@ -180,7 +180,7 @@ def test_without_the_dirty_mark_a_torn_commit_would_go_unnoticed(redis_url: str)
         claim = store.claim(SOURCE, 0, [VIEW], TOPIC)
         with pytest.raises(StateError):
             store.commit(moved(claim, 0, 1, whole(b"headtorn")))
-        assert store.claim(SOURCE, 0, [VIEW], TOPIC).records[VIEW].offset == 0
+        assert store.claim(SOURCE, 0, [VIEW], TOPIC).records[Track(VIEW)].offset == 0
         assert store.read([KEY]) == [b"headtorn"]
 
 

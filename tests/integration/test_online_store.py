@@ -10,7 +10,7 @@ import pytest
 from featureflow import limits
 from featureflow.clock import NO_TIME_US, ManualClock
 from featureflow.define.spec import DEFAULT_PROJECT
-from featureflow.errors import BeingRebuiltError, OffsetMissingError
+from featureflow.errors import BeingRebuiltError, OffsetMissingError, UnavailableError
 from featureflow.store.keys import Keys
 from featureflow.store.online import record
 from featureflow.store.online.memory import MemoryOnlineStore
@@ -22,6 +22,7 @@ from featureflow.store.online.protocol import (
     OffsetRecord,
     OnlineStore,
     Refused,
+    Track,
 )
 from featureflow.store.online.redis import RedisOnlineStore
 from featureflow.store.online.writes import Patch, StateWrite, Writes
@@ -88,8 +89,8 @@ def test_a_claim_gives_a_fresh_token_and_the_records_as_they_stood(store: Online
     first, second = (store.claim(SOURCE, 0, [VIEW], TOPIC) for _ in range(2))
     assert first.token != second.token
     assert len(second.token) == 16
-    assert first.records[VIEW].token == bytes(16)
-    assert second.records[VIEW] == OffsetRecord(first.token, 12, -1, NO_TIME_US, 0, TOPIC)
+    assert first.records[Track(VIEW)].token == bytes(16)
+    assert second.records[Track(VIEW)] == OffsetRecord(first.token, 12, -1, NO_TIME_US, 0, TOPIC)
     assert at(store).token == second.token
 
 
@@ -123,8 +124,38 @@ def test_a_record_keeps_the_newest_instant_at_which_it_was_complete_and_none_tha
     answer = store.commit(replace(move(claim, 20, 20), complete_ms=told + 3_600_000))
     assert isinstance(answer, Committed)
     assert at(store).complete_ms == answer.committed_ms
-    assert store.claim(SOURCE, 0, [VIEW], TOPIC).records[VIEW].complete_ms == answer.committed_ms
+    assert store.claim(SOURCE, 0, [VIEW], TOPIC).records[Track(VIEW)].complete_ms == answer.committed_ms
     assert at(store).topic_id == TOPIC
+
+
+
+def test_each_bucket_is_claimed_committed_and_refused_by_itself_in_one_round_trip(store: OnlineStore) -> None:
+    keys = Keys(DEFAULT_PROJECT, 4)
+    assert store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0, 1: 5}, 4) == [0, 1]
+    assert store.create_offsets(VIEW, SOURCE, TOPIC, {0: 9, 1: 9}, 4) == []
+    claim = store.claim(SOURCE, 0, [VIEW], TOPIC, 4)
+    assert {track: record.offset for track, record in claim.records.items()} == {Track(VIEW, bucket): 0 for bucket in keys.buckets}
+    ids = [next(f"u{i}" for i in range(1_000) if keys.number(f"u{i}") == bucket.number) for bucket in keys.buckets]
+    states = [keys.state("user", entity_id, VIEW, SOURCE, None) for entity_id in ids]
+    commits = [
+        replace(move(claim, 0, 7, whole(key, HEADER + bytes([bucket.number]))), bucket=bucket)
+        for key, bucket in zip(states, keys.buckets, strict=True)
+    ]
+    assert isinstance(store.commit(commits[2]), Committed)
+    first, second, third, fourth = store.commit_all(commits)
+    assert isinstance(third, Refused)
+    assert third.reason == "offset"
+    assert all(isinstance(answer, Committed) for answer in (first, second, fourth))
+    assert store.read(states) == [HEADER + bytes([i]) for i in range(4)]
+    assert [[to for _, to in store.visible(VIEW, SOURCE, 0, bucket)] for bucket in keys.buckets] == [[7]] * 4
+    store.claim(SOURCE, 0, [VIEW], TOPIC, 4)
+    assert [refusal(answer) for answer in store.commit_all(commits) if not isinstance(answer, UnavailableError)] == ["fenced"] * 4
+    stored = store.offsets(SOURCE, 0, [VIEW], keys.buckets[3])[VIEW]
+    assert stored is not None
+    assert stored.offset == 7
+    assert store.offsets(SOURCE, 0, [VIEW])[VIEW] is None, "one bucket of one is another than any of four"
+    assert store.drop_view(VIEW) == 4 + 4 + 8
+
 
 def test_a_commit_moves_state_offset_maximum_and_visibility_together(store: OnlineStore, claim: Claim) -> None:
     answer = store.commit(move(claim, 0, 10, whole(KEY, HEADER + b"rows"), max_time_us=-77))
@@ -295,7 +326,7 @@ def test_a_view_that_is_dropped_to_begin_anew_refuses_commits_and_claims_until_i
     assert store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0}) == [0]
     assert store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0}) == []
     assert refusal(store.commit(move(claim, 0, 1))) == "fenced"
-    assert store.claim(SOURCE, 0, [VIEW], TOPIC).records[VIEW].offset == 0
+    assert store.claim(SOURCE, 0, [VIEW], TOPIC).records[Track(VIEW)].offset == 0
 
 
 def test_a_record_of_another_format_names_the_rebuild_and_is_rebuilt(store: OnlineStore, claim: Claim) -> None:
@@ -306,7 +337,7 @@ def test_a_record_of_another_format_names_the_rebuild_and_is_rebuilt(store: Onli
         store.offsets(SOURCE, 0, [VIEW])
     store.drop_view(VIEW, for_good=False)
     store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0})
-    assert store.claim(SOURCE, 0, [VIEW], TOPIC).records[VIEW].offset == 0
+    assert store.claim(SOURCE, 0, [VIEW], TOPIC).records[Track(VIEW)].offset == 0
 
 
 def _put(store: OnlineStore, key: bytes, value: bytes) -> None:

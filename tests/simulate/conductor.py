@@ -32,9 +32,10 @@ class Outcome:
 
 
 def run(seed: int, store_class: type[MemoryOnlineStore] = MemoryOnlineStore, *, watched: bool = True) -> Outcome:
-    """One world from beginning to end. Not ``watched``: only what is there in the end is judged."""
+    """One world from beginning to end. Not ``watched``: only what is there in the end is judged. In every other world the state is in
+    three buckets."""
     luck = random.Random(seed)
-    world = World(luck, store_class, watched=watched)
+    world = World(luck, store_class, watched=watched, buckets=3 if seed % 2 else 1)
     try:
         Conductor(world, luck).perform()
         world.drain()

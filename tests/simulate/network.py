@@ -10,7 +10,7 @@ from typing import Any
 
 from featureflow.errors import BeingRebuiltError, UnavailableError, UnknownOutcomeError
 from featureflow.store.online.memory import MemoryOnlineStore, Snapshot, tag_of
-from featureflow.store.online.protocol import Claim, Commit, Committed, Refused
+from featureflow.store.online.protocol import Answer, Claim, Commit, Committed, Refused, answered
 from simulate.process import Fate, Point, Reach
 
 DURABLE = 6                                # states that a server may fall back to
@@ -50,10 +50,10 @@ class Server:
                 if record.offset < was[key].offset:
                     self.wrong.append(f"{said(commit)} moved {key.decode()} back from {was[key].offset} to {record.offset}")
 
-    def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str) -> Claim:
-        claim = self.store.claim(source, partition, view_ids, topic_id)
+    def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str, of: int) -> Claim:
+        claim = self.store.claim(source, partition, view_ids, topic_id, of)
         self.happened["claims"] += 1
-        offsets = {view_id: record.offset for view_id, record in claim.records.items()}
+        offsets = {f"{track.view_id} {track.bucket}": record.offset for track, record in claim.records.items()}
         self.note("claim of %s/%s: %s at %s", source, partition, claim.token.hex()[:4], offsets)
         return claim
 
@@ -102,6 +102,10 @@ class Link:
     def __init__(self, server: Server, reach: Reach) -> None:
         self._server, self._reach = server, reach
 
+    def commit_all(self, commits: Sequence[Commit]) -> list[Answer]:
+        """Each has a fate of its own, and a process may be killed between two of them."""
+        return [answered(self.commit, commit) for commit in commits]
+
     def commit(self, commit: Commit) -> Committed | Refused:
         server = self._server
         fate = self._reach(Point("commit", said(commit)))
@@ -116,15 +120,15 @@ class Link:
             raise UnknownOutcomeError("lost on the way back; see online.url")
         return answer
 
-    def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str) -> Claim:
+    def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str, of: int = 1) -> Claim:
         server = self._server
         fate = self._reach(Point("claim", f"{source}/{partition}"))
         if fate is Fate.AWAY:
             raise UnavailableError("the network is down; see online.url")
         if fate is Fate.LOST_THERE:
-            server.flying.append(("claim", lambda: server.claim(source, partition, view_ids, topic_id)))
+            server.flying.append(("claim", lambda: server.claim(source, partition, view_ids, topic_id, of)))
             raise UnavailableError("lost on the way there; see online.url")
-        claim = server.claim(source, partition, view_ids, topic_id)
+        claim = server.claim(source, partition, view_ids, topic_id, of)
         if fate is Fate.LOST_BACK:
             raise UnavailableError("lost on the way back; see online.url")
         return claim
@@ -144,7 +148,8 @@ class Link:
 def said(commit: Commit) -> str:
     moves = {(advance.from_offset, advance.to_offset) for advance in commit.advances}
     way = " ".join(f"{start}->{to}" for start, to in sorted(moves))
-    return f"commit {way} of {commit.source}/{commit.partition} by {commit.token.hex()[:4]} with {len(commit.writes)} keys"
+    place = f"{commit.source}/{commit.partition} bucket {commit.bucket}"
+    return f"commit {way} of {place} by {commit.token.hex()[:4]} with {len(commit.writes)} keys"
 
 
 def places(snapshot: Snapshot) -> str:

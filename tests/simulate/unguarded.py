@@ -21,7 +21,7 @@ class Unguarded(MemoryOnlineStore):
         named = {}
         for key, stored in self.snapshot().offsets().items():
             for advance in commit.advances:
-                if key.endswith(f":{advance.view_id}:{commit.source}:{commit.partition}".encode()):
+                if key.endswith(f":{commit.bucket}}}:{advance.view_id}:{commit.source}:{commit.partition}".encode()):
                     named[advance.view_id] = key, stored
         return named
 

@@ -40,11 +40,11 @@ class World:
     """``luck`` decides what is not asked for: what a record holds, which of several messages arrives."""
 
     def __init__(
-        self, luck: random.Random, store_class: type[MemoryOnlineStore] = MemoryOnlineStore, *, watched: bool = True
+        self, luck: random.Random, store_class: type[MemoryOnlineStore] = MemoryOnlineStore, *, watched: bool = True, buckets: int = 1
     ) -> None:
         self.luck, self.happened = luck, Counter[str]()
         self.clock = ManualClock(START_US)
-        self.rig = Rig(PARTITIONS, online=store_class(self.clock), clock=self.clock)
+        self.rig = Rig(PARTITIONS, online=store_class(self.clock), clock=self.clock, buckets=buckets)
         self.rig.luck = luck
         self.partitions = [Partition("trip", number) for number in range(PARTITIONS)]
         self.project = PROJECT
@@ -124,7 +124,7 @@ class World:
             log = SimulatedLog(self.rig.memory_log, self.group, name, reach, self.happened)
             return Worker(
                 log, Link(self.server, reach), project, self.clock, self._metrics,  # type: ignore[arg-type]  # they answer to the same
-                failpoint=lambda place: _passed(reach, place), **settings,
+                failpoint=lambda place: _passed(reach, place), buckets=self.rig.buckets, **settings,
             )  # fmt: skip
 
         process = Process(name, make)
@@ -241,7 +241,7 @@ class World:
 
     def _create(self, view: View) -> None:
         topic_id = self.rig.log.topic(TRIP.topic).topic_id
-        self.rig.online.create_offsets(view.id, "trip", topic_id, dict.fromkeys(range(PARTITIONS), 0))
+        self.rig.online.create_offsets(view.id, "trip", topic_id, dict.fromkeys(range(PARTITIONS), 0), self.rig.buckets)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

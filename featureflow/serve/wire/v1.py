@@ -97,6 +97,7 @@ class FeaturesRow(Struct):
     values: list[float | str | list[float | str | None] | None]  # in the order of ``features``; last_n is a list, newest first
     statuses: list[str]
     event_times_us: list[int | None]
+    applied: dict[str, dict[str, int]] | UnsetType = UNSET  # where it is not that of the first row: their states are in different buckets
 
 
 class FeaturesAnswer(Struct):
@@ -105,7 +106,7 @@ class FeaturesAnswer(Struct):
     entity: str
     q: int
     at: str
-    applied: dict[str, dict[str, int]]  # source -> partition -> the offset up to which events are counted
+    applied: dict[str, dict[str, int]]  # source -> partition -> the offset up to which events are counted, of the first row
     features: list[str]
     rows: list[FeaturesRow]
     degraded: list[str]

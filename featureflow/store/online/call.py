@@ -28,8 +28,8 @@ def arguments(commit: Commit, keys: Keys) -> tuple[list[bytes], list[bytes]]:
     """KEYS and ARGV of ``commit.lua``. Raises ValueError as ``check`` does."""
     check(commit)
     source, partition, writes = commit.source, commit.partition, commit.writes
-    names = [keys.offset(advance.view_id, source, partition) for advance in commit.advances]
-    names += [keys.visibility(advance.view_id, source, partition) for advance in commit.advances]
+    names = [keys.offset(advance.view_id, source, partition, commit.bucket) for advance in commit.advances]
+    names += [keys.visibility(advance.view_id, source, partition, commit.bucket) for advance in commit.advances]
     names += writes.keys
     values = [
         commit.token.hex().encode(),

@@ -3,49 +3,54 @@
 from __future__ import annotations
 
 from featureflow.errors import OffsetMissingError, StateError
+from featureflow.store.keys import Bucket
 from featureflow.store.online import record
 from featureflow.store.online.protocol import OffsetRecord
 
 
-def absent(view_id: str, source: str, partition: int) -> str:
+def where(source: str, partition: int, bucket: Bucket) -> str:
+    return f"{source}/{partition}" + (f", bucket {bucket}" if bucket.of > 1 else "")
+
+
+def absent(view_id: str, place: str) -> str:
     return (
-        f"the offset of view {view_id} on {source}/{partition} is not in the online store: the view was never applied, "
+        f"the offset of view {view_id} on {place} is not in the online store: the view was never applied, "
         f"or the store was emptied. Run `featureflow apply` for a new view, `{rebuild(view_id)}` for a lost one"
     )
 
 
-def dirty(view_id: str, source: str, partition: int, stored: OffsetRecord) -> str:
+def dirty(view_id: str, place: str, stored: OffsetRecord) -> str:
     return (
-        f"a commit of view {view_id} on {source}/{partition} broke between offset {stored.offset} and {stored.dirty}: "
+        f"a commit of view {view_id} on {place} broke between offset {stored.offset} and {stored.dirty}: "
         f"its state cannot be trusted. Run `{rebuild(view_id)}`"
     )
 
 
-def dropped(view_id: str, source: str, partition: int) -> str:
+def dropped(view_id: str, place: str) -> str:
     return (
-        f"view {view_id} on {source}/{partition} is being rebuilt: its state goes, and then it begins anew. "
+        f"view {view_id} on {place} is being rebuilt: its state goes, and then it begins anew. "
         f"Where that was cut short, run `{rebuild(view_id)}` again"
     )
 
 
-def unknown_format(view_id: str, source: str, partition: int, value: bytes) -> str:
+def unknown_format(view_id: str, place: str, value: bytes) -> str:
     return (
-        f"the offset of view {view_id} on {source}/{partition} has a format that this version of FeatureFlow does not know "
+        f"the offset of view {view_id} on {place} has a format that this version of FeatureFlow does not know "
         f"({value[:8]!r}): an older version wrote it, or something else writes to this database. Run `{rebuild(view_id)}`"
     )
 
 
-def decoded(view_id: str, source: str, partition: int, value: bytes) -> OffsetRecord:
+def decoded(view_id: str, place: str, value: bytes) -> OffsetRecord:
     """The record as stored. Raises OffsetMissingError where it is none that this version knows."""
     try:
         return record.decode(value)
     except StateError as error:
-        raise OffsetMissingError(unknown_format(view_id, source, partition, value)) from error
+        raise OffsetMissingError(unknown_format(view_id, place, value)) from error
 
 
-def other_topic(view_id: str, source: str, partition: int, stored: OffsetRecord, topic_id: str) -> str:
+def other_topic(view_id: str, place: str, stored: OffsetRecord, topic_id: str) -> str:
     return (
-        f"the offset of view {view_id} on {source}/{partition} belongs to topic {stored.topic_id}, but the log now has "
+        f"the offset of view {view_id} on {place} belongs to topic {stored.topic_id}, but the log now has "
         f"{topic_id}: the topic was recreated, and its offsets name other events now. "
         "Give the event a new name, and a topic with a new name"
     )

@@ -5,14 +5,25 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from featureflow import limits
 from featureflow.clock import NO_TIME_US, Clock
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import BeingRebuiltError, OffsetMissingError
-from featureflow.store.keys import Keys
+from featureflow.store.keys import ONE, Bucket, Keys, buckets
 from featureflow.store.online import call, loss, record
-from featureflow.store.online.protocol import DROPPED, Claim, Commit, Committed, OffsetRecord, Refused
+from featureflow.store.online.protocol import (
+    DROPPED,
+    Answer,
+    Claim,
+    Commit,
+    Committed,
+    OffsetRecord,
+    Refused,
+    Track,
+    answered,
+)
 
 
 @dataclass(frozen=True)
@@ -46,14 +57,14 @@ class MemoryOnlineStore:
         self._values: dict[bytes, _Value] = {}
         self._seen: dict[bytes, list[tuple[int, int]]] = {}
 
-    def create_offsets(self, view_id: str, source: str, topic_id: str, offsets: dict[int, int]) -> list[int]:
+    def create_offsets(self, view_id: str, source: str, topic_id: str, offsets: dict[int, int], of: int = 1) -> list[int]:
         made = []
-        for partition, offset in offsets.items():
-            key = self._keys.offset(view_id, source, partition)
+        for partition, bucket in product(offsets, buckets(of)):
+            key = self._keys.offset(view_id, source, partition, bucket)
             if self._get(key) in (None, record.dropped()):
-                self._put(key, record.encode(OffsetRecord(record.NO_TOKEN, offset, -1, NO_TIME_US, 0, topic_id)))
+                self._put(key, record.encode(OffsetRecord(record.NO_TOKEN, offsets[partition], -1, NO_TIME_US, 0, topic_id)))
                 made.append(partition)
-        return made
+        return list(dict.fromkeys(made))
 
     def drop_view(self, view_id: str, *, for_good: bool = True) -> int:
         middle = f":{view_id}:".encode()
@@ -67,22 +78,31 @@ class MemoryOnlineStore:
             self._seen.pop(key, None)
         return len(gone)
 
-    def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str) -> Claim:
-        records = {view_id: self._record(view_id, source, partition) for view_id in view_ids}
-        for view_id, stored in records.items():
-            if stored is None:
-                raise OffsetMissingError(loss.absent(view_id, source, partition))
-            if stored.dirty == DROPPED:
-                raise BeingRebuiltError(loss.dropped(view_id, source, partition))
-            if stored.dirty != -1:
-                raise OffsetMissingError(loss.dirty(view_id, source, partition, stored))
-            if stored.topic_id != topic_id:
-                raise OffsetMissingError(loss.other_topic(view_id, source, partition, stored, topic_id))
+    def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str, of: int = 1) -> Claim:
         token = secrets.token_bytes(16)
-        for view_id, stored in records.items():
-            assert stored is not None
-            self._put(self._keys.offset(view_id, source, partition), record.encode(replace(stored, token=token)))
-        return Claim(source, partition, token, {view_id: stored for view_id, stored in records.items() if stored})
+        records: dict[Track, OffsetRecord] = {}
+        for bucket in buckets(of):
+            records |= self._take(source, partition, view_ids, topic_id, bucket, token)
+        return Claim(source, partition, token, records)
+
+    def _take(
+        self, source: str, partition: int, view_ids: Sequence[str], topic_id: str, bucket: Bucket, token: bytes
+    ) -> dict[Track, OffsetRecord]:
+        place, records = loss.where(source, partition, bucket), dict[Track, OffsetRecord]()
+        for view_id in view_ids:
+            stored = self._record(view_id, source, partition, bucket)
+            if stored is None:
+                raise OffsetMissingError(loss.absent(view_id, place))
+            if stored.dirty == DROPPED:
+                raise BeingRebuiltError(loss.dropped(view_id, place))
+            if stored.dirty != -1:
+                raise OffsetMissingError(loss.dirty(view_id, place, stored))
+            if stored.topic_id != topic_id:
+                raise OffsetMissingError(loss.other_topic(view_id, place, stored, topic_id))
+            records[Track(view_id, bucket)] = stored
+        for view_id, stored in zip(view_ids, records.values(), strict=True):
+            self._put(self._keys.offset(view_id, source, partition, bucket), record.encode(replace(stored, token=token)))
+        return records
 
     def commit(self, commit: Commit) -> Committed | Refused:
         call.check(commit)
@@ -108,13 +128,13 @@ class MemoryOnlineStore:
             self._values[write.key] = _Value(bytes(data), dies_ms if renewed else stored.dies_ms if stored else 0)
         # (4) move offsets
         for advance in commit.advances:
-            stored_record = self._record(advance.view_id, commit.source, commit.partition)
+            stored_record = self._record(advance.view_id, commit.source, commit.partition, commit.bucket)
             assert stored_record is not None
             if advance.to_offset != advance.from_offset:
-                seen = self._seen.setdefault(self._keys.visibility(advance.view_id, commit.source, commit.partition), [])
+                seen = self._seen.setdefault(self._keys.visibility(advance.view_id, commit.source, commit.partition, commit.bucket), [])
                 seen.append((now_ms, advance.to_offset))
                 del seen[: -limits.VISIBILITY_ENTRIES]
-            key = self._keys.offset(advance.view_id, commit.source, commit.partition)
+            key = self._keys.offset(advance.view_id, commit.source, commit.partition, commit.bucket)
             moved = replace(
                 stored_record,
                 offset=advance.to_offset,
@@ -125,14 +145,17 @@ class MemoryOnlineStore:
             self._put(key, record.encode(moved))
         return Committed(now_ms)
 
+    def commit_all(self, commits: Sequence[Commit]) -> list[Answer]:
+        return [answered(self.commit, commit) for commit in commits]
+
     def now_ms(self) -> int:
         return self._clock.now_us() // 1000
 
-    def offsets(self, source: str, partition: int, view_ids: Sequence[str]) -> dict[str, OffsetRecord | None]:
-        return {view_id: self._record(view_id, source, partition) for view_id in view_ids}
+    def offsets(self, source: str, partition: int, view_ids: Sequence[str], bucket: Bucket = ONE) -> dict[str, OffsetRecord | None]:
+        return {view_id: self._record(view_id, source, partition, bucket) for view_id in view_ids}
 
-    def visible(self, view_id: str, source: str, partition: int) -> list[tuple[int, int]]:
-        return list(self._seen.get(self._keys.visibility(view_id, source, partition), ()))
+    def visible(self, view_id: str, source: str, partition: int, bucket: Bucket = ONE) -> list[tuple[int, int]]:
+        return list(self._seen.get(self._keys.visibility(view_id, source, partition, bucket), ()))
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return [self._get(key) for key in keys]
@@ -176,8 +199,8 @@ class MemoryOnlineStore:
 
     def _refusal(self, commit: Commit) -> Refused | None:
         for advance in commit.advances:
-            stored = self._record(advance.view_id, commit.source, commit.partition)
-            place = f"{advance.view_id} of {commit.source}/{commit.partition}"
+            stored = self._record(advance.view_id, commit.source, commit.partition, commit.bucket)
+            place = f"{advance.view_id} of {loss.where(commit.source, commit.partition, commit.bucket)}"
             if stored is None:
                 return Refused("offset", f"{place} is absent")
             if stored.dirty == DROPPED:
@@ -200,9 +223,9 @@ class MemoryOnlineStore:
                 return Refused("mismatch", f"{write.key!r} has another header", (index,))
         return Refused("expired", "rows were expected, their TTL has passed", tuple(expired)) if expired else None
 
-    def _record(self, view_id: str, source: str, partition: int) -> OffsetRecord | None:
-        value = self._get(self._keys.offset(view_id, source, partition))
-        return None if value is None else loss.decoded(view_id, source, partition, value)
+    def _record(self, view_id: str, source: str, partition: int, bucket: Bucket) -> OffsetRecord | None:
+        value = self._get(self._keys.offset(view_id, source, partition, bucket))
+        return None if value is None else loss.decoded(view_id, loss.where(source, partition, bucket), value)
 
     def _get(self, key: bytes) -> bytes | None:
         value = self._values.get(key)

@@ -1,24 +1,34 @@
 """The online store: an entity's state and the offset it was folded to, moved in one atom.
 
 A state key holds one entity's rows for one view version and one source (and, where the source is not keyed by the
-entity, one partition). An offset record stands beside them, one per (view version, source, partition): **state and
-offset are changed by the same call or not at all**, and only by the holder of the record's token.
+entity, one partition). An entity's id puts it into a bucket. An offset record stands beside the states of each bucket, one per
+(view version, source, partition, bucket): **state and offset are changed by the same call or not at all**, and only by the holder
+of the record's token. Buckets move on their own: one that is behind another is folded from where it stands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from featureflow.errors import UnavailableError
+from featureflow.store.keys import ONE, Bucket
 from featureflow.store.online.writes import Writes
 
 DROPPED = -2                               # as ``dirty``: the view's state is being dropped, and this record will be made anew
 
 
+class Track(NamedTuple):
+    """What has an offset of its own in a partition: one view version's entities of one bucket."""
+
+    view_id: str
+    bucket: Bucket = ONE
+
+
 @dataclass(frozen=True)
 class OffsetRecord:
-    """How far one view version has folded one partition. ``encode``/``decode`` stand in ``store.online.record``."""
+    """How far one track has come in one partition. ``encode``/``decode`` stand in ``store.online.record``."""
 
     token: bytes                           # 16 random bytes of the last claim; zeros before the first
     offset: int                            # the next offset to fold
@@ -36,12 +46,12 @@ class Claim:
     source: str
     partition: int
     token: bytes
-    records: dict[str, OffsetRecord]       # view id -> record, as it stood when the claim was made
+    records: dict[Track, OffsetRecord]     # as they stood when the claim was made
 
 
 @dataclass(frozen=True)
 class Advance:
-    """One view version's offset moving on."""
+    """The offset of one view version in the commit's bucket moving on."""
 
     view_id: str
     from_offset: int
@@ -50,7 +60,7 @@ class Advance:
 
 @dataclass(frozen=True)
 class Commit:
-    """``advances`` all go to the same offset: they share ``max_time_us``, the running maximum there, and ``complete_ms``, an
+    """Of one bucket. ``advances`` all go to the same offset: they share ``max_time_us``, the running maximum there, and ``complete_ms``, an
     instant of the store's clock at which the log ended there or before (0: none is known; the newest one told is kept)."""
 
     source: str
@@ -60,6 +70,7 @@ class Commit:
     max_time_us: int
     writes: Writes
     complete_ms: int = 0
+    bucket: Bucket = ONE
 
 
 @dataclass(frozen=True)
@@ -82,11 +93,28 @@ class Refused:
     keys: tuple[int, ...] = field(default=())   # places in Commit.writes
 
 
+Answer = Committed | Refused | UnavailableError
+"""What became of one commit of several. UnknownOutcomeError: its reply was lost. Any other UnavailableError: it was not applied."""
+
+
+def answered(commit: Callable[[Commit], Committed | Refused], one: Commit) -> Answer:
+    """The answer of a store that takes commits one by one."""
+    try:
+        return commit(one)
+    except UnavailableError as error:
+        return error
+
+
 class OnlineStore(Protocol):
     """Used by the worker and the command line, from one thread. Every method may raise UnavailableError."""
 
-    def create_offsets(self, view_id: str, source: str, topic_id: str, offsets: dict[int, int]) -> list[int]:
-        """Make offset records that do not exist yet, or that ``drop_view`` left (``apply`` and ``rebuild`` only). The partitions made."""
+    def create_offsets(
+        self, view_id: str, source: str, topic_id: str, offsets: dict[int, int], of: int = 1
+    ) -> list[int]:
+        """Make offset records that do not exist yet, or that ``drop_view`` left, in each of so many buckets; ``apply`` and ``rebuild`` do.
+
+        The partitions of which any was made. Cut short, it is run again.
+        """
         ...
 
     def drop_view(self, view_id: str, *, for_good: bool = True) -> int:
@@ -100,8 +128,11 @@ class OnlineStore(Protocol):
         """
         ...
 
-    def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str) -> Claim:
-        """Take the partition with a fresh random token.
+    def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str, of: int = 1) -> Claim:
+        """Take the partition with a fresh random token: the views' records in each of so many buckets, all or none of a bucket.
+
+        Where that is cut short, some buckets have the new token and others the old one: whoever held the partition is refused in the
+        former, and claims again.
 
         Raises OffsetMissingError where a record is absent, dirty, of another topic or format: a claim never creates.
         Raises BeingRebuiltError where ``drop_view`` has marked one.
@@ -115,20 +146,24 @@ class OnlineStore(Protocol):
         """
         ...
 
+    def commit_all(self, commits: Sequence[Commit]) -> list[Answer]:
+        """Each as ``commit`` does, in one round trip: all are sent before the first answer is waited for."""
+        ...
+
     def now_ms(self) -> int:
         """The store's own clock: the one that ``committed_ms`` and ``complete_ms`` are told by."""
         ...
 
-    def offsets(self, source: str, partition: int, view_ids: Sequence[str]) -> dict[str, OffsetRecord | None]:
+    def offsets(self, source: str, partition: int, view_ids: Sequence[str], bucket: Bucket = ONE) -> dict[str, OffsetRecord | None]:
         """Raises OffsetMissingError where a record has another format."""
         ...
 
-    def visible(self, view_id: str, source: str, partition: int) -> list[tuple[int, int]]:
+    def visible(self, view_id: str, source: str, partition: int, bucket: Bucket = ONE) -> list[tuple[int, int]]:
         """(store's time in ms, offset) of the last VISIBILITY_ENTRIES or so commits that moved it, oldest first."""
         ...
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Values of state keys and offset records alike, in one atomic read."""
+        """Values of state keys and offset records alike; those of one bucket in one atomic read."""
         ...
 
     def put_meta(self, name: str, value: bytes) -> None:

@@ -17,13 +17,16 @@ from redis.retry import Retry
 from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import BeingRebuiltError, OffsetMissingError, StateError, UnavailableError, UnknownOutcomeError
-from featureflow.store.keys import Keys
+from featureflow.store.keys import ONE, Bucket, Keys, buckets
 from featureflow.store.online import call, loss, record
-from featureflow.store.online.protocol import Claim, Commit, Committed, OffsetRecord, Refused
+from featureflow.store.online.protocol import Answer, Claim, Commit, Committed, OffsetRecord, Refused, Track
 
 SETTING = "online.url"
 SCRIPTS = ("claim", "commit", "create_offsets")
 OLDEST = 7
+Call = tuple[Sequence[bytes], Sequence[bytes]]
+"""KEYS and ARGV of a script."""
+Reply = list[Any] | RedisError
 # replies that say "not now" and come before a script's first write: nothing was applied
 TRANSIENT = ("OOM", "READONLY", "MISCONF", "LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "TRYAGAIN")
 TRANSIENT_TYPES = ("ReadOnlyError", "OutOfMemoryError", "TryAgainError")  # redis-py cuts the first word of these off
@@ -63,21 +66,18 @@ class RedisOnlineStore:
         except ValueError as problem:
             raise UnavailableError(f"{SETTING} is not a Redis URL: {problem}. Write redis://HOST:PORT/0") from None
 
-    def create_offsets(self, view_id: str, source: str, topic_id: str, offsets: dict[int, int]) -> list[int]:
+    def create_offsets(self, view_id: str, source: str, topic_id: str, offsets: dict[int, int], of: int = 1) -> list[int]:
         if not offsets:
             return []
-        partitions = list(offsets)
-        made = self._run(
-            "create_offsets",
-            [self._keys.offset(view_id, source, partition) for partition in partitions],
-            [record.encode(OffsetRecord(record.NO_TOKEN, offsets[p], -1, NO_TIME_US, 0, topic_id)) for p in partitions],
-        )
-        return [partitions[i - 1] for i in made]
+        partitions, made = list(offsets), set[int]()
+        values = [record.encode(OffsetRecord(record.NO_TOKEN, offsets[p], -1, NO_TIME_US, 0, topic_id)) for p in partitions]
+        calls = [([self._keys.offset(view_id, source, partition, bucket) for partition in partitions], values) for bucket in buckets(of)]
+        for places in self._run_each("create_offsets", calls):
+            made.update(places)
+        return [partitions[i - 1] for i in sorted(made)]
 
     def drop_view(self, view_id: str, *, for_good: bool = True) -> int:
-        offsets, seen, states = (
-            kind.format(self._keys.bucket, view_id) for kind in ("offset:{}:{}:*", "seen:{}:{}:*", "feat:{}:*:{}:*")
-        )
+        offsets, seen, states = self._keys.patterns(view_id)
         with self._answering():
             for key in self._redis.scan_iter(match=offsets, count=1000):
                 self._redis.set(key, record.dropped(), xx=True)
@@ -92,27 +92,33 @@ class RedisOnlineStore:
                 batch.clear()
         return gone + (self._redis.unlink(*batch) if batch else 0)
 
-    def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str) -> Claim:
-        token = secrets.token_bytes(16)
-        offset_keys = [self._keys.offset(view_id, source, partition) for view_id in view_ids]
-        reason, *rest = self._run("claim", offset_keys, [token.hex().encode(), topic_id.encode()])
-        if reason == b"ok":
-            return Claim(source, partition, token, dict(zip(view_ids, map(record.decode, rest), strict=True)))
-        view_id = view_ids[rest[0] - 1]
-        if reason == b"absent":
-            raise OffsetMissingError(loss.absent(view_id, source, partition))
-        if reason == b"format":
-            raise OffsetMissingError(loss.unknown_format(view_id, source, partition, rest[1]))
-        if reason == b"dropped":
-            raise BeingRebuiltError(loss.dropped(view_id, source, partition))
-        stored = record.decode(rest[1])
-        if reason == b"dirty":
-            raise OffsetMissingError(loss.dirty(view_id, source, partition, stored))
-        raise OffsetMissingError(loss.other_topic(view_id, source, partition, stored, topic_id))
+    def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str, of: int = 1) -> Claim:
+        token, records = secrets.token_bytes(16), dict[Track, OffsetRecord]()
+        arguments, every = [token.hex().encode(), topic_id.encode()], buckets(of)
+        calls = [([self._keys.offset(view_id, source, partition, bucket) for view_id in view_ids], arguments) for bucket in every]
+        for bucket, (reason, *rest) in zip(every, self._run_each("claim", calls), strict=True):
+            if reason != b"ok":
+                raise _not_claimed(reason, view_ids[rest[0] - 1], loss.where(source, partition, bucket), rest[1], topic_id)
+            records |= {Track(view_id, bucket): record.decode(value) for view_id, value in zip(view_ids, rest, strict=True)}
+        return Claim(source, partition, token, records)
 
     def commit(self, commit: Commit) -> Committed | Refused:
-        keys, arguments = call.arguments(commit, self._keys)
-        reason, *rest = self._run("commit", keys, arguments, write=f"a commit of {commit.source}/{commit.partition}")
+        (answer,) = self.commit_all((commit,))
+        if isinstance(answer, UnavailableError):
+            raise answer
+        return answer
+
+    def commit_all(self, commits: Sequence[Commit]) -> list[Answer]:
+        replies = self._run("commit", [call.arguments(commit, self._keys) for commit in commits])
+        return [self._answer(commit, reply) for commit, reply in zip(commits, replies, strict=True)]
+
+    def _answer(self, commit: Commit, reply: Reply) -> Answer:
+        if isinstance(reply, RedisError):
+            error = self._error(reply, f"a commit of {loss.where(commit.source, commit.partition, commit.bucket)}")
+            if isinstance(error, UnavailableError):
+                return error
+            raise error from reply
+        reason, *rest = reply
         if reason == b"ok":
             return Committed(rest[0])
         return Refused(reason.decode(), rest[0].decode(errors="replace"), tuple(rest[1:]))
@@ -122,14 +128,14 @@ class RedisOnlineStore:
             seconds, microseconds = self._redis.time()
             return int(seconds) * 1000 + int(microseconds) // 1000
 
-    def offsets(self, source: str, partition: int, view_ids: Sequence[str]) -> dict[str, OffsetRecord | None]:
-        values = self.read([self._keys.offset(view_id, source, partition) for view_id in view_ids])
-        pairs = zip(view_ids, values, strict=True)
-        return {view_id: None if value is None else loss.decoded(view_id, source, partition, value) for view_id, value in pairs}
+    def offsets(self, source: str, partition: int, view_ids: Sequence[str], bucket: Bucket = ONE) -> dict[str, OffsetRecord | None]:
+        values = self.read([self._keys.offset(view_id, source, partition, bucket) for view_id in view_ids])
+        pairs, place = zip(view_ids, values, strict=True), loss.where(source, partition, bucket)
+        return {view_id: None if value is None else loss.decoded(view_id, place, value) for view_id, value in pairs}
 
-    def visible(self, view_id: str, source: str, partition: int) -> list[tuple[int, int]]:
+    def visible(self, view_id: str, source: str, partition: int, bucket: Bucket = ONE) -> list[tuple[int, int]]:
         with self._answering():
-            entries = self._redis.xrange(self._keys.visibility(view_id, source, partition))
+            entries = self._redis.xrange(self._keys.visibility(view_id, source, partition, bucket))
         return [(int(entry.partition(b"-")[0]), int(fields[b"to"])) for entry, fields in entries]
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -160,44 +166,94 @@ class RedisOnlineStore:
     def close(self) -> None:
         self._redis.close()
 
-    def _run(self, name: str, keys: Sequence[bytes], arguments: Sequence[bytes], *, write: str = "") -> list[Any]:
-        with self._answering(write):
-            if name not in self._sha:
-                self._sha[name] = self._redis.script_load(self._lua[name])
-            message = call.evalsha(self._sha[name], keys, arguments)
-            try:
-                return self._ask(message)
-            except NoScriptError:  # the server restarted; it says so before it runs anything
-                self._redis.script_load(self._lua[name])  # under the same name: that is a hash of its text
-                return self._ask(message)
+    def _run_each(self, name: str, calls: Sequence[Call]) -> list[list[Any]]:
+        """The replies, of which none may be an error."""
+        replies = []
+        for reply in self._run(name, calls):
+            if isinstance(reply, RedisError):
+                raise self._error(reply) from reply
+            replies.append(reply)
+        return replies
 
-    def _ask(self, message: bytes) -> list[Any]:
-        """The reply to one packed call. redis-py would look at each argument of it."""
+    def _run(self, name: str, calls: Sequence[Call]) -> list[Reply]:
+        """The script with each of these keys and arguments, in one round trip; a call that brought no reply has its error instead."""
+        if name not in self._sha:
+            with self._answering():
+                self._sha[name] = self._redis.script_load(self._lua[name])
+        messages = [call.evalsha(self._sha[name], *each) for each in calls]
+        replies = self._ask(messages)
+        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:                        # the server restarted; it says so before it runs anything
+            with self._answering():
+                self._redis.script_load(self._lua[name])           # under the same name: that is a hash of its text
+            for i, reply in zip(unknown, self._ask([messages[i] for i in unknown]), strict=True):
+                replies[i] = reply
+        return replies
+
+    def _ask(self, messages: Sequence[bytes]) -> list[Reply]:
+        """The replies to packed calls. redis-py would look at each argument of them."""
         pool = self._redis.connection_pool
-        connection = pool.get_connection()
         try:
-            connection.send_packed_command([message])
-            answer: list[Any] = connection.read_response()
-            return answer
+            connection = pool.get_connection()
+        except RedisError as problem:
+            return [Unsent(str(problem))] * len(messages)
+        try:
+            return conversation(connection, messages)
         finally:
             pool.release(connection)
 
     @contextmanager
-    def _answering(self, write: str = "") -> Iterator[None]:
+    def _answering(self) -> Iterator[None]:
         try:
             yield
-        except (redis.ConnectionError, redis.TimeoutError) as problem:
-            if write:
-                raise UnknownOutcomeError(
-                    f"{write} was sent to Redis at {self.place} and its reply was lost ({problem}); see {SETTING}"
-                ) from problem
-            raise UnavailableError(f"Redis at {self.place} does not answer ({problem}); see {SETTING}") from problem
-        except ResponseError as problem:
-            if str(problem).startswith(TRANSIENT) or type(problem).__name__ in TRANSIENT_TYPES:
-                raise UnavailableError(f"Redis at {self.place} ({SETTING}) takes no writes now: {problem}") from problem
-            raise StateError(f"Redis at {self.place} ({SETTING}) refused: {problem}") from problem
         except RedisError as problem:
-            raise UnavailableError(f"Redis at {self.place} ({SETTING}): {problem}") from problem
+            raise self._error(problem) from problem
+
+    def _error(self, problem: RedisError, write: str = "") -> UnavailableError | StateError:
+        """What it means. ``write``: what was sent, where it may have been applied though nobody heard."""
+        if isinstance(problem, redis.ConnectionError | redis.TimeoutError):
+            if write and not isinstance(problem, Unsent):
+                return UnknownOutcomeError(
+                    f"{write} was sent to Redis at {self.place} and its reply was lost ({problem}); see {SETTING}"
+                )
+            return UnavailableError(f"Redis at {self.place} does not answer ({problem}); see {SETTING}")
+        if isinstance(problem, ResponseError):
+            if str(problem).startswith(TRANSIENT) or type(problem).__name__ in TRANSIENT_TYPES:
+                return UnavailableError(f"Redis at {self.place} ({SETTING}) takes no writes now: {problem}")
+            return StateError(f"Redis at {self.place} ({SETTING}) refused: {problem}")
+        return UnavailableError(f"Redis at {self.place} ({SETTING}): {problem}")
+
+
+class Unsent(redis.ConnectionError):
+    """There is no connection: nothing was sent."""
+
+
+def conversation(connection: Any, messages: Sequence[bytes]) -> list[Reply]:
+    """Send them all, then read a reply to each; where the connection is lost, those without a reply have the error instead."""
+    replies: list[Reply] = []
+    try:
+        connection.send_packed_command(list(messages))
+        for _ in messages:
+            try:
+                replies.append(connection.read_response())
+            except ResponseError as problem:
+                replies.append(problem)
+    except RedisError as problem:          # redis-py has closed the connection
+        replies += [problem] * (len(messages) - len(replies))
+    return replies
+
+
+def _not_claimed(reason: bytes, view_id: str, place: str, value: bytes, topic_id: str) -> StateError:
+    if reason == b"absent":
+        return OffsetMissingError(loss.absent(view_id, place))
+    if reason == b"format":
+        return OffsetMissingError(loss.unknown_format(view_id, place, value))
+    if reason == b"dropped":
+        return BeingRebuiltError(loss.dropped(view_id, place))
+    stored = record.decode(value)
+    if reason == b"dirty":
+        return OffsetMissingError(loss.dirty(view_id, place, stored))
+    return OffsetMissingError(loss.other_topic(view_id, place, stored, topic_id))
 
 
 def place(url: str) -> str:

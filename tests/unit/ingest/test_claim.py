@@ -6,14 +6,15 @@ from featureflow.errors import LogError, OffsetOutOfRangeError
 from featureflow.ingest.backfill import Backfill
 from featureflow.ingest.claim import Owned, readable
 from featureflow.store.log.protocol import Partition, TopicState
+from featureflow.store.online.protocol import Track
 
 PARTITION = Partition("departure", 0)
 NO_HISTORY = Backfill(None, {})
 
 
 def owned(**offsets: int) -> Owned:
-    views = {f"{name}@1": offset for name, offset in offsets.items()}
-    return Owned(PARTITION, bytes(16), "id", views, dict.fromkeys(views, 0), dict.fromkeys(views, 0))
+    tracks = {Track(f"{name}@1"): offset for name, offset in offsets.items()}
+    return Owned(PARTITION, bytes(16), "id", tracks, dict.fromkeys(tracks, 0), dict.fromkeys(tracks, 0))
 
 
 def state(beginning: int, end: int) -> TopicState:

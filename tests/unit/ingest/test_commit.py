@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
 from featureflow.clock import ManualClock
 from featureflow.errors import UnavailableError, UnknownOutcomeError
 from featureflow.ingest.commit import ATTEMPTS, send
+from featureflow.store.keys import ONE, Bucket, buckets
 from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.protocol import Advance, Commit, Committed, OffsetRecord, Refused
 from featureflow.store.online.writes import Patch, StateWrite, Writes
@@ -57,17 +59,22 @@ def commit(store: Scripted, *writes: StateWrite, start: int = 0, to: int = 3) ->
     return Commit("trip", 0, store.token, (Advance("v@1", start, to),), 7, Writes.of(writes))
 
 
+def send_one(store: Scripted, commit: Commit) -> Committed | Refused:
+    (answer,) = send(store, [commit])
+    return answer
+
+
 def test_an_applied_commit_is_sent_once() -> None:
     store = Scripted()
     mine = commit(store)
-    assert send(store, mine) == Committed(1_000)
+    assert send_one(store, mine) == Committed(1_000)
     assert store.sent == [mine]
 
 
 def test_a_lost_reply_of_an_applied_commit_is_found_out_by_reading() -> None:
     store = Scripted(Scripted.lost_back)
     mine = commit(store, StateWrite(b"k", 0, b"", 0, whole=b"head"))
-    assert send(store, mine) == Committed(1_000)
+    assert send_one(store, mine) == Committed(1_000)
     assert store.sent == [mine]
     assert store.visible("v@1", "trip", 0) == [(1_000, 3)]
 
@@ -75,21 +82,21 @@ def test_a_lost_reply_of_an_applied_commit_is_found_out_by_reading() -> None:
 def test_a_commit_that_never_arrived_is_sent_again_as_it_was() -> None:
     store = Scripted(Scripted.lost_there)
     mine = commit(store)
-    assert send(store, mine) == Committed(1_000)
+    assert send_one(store, mine) == Committed(1_000)
     assert store.sent == [mine, mine]
 
 
 def test_a_commit_that_never_arrives_is_given_up_as_unknown() -> None:
     store = Scripted(*[Scripted.lost_there] * 10)
     with pytest.raises(UnknownOutcomeError):
-        send(store, commit(store))
+        send_one(store, commit(store))
     assert len(store.sent) == ATTEMPTS
     assert store.offset() == 0
 
 
 def test_a_lost_reply_and_a_rival_is_a_refusal() -> None:
     store = Scripted(Scripted.taken)
-    answer = send(store, commit(store))
+    answer = send_one(store, commit(store))
     assert isinstance(answer, Refused)
     assert answer.reason == "fenced"
     assert len(store.sent) == 1
@@ -101,7 +108,7 @@ def test_a_lost_reply_and_an_offset_that_is_neither_is_a_refusal() -> None:
         raise UnknownOutcomeError("lost, and the offset is another")
 
     store = Scripted(elsewhere)
-    answer = send(store, commit(store))
+    answer = send_one(store, commit(store))
     assert isinstance(answer, Refused)
 
 
@@ -109,30 +116,58 @@ def test_a_lost_reply_and_a_broken_commit_is_a_refusal() -> None:
     store = Scripted(Scripted.lost_there)
     mine = commit(store)
     store.drop_view("v@1")
-    answer = send(store, mine)
+    answer = send_one(store, mine)
     assert isinstance(answer, Refused)
 
 
 def test_an_empty_commit_whose_reply_is_lost_counts_as_applied() -> None:
     store = Scripted(Scripted.lost_there)
-    answer = send(store, commit(store, start=0, to=0))
+    answer = send_one(store, commit(store, start=0, to=0))
     assert isinstance(answer, Committed)
 
 
 def test_a_store_that_cannot_be_read_leaves_the_outcome_open() -> None:
     class Away(Scripted):
-        def offsets(self, source: str, partition: int, view_ids: Sequence[str]) -> dict[str, OffsetRecord | None]:
+        def offsets(
+            self, source: str, partition: int, view_ids: Sequence[str], bucket: Bucket = ONE
+        ) -> dict[str, OffsetRecord | None]:
             raise UnavailableError("away")
 
     store = Away(Scripted.lost_back)
     with pytest.raises(UnavailableError, match="away"):
-        send(store, commit(store))
+        send_one(store, commit(store))
 
 
 def test_keys_that_expired_are_a_refusal_and_are_not_sent_again() -> None:
     store = Scripted()
     gone = StateWrite(b"b", 9, b"head", 0, patches=(Patch(9, b"more"),))
-    answer = send(store, commit(store, gone))
+    answer = send_one(store, commit(store, gone))
     assert isinstance(answer, Refused)
     assert answer.reason == "expired"
     assert len(store.sent) == 1
+
+
+def test_each_of_several_commits_has_an_outcome_of_its_own() -> None:
+    store = Scripted(Scripted.lost_back, Scripted.applied, Scripted.lost_there)
+    store.create_offsets("v@1", "trip", "topic", {0: 0}, 3)
+    store.token = store.claim("trip", 0, ["v@1"], "topic", 3).token
+    mine = [replace(commit(store, start=start), bucket=bucket) for start, bucket in zip((0, 1, 0), buckets(3), strict=True)]
+    first, second, third = send(store, mine)
+    assert first == third == Committed(1_000)
+    assert isinstance(second, Refused)
+    assert second.reason == "offset"
+    assert store.sent == [*mine, mine[2]], "only what did not arrive is sent again"
+    stored = [store.offsets("trip", 0, ["v@1"], bucket)["v@1"] for bucket in buckets(3)]
+    assert [record.offset for record in stored if record is not None] == [3, 0, 3]
+
+
+def test_a_commit_that_was_not_taken_is_raised_though_others_were() -> None:
+    def full(store: Scripted, sent: Commit) -> Committed | Refused:
+        raise UnavailableError("takes no writes now")
+
+    store = Scripted(Scripted.applied, full)
+    store.create_offsets("v@1", "trip", "topic", {0: 0}, 2)
+    store.token = store.claim("trip", 0, ["v@1"], "topic", 2).token
+    with pytest.raises(UnavailableError, match="takes no writes"):
+        send(store, [replace(commit(store), bucket=bucket) for bucket in buckets(2)])
+    assert len(store.sent) == 2

@@ -267,7 +267,7 @@ class SlabMachine(RuleBasedStateMachine):
                 self.watermark[partition] = max(self.watermark[partition], t)
                 key = self.slab.key(partition, self.slab.ids(events)[i])
                 self.committed.setdefault(key, []).append((t, amount, partition, int(events.offsets[i])))
-        self.slab.committed([0] * done)
+        self.slab.committed([0] * done + [-1] * (len(parts) - done))
 
     @rule(partition=st.integers(0, 1))
     def refused(self, partition: int) -> None:
@@ -376,7 +376,7 @@ def test_what_comes_after_a_commit_that_was_refused_is_forgotten_and_read_again(
     driver.commit((1, 0), (2, 0), (3, 0))
     first, _ = driver.fold((1, 0), (2, 0), (2, 0), (3, 0), commit_of=[0, 0, 1, 1])
     driver.store.apply(first)
-    driver.slab.committed([0])
+    driver.slab.committed([0, -1])
     assert driver.slab.find(0, ["u:1", "u:2", "u:3"]).tolist() == [driver.slab.find(0, ["u:1"])[0], -1, -1]
     driver.happened[driver.slab.key(0, "u:2")].pop()
     driver.happened[driver.slab.key(0, "u:3")].pop()
@@ -439,7 +439,7 @@ def test_a_key_that_expired_is_read_again_and_then_written_whole(driver: Driver)
     (writes,) = driver.fold((1, 1), (2, 1), (3, 1))
     del driver.store.values[gone := driver.slab.key(0, "u:2")]
     assert [writes.keys[i] for i in driver.store.apply(writes)] == [gone]
-    driver.slab.committed([])
+    driver.slab.committed([-1])
     driver.happened = {key: happened[:-1] for key, happened in driver.happened.items() if key != gone}
     assert [write.key for write in driver.commit((1, 1), (2, 1), (3, 1)) if write.whole is not None] == [gone]
 
@@ -472,7 +472,7 @@ def test_dropping_a_partition_forgets_what_was_folded_and_leaves_other_partition
     driver.commit((1, 0), partition=0)
     driver.fold((1, 0), partition=1)
     driver.slab.drop(1)
-    driver.slab.committed([])
+    driver.slab.committed([-1])
     assert driver.slab.find(1, ["u:1"]).tolist() == [-1]
     assert driver.slab.find(0, ["u:1"]).tolist() != [-1]
 

@@ -21,14 +21,14 @@ from featureflow.ingest import failpoint
 from featureflow.ingest.backfill import Backfill
 from featureflow.ingest.claim import take
 from featureflow.ingest.past import Past
-from featureflow.ingest.source_views import SourceViews
-from featureflow.store.keys import Keys
+from featureflow.ingest.source_views import Share, SourceViews
+from featureflow.store.keys import ONE, Keys
 from featureflow.store.log import memory
 from featureflow.store.log.memory import MemoryConsumer, MemoryLog
 from featureflow.store.log.protocol import TRACE_PARENT, Partition, Record
 from featureflow.store.online import record
 from featureflow.store.online.memory import MemoryOnlineStore
-from featureflow.store.online.protocol import Advance, Commit, Committed, OffsetRecord, Refused
+from featureflow.store.online.protocol import Advance, Commit, Committed, OffsetRecord, Refused, Track
 from featureflow.store.registry import partitions_document
 
 KEYS = Keys(DEFAULT_PROJECT)
@@ -219,13 +219,13 @@ def test_entities_that_two_partitions_begin_at_once_belong_to_one_of_them() -> N
 # -- trouble -----------------------------------------------------------------------------------------------------------
 
 
-def storm(seed: int, store_class: type[MemoryOnlineStore] = MemoryOnlineStore, *, rebuilds: float = 0.0) -> bool:
+def storm(seed: int, store_class: type[MemoryOnlineStore] = MemoryOnlineStore, *, rebuilds: float = 0.0, buckets: int = 1) -> bool:
     """Sixty turns in bad weather, then a calm to catch up in. Whether every value is then what the log says.
 
     ``rebuilds``: the chance that a view is dropped and begins anew, at each turn; slices of the past are then small.
     """
     luck = random.Random(seed)
-    rig = Rig(seed=seed, online_class=store_class, luck=luck)
+    rig = Rig(seed=seed, online_class=store_class, luck=luck, buckets=buckets)
     store = rig.online
     assert isinstance(store, TroubledStore)
     workers = [started(rig, commit_rows=luck.choice((1, 4, 30)))]
@@ -250,7 +250,13 @@ def rebuild(rig: Rig, view: View) -> None:
     """As ``featureflow rebuild`` does."""
     topic_id = rig.log.topic(TRIP.topic).topic_id
     rig.online.drop_view(view.id, for_good=False)
-    rig.online.create_offsets(view.id, "trip", topic_id, dict.fromkeys(range(rig.partitions), 0))
+    rig.online.create_offsets(view.id, "trip", topic_id, dict.fromkeys(range(rig.partitions), 0), rig.buckets)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_buckets_that_are_refused_and_lost_one_by_one_come_to_the_same_values(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PAST_RECORDS", 7)
+    assert storm(seed, rebuilds=0.04, buckets=3)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -301,7 +307,7 @@ def test_a_storm_would_show_that_the_store_does_not_compare_offsets() -> None:
 
 
 def test_a_storm_would_show_that_rows_outlive_their_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SourceViews, "drop", lambda self, partition: self.committed(range(1_000)))
+    monkeypatch.setattr(SourceViews, "drop", lambda self, partition: self.committed([Share(ONE, (), times_ms=[0] * 1_000)]))
     assert seen()
 
 
@@ -670,8 +676,8 @@ def test_views_at_different_offsets_both_say_that_they_live() -> None:
     worker = started(rig, project=replace_views(PROJECT, RIDER))
     rig.produce(20)
     rig.drain(worker)
-    owned = take(rig.log, rig.online, Partition("trip", 0), TRIP.topic, ALL_VIEWS, rig.clock.now_us(), Backfill(None, {}))
-    assert owned.offsets == {RIDER.id: 20, ZONE.id: 0}
+    owned = take(rig.log, rig.online, Partition("trip", 0), TRIP.topic, ALL_VIEWS, 1, rig.clock.now_us(), Backfill(None, {}))
+    assert owned.offsets == {Track(RIDER.id): 20, Track(ZONE.id): 0}
     assert owned.position == 0
     assert owned.beats(rig.clock.now_us() - 1) == []
     before = {view.id: at(rig, view) for view in PROJECT.views}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -27,14 +28,14 @@ from featureflow.errors import (
 from featureflow.kernel.events import Events
 from featureflow.store.history.protocol import Extent, Statement
 from featureflow.store.history.sql import SqlHistory
-from featureflow.store.keys import Keys
+from featureflow.store.keys import Bucket, Keys, buckets
 from featureflow.store.log.memory import MemoryLog
 from featureflow.store.log.protocol import Record, TopicState
 from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.protocol import DROPPED, Advance, Commit, Committed, OffsetRecord
 from featureflow.store.online.redis import RedisOnlineStore
 from featureflow.store.online.writes import StateWrite, Writes
-from featureflow.store.registry import Registry, beginnings, mirrored, partitions_document
+from featureflow.store.registry import Registry, beginnings, buckets_of, mirrored, partitions_document
 
 KEYS = Keys(DEFAULT_PROJECT)
 SOURCES = (*PROJECT.sources, *system.system_sources(DEFAULT_PROJECT))
@@ -254,9 +255,9 @@ def test_while_a_view_is_rebuilt_its_offset_records_are_marked_and_not_gone(plac
     view = PROJECT.view("carrier_last")
     made, seen = place.online.create_offsets, list[OffsetRecord | None]()
 
-    def watched(view_id: str, source: str, topic_id: str, offsets: dict[int, int]) -> list[int]:
+    def watched(view_id: str, source: str, topic_id: str, offsets: dict[int, int], of: int) -> list[int]:
         seen.append(place.online.offsets(source, 0, [view_id])[view_id])
-        return made(view_id, source, topic_id, offsets)
+        return made(view_id, source, topic_id, offsets, of)
 
     monkeypatch.setattr(place.online, "create_offsets", watched)
     place.registry.rebuild(PROJECT, [view.id])
@@ -473,16 +474,74 @@ def test_projects_of_two_names_share_an_online_store_and_a_log(tmp_path: Path, e
     assert system.group("one", "ingest") != system.group("two", "ingest")
 
 
+@pytest.mark.parametrize("of", [1, 16])
 @pytest.mark.parametrize("project", ["default", "a-b_c", "0"])
-def test_all_keys_of_a_project_share_a_slot_of_a_cluster_and_no_key_with_another(project: str) -> None:
-    keys = Keys(project)
-    names = [
-        keys.state("user", "a:{b}", "v@1", "trip", None), keys.state("user", "x", "v@1", "trip", 3), keys.offset("v@1", "trip", 0),
-        keys.visibility("v@1", "trip", 0), keys.meta("project"),
-    ]  # fmt: skip
-    tags = {name[name.index(b"{") + 1 : name.index(b"}")] for name in names}      # what Redis Cluster hashes
-    assert tags == {f"{project}:0".encode()}
-    assert not set(names) & {name.replace(f"{{{project}:0}}".encode(), b"{other:0}") for name in names}
+def test_all_keys_of_a_bucket_share_a_slot_of_a_cluster_and_no_project_shares_a_key_with_another(project: str, of: int) -> None:
+    def names(keys: Keys) -> list[bytes]:
+        ids = ("a:{b}", "x")
+        return [
+            *(keys.state("user", entity_id, "v@1", "trip", partition) for entity_id in ids for partition in (None, 3)),
+            *(keys.offset("v@1", "trip", 0, keys.buckets[keys.number(entity_id)]) for entity_id in ids),
+            *(keys.visibility("v@1", "trip", 0, keys.buckets[keys.number(entity_id)]) for entity_id in ids),
+            keys.meta("project"),
+        ]
+
+    def tag(name: bytes) -> str:
+        return name[name.index(b"{") + 1 : name.index(b"}")].decode()      # what Redis Cluster hashes
+
+    mine, (first, second) = Keys(project, of), (Keys(project, of).number(entity_id) for entity_id in ("a:{b}", "x"))
+    tags = [f"{project}:{bucket}" for bucket in (mine.buckets[first], mine.buckets[second])]
+    assert list(map(tag, names(mine))) == [tags[0]] * 2 + [tags[1]] * 2 + tags + tags + [f"{project}:meta"]
+    assert (first == second) == (of == 1)
+    assert not set(names(mine)) & set(names(Keys("other", of)))
+    assert not set(names(mine)[:-1]) & set(names(Keys(project, 4))), "what is in another number of buckets is not taken for ours"
+
+
+def test_every_bucket_has_its_share_of_the_ids_and_an_id_keeps_its_bucket() -> None:
+    keys = Keys("default", 16)
+    counts = Counter(keys.number(f"user-{i}") for i in range(16_000))
+    assert set(counts) == set(range(16))
+    assert 800 < min(counts.values()) <= max(counts.values()) < 1_200
+    assert [keys.number(i) for i in ("ada", 7, "7", "é*")] == [8, 2, 2, 8], "stored states are found by this"
+
+
+def test_the_number_of_buckets_is_settled_by_the_first_apply_and_changed_by_rebuilding_everything(place: Place) -> None:
+    def registry(of: int | None) -> Registry:
+        return Registry(place.history, place.online, place.log, place.clock, buckets=of)
+
+    def made(of: int) -> set[Bucket]:
+        stored = place.online.snapshot().offsets()
+        keys = Keys(DEFAULT_PROJECT, of)
+        return {b for b in keys.buckets if keys.offset(PROJECT.view("carrier_last").id, "arrival", 0, b) in stored}
+
+    registry(4).apply(PROJECT)
+    assert buckets_of(place.online) == 4
+    assert made(4) == set(buckets(4))
+    assert made(1) == set()
+    registry(None).apply(PROJECT)
+    before = place.everything()
+    for refused in (registry(2).apply, lambda project: registry(2).rebuild(project, [project.views[0].id])):
+        with pytest.raises(SettingsError, match=r"online\.buckets is 2, and the states .* are in 4: .* featureflow rebuild"):
+            refused(PROJECT)
+    assert place.everything() == before
+    registry(2).rebuild(PROJECT, [view.id for view in PROJECT.views])
+    assert buckets_of(place.online) == 2
+    assert made(2) == set(buckets(2))
+    assert registry(2).lost(PROJECT) == {}
+
+
+def test_what_one_bucket_lost_is_found_and_named(place: Place) -> None:
+    registry = Registry(place.history, place.online, place.log, place.clock, buckets=4)
+    registry.apply(PROJECT)
+    view = PROJECT.view("carrier_last")
+    key = Keys(DEFAULT_PROJECT, 4).offset(view.id, "arrival", 0, Bucket(3, 4))
+    place.online.damage(key, None)
+    (problem,) = registry.lost(PROJECT).values()
+    assert "arrival/0, bucket 3/4 was made and is gone" in problem
+    with pytest.raises(OffsetMissingError, match=f"bucket 3/4 .* featureflow rebuild {view.name}"):
+        registry.apply(PROJECT)
+    registry.rebuild(PROJECT, [view.id])
+    assert registry.lost(PROJECT) == {}
 
 
 def test_before_the_first_apply_nothing_is_applied_rather_than_broken(sqlite_url: str) -> None:

@@ -67,7 +67,7 @@ def serve(seed: int = 1, rows: int = ROWS) -> list[Any]:
                 entities={v.join_key: asked[v.join_key][i] for v in VIEWS}, context={"hour": asked["hour"][i], "kind": asked["kind"][i]}
             )],
             prediction_ids=[f"p{seed}-{i}"], request_ids=["r"], traces=[""], scores=[0.5],
-            views={v.name: v.version for v in VIEWS}, applied=applied,
+            views={v.name: v.version for v in VIEWS}, applied=[applied], applied_of=[0],
             features=np.concatenate([f.values for f in found], axis=1), statuses=np.concatenate([f.statuses for f in found], axis=1),
             degraded=[],
             texts=np.concatenate([strings for f in found for strings in f.texts.values()], axis=1).tolist(),
