@@ -18,7 +18,7 @@ FATES = {                                  # of a call of that kind, but for FIN
     "read": (Fate.AWAY,),
     "poll": (Fate.AWAY, Fate.DEAF, Fate.DEAF, Fate.DEAF),
 }
-TROUBLE = {"commit": 5.0, "claim": 2.0, "append": 4.0, "read": 0.3, "poll": 2.0}    # how much likelier than the run's rate
+TROUBLE = {"commit": 4.0, "claim": 2.0, "append": 4.0, "read": 0.3, "poll": 2.0}    # how much likelier than the run's rate
 
 
 @dataclass

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from featureflow.errors import BeingRebuiltError, UnavailableError, UnknownOutcomeError
+from featureflow.store.keys import Bucket, buckets
 from featureflow.store.online.memory import MemoryOnlineStore, Snapshot, tag_of
-from featureflow.store.online.protocol import Answer, Claim, Commit, Committed, Refused, answered
+from featureflow.store.online.protocol import Answer, Claim, Commit, Committed, OffsetRecord, Refused, Track, answered
 from simulate.process import Fate, Point, Reach
 
 DURABLE = 6                                # states that a server may fall back to
@@ -50,12 +52,14 @@ class Server:
                 if record.offset < was[key].offset:
                     self.wrong.append(f"{said(commit)} moved {key.decode()} back from {was[key].offset} to {record.offset}")
 
-    def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str, of: int) -> Claim:
-        claim = self.store.claim(source, partition, view_ids, topic_id, of)
+    def claim(
+        self, source: str, partition: int, view_ids: Sequence[str], topic_id: str, bucket: Bucket, token: bytes
+    ) -> dict[Track, OffsetRecord]:
+        records = self.store.claim_bucket(source, partition, view_ids, topic_id, bucket, token)
         self.happened["claims"] += 1
-        offsets = {f"{track.view_id} {track.bucket}": record.offset for track, record in claim.records.items()}
-        self.note("claim of %s/%s: %s at %s", source, partition, claim.token.hex()[:4], offsets)
-        return claim
+        offsets = {track.view_id: record.offset for track, record in records.items()}
+        self.note("claim of %s/%s, bucket %s: %s at %s", source, partition, bucket, token.hex()[:4], offsets)
+        return records
 
     def deliver(self, place: int) -> None:
         """One message that was thought lost, or that was sent twice, arrives."""
@@ -69,7 +73,8 @@ class Server:
 
     @property
     def tags(self) -> list[bytes]:
-        return sorted(self._durable)
+        """Of the buckets."""
+        return sorted({tag_of(key) for key in self.store.snapshot().offsets()})
 
     def persist(self, *, only: bool = False) -> None:
         """What it holds now is on its disk; ``only``: and it will never fall back behind it."""
@@ -81,11 +86,11 @@ class Server:
     def roll_back(self, luck: random.Random, tag: bytes | None = None) -> None:
         """Fall back to an earlier state: all of it, or the bucket of this tag alone."""
         if tag is None:
-            shared = [s for s in self._durable[self.tags[0]] if all(any(s is t for t in self._durable[tag]) for tag in self.tags)]
+            tags = list(self._durable)
+            shared = [s for s in self._durable[tags[0]] if all(any(s is t for t in self._durable[tag]) for tag in tags)]
             if not shared:
                 return
             to = luck.choice(shared)
-            tags = self.tags
         else:
             to, tags = luck.choice(self._durable[tag]), [tag]
         for each in tags:
@@ -121,17 +126,30 @@ class Link:
         return answer
 
     def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str, of: int = 1) -> Claim:
+        """Bucket by bucket, and anything may happen between two of them."""
+        token, records = secrets.token_bytes(16), dict[Track, OffsetRecord]()
+        for bucket in buckets(of):
+            try:
+                records |= self._claim_bucket(source, partition, view_ids, topic_id, bucket, token)
+            except UnavailableError:
+                self._server.happened["claims cut short"] += bool(records)
+                raise
+        return Claim(source, partition, token, records)
+
+    def _claim_bucket(
+        self, source: str, partition: int, view_ids: Sequence[str], topic_id: str, bucket: Bucket, token: bytes
+    ) -> dict[Track, OffsetRecord]:
         server = self._server
         fate = self._reach(Point("claim", f"{source}/{partition}"))
         if fate is Fate.AWAY:
             raise UnavailableError("the network is down; see online.url")
         if fate is Fate.LOST_THERE:
-            server.flying.append(("claim", lambda: server.claim(source, partition, view_ids, topic_id, of)))
+            server.flying.append(("claim", lambda: server.claim(source, partition, view_ids, topic_id, bucket, token)))
             raise UnavailableError("lost on the way there; see online.url")
-        claim = server.claim(source, partition, view_ids, topic_id, of)
+        records = server.claim(source, partition, view_ids, topic_id, bucket, token)
         if fate is Fate.LOST_BACK:
             raise UnavailableError("lost on the way back; see online.url")
-        return claim
+        return records
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is asked and answered, or not."""

@@ -13,10 +13,10 @@ from simulate.conductor import Outcome
 LARGE = 1_000                              # runs, from which on nothing may be missing
 MUST_HAPPEN = (
     *(f"crashes {name}" for name in get_args(failpoint.Online)),
-    "appends that failed", "commits", "departures", "duplicates", "expulsions", "late claims", "late commits", "lost replies",
-    "poison records", "rebalances", "records future", "records late", "records sent twice", "refused: dropped", "refused: expired",
-    "refused: fenced", "refused: offset", "rollbacks", "slices of the past", "time jumps", "unreachable", "values present",
-    "views applied", "views dropped", "views rebuilt", "zombies",
+    "appends that failed", "claims cut short", "commits", "departures", "duplicates", "expulsions", "late claims", "late commits",
+    "lost replies", "poison records", "rebalances", "records future", "records late", "records sent twice", "refused: dropped",
+    "refused: expired", "refused: fenced", "refused: offset", "rollbacks", "rollbacks of one bucket", "slices of the past",
+    "time jumps", "unreachable", "values present", "views applied", "views dropped", "views rebuilt", "zombies",
 )  # fmt: skip
 
 

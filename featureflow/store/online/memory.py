@@ -82,12 +82,13 @@ class MemoryOnlineStore:
         token = secrets.token_bytes(16)
         records: dict[Track, OffsetRecord] = {}
         for bucket in buckets(of):
-            records |= self._take(source, partition, view_ids, topic_id, bucket, token)
+            records |= self.claim_bucket(source, partition, view_ids, topic_id, bucket, token)
         return Claim(source, partition, token, records)
 
-    def _take(
+    def claim_bucket(
         self, source: str, partition: int, view_ids: Sequence[str], topic_id: str, bucket: Bucket, token: bytes
     ) -> dict[Track, OffsetRecord]:
+        """One bucket's part of a claim, so that a simulation can put something between two of them."""
         place, records = loss.where(source, partition, bucket), dict[Track, OffsetRecord]()
         for view_id in view_ids:
             stored = self._record(view_id, source, partition, bucket)

@@ -50,8 +50,8 @@ class WorkerMachine(RuleBasedStateMachine):
     def begin(self, seed: int) -> None:
         self._fired("an example")
         self.luck = random.Random(seed)
-        self.world = World(self.luck, self.store_class)
-        for _ in range(1 + seed % 2):
+        self.world = World(self.luck, self.store_class, buckets=3 if seed % 2 else 1)
+        for _ in range(1 + seed // 2 % 2):
             self.world.turn(self.world.start())
         self.world.rebalance()
 
@@ -275,8 +275,8 @@ def test_whatever_hypothesis_does_to_workers_and_servers_every_value_is_the_orac
     every = {f"{kind} {fate.name}" for kind, fates in FATES.items() for fate in fates}
     every |= {
         "records arrive", "a record twice", "no event", "a worker goes on", "a turn", "a kill", "a sleep", "a zombie", "a start",
-        "a departure", "a rebalance", "time passes", "hours pass", "a durable state", "a rollback", "a late message",
-        "a view applied", "a view rebuilt",
+        "a departure", "a rebalance", "time passes", "hours pass", "a durable state", "a rollback",
+        "a rollback of one bucket", "a late message", "a view applied", "a view rebuilt",
     }  # fmt: skip
     assert every - fired.keys() == set(), "these never happened: nothing was shown of them"
     assert fired["an example"] >= EXAMPLES
