@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -40,6 +41,8 @@ def run(seed: int, store_class: type[MemoryOnlineStore] = MemoryOnlineStore, *, 
         Conductor(world, luck).perform()
         world.drain()
         wrong = truth.judge(world)
+    except Exception:                      # of the world itself: it names its seed too
+        wrong = [*world.wrong, traceback.format_exc()]
     finally:
         world.close()
     return Outcome(seed, wrong, dict(world.happened), world.trace() if wrong else [])

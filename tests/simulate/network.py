@@ -44,13 +44,13 @@ class Server:
     def _watch(self, commit: Commit, answer: Committed | Refused, before: Snapshot, after: Snapshot) -> None:
         if isinstance(answer, Refused) and not after.values.items() <= before.values.items():
             self.wrong.append(f"{said(commit)} was refused and changed something")
-        was = before.offsets()
-        for key, record in after.offsets().items():
-            if record != was[key]:
-                if was[key].token != commit.token:
-                    self.wrong.append(f"{said(commit)} moved {key.decode()}, which is not its own")
-                if record.offset < was[key].offset:
-                    self.wrong.append(f"{said(commit)} moved {key.decode()} back from {was[key].offset} to {record.offset}")
+        moved = {key: value for key, value in after.values.items() if value is not before.values.get(key)}
+        was = Snapshot({key: before.values[key] for key in moved if key in before.values}, {}).offsets()
+        for key, record in Snapshot(moved, {}).offsets().items():
+            if was[key].token != commit.token:
+                self.wrong.append(f"{said(commit)} moved {key.decode()}, which is not its own")
+            if record.offset < was[key].offset:
+                self.wrong.append(f"{said(commit)} moved {key.decode()} back from {was[key].offset} to {record.offset}")
 
     def claim(
         self, source: str, partition: int, view_ids: Sequence[str], topic_id: str, bucket: Bucket, token: bytes
