@@ -51,7 +51,7 @@ class LogSettings(_Section, frozen=True):
 
 
 class OnlineSettings(_Section, frozen=True):
-    url: str = EMBEDDED  # or redis://[user:password@]host:6379/0, rediss://, unix:///path
+    url: str = EMBEDDED  # or redis://[user:password@]host:6379/0, rediss://, unix:///path, redis+cluster://host:6379,host:6379
     buckets: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0  # that states are in, for good; 0: 16 in a cluster, else 1
     stale_after: str = "30s"  # features are ``stale`` where an event that was in the log so long ago may not be counted
 

@@ -19,6 +19,7 @@ import pytest
 import redis
 import sqlalchemy
 from hypothesis import HealthCheck, settings
+from redis_cluster import RealCluster, running
 
 from featureflow.store.log.kafka import KafkaLog
 from featureflow.store.log.memory import MemoryLog
@@ -110,6 +111,19 @@ def production_redis_url(own_database: str) -> str:
     with redis.Redis.from_url(own_database) as client:
         client.flushdb()
     return own_database
+
+
+@pytest.fixture(scope="session")
+def _own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
+    with running(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster_redis_url(_own_cluster: RealCluster) -> str:
+    """An empty Redis Cluster of three primaries, a replica each. No test that uses this one moves its slots or kills its servers."""
+    _own_cluster.empty()
+    return _own_cluster.url
 
 
 @pytest.fixture(params=["embedded", "production"])

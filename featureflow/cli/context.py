@@ -68,9 +68,9 @@ class Context:
 
     @cached_property
     def online(self) -> OnlineStore:
-        from featureflow.store.online.redis import RedisOnlineStore
+        from featureflow.store.online.open import open_online
 
-        store = RedisOnlineStore(self.online_url, project=self.settings.name)
+        store = open_online(self.online_url, project=self.settings.name)
         self._exits.callback(store.close)
         return store
 
@@ -106,7 +106,13 @@ class Context:
 
     @cached_property
     def registry(self) -> Registry:
-        return Registry(self.history, self.online, self.log, buckets=self.settings.online.buckets or None)
+        return Registry(self.history, self.online, self.log, buckets=self._buckets)
+
+    @property
+    def _buckets(self) -> int | None:
+        from featureflow.store.online.open import buckets
+
+        return buckets(self.settings.online.url, self.settings.online.buckets)
 
     @cached_property
     def written(self) -> Project:

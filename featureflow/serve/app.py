@@ -29,7 +29,7 @@ from featureflow.serve.routes import Routes
 from featureflow.serve.scorer import Scorer
 from featureflow.serve.upkeep import Upkeep
 from featureflow.store.log.protocol import Log
-from featureflow.store.online.reader import AsyncReader
+from featureflow.store.online.open import open_reader
 from featureflow.tracing import Tracer, open_telemetry
 
 DRAIN_S = 6.0  # for requests under way; with the two logs' FLUSH_S each, all ends within ten
@@ -58,7 +58,7 @@ class Server:
     ) -> None:
         self._options, self._log = options, log_store
         self.metrics = Metrics()
-        self._reader = AsyncReader(online_url)
+        self._reader = open_reader(online_url)
         self._predictions: PredictionLog | None = None
         if options.log_predictions:
             self._predictions = PredictionLog(

@@ -14,6 +14,7 @@ from featureflow.errors import BeingRebuiltError, OffsetMissingError, Unavailabl
 from featureflow.store.keys import Keys
 from featureflow.store.online import record
 from featureflow.store.online.memory import MemoryOnlineStore
+from featureflow.store.online.open import open_online
 from featureflow.store.online.protocol import (
     Advance,
     Claim,
@@ -34,13 +35,13 @@ KEY = KEYS.state("carrier", "UA", VIEW, SOURCE, None)
 OTHER = KEYS.state("carrier", "a:b{c}\r\n\0*", VIEW, SOURCE, None)
 
 
-@pytest.fixture(params=["memory", "embedded", "production"])
+@pytest.fixture(params=["memory", "embedded", "production", "cluster"])
 def store(request: pytest.FixtureRequest) -> Iterator[OnlineStore]:
     """An empty store."""
     if request.param == "memory":
         yield MemoryOnlineStore(ManualClock(1_700_000_000_000_000))
         return
-    redis_store = RedisOnlineStore(request.getfixturevalue(f"{request.param}_redis_url"))
+    redis_store = open_online(request.getfixturevalue(f"{request.param}_redis_url"))
     yield redis_store
     redis_store.close()
 

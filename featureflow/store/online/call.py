@@ -46,8 +46,12 @@ def arguments(commit: Commit, keys: Keys) -> tuple[list[bytes], list[bytes]]:
 
 
 def evalsha(sha: str, names: Sequence[bytes], values: Sequence[bytes]) -> bytes:
-    """The call of a loaded script as it goes over the wire. One join of all of it: a commit has a key per event."""
-    parts = [b"EVALSHA", sha.encode(), b"%d" % len(names), *names, *values]
+    """The call of a loaded script as it goes over the wire."""
+    return packed(b"EVALSHA", sha.encode(), b"%d" % len(names), *names, *values)
+
+
+def packed(*parts: bytes) -> bytes:
+    """A command as it goes over the wire. One join of all of it: a commit has a key per event."""
     pieces = [b""] * (2 * len(parts))
     pieces[::2], pieces[1::2] = map(_before, map(len, parts)), parts
     return b"*%d%b\r\n" % (len(parts), b"".join(pieces))

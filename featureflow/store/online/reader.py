@@ -86,12 +86,14 @@ class AsyncReader:
     Raises UnavailableError for what is no Redis URL.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 1.0) -> None:
+    def __init__(self, url: str, *, timeout_s: float = 1.0, username: str = "", password: str = "") -> None:
+        """``username``, ``password``: in place of those of the URL."""
         try:
             # as the worker's client reads it
             self._options: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]  # untyped in redis-py
         except ValueError as problem:
             raise UnavailableError(f"{SETTING} is not a Redis URL: {problem}. Write redis://HOST:PORT/0") from None
+        self._options |= {"username": username, "password": password} if password else {}
         self._tls = url.startswith("rediss:")
         self._timeout_s = timeout_s
         self._connection: _Connection | None = None
@@ -123,6 +125,15 @@ class AsyncReader:
 
     async def execute(self, command: tuple[bytes, ...], timeout_s: float | None = None) -> Any:
         """One command, for reading only. Raises UnavailableError."""
+        reply = await self.reply(command, timeout_s)
+        if isinstance(reply, hiredis.ReplyError):
+            raise UnavailableError(f"Redis at {self.place} ({SETTING}) answered: {reply}")
+        return reply
+
+    async def reply(
+        self, command: tuple[bytes, ...], timeout_s: float | None = None, *, before: tuple[bytes, ...] | None = None
+    ) -> Any:
+        """As ``execute``, but an error that is the server's answer is returned. ``before``: a command that goes right before it."""
         connection = self._connection
         if connection is None:
             await self.start()
@@ -130,6 +141,8 @@ class AsyncReader:
             if connection is None:
                 raise self._unavailable()
         limit_s = self._timeout_s if timeout_s is None else timeout_s
+        if before is not None:
+            connection.ask(_pack(before)).add_done_callback(_heard)
         future = connection.ask(_pack(command))
         timer = asyncio.get_running_loop().call_later(limit_s, _expire, future, limit_s)
         try:
@@ -143,8 +156,6 @@ class AsyncReader:
         finally:
             timer.cancel()
         self._stalls = 0
-        if isinstance(reply, hiredis.ReplyError):
-            raise UnavailableError(f"Redis at {self.place} ({SETTING}) answered: {reply}")
         return reply
 
     async def ping(self) -> str:
@@ -216,6 +227,11 @@ class AsyncReader:
 
 def _pack(command: tuple[bytes, ...]) -> bytes:
     return cast(bytes, hiredis.pack_command(cast(Any, command)))  # its stub knows tuples of one only
+
+
+def _heard(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()  # looked at, so that the loop does not report it
 
 
 def _expire(future: asyncio.Future[Any], limit_s: float) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.connection import parse_url
+from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
 from featureflow.clock import NO_TIME_US
@@ -26,10 +29,14 @@ SCRIPTS = ("claim", "commit", "create_offsets")
 OLDEST = 7
 Call = tuple[Sequence[bytes], Sequence[bytes]]
 """KEYS and ARGV of a script."""
-Reply = list[Any] | RedisError
+Reply = Any
+"""What the server said, or a RedisError."""
 # replies that say "not now" and come before a script's first write: nothing was applied
 TRANSIENT = ("OOM", "READONLY", "MISCONF", "LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "TRYAGAIN")
-TRANSIENT_TYPES = ("ReadOnlyError", "OutOfMemoryError", "TryAgainError")  # redis-py cuts the first word of these off
+# redis-py cuts the first word of these off
+TRANSIENT_TYPES = (
+    "ReadOnlyError", "OutOfMemoryError", "TryAgainError", "ClusterDownError", "MasterDownError", "MovedError", "AskError"
+)  # fmt: skip
 
 
 def scripts() -> dict[str, str]:
@@ -48,23 +55,34 @@ class RedisOnlineStore:
     def __init__(
         self, url: str, *, project: str = DEFAULT_PROJECT, timeout_s: float = 2.0, lua: dict[str, str] | None = None
     ) -> None:
-        self.place = place(url)
+        self.place = self._place(url)
+        self._url, self._timeout_s = url, timeout_s
         self._keys = Keys(project)
         self._lua = dict(lua or scripts())
-        self._sha: dict[str, str] = {}
+        self._sha = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._lua.items()}    # as the server names them
+
+    @staticmethod
+    def _place(url: str) -> str:
+        """Where it points, without its password. Raises UnavailableError for what is no URL of such a store."""
         try:
-            self._redis: Any = redis.Redis.from_url(
-                url,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
-                **({} if url.startswith("unix:") else {"socket_keepalive": True}),
-                retry=Retry(NoBackoff(), 0),  # a commit sent twice comes back as a refusal of itself
-                retry_on_error=[],
-                health_check_interval=0,
-                client_name="featureflow",
-            )
+            parse_url(url)  # type: ignore[no-untyped-call]  # untyped in redis-py
         except ValueError as problem:
             raise UnavailableError(f"{SETTING} is not a Redis URL: {problem}. Write redis://HOST:PORT/0") from None
+        return place(url)
+
+    @cached_property
+    def _redis(self) -> Any:
+        """redis-py's client."""
+        return redis.Redis.from_url(
+            self._url,
+            socket_timeout=self._timeout_s,
+            socket_connect_timeout=self._timeout_s,
+            **({} if self._url.startswith("unix:") else {"socket_keepalive": True}),
+            retry=Retry(NoBackoff(), 0),  # a commit sent twice comes back as a refusal of itself
+            retry_on_error=[],
+            health_check_interval=0,
+            client_name="featureflow",
+        )
 
     def create_offsets(self, view_id: str, source: str, topic_id: str, offsets: dict[int, int], of: int = 1) -> list[int]:
         if not offsets:
@@ -177,30 +195,19 @@ class RedisOnlineStore:
 
     def _run(self, name: str, calls: Sequence[Call]) -> list[Reply]:
         """The script with each of these keys and arguments, in one round trip; a call that brought no reply has its error instead."""
-        if name not in self._sha:
-            with self._answering():
-                self._sha[name] = self._redis.script_load(self._lua[name])
-        messages = [call.evalsha(self._sha[name], *each) for each in calls]
-        replies = self._ask(messages)
+        requests = [Request(keys[0], call.evalsha(self._sha[name], keys, arguments)) for keys, arguments in calls]
+        replies = self._ask(requests)
         unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if unknown:                        # the server restarted; it says so before it runs anything
-            with self._answering():
-                self._redis.script_load(self._lua[name])           # under the same name: that is a hash of its text
-            for i, reply in zip(unknown, self._ask([messages[i] for i in unknown]), strict=True):
+        if unknown:                        # the server is new to it; it says so before it runs anything
+            load = call.packed(b"SCRIPT", b"LOAD", self._lua[name].encode())
+            again = self._ask([requests[i]._replace(before=(load,)) for i in unknown])
+            for i, reply in zip(unknown, again, strict=True):
                 replies[i] = reply
         return replies
 
-    def _ask(self, messages: Sequence[bytes]) -> list[Reply]:
+    def _ask(self, requests: Sequence[Request]) -> list[Reply]:
         """The replies to packed calls. redis-py would look at each argument of them."""
-        pool = self._redis.connection_pool
-        try:
-            connection = pool.get_connection()
-        except RedisError as problem:
-            return [Unsent(str(problem))] * len(messages)
-        try:
-            return conversation(connection, messages)
-        finally:
-            pool.release(connection)
+        return converse([(self._redis.connection_pool, requests)])[0]
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -211,6 +218,8 @@ class RedisOnlineStore:
 
     def _error(self, problem: RedisError, write: str = "") -> UnavailableError | StateError:
         """What it means. ``write``: what was sent, where it may have been applied though nobody heard."""
+        if isinstance(problem, BusyLoadingError):
+            return UnavailableError(f"Redis at {self.place} ({SETTING}) answers nothing yet: {problem}")
         if isinstance(problem, redis.ConnectionError | redis.TimeoutError):
             if write and not isinstance(problem, Unsent):
                 return UnknownOutcomeError(
@@ -228,18 +237,54 @@ class Unsent(redis.ConnectionError):
     """There is no connection: nothing was sent."""
 
 
-def conversation(connection: Any, messages: Sequence[bytes]) -> list[Reply]:
-    """Send them all, then read a reply to each; where the connection is lost, those without a reply have the error instead."""
+class Request(NamedTuple):
+    """A packed command. ``before`` are others, sent first, whose replies are nobody's."""
+
+    key: bytes                             # which decides who is asked
+    message: bytes
+    before: tuple[bytes, ...] = ()
+
+
+def converse(parties: Sequence[tuple[Any, Sequence[Request]]]) -> list[list[Reply]]:
+    """Send each connection pool all of its requests, then read all replies. What brought no reply has its error instead; where there was
+    no connection, that is ``Unsent``.
+    """
+    opened: list[Any] = []
+    for pool, requests in parties:
+        connection = None
+        try:
+            connection = pool.get_connection()
+        except RedisError as problem:
+            opened.append(Unsent(str(problem)))
+            continue
+        opened.append(connection)
+        try:
+            connection.send_packed_command([part for request in requests for part in (*request.before, request.message)])
+        except RedisError as problem:      # redis-py has closed the connection
+            opened[-1] = problem
+            pool.release(connection)
+    return [
+        [connection] * len(requests) if isinstance(connection, RedisError) else _heard(pool, connection, requests)
+        for (pool, requests), connection in zip(parties, opened, strict=True)
+    ]
+
+
+def _heard(pool: Any, connection: Any, requests: Sequence[Request]) -> list[Reply]:
     replies: list[Reply] = []
     try:
-        connection.send_packed_command(list(messages))
-        for _ in messages:
-            try:
-                replies.append(connection.read_response())
-            except ResponseError as problem:
-                replies.append(problem)
-    except RedisError as problem:          # redis-py has closed the connection
-        replies += [problem] * (len(messages) - len(replies))
+        for request in requests:
+            for _ in range(len(request.before) + 1):
+                reply: Reply
+                try:
+                    reply = connection.read_response()
+                except (ResponseError, BusyLoadingError) as problem:
+                    reply = problem
+            replies.append(reply)
+    except RedisError as problem:
+        connection.disconnect()            # what is still to come answers nobody's question
+        replies += [problem] * (len(requests) - len(replies))
+    finally:
+        pool.release(connection)
     return replies
 
 
@@ -269,9 +314,11 @@ def version(info: Mapping[str, Any]) -> str:
     return f"Redis {info['redis_version']}"
 
 
-def problems(info: dict[str, Any]) -> list[str]:
+def problems(info: Mapping[str, Any], *, role: str = "master", cluster: bool = False) -> list[str]:
     """What INFO shows to be wrong for a store of state, each with its fix; see ``OnlineStore.check``."""
     found = []
+    if int(info.get("cluster_enabled", 0)) and not cluster:
+        found.append("this server is a node of a Redis Cluster: write online.url as redis+cluster://HOST:PORT,HOST:PORT")
     oldest = str(info["redis_version"])  # Valkey reports the Redis version that it is compatible with
     if int(oldest.partition(".")[0]) < OLDEST:
         found.append(f"Redis {oldest} is too old: install Redis {OLDEST} or later, or Valkey")
@@ -280,7 +327,7 @@ def problems(info: dict[str, Any]) -> list[str]:
             f"maxmemory-policy is {info['maxmemory_policy']}, which deletes state and keeps its offsets: "
             f"set `maxmemory-policy noeviction` in redis.conf, or CONFIG SET it"
         )
-    if info.get("role", "master") != "master":
+    if role == "master" and info.get("role", "master") != role:
         found.append("this server is a replica: point online.url at its primary")
     if not int(info["aof_enabled"]):
         found.append(
