@@ -34,6 +34,7 @@ ROLL_UP_ROWS = 8 * COMMIT_ROWS    # of each view, looked at for a roll-up and so
 VISIBILITY_ENTRIES = 10_000       # commits that a visibility stream remembers
 SLAB_BYTES = 512 * 1024 * 1024
 PATCHES_PER_KEY = 4_000           # in one commit; more is refused, so a writer writes the value whole
+IDS = 1_000_000                   # that one view keeps of one partition's events, to tell duplicates by
 SCHEMAS = 1_000                   # of a registry, kept ready of each source
 SCHEMA_BYTES = 1024 * 1024        # an answer of a registry
 SCHEMA_REFERENCES = 64            # other schemas that one needs

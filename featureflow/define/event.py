@@ -12,7 +12,7 @@ from featureflow.define import spec
 from featureflow.define.field import Field, bind, key
 from featureflow.define.name import a, check_class_name, listed, nearest
 from featureflow.define.place import Place, here, wrong
-from featureflow.define.window import duration
+from featureflow.define.window import SECOND_US, duration
 
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
@@ -30,6 +30,7 @@ class Event:
     - ``time``: the datetime field that says when it happened, the event time.
     - ``disorder``: how late an event may be, against the newest of its partition.
     - ``future``: how far beyond the broker's timestamp an event time may lie before the event is refused.
+    - ``dedupe``, ``within``: the field that is the same in each copy of an event, and how long, in event time, copies are looked for.
     - ``format``: what the records are written in: json, or avro or protobuf with a schema registry.
     - ``keyed_by``: the field that is the record's key, where every producer promises it; views of that entity then keep one key.
 
@@ -49,6 +50,8 @@ class Event:
         future: str = "5m",
         keyed_by: str | None = None,
         format: spec.Format = "json",
+        dedupe: str | None = None,
+        within: str | None = None,
     ) -> None:
         super().__init_subclass__()
         at = cls._place = here()
@@ -71,6 +74,7 @@ class Event:
         cls._fields = {field.name: vars(cls)[field.name] for field in fields}
         _check_time(cls, time, fields, at)
         _check_keyed_by(cls, keyed_by, fields, at)
+        within_us = _check_dedupe(cls, dedupe, within, fields, at)
         cls._definition = spec.Source(
             name=name,
             topic=topic,
@@ -79,6 +83,8 @@ class Event:
             future_us=future_us,
             fields=fields,
             keyed_by=keyed_by,
+            dedupe=dedupe,
+            within_us=within_us,
             format=_checked_format(cls, format, at),
         )
 
@@ -155,6 +161,41 @@ def _check_keyed_by(cls: type[Event], keyed_by: object, fields: tuple[spec.Field
         write=f'keyed_by="{meant}", where each record\'s key is that field' if meant else "no keyed_by=",
         at=at,
     )
+
+
+def _check_dedupe(
+    cls: type[Event], dedupe: object, within: str | None, fields: tuple[spec.Field, ...], at: Place
+) -> int:
+    """The horizon in us; 0 where there is none."""
+    if dedupe is None and within is None:
+        return 0
+    able = [field.name for field in fields if field.type in ("str", "int") and not field.categories]
+    meant = nearest(str(dedupe), able) or next((name for name in able if "id" in name), None)
+    if dedupe not in able:
+        problem = (
+            f"within={within!r} of {cls.__name__} has no dedupe= beside it"
+            if dedupe is None
+            else f"dedupe={dedupe!r} of {cls.__name__} is no field of it that is a str or an int"
+        )
+        raise wrong(
+            problem,
+            write=f"dedupe=\"{meant}\", within=\"1h\"" if meant else f"event_id: Field[str]   (in {cls.__name__})",
+            at=at,
+        )
+    if within is None:
+        raise wrong(
+            f'dedupe="{dedupe}" of {cls.__name__} does not say how long copies are looked for',
+            write=f'dedupe="{dedupe}", within="1h"',
+            at=at,
+        )
+    us = duration(within, f"within= of {cls.__name__}", "1h", at)
+    if us < SECOND_US or us % SECOND_US:
+        raise wrong(
+            f'within="{within}" of {cls.__name__} is not a whole number of seconds, at least one',
+            write=f'within="{max(1, us // SECOND_US)}s"',
+            at=at,
+        )
+    return us
 
 
 def _checked_format(cls: type[Event], format: spec.Format, at: Place) -> spec.Format:

@@ -21,6 +21,9 @@ class WorkerMetrics:
         self.late = Counter(
             "featureflow_ingest_late", "Accepted events that were too old for a view.", ["source", "view"], registry=registry
         )
+        self.duplicates = Counter(
+            "featureflow_ingest_duplicates", "Events that a view had counted before.", ["source", "view"], registry=registry
+        )
         self.dead_letters = Counter(
             "featureflow_ingest_dead_letters", "Records put aside, by reason.", ["source", "reason"], registry=registry
         )

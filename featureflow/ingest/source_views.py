@@ -16,6 +16,7 @@ from featureflow.ingest.claim import Owned, Stand
 from featureflow.ingest.cuts import cuts
 from featureflow.ingest.dead_letter import DeadLetter, letters
 from featureflow.ingest.decode import Decoder
+from featureflow.ingest.ids import KeptIds
 from featureflow.ingest.slab import Placed, Slab, plain
 from featureflow.ingest.slots import Index
 from featureflow.kernel import accept
@@ -43,6 +44,7 @@ class Judged:
     dead: list[DeadLetter]
     places: NDArray[np.intp]               # (n,) each event's place in the batch
     stand: Stand                           # where the batch begins
+    duplicates: dict[str, int]             # view id -> events that it has counted once already
     slots: dict[str, list[Index]] = field(default_factory=dict)    # view id -> (n,) of the events that it folds, in each of its slabs
 
     def reach(self, stop: int) -> tuple[int, int]:
@@ -109,6 +111,7 @@ class SourceViews:
         fields = {name for layout in self.layouts.values() for name in layout.fields}
         self.columns = tuple(sorted(fields))
         self._decoder = Decoder(source, columns=self.columns, records=records)
+        self._ids = None if source.dedupe is None else KeptIds(source, self._keys)
         self._commit_rows = commit_rows
 
     def judge(self, batch: Batch, stand: Stand) -> Judged:
@@ -136,7 +139,7 @@ class SourceViews:
                 dead = dead + letters(batch, decoded.places[wide].tolist(), "too_wide", detail, view_id)
                 taken &= ~wide
             takes[view_id] = taken
-        return Judged(batch, events, verdict.running_max_us, takes, late, dead, decoded.places, stand)
+        return Judged(batch, events, verdict.running_max_us, takes, late, dead, decoded.places, stand, {})
 
     def _in_buckets(self, column: NDArray[Any], present: NDArray[np.bool_], numbers: Sequence[int]) -> NDArray[np.bool_]:
         chosen, found = np.flatnonzero(present), np.zeros(len(column), np.bool_)
@@ -177,6 +180,23 @@ class SourceViews:
             everywhere = np.full(len(takes), -1, np.int64)
             everywhere[chosen] = slots
             judged.slots.setdefault(view_id, []).append(everywhere)
+
+    def tell_duplicates(self, online: OnlineStore, owned: Owned, judged: Judged) -> None:
+        """Have no track fold an event that it has folded before. Once for each batch, after its first ``load``."""
+        if self._ids is None:
+            return
+        partition, events, several = judged.batch.partition, judged.events, len(self._keys.buckets) > 1
+        for track in judged.stand.tracks:
+            slab, taken = self._slabs[track.view_id][0], judged.takes[track.view_id]
+            self._ids.load(online, partition, track, owned.offsets[track], owned.maxima[track])
+            mine = taken.copy()
+            if several:
+                chosen = np.flatnonzero(taken)
+                mine[chosen] = slab.buckets(judged.slots[track.view_id][0][chosen]) == track.bucket.number
+            duplicate = self._ids.judge(partition, track, events, self.layouts[track.view_id].key_field, mine, judged.running_max_us)
+            if duplicate.any():
+                judged.duplicates[track.view_id] = judged.duplicates.get(track.view_id, 0) + int(duplicate.sum())
+                taken[duplicate] = False
 
     def shares(self, judged: Judged) -> list[Share]:
         """One for each bucket that stands where the batch begins."""
@@ -237,8 +257,11 @@ class SourceViews:
         to_offset, max_time_us = judged.reach(part.stop)
         advances = tuple(Advance(track.view_id, owned.offsets[track], to_offset) for track in share.tracks)
         complete_ms = owned.ends.complete_ms(to_offset)
-        partition = owned.partition.partition
-        return Commit(self.source.name, partition, owned.token, advances, max_time_us, part.writes, complete_ms, share.bucket)
+        partition, writes = owned.partition.partition, part.writes
+        if self._ids is not None:
+            for track in share.tracks:
+                writes += self._ids.writes(partition, track, to_offset, max_time_us)
+        return Commit(self.source.name, partition, owned.token, advances, max_time_us, writes, complete_ms, share.bucket)
 
     def committed(self, shares: Sequence[Share]) -> None:
         """All of the last ``fold`` that was not applied is forgotten."""
@@ -248,10 +271,18 @@ class SourceViews:
         for _, slab in self._each:
             slab.committed(times_ms)
 
+    def moved(self, commit: Commit) -> None:
+        """The commit was applied."""
+        if self._ids is not None:
+            for advance in commit.advances:
+                self._ids.moved(commit.partition, Track(advance.view_id, commit.bucket), advance.to_offset, commit.max_time_us)
+
     def drop(self, partition: int) -> None:
         """Forget everything of a partition: its rows live and die with its token."""
         for _, slab in self._each:
             slab.drop(partition)
+        if self._ids is not None:
+            self._ids.drop(partition)
 
 
 def _present(column: NDArray[Any]) -> NDArray[np.bool_]:

@@ -55,6 +55,8 @@ class Tally:
         for view_id, late in judged.late.items():
             self.late += late
             self._metrics.late.labels(source, view_id).inc(late)
+        for view_id, duplicates in judged.duplicates.items():
+            self._metrics.duplicates.labels(source, view_id).inc(duplicates)
 
     @staticmethod
     def _trace(tracer: Tracer, judged: Judged, start: int, stop: int, committed_ms: int) -> None:

@@ -167,6 +167,7 @@ class Worker:
             self._failpoint("after_decode")
         with tally.timed("load"):
             source.load(self._online, judged)
+            source.tell_duplicates(self._online, owned, judged)
         with tally.timed("decode"):
             dead_letter.append(self._log, self._project, judged.dead, self._clock, self._failpoint)
         shares = source.shares(judged)
@@ -210,6 +211,7 @@ class Worker:
             self._tally.sent(answer, changed, now_us - started_us)
             if isinstance(answer, Committed):
                 owned.moved(commit, now_us)
+                self._sources[commit.source].moved(commit)
         return answers
 
     # -- around a turn -------------------------------------------------------------------------------------------------

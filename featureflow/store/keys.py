@@ -3,6 +3,7 @@
     feat:{project:bucket}:<entity>:<id>:<view@version>:<source>[:<partition>][~<part>]  one entity's rows
     offset:{project:bucket}:<view@version>:<source>:<partition>                  how far those of the bucket were folded
     seen:{project:bucket}:<view@version>:<source>:<partition>                    when each offset became visible
+    ids:{project:bucket}:<view@version>:<source>:<partition>:<tile>:<number>     ids that tell duplicates, by tile of the horizon
     meta:{project:meta}:<name>                                                   mirrored registry documents
 
 Project and bucket stand in the hash tag: projects share no key, and keys of one bucket share a slot of a Redis Cluster, as
@@ -77,13 +78,16 @@ class Keys:
         """A stream: at each commit the store's own time and the offset that became visible."""
         return f"seen:{self._tag(bucket)}:{view_id}:{source}:{partition}".encode()
 
+    def ids(self, view_id: str, source: str, partition: int, tile: int, number: int, bucket: Bucket = ONE) -> bytes:
+        return f"ids:{self._tag(bucket)}:{view_id}:{source}:{partition}:{tile}:{number}".encode()
+
     def meta(self, name: str) -> bytes:
         return f"meta:{self._tag(META)}:{name}".encode()
 
-    def patterns(self, view_id: str) -> tuple[str, str, str]:
-        """What matches all offset records, visibility streams and states of a view version, in however many buckets."""
+    def patterns(self, view_id: str) -> tuple[str, str, str, str]:
+        """What matches all offset records, visibility streams, states and ids of a view version, in however many buckets."""
         tags = self._tag("*")
-        return f"offset:{tags}:{view_id}:*", f"seen:{tags}:{view_id}:*", f"feat:{tags}:*:{view_id}:*"
+        return f"offset:{tags}:{view_id}:*", f"seen:{tags}:{view_id}:*", f"feat:{tags}:*:{view_id}:*", f"ids:{tags}:{view_id}:*"
 
     def _tag(self, bucket: object) -> str:
         return f"{{{self._project}:{bucket}}}"

@@ -95,11 +95,11 @@ class RedisOnlineStore:
         return [partitions[i - 1] for i in sorted(made)]
 
     def drop_view(self, view_id: str, *, for_good: bool = True) -> int:
-        offsets, seen, states = self._keys.patterns(view_id)
+        offsets, seen, states, ids = self._keys.patterns(view_id)
         with self._answering():
             for key in self._redis.scan_iter(match=offsets, count=1000):
                 self._redis.set(key, record.dropped(), xx=True)
-            return sum(self._delete(pattern) for pattern in ((seen, states, offsets) if for_good else (seen, states)))
+            return sum(self._delete(pattern) for pattern in ((seen, states, ids, offsets) if for_good else (seen, states, ids)))
 
     def _delete(self, pattern: str) -> int:
         gone, batch = 0, list[bytes]()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.kernel.worlds import NOON, SECOND, World, answers_of, bits, events_of, partitions_of, source, worlds
+from unit.kernel.worlds import NOON, SECOND, World, answers_of, events_of, partitions_of, same, source, worlds
 
 import oracle
 from featureflow.clock import NO_TIME_US
@@ -37,7 +37,7 @@ def test_features_equal_the_oracle(world: World, within: int, data: st.DataObjec
     got = recompute(world.kernel, world.sources, partitions_of(world), ["u1", "u2"], np.array([q, q]), applied)
     for i, user in enumerate(("u1", "u2")):
         expected = oracle.answers(world.view, world.sources, world.records, user, q, offsets)
-        assert bits(answers_of(world, got, i)) == bits(expected)
+        assert same(answers_of(world, got, i), expected)
 
 
 def verdicts(records: list[Record], cuts: list[int], *, prune: bool) -> list[bool]:
