@@ -5,6 +5,9 @@ PYTHON3 ?= python3
 PYTHON  := .venv/bin/python
 SHELL   := /bin/bash
 
+KILLS ?= 200
+SEED    ?= 1
+
 .PHONY: help demo environment services services-stop test check simulate lint format bench-ingest bench-score clean
 
 help:
@@ -36,6 +39,9 @@ check: environment lint ## the checks and the tests, on the servers of 'make ser
 
 simulate: environment ## the worker in made-up worlds of crashes, lost replies, zombies and rollbacks, against the oracle (RUNS=1000 SEED=1)
 	@PYTHONPATH=tests PYTHONHASHSEED=0 $(PYTHON) -m simulate --runs $(or $(RUNS),1000) --seed $(or $(SEED),1)
+
+faults: environment ## break real servers and consumers at random (KILLS=200 SEED=1), then compare everything with a naive replay
+	@cd tests && PYTHONPATH=. ../$(PYTHON) -m storm --kills $(KILLS) --seed $(SEED)
 
 lint: environment ## ruff, mypy strict, import-linter
 	@$(PYTHON) -m ruff check .

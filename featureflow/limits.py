@@ -26,19 +26,21 @@ EXPRESSION_NODES = 1_000
 
 # ingest
 POLL_RECORDS = 10_000
-POLL_BYTES = 16 * 1024 * 1024
+POLL_BYTES = 16 * 1024 * 1024     # also what Kafka may have on the way to one consumer
 PAST_RECORDS = 2_000              # of the log's past between two batches of its present
 PAST_BYTES = 4 * 1024 * 1024
 COMMIT_ROWS = 500                 # rows that one commit folds into, of all views: one Lua call, in which every reader waits
 ROLL_UP_ROWS = 8 * COMMIT_ROWS    # of each view, looked at for a roll-up and so written whole in the same call
 VISIBILITY_ENTRIES = 10_000       # commits that a visibility stream remembers
-SLAB_BYTES = 512 * 1024 * 1024
+FETCH_BYTES = 1024 * 1024         # of a Kafka partition at a time: a fetch is read whole, and commits wait meanwhile
+SLAB_BYTES = 512 * 1024 * 1024    # rows that a worker caches, of all views; entities that were not used for longest go first
 PATCHES_PER_KEY = 4_000           # in one commit; more is refused, so a writer writes the value whole
 IDS = 1_000_000                   # that one view keeps of one partition's events, to tell duplicates by
 SCHEMAS = 1_000                   # of a registry, kept ready of each source
 SCHEMA_BYTES = 1024 * 1024        # an answer of a registry
 SCHEMA_REFERENCES = 64            # other schemas that one needs
 DEAD_LETTER_VALUE_BYTES = 4 * 1024
+DEAD_LETTERS = 500                # encoded and appended at once; a poll of nothing else has POLL_RECORDS, for each view
 
 # serving
 REQUEST_BYTES = 1024 * 1024

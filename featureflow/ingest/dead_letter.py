@@ -7,7 +7,7 @@ under the same ``position``.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from featureflow import limits
@@ -65,17 +65,22 @@ def letters(batch: Batch, places: Iterable[int], reason: str, detail: str, view:
 
 
 def append(log: Log, project: str, dead: Sequence[DeadLetter], clock: Clock, failpoint: Failpoint = unarmed) -> None:
-    """Append the letters durably, to the topic of the project of that name.
+    """Append the letters durably, to the topic of the project of that name; a bounded number at once.
 
     Raises what ``Log.append`` raises: then nothing may be committed past them.
     """
-    if dead:
-        now_us = clock.now_us()
-        source = dead_letters(project)
-        encode = Encoder(source).encode
-        failpoint("before_dead_letters")
-        log.append(
-            source.topic,
-            [Record(value=encode(letter.values(now_us)), key=letter.position.encode()) for letter in dead],
-        )
-        failpoint("after_dead_letters")
+    if not dead:
+        return
+    now_us = clock.now_us()
+    source = dead_letters(project)
+    encode = Encoder(source).encode
+    failpoint("before_dead_letters")
+    for some in batched(dead, limits.DEAD_LETTERS):
+        log.append(source.topic, [Record(value=encode(letter.values(now_us)), key=letter.position.encode()) for letter in some])
+    failpoint("after_dead_letters")
+
+
+def batched(letters: Sequence[DeadLetter], size: int) -> Iterator[Sequence[DeadLetter]]:
+    """So many at a time."""
+    for start in range(0, len(letters), size):
+        yield letters[start : start + size]

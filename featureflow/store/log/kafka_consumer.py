@@ -33,7 +33,6 @@ from featureflow.store.log.protocol import Assignment, Batch, Partition, Polled
 
 FETCHED_BATCHES = 256                      # record batches that one poll of kafka-python may return
 SLICE_MS = 50                              # how long a poll goes on before it looks whether the assignment changed
-FETCH_BYTES = 1024 * 1024                  # of a partition at a time: a fetch is read whole, and commits wait meanwhile
 CLOSE_MS = 15_000
 HEARTBEAT_MS = 1_000                       # by its answer a member hears of a rebalance, which waits for every member
 
@@ -74,7 +73,7 @@ class KafkaConsumer:
             partition_assignment_strategy=[CooperativeStickyAssignor],
             heartbeat_interval_ms=min(HEARTBEAT_MS, options["session_timeout_ms"] // 3),
             fetch_max_bytes=limits.POLL_BYTES,
-            max_partition_fetch_bytes=FETCH_BYTES,
+            max_partition_fetch_bytes=limits.FETCH_BYTES,
             metrics_enabled=False,
             **options,
         )

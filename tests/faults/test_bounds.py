@@ -1,0 +1,156 @@
+"""Each bound of ingest, flooded: memory and batches stay within it, and the partition goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from worker_rig import SECOND_US, Rig, project_on
+
+from featureflow import limits
+from featureflow.clock import ManualClock
+from featureflow.define import system
+from featureflow.define.spec import DEFAULT_PROJECT
+from featureflow.ingest import dead_letter
+from featureflow.ingest.metrics import WorkerMetrics
+from featureflow.ingest.worker import Worker
+from featureflow.store.log.kafka import KafkaLog
+from featureflow.store.log.memory import MemoryLog
+from featureflow.store.log.protocol import Partition, Record
+from featureflow.store.online.redis import RedisOnlineStore
+
+MEBI = 1024 * 1024
+PAGE_BYTES = resource.getpagesize()
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
+
+
+class CountedLog(MemoryLog):
+    """Notes how much is appended at once."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self.appended: list[int] = []
+
+    def append(self, topic: str, records: Sequence[Record]) -> list[tuple[int, int]]:
+        if topic == system.dead_letters(DEFAULT_PROJECT).topic:
+            self.appended.append(len(records))
+        return super().append(topic, records)
+
+
+@pytest.mark.parametrize("at_once", [limits.DEAD_LETTERS, 10**9])
+def test_a_topic_of_nothing_but_poison_is_put_aside_a_bounded_number_at_once(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time without the bound, to see that the first could have failed."""
+    bound = limits.DEAD_LETTERS
+    monkeypatch.setattr(limits, "DEAD_LETTERS", at_once)
+    clock = ManualClock(1_700_000_000 * SECOND_US)
+    log = CountedLog(clock)
+    rig = Rig(1, clock=clock, log=log)
+    flood = 4 * bound + 7
+    rig.append([Record(b"{" + b"x" * limits.DEAD_LETTER_VALUE_BYTES, key=b"ada", partition=0) for _ in range(flood)])
+    worker = rig.worker()
+    worker.open()
+    rig.drain(worker)
+    worker.close()
+    letters = rig.letters()
+    assert sorted(int(str(letter["offset"])) for letter in letters) == list(range(flood))       # each is kept, once
+    assert sum(log.appended) == flood
+    assert (max(log.appended) <= bound) is (at_once == bound)
+
+
+def test_a_letter_is_bounded_whatever_was_refused() -> None:
+    clock = ManualClock(1_700_000_000 * SECOND_US)
+    log = MemoryLog(clock)
+    topic = system.dead_letters(DEFAULT_PROJECT).topic
+    log.ensure_topic(topic, 1)
+    huge = dead_letter.DeadLetter("trip", 0, 0, "undecodable", "why " * MEBI, b"\x00" * 8 * MEBI)
+    dead_letter.append(log, DEFAULT_PROJECT, [huge], clock)
+    reader = log.reader({"read": topic})
+    [place] = reader.poll(timeout_s=1, max_records=1, max_bytes=MEBI).assignment.assigned
+    reader.seek(place, 0)
+    [batch] = reader.poll(timeout_s=1, max_records=1, max_bytes=MEBI).batches
+    [value] = batch.values
+    assert value is not None
+    assert len(value) < 2 * (limits.DEAD_LETTER_VALUE_BYTES + dead_letter.DETAIL_BYTES)
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_more_entities_than_the_slab_holds_leave_its_memory_as_it_is(bounded: bool, embedded_redis_url: str) -> None:
+    """The second time with room for all, to see that the first could have failed."""
+    slab_bytes, each = 4 * MEBI if bounded else 512 * MEBI, 15_000
+    with closing(RedisOnlineStore(embedded_redis_url)) as online:
+        rig = Rig(1, project=project_on("trips"), online=online)
+        worker = Worker(
+            rig.log, rig.online, rig.project, rig.clock, WorkerMetrics(CollectorRegistry()), slab_bytes=slab_bytes, poll_records=2_000
+        )
+        worker.open()
+        seen = []
+        for part in range(3):
+            _strangers(rig, part * each, each)
+            rig.drain(worker)
+            seen.append(resident_bytes())
+        worker.close()
+    grown = seen[2] - seen[1]              # the first part fills the slab, the second what the allocator keeps
+    assert (grown < 6 * MEBI) is bounded, [round(bytes_ / MEBI) for bytes_ in seen]
+
+
+def _strangers(rig: Rig, first: int, count: int) -> None:
+    """A trip of each of so many riders that were not there before."""
+    now_us = rig.clock.now_us()
+    rig.log.append("trips", [
+        Record(json.dumps({"at": now_us, "rider": f"rider-{n}", "zone": 7, "fare": 1.0}).encode(), key=f"rider-{n}".encode(), partition=0)
+        for n in range(first, first + count)
+    ])
+
+
+@pytest.fixture
+def kafka_topic(kafka_log: KafkaLog, topic_name: Callable[[str], str]) -> str:
+    topic = topic_name("huge")
+    kafka_log.ensure_topic(topic, 4)
+    return topic
+
+
+def test_a_poll_of_huge_records_is_bounded_and_so_is_what_is_on_the_way(kafka_log: KafkaLog, kafka_topic: str) -> None:
+    """80 MiB of records that do not compress, in four partitions, read one poll after the other."""
+    size, number = 200 * 1024, 400
+    for start in range(0, number, 20):
+        kafka_log.append(kafka_topic, [Record(os.urandom(size), partition=n % 4) for n in range(start, start + 20)])
+    consumer = kafka_log.reader({"huge": kafka_topic})
+    polled = consumer.poll(timeout_s=30, max_records=1, max_bytes=1)
+    before = resident_bytes()
+    for place in polled.assignment.assigned:
+        consumer.seek(place, 0)
+    max_bytes, read, most, at = 2 * MEBI, 0, 0, dict.fromkeys((Partition("huge", n) for n in range(4)), 0)
+    while read < number:
+        polled = consumer.poll(timeout_s=5, max_records=limits.POLL_RECORDS, max_bytes=max_bytes)
+        count = 0
+        for batch in polled.batches:
+            assert batch.first == at[Partition("huge", batch.partition)]
+            at[Partition("huge", batch.partition)] = batch.next
+            count += len(batch)
+        assert count * size <= max_bytes
+        read += count
+        most = max(most, resident_bytes() - before)
+    consumer.close()
+    assert most < 2 * limits.POLL_BYTES + 4 * MEBI, f"{most / MEBI:.0f} MiB"
+
+
+def test_a_record_larger_than_any_bound_still_comes_alone(kafka_log: KafkaLog, kafka_topic: str) -> None:
+    kafka_log.append(kafka_topic, [Record(b"x" * 300_000, partition=0), Record(b"y", partition=0)])
+    consumer = kafka_log.reader({"huge": kafka_topic})
+    for place in consumer.poll(timeout_s=30, max_records=1, max_bytes=1).assignment.assigned:
+        consumer.seek(place, 0)
+    sizes: list[int] = []
+    while len(sizes) < 2:
+        for batch in consumer.poll(timeout_s=5, max_records=10, max_bytes=1_000).batches:
+            sizes += [len(value or b"") for value in batch.values]
+    consumer.close()
+    assert sizes == [300_000, 1]
