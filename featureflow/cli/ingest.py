@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+from typing import cast
 
 import typer
 
 from featureflow.cli import consume
 from featureflow.cli.context import Context, Json
+from featureflow.cli.later import Later
 from featureflow.cli.output import Output
 from featureflow.define.spec import Project
 from featureflow.ingest.metrics import WorkerMetrics
 from featureflow.ingest.worker import Worker
 from featureflow.log_lines import log_as_json
+from featureflow.store.history.protocol import HistoryStore
 from featureflow.store.registry import buckets_of, mirrored
 from featureflow.tracing import open_telemetry
 
@@ -28,6 +31,8 @@ def ingest(context: typer.Context, json: Json = False) -> None:
     with here, consume.stopping() as stop, consume.metrics("ingest", here.settings.ingest) as registry:
         settings, metrics = here.settings.ingest, WorkerMetrics(registry)
         tracer = open_telemetry("featureflow-ingest") if here.settings.tracing.enabled else None
+        # asked only for what the log has deleted; to import its libraries takes longer than all else of a start
+        history = cast("HistoryStore", Later(lambda: here.history))
         events = 0
 
         def current() -> tuple[Project, int] | None:
@@ -46,7 +51,7 @@ def ingest(context: typer.Context, json: Json = False) -> None:
                 group=settings.group or None,
                 member=settings.member or None,
                 schemas=here.schemas,
-                history=here.history,
+                history=history,
                 failpoint=here.failpoint,
                 tracer=tracer,
                 buckets=buckets,

@@ -1,6 +1,7 @@
 """What commands print: for people on a terminal, or one JSON document on standard output with ``--json``.
 
-Progress and warnings always go to standard error, so that standard output can be piped.
+Progress and warnings always go to standard error, so that standard output can be piped. What draws them is imported where it is
+needed: consumers need none of it, and are to be back in a moment.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 PIPED_COLUMNS = 10_000  # a table that is not for a terminal is as wide as what it holds
 
@@ -40,6 +42,8 @@ class Output:
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         if self.json:
             return
+        from rich.table import Table
+
         table = Table(*columns, box=None, pad_edge=False, header_style="bold")
         table.columns[-1].overflow = "fold"
         for row in rows:
@@ -53,6 +57,8 @@ class Output:
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
         with Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),

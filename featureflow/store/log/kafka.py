@@ -22,7 +22,8 @@ BOOTSTRAP_MS = 10_000
 CONNECT_S = 5.0
 DELIVERY_MS = 30_000
 RECONNECT_MS = 1_000                       # between two attempts, at most: kafka-python's 30 s go on after a broker is back
-SESSION_MS = 10_000                        # a dead dynamic member costs this long; see also static membership
+SESSION_MS = 6_000                         # a dead member costs this long, the least that brokers allow by default; a worker that was
+                                           # only slow loses its partitions too, and nothing else: its commits are refused
 
 T = TypeVar("T")
 
