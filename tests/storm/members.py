@@ -1,4 +1,4 @@
-"""Consumers with durable names, killed and started again as an operator's supervisor would: cold, imports and all."""
+"""Consumers with durable names, killed and started again as a supervisor would."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import watched
 from watched import Hand
 from world import Process, World, until
 
@@ -27,9 +29,25 @@ class Killed:
     recovery_s: float | None = None        # from the start of the next process to its first commit of events
 
 
+Launch = Callable[..., Process]
+"""(world, verb, **settings) -> a watched process."""
+
+
+def cold(world: World, verb: str, **settings: str) -> Process:
+    """As an operator has it: a new interpreter, imports and all."""
+    return world.start(verb, module="watched", **settings)
+
+
+def warm(world: World, verb: str, **settings: str) -> Process:
+    """Forked from a process that has imported everything."""
+    return watched.start(world, verb, **settings)
+
+
 @dataclass
 class Member:
     """One consumer. ``refused`` are the commits that the store refused to any of its processes."""
+
+    launch: Launch
 
     world: World
     operations: Operations
@@ -58,9 +76,9 @@ class Member:
         self.refused_before += self.hand.refused
         self.hand.clear()
         member = "FEATUREFLOW_INGEST_MEMBER" if self.verb == "ingest" else "FEATUREFLOW_HISTORY_WRITER_MEMBER"
-        self.process = self.world.start(
+        self.process = self.launch(
+            self.world,
             self.verb,
-            module="watched",
             FEATUREFLOW_TEST_HAND=str(self.world.folder / f"{self.name}.hand"),
             FEATUREFLOW_TEST_STOP=str(self.stop_file),
             FEATUREFLOW_TEST_OPERATIONS=str(self.operations.folder / f"{self.name}.operations"),

@@ -20,7 +20,7 @@ from world import SECOND_US, World, production, until
 from featureflow.errors import UnavailableError
 from storm import faults
 from storm.faults import Stage
-from storm.members import Killed, Member
+from storm.members import Killed, Launch, Member, cold
 from storm.operations import Operations
 from storm.servers import OwnServers
 
@@ -98,7 +98,7 @@ class Report:
         }
 
 
-def run(folder: Path, *, kills: int, seed: int) -> Report:
+def run(folder: Path, *, kills: int, seed: int, launch: Launch = cold) -> Report:
     """``kills`` SIGKILLs of consumers, and every other fault once in KILLS_A_ROUND of them. Servers and processes end with it."""
     operations, report, began = Operations(folder), Report(seed), time.monotonic()
     operations.note(f"seed {seed}, {kills} kills")
@@ -106,7 +106,7 @@ def run(folder: Path, *, kills: int, seed: int) -> Report:
     with ExitStack() as exits:
         servers = exits.enter_context(OwnServers(folder / "services"))
         operations.note("Kafka, Redis and MySQL are up")
-        stage, world = _staged(exits, folder, servers, operations, luck)
+        stage, world = _staged(exits, folder, servers, operations, luck, launch)
         riders = (*RIDERS, *(f"r{n}" for n in range(30, 300)))
         producer = Producer(world, random.Random(luck.random()), pause_s=0.2, riders=riders)
         stop = threading.Event()
@@ -129,7 +129,9 @@ def run(folder: Path, *, kills: int, seed: int) -> Report:
     return report
 
 
-def _staged(exits: ExitStack, folder: Path, servers: OwnServers, operations: Operations, luck: random.Random) -> tuple[Stage, World]:
+def _staged(
+    exits: ExitStack, folder: Path, servers: OwnServers, operations: Operations, luck: random.Random, launch: Launch
+) -> tuple[Stage, World]:
     services = servers.services
     engine = sqlalchemy.create_engine(services.mysql, isolation_level="AUTOCOMMIT")
     with engine.connect() as link:
@@ -148,8 +150,8 @@ def _staged(exits: ExitStack, folder: Path, servers: OwnServers, operations: Ope
             ).geturl()
         },
     }
-    workers = [Member(world, operations, "ingest", f"worker-{n}", through["ingest"]) for n in range(WORKERS)]
-    writer = Member(world, operations, "history", "writer", through["history"])
+    workers = [Member(launch, world, operations, "ingest", f"worker-{n}", through["ingest"]) for n in range(WORKERS)]
+    writer = Member(launch, world, operations, "history", "writer", through["history"])
     for member in (*workers, writer):
         member.start()
         exits.callback(member.close)
