@@ -23,7 +23,7 @@ from featureflow.limits import SLAB_BYTES
 from featureflow.log_lines import log_as_json
 from featureflow.store.log.open import open_log
 from featureflow.store.online.redis import RedisOnlineStore
-from featureflow.store.registry import mirrored
+from featureflow.store.registry import buckets_of, mirrored
 
 
 class Stages:
@@ -84,7 +84,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
     worker = Worker(
         log, online, project, SystemClock(), WorkerMetrics(CollectorRegistry()), group=arguments.group, failpoint=stages,
-        slab_bytes=arguments.slab_bytes,
+        slab_bytes=arguments.slab_bytes, buckets=buckets_of(online),
     )  # fmt: skip
     worker.open()
     early = done = 0

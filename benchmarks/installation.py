@@ -20,13 +20,15 @@ from featureflow.store.keys import Keys
 from featureflow.store.log.open import open_log
 from featureflow.store.online import record
 from featureflow.store.online.redis import RedisOnlineStore
-from featureflow.store.registry import Registry
+from featureflow.store.registry import BUCKETS_DOCUMENT, Registry
 from servers import Servers
 
 HERE = Path(__file__).parent
 
 
-def apply(servers: Servers, topic: str, partitions: int, *, definitions: str = "payments.py", keyed: bool = True) -> spec.Project:
+def apply(
+    servers: Servers, topic: str, partitions: int, *, definitions: str = "payments.py", keyed: bool = True, buckets: int = 1
+) -> spec.Project:
     project = load(HERE / definitions)
     source = msgspec.structs.replace(project.sources[0], topic=topic, keyed_by=project.sources[0].keyed_by if keyed else None)
     views = tuple(spec.with_version(view, {source.name: source}) for view in project.views)
@@ -34,7 +36,7 @@ def apply(servers: Servers, topic: str, partitions: int, *, definitions: str = "
     with tempfile.TemporaryDirectory() as folder:
         history, online = SqlHistory(f"sqlite:///{folder}/history.db"), RedisOnlineStore(servers.redis)
         log = open_log(f"kafka://{servers.kafka}")
-        Registry(history, online, log).apply(project, partitions=partitions)
+        Registry(history, online, log, buckets=buckets).apply(project, partitions=partitions)
         for store in (history, online, log):
             store.close()
     return project
@@ -42,10 +44,13 @@ def apply(servers: Servers, topic: str, partitions: int, *, definitions: str = "
 
 def committed(servers: Servers, project: spec.Project, partitions: int) -> int:
     """Events that all of the partitions are committed past."""
-    view, source, keys = project.views[0], project.sources[0], Keys(project.name)
+    view, source = project.views[0], project.sources[0]
     with servers.client() as client:
-        values = client.mget([keys.offset(view.id, source.name, partition) for partition in range(partitions)])
-    return sum(record.decode(value).offset for value in values)
+        keys = Keys(project.name, int(client.get(Keys(project.name).meta(BUCKETS_DOCUMENT)) or 1))
+        names = [keys.offset(view.id, source.name, p, bucket) for p in range(partitions) for bucket in keys.buckets]
+        offsets = [record.decode(value).offset for value in client.mget(names)]
+    each = len(keys.buckets)
+    return sum(min(offsets[p * each : (p + 1) * each]) for p in range(partitions))
 
 
 @dataclass

@@ -41,20 +41,21 @@ class Fold:
     workers: int = 1
     times: float = 1.0  # of the events that the benchmark is told
     rebuild: bool = False
+    buckets: int = 1
 
     def __call__(self, servers: Servers, events: int) -> Figures:
         events = int(events * self.times)
         topic = f"{self.name}-{servers.run}"
         servers.empty()
         stream = Stream.of(events, self.users, zipf=self.zipf, partitions=self.partitions, keyed=self.keyed)
-        project = apply(servers, topic, self.partitions, definitions=self.definitions, keyed=self.keyed)
+        project = apply(servers, topic, self.partitions, definitions=self.definitions, keyed=self.keyed, buckets=self.buckets)
         say(f"{self.name}: producing {events:,} events")
         batches = list(stream.batches()) if self.workers > 1 else []
         if self.workers == 1:
             produce(servers.kafka, topic, stream)
         if self.rebuild:  # what a rebuild leaves: no state, offsets at 0, and the whole log to fold again
             servers.empty()
-            project = apply(servers, topic, self.partitions, definitions=self.definitions, keyed=self.keyed)
+            project = apply(servers, topic, self.partitions, definitions=self.definitions, keyed=self.keyed, buckets=self.buckets)
         options = ["--slab-bytes", str(self.slab_bytes)] if self.slab_bytes else []
         options += ["--rebuilt", str(events // 2)] if self.rebuild else []
         redis_before = servers.redis_cpu_s()
@@ -71,7 +72,8 @@ class Fold:
         cpu_s, wall_s = sum(report["cpu_s"] for report in reports), max(report["wall_s"] for report in reports)
         figures: Figures = {
             "events": events, "users": self.users, "zipf": self.zipf, "windows": len({f.window for f in project.views[0].features}),
-            "aggregations": len(project.views[0].aggregations), "partitions": self.partitions, "keyed": self.keyed, "workers": self.workers,
+            "aggregations": len(project.views[0].aggregations), "partitions": self.partitions, "keyed": self.keyed,
+            "buckets": self.buckets, "workers": self.workers,
             "events_per_s": round(counted / wall_s), "cpu_us_per_event": round(cpu_s / counted * 1e6, 3),
             "redis_cpu_us_per_event": round(redis_s / events * 1e6, 3),
             "max_commit_interval_ms": round(max(report["longest_commit_interval_s"] for report in reports) * 1e3, 1),
@@ -81,8 +83,8 @@ class Fold:
                 for name in reports[0]["stages_s"]  # type: ignore[attr-defined]
             },
             "rss_mb": round(max(report["rss_mb"] for report in reports), 1),
-            "redis_bytes_per_entity": round(memory_per_entity(servers, project, stream)),
-            **verify(servers, project, stream),
+            "redis_bytes_per_entity": round(memory_per_entity(servers, project, stream, self.buckets)),
+            **verify(servers, project, stream, self.buckets),
         }  # fmt: skip
         if self.rebuild:
             figures["rss_mb_half_way"] = round(reports[0]["half_mb"], 1)
@@ -184,9 +186,9 @@ def by_hand(servers: Servers, events: int) -> Figures:
     }  # fmt: skip
 
 
-def memory_per_entity(servers: Servers, project: spec.Project, stream: Stream) -> float:
+def memory_per_entity(servers: Servers, project: spec.Project, stream: Stream, buckets: int) -> float:
     """What Redis itself says that a user's state takes, names and bookkeeping included."""
-    view, source, names = project.views[0], project.sources[0], Keys(project.name)
+    view, source, names = project.views[0], project.sources[0], Keys(project.name, buckets)
     owners = [None] if stream.keyed else range(stream.partitions)
     sample = np.unique(stream.users)[:: max(1, len(np.unique(stream.users)) // 200)].tolist()
     with servers.client() as client:
@@ -218,6 +220,9 @@ class Producing:
 
 ROWS: dict[str, Callable[[Servers, int], Figures]] = {
     "uniform": Fold("uniform"),
+    "4-buckets": Fold("buckets-four", buckets=4),
+    "8-buckets": Fold("buckets-eight", buckets=8),
+    "16-buckets": Fold("buckets-sixteen", buckets=16),
     "zipf": Fold("zipf", users=1_000_000, zipf=1.1),
     "capped": Fold("capped", users=1_000_000, slab_bytes=256 * 1024 * 1024),
     "wide": Fold("wide", definitions="payments_wide.py", times=0.3),

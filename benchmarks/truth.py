@@ -23,11 +23,11 @@ def tile_us(length_us: int) -> int:
     return max(step for step in LADDER_US if length_us >= 12 * step)
 
 
-def verify(servers: Servers, project: spec.Project, stream: Stream) -> dict[str, object]:
+def verify(servers: Servers, project: spec.Project, stream: Stream, buckets: int = 1) -> dict[str, object]:
     """Compare every feature of 300 users, spread over all that have events, with a replay; raises where one differs."""
     view, source = project.views[0], project.sources[0]
     kernel = ViewKernel(view, {source.name: source})
-    online, names = RedisOnlineStore(servers.redis), Keys(project.name)
+    online, names = RedisOnlineStore(servers.redis), Keys(project.name, buckets)
     everyone = np.unique(stream.users)
     sample = everyone[:: max(1, len(everyone) // CHECKED)]
     q = int(stream.at.max())
