@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from featureflow.errors import LogError
@@ -28,10 +29,13 @@ VARINT_BITS = 64
 def decode_whole_batches(consumer: Any) -> bool:
     """Have this kafka-python consumer's ``poll`` return one record per batch, its value a ``WholeBatch``.
 
-    False, and nothing changed, where kafka-python does not have the parts that this builds on.
+    False, a warning, and nothing changed, where kafka-python does not have the parts that this builds on.
     """
     stock = getattr(getattr(consumer, "_fetcher", None), "PartitionRecords", None)
     if stock is None or not hasattr(stock, "_unpack_records"):
+        structlog.get_logger("featureflow.log").warning(
+            "records_one_by_one", problem="kafka-python has other parts than FeatureFlow builds on: reading costs several times the CPU"
+        )
         return False
 
     class WholeBatches(stock):  # type: ignore[misc,valid-type]  # kafka-python has no type information

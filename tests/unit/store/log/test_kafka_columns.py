@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kafka import TopicPartition
 from kafka.consumer.fetcher import Fetcher
 from kafka.consumer.subscription_state import SubscriptionState
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.consumer import ConsumerCoordinator
+from kafka.errors import CorruptRecordError
 from kafka.net.compat import KafkaNetClient
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+from kafka.record.memory_records import MemoryRecords
+from structlog.testing import capture_logs
 
 from featureflow.errors import LogError
 from featureflow.store.log.columns import Columns
@@ -40,11 +44,11 @@ records = st.lists(
 )
 
 
-def built(rows: list[Any], base: int, *, appended: bool) -> bytes:
+def built(rows: list[Any], base: int, *, appended: bool, codec: int = 0) -> bytes:
     """One batch as a broker would hand it out. ``rows``: (key, value, milliseconds from now, offset step, headers)."""
     builder = DefaultRecordBatchBuilder(
         magic=2,
-        compression_type=0,
+        compression_type=codec,
         is_transactional=False,
         producer_id=-1,
         producer_epoch=-1,
@@ -109,6 +113,35 @@ def test_fields_that_do_not_fill_their_record_are_malformed() -> None:
         decode([WholeBatch(broken, batch.position, batch.count, 7, 0, 0, True)])
 
 
+def fetched(data: bytes, offset: int = 0, *, checked: bool = True) -> list[Columns]:
+    """What a fetch from ``offset`` that brought these batches gives, through kafka-python's own fetcher."""
+    consumer = SimpleNamespace(_fetcher=object.__new__(Fetcher))
+    assert decode_whole_batches(consumer)
+    place = TopicPartition("orders", 0)
+    found = consumer._fetcher.PartitionRecords(offset, place, MemoryRecords(data), check_crcs=checked)
+    return [decode([record.value]).since(offset) for record in found.record_iterator]
+
+
+@pytest.mark.parametrize("codec", range(5), ids=["none", "gzip", "snappy", "lz4", "zstd"])
+def test_every_compression_is_read_and_a_fetch_may_begin_in_the_middle_of_a_batch(codec: int) -> None:
+    rows = [(b"k%d" % i, b"a value that repeats itself " * 20, i, 1, []) for i in range(50)]
+    data = built(rows, 100, appended=False, codec=codec) + built(rows, 150, appended=False, codec=codec)
+    assert (len(data) < 20_000) == (codec > 0), "it was compressed, or not, as it says"
+    columns = fetched(data, 120)
+    assert [offset for part in columns for offset in part.offsets.tolist()] == list(range(120, 200))
+    assert columns[0].keys[0] == b"k20"
+    assert {value for part in columns for value in part.values} == {rows[0][1]}
+
+
+def test_a_batch_whose_bytes_changed_on_the_way_is_refused_by_its_checksum() -> None:
+    data = bytearray(built([(b"k", b"value", 0, 1, [])] * 3, 0, appended=False))
+    assert len(fetched(bytes(data))[0]) == 3
+    data[-3] ^= 1
+    with pytest.raises(CorruptRecordError):
+        fetched(bytes(data))
+    assert fetched(bytes(data), checked=False)[0].values[2] != b"value", "nothing but the checksum tells"
+
+
 def test_columns_are_cut_by_count_and_by_bytes() -> None:
     columns = decode([whole(built([(b"k", b"v" * 9, 0, 2, [])] * 10, 0, appended=True))])
     assert columns.fit(3, 1_000) == 3
@@ -121,7 +154,9 @@ def test_columns_are_cut_by_count_and_by_bytes() -> None:
 
 
 def test_a_kafka_python_without_the_private_parts_is_left_as_it_is() -> None:
-    assert not decode_whole_batches(object())
+    with capture_logs() as said:
+        assert not decode_whole_batches(object())
+    assert [line["event"] for line in said] == ["records_one_by_one"]
     assert keep_joins(object()) is None
     for missing in PARTS:
         coordinator = SimpleNamespace(**{part: part for part in PARTS if part != missing})
