@@ -37,9 +37,9 @@ from featureflow.errors import UnavailableError
 from featureflow.kernel import state
 from featureflow.kernel.finalize import Status, ViewKernel
 from featureflow.models.export import export_mlp
-from featureflow.store.keys import Keys
+from featureflow.store.keys import Keys, buckets
 from featureflow.store.log.protocol import Batch
-from featureflow.store.registry import mirrored
+from featureflow.store.registry import buckets_of, mirrored
 from servers import Services
 
 SECOND_US = 1_000_000
@@ -325,9 +325,10 @@ class World:
         for source in project.sources:
             views = [view.id for view in project.views_of(source.name)]
             for partition, end in self.context.log.topic(source.topic).end.items():
-                records = self.context.online.offsets(source.name, partition, views)
-                if any(record is None or record.offset < end for record in records.values()):
-                    return False
+                for bucket in buckets(buckets_of(self.context.online)):
+                    records = self.context.online.offsets(source.name, partition, views, bucket)
+                    if any(record is None or record.offset < end for record in records.values()):
+                        return False
         return True
 
     def recorded(self, sources: Iterable[str] = ("ride", "tip")) -> bool:
@@ -360,7 +361,7 @@ class World:
 
     def _blobs(self, view: View, source: str, keyed: bool, ids: Sequence[str | int]) -> list[list[bytes | None]]:
         owners: list[int | None] = [None] if keyed else list(range(PARTITIONS))
-        names = Keys(self.project.name)
+        names = Keys(self.project.name, buckets_of(self.context.online))
         keys = [names.state(view.entity, entity, view.id, source, owner) for entity in ids for owner in owners]
         blobs = self.context.online.read(keys)
         return [blobs[i:i + len(owners)] for i in range(0, len(blobs), len(owners))]

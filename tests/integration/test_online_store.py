@@ -158,6 +158,24 @@ def test_each_bucket_is_claimed_committed_and_refused_by_itself_in_one_round_tri
     assert store.drop_view(VIEW) == 4 + 4 + 8
 
 
+@pytest.mark.parametrize("how", ["absent", "dirty", "format", "topic"])
+def test_what_is_wrong_with_one_bucket_is_told_with_its_number_and_what_to_do(store: OnlineStore, how: str) -> None:
+    keys = Keys(DEFAULT_PROJECT, 4)
+    store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0}, 4)
+    key = keys.offset(VIEW, SOURCE, 0, keys.buckets[2])
+    (value,) = store.read([key])
+    assert value is not None
+    if how == "absent":
+        assert store.drop_view(VIEW) == 4
+        store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0}, 4)
+        _lose(store, key)
+    else:
+        _put(store, key, {"dirty": value[:56] + b"%+020d" % 7 + value[76:], "format": b"FFo1" + value[4:], "topic": value + b"-old"}[how])
+    do = "topic with a new name" if how == "topic" else "featureflow rebuild now"
+    with pytest.raises(OffsetMissingError, match=f"departure/0, bucket 2/4 .*{do}"):
+        store.claim(SOURCE, 0, [VIEW], TOPIC, 4)
+
+
 def test_a_commit_moves_state_offset_maximum_and_visibility_together(store: OnlineStore, claim: Claim) -> None:
     answer = store.commit(move(claim, 0, 10, whole(KEY, HEADER + b"rows"), max_time_us=-77))
     assert isinstance(answer, Committed)
@@ -339,6 +357,14 @@ def test_a_record_of_another_format_names_the_rebuild_and_is_rebuilt(store: Onli
     store.drop_view(VIEW, for_good=False)
     store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0})
     assert store.claim(SOURCE, 0, [VIEW], TOPIC).records[Track(VIEW)].offset == 0
+
+
+def _lose(store: OnlineStore, key: bytes) -> None:
+    if isinstance(store, MemoryOnlineStore):
+        store.damage(key, None)
+    else:
+        assert isinstance(store, RedisOnlineStore)
+        store._redis.delete(key)
 
 
 def _put(store: OnlineStore, key: bytes, value: bytes) -> None:
