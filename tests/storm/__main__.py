@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from storm.members import cold, warm
 from storm.run import run
 
 
@@ -15,9 +16,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="SIGKILLs of consumers, at least")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--warm", action="store_true", help="fork consumers that have imported everything")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="featureflow-storm-") as folder:
-        report = run(Path(folder), kills=chosen.kills, seed=chosen.seed)
+        report = run(Path(folder), kills=chosen.kills, seed=chosen.seed, launch=warm if chosen.warm else cold)
     for problem in report.problems:
         print(f"FAILED: {problem}", file=sys.stderr)
     print(json.dumps(report.document()))
