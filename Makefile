@@ -53,8 +53,8 @@ format: environment ## let ruff lay the code out
 	@$(PYTHON) -m ruff check --fix .
 	@$(PYTHON) -m ruff format .
 
-bench-ingest: environment services ## events to exactly-once features on real Kafka and Redis, beside a worker written by hand
-	@$(PYTHON) benchmarks/ingest.py $(BENCH_ARGS)
+bench-ingest: environment services ## events to exactly-once features on real Kafka and Redis, beside a worker written by hand (PEERS=1: and Flink, Bytewax, Quix)
+	@$(PYTHON) benchmarks/ingest.py $(if $(PEERS),--peers $(PEERS)) $(BENCH_ARGS)
 
 bench-score: environment services ## scores over HTTP, beside bare aiohttp
 	@$(PYTHON) benchmarks/score.py $(BENCH_ARGS)
