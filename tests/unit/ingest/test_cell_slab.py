@@ -63,7 +63,7 @@ class Ingest:
             for writes, rows in each:
                 assert rows <= commit_rows
                 self.apply(writes)
-            slab.committed([watermark_us // 1000] * len(each))
+            slab.committed([watermark_us // 1000] * len(each) + [-1] * (len(ends) - len(each)))
             at = ends[len(each) - 1]
             slab.evict()
 
