@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -182,6 +182,9 @@ class TroubledStore:
 
     def drop_view(self, view_id: str, *, for_good: bool = True) -> int:
         return self.store.drop_view(view_id, for_good=for_good)
+
+    def withdraw(self, live: Collection[str]) -> int:
+        return self.store.withdraw(live)
 
     def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str, of: int = 1) -> Claim:
         self._reach()

@@ -18,7 +18,8 @@ def apply(
     context: typer.Context,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would change, and change nothing.")] = False,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Delete the state of view versions that are no longer applied.")
+        bool,
+        typer.Option("--prune", help="Delete the state of view versions that are no longer applied, and what is published no more."),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -31,13 +32,17 @@ def apply(
         for line in str(changes).splitlines():
             output.say(line)
         pruned: dict[str, int] = {}
+        withdrawn = 0
         if not plan:
             here.registry.apply(written, partitions=here.settings.log.partitions)
             if prune:
                 pruned = here.registry.drop_retired()
+                withdrawn = here.registry.withdraw(written)
             output.say("Applied." if changes.changes else "Nothing to change; everything stands.")
             for view, keys in pruned.items():
                 output.say(f"{view}: {counted(keys, 'key')} deleted.")
+            if withdrawn:
+                output.say(f"{counted(withdrawn, 'published value')} deleted.")
             for view in here.registry.retired():
                 output.say(f"{view} is retired; its state goes with: featureflow apply --prune")
         output.result(
@@ -47,5 +52,6 @@ def apply(
                 ],
                 "applied": not plan,
                 "pruned": pruned,
+                "withdrawn": withdrawn,
             }
         )

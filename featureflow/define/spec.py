@@ -229,6 +229,7 @@ class View(_Value, frozen=True):
     keys: dict[str, str]                   # source name -> the event field that holds this view's entity id
     aggregations: tuple[Aggregation, ...]
     ttl_us: int | None = None              # lifetime windows and last_n: event time after which a value is expired; None: never
+    publish: bool = False                  # its values are kept beside its state too, for readers that are not ours
     version: str = ""                      # hash of the meaning; set by ``with_version``
 
     @property
@@ -317,9 +318,9 @@ def is_keyed(view: View, source: Source) -> bool:
 def with_version(view: View, sources: dict[str, Source]) -> View:
     """The view with ``version`` set: the first 10 hex digits of the SHA-256 of everything that decides its values.
 
-    Defaults and names of aggregations are presentation and leave the version (and so the state) as it is... so they are
-    excluded; event time, disorder, tolerance, what tells duplicates, and the types of the fields that it reads are included, and
-    whether those may be null: a record with a null where there may be none is no event.
+    Defaults and names of aggregations, and whether its values are published, are presentation and leave the version (and so the state)
+    as it is, so they are excluded; event time, disorder, tolerance, what tells duplicates, and the types of the fields that it reads are
+    included, and whether those may be null: a record with a null where there may be none is no event.
     """
     meaning = {
         "entity": view.entity,

@@ -24,6 +24,7 @@ class Unset(Enum):
 
 
 UNSET: Final = Unset.UNSET
+PUBLISHED_NAMES = ("view", "as_of")        # beside the features in what a view publishes; see ``store.online.published``
 
 
 class View:
@@ -35,6 +36,7 @@ class View:
     - ``of``: the entity.
     - ``role``: which field holds its id, where an event has several of that entity; a tuple, one field per event.
     - ``ttl``: how long after its event a lifetime or last_n value counts; required for them, None is for ever.
+    - ``publish``: keep its values in the online store too, as JSON that any Redis client reads.
     """
 
     _definition: ClassVar[spec.View]
@@ -48,6 +50,7 @@ class View:
         of: type[Entity[Any]],
         role: Expr[str | int | None] | tuple[Expr[str | int | None], ...] | None = None,
         ttl: str | Unset | None = UNSET,
+        publish: bool = False,
     ) -> None:
         super().__init_subclass__()
         at = cls._place = here()
@@ -81,8 +84,10 @@ class View:
             keys=keys,
             aggregations=tuple(one for aggregation in cls._aggregations.values() for one in aggregation.definitions()),
             ttl_us=_ttl(cls, ttl, at),
+            publish=publish,
         )
         _check_features(cls, at)
+        _check_publish(cls, publish, at)
         for attribute, aggregation in cls._aggregations.items():
             if isinstance(aggregation, Decayed):
                 setattr(cls, attribute, aggregation.feature())
@@ -216,3 +221,41 @@ def _check_features(cls: type[View], at: Place) -> None:
             write="two views",
             at=at,
         )
+
+
+def _check_publish(cls: type[View], publish: object, at: Place) -> None:
+    """A worker finalizes what it has just folded, so it must have all of an entity: one event, in one partition for each id."""
+    of = cls._of.__name__
+    if publish is False:
+        return
+    if publish is not True:
+        raise wrong(
+            f"publish={shown(publish)} of {cls.__name__} is neither True nor False",
+            write=f"class {cls.__name__}(View, of={of}, publish=True)",
+            at=at,
+        )
+    events = list(dict.fromkeys(aggregation.event for aggregation in cls._aggregations.values()))
+    if len(events) > 1:
+        raise wrong(
+            f"{cls.__name__} is published and aggregates {listed(event.__name__ for event in events)}: what is published is written "
+            "with the state of one event, and no worker has an entity's state of all of them",
+            write=f"a view for each event: class {cls.__name__}{events[0].__name__}(View, of={of}, publish=True)",
+            at=at,
+        )
+    event = events[0]
+    field = cls._definition.keys[event._definition.name]
+    if event._definition.keyed_by != field:
+        raise wrong(
+            f"{cls.__name__} is published, and the events of one {of} may be in every partition of {event.__name__}: no worker has all "
+            "of them",
+            write=f'class {event.__name__}(Event, keyed_by="{field}", ...), where each record\'s key is that field; or no publish=',
+            at=at,
+        )
+    for feature in cls._definition.features:
+        if feature.name in PUBLISHED_NAMES:
+            raise wrong(
+                f"{feature.reference} is published, where {feature.name!r} stands for "
+                + ("the view's version" if feature.name == "view" else "the instant that the values are of"),
+                write=f"another name, such as {feature.name}_value",
+                at=at,
+            )

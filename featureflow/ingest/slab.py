@@ -27,6 +27,7 @@ from featureflow import limits
 from featureflow.clock import NO_TIME_US
 from featureflow.errors import StateError
 from featureflow.ingest.arena import Arena, Table, spans
+from featureflow.ingest.course import Course
 from featureflow.ingest.roll_up import roll_up
 from featureflow.ingest.slots import Id, Index, Slots
 from featureflow.ingest.state_writes import Entities, StateWrites, Touched, changes
@@ -34,6 +35,7 @@ from featureflow.kernel import rollup, state
 from featureflow.kernel.columns import LEVEL, START, Layout, Rows
 from featureflow.kernel.events import Events
 from featureflow.kernel.fold import combine, fold
+from featureflow.kernel.state import States
 from featureflow.kernel.tile import SECOND_US
 from featureflow.store.keys import Keys
 from featureflow.store.online.writes import Writes
@@ -77,11 +79,14 @@ class _Pending:
 class Slab:
     """All cached rows of one layout, of any number of partitions. Used from one thread.
 
-    ``max_bytes`` bounds what ``evict`` leaves; places that are left behind are kept for the next that need them.
+    ``max_bytes`` bounds what ``evict`` leaves; places that are left behind are kept for the next that need them. Where a slab
+    ``publishes``, ``touched`` and ``states`` tell of each commit of the last fold, and an entity that a commit changes is one row more.
     """
 
-    def __init__(self, layout: Layout, keys: Keys, max_bytes: int = limits.SLAB_BYTES) -> None:
+    def __init__(self, layout: Layout, keys: Keys, max_bytes: int = limits.SLAB_BYTES, *, publishes: bool = False) -> None:
         self.layout = layout
+        self._publishes = publishes
+        self._course: Course | None = None
         self._names = keys
         self.max_bytes = max_bytes
         self._arena = Arena(layout.width, max(1, max_bytes // (8 * layout.width)))
@@ -172,9 +177,13 @@ class Slab:
         by_row, begins = _by_row(self.layout, slots, level, start)
         rows = by_row[begins]
         order = by_row if len(chosen) == n else chosen[by_row]
-        before = np.full(n, n, np.int64)
-        before[order] = previous(order, begins)
-        return Placed(partition, events, order, begins, slots[rows], level[rows], start[rows], entities, (before,), weights)
+        before = [np.full(n, n, np.int64)]
+        before[0][order] = previous(order, begins)
+        if self._publishes:
+            by_entity = np.argsort(slots, kind="stable")
+            before.append(np.full(n, n, np.int64))
+            before[1][chosen[by_entity]] = previous(chosen[by_entity], changes(slots[by_entity]))
+        return Placed(partition, events, order, begins, slots[rows], level[rows], start[rows], entities, tuple(before), weights)
 
     def _settle(self, events: Events, chosen: Index, slots: Index, watermark_us: int) -> tuple[Index, Index, Index, Index]:
         """The distinct slots, rolled up where that is due; the ``weights`` that ``cuts`` is given; each event's level and start."""
@@ -184,7 +193,9 @@ class Slab:
         times_us = events.times_us if len(chosen) == n else events.times_us[chosen]
         entities = np.sort(slots)
         entities = entities[changes(entities)]
-        self._begin(entities[known.stored_rows[entities] < 0], int(times_us.max()))
+        # The first commits of a batch publish values of instants that frontiers of its last events would lie beyond.
+        begin_us = watermark_us if self._publishes else int(times_us.max())
+        self._begin(entities[known.stored_rows[entities] < 0], begin_us)
         rolled = roll_up(layout, self._arena, known, entities, watermark_us)
         weights = np.zeros(n, np.int64)
         if len(rolled):
@@ -221,6 +232,7 @@ class Slab:
         rows = arena.base[slots] + positions
         whole = known.rewrite[entities] | (known.stored_rows[entities] < 0)
         kept = arena.table[spans(arena.base[entities[whole]], held[whole])]
+        earlier = arena.table[rows] if self._publishes else None
         if len(there):
             self._combine(table, row_at[there], layout.rows(arena.table[rows[there]]))
         several, rank = np.flatnonzero(times > 1), 1
@@ -230,6 +242,8 @@ class Slab:
             rank += 1
             several = several[times[several] > rank]
         arena.table[rows] = table if len(table) == len(rows) else table[row_at + times - 1]
+        if earlier is not None:
+            self._course = Course(slots, positions, earlier, absent, row_at, number, table)
         made = np.zeros(len(first), np.bool_)
         made[row_at] = absent
         touched = Touched(number, np.repeat(slots, times), np.repeat(positions, times), made, table)
@@ -243,11 +257,37 @@ class Slab:
         """A row for each segment of the placed events, the segments beginning at ``first``; start and level are set by the caller."""
         return self.layout.table(fold(self.layout, placed.events, placed.order, first))
 
+    def touched(self, commit: int) -> Index:
+        """The entities that this commit of the last ``fold`` changes: distinct slots, in order."""
+        return np.zeros(0, np.int64) if self._course is None else self._course.touched(commit)
+
+    def states(self, commit: int, slots: Index) -> States:
+        """The states of entities (distinct slots) as they are once this commit of the last ``fold`` is applied."""
+        known, counts = self._known, self._arena.count[slots]
+        rows, owner = self._arena.where(slots)
+        table = self._arena.table[rows]
+        if self._course is not None:
+            there = self._course.rewind(commit, slots, counts, table)
+            table, owner = table[there], owner[there]
+        return States(
+            self.layout.rows(table), owner, len(slots), np.arange(len(slots)),
+            known.partition[slots], known.horizon[slots], known.frontiers[slots],
+        )  # fmt: skip
+
+    def entity_ids(self, slots: Index) -> list[Id]:
+        return list(map(self._known.ids.__getitem__, slots.tolist()))
+
+    @property
+    def life_ms(self) -> int:
+        """What a key is given at each renewal."""
+        return self._writes.life_ms
+
     def committed(self, times_ms: Sequence[int]) -> None:
         """Commits of the last ``fold`` are in the store, each since that moment of its clock; those of -1 are not.
 
         What these touch is forgotten: it is to be read again.
         """
+        self._course = None
         if self._pending is None:
             return
         pending, known, self._pending = self._pending, self._known, None
@@ -271,7 +311,7 @@ class Slab:
         """Forget everything of the partition, committed or not."""
         self._forget(np.array(list(self._slots.pop(partition, {}).values()), np.int64))
         if self._pending is not None and self._pending.partition == partition:
-            self._pending = None
+            self._pending = self._course = None
 
     def evict(self) -> int:
         """Forget entities with nothing to commit, the least recently used first, until the bound is kept. How many went."""

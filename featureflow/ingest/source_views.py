@@ -17,6 +17,7 @@ from featureflow.ingest.cuts import cuts
 from featureflow.ingest.dead_letter import DeadLetter, letters
 from featureflow.ingest.decode import Decoder
 from featureflow.ingest.ids import KeptIds
+from featureflow.ingest.publish import Publisher
 from featureflow.ingest.slab import Placed, Slab, plain
 from featureflow.ingest.slots import Index
 from featureflow.kernel import accept
@@ -103,11 +104,16 @@ class SourceViews:
         self.view_ids = tuple(self.layouts)
         self._keys = Keys(project.name, of)
         share = slab_bytes // max(1, sum(len(layout.all) for layout in self.layouts.values()))
+        published = {view.id: view for view in project.views_of(source.name) if view.publish}
         self._slabs = {
-            view_id: tuple((CellSlab if isinstance(one, CellLayout) else Slab)(one, self._keys, share) for one in layout.all)
+            view_id: tuple(
+                (CellSlab if isinstance(one, CellLayout) else Slab)(one, self._keys, share, publishes=view_id in published)
+                for one in layout.all
+            )
             for view_id, layout in self.layouts.items()
         }
         self._each = [(view_id, slab) for view_id, slabs in self._slabs.items() for slab in slabs]
+        self._publishers = [Publisher(view, source, self._keys, self._slabs[view_id]) for view_id, view in published.items()]
         fields = {name for layout in self.layouts.values() for name in layout.fields}
         self.columns = tuple(sorted(fields))
         self._decoder = Decoder(source, columns=self.columns, records=records)
@@ -247,6 +253,12 @@ class SourceViews:
             for i, (changed, count) in enumerate(slab.fold(one, commit_of[view_id], len(writes))):
                 writes[i] += changed
                 rows[i] += count
+        if self._publishers:
+            instants_us = [judged.reach(stop)[1] for own in ends for stop in own]
+            for publisher in self._publishers:
+                for i, values in enumerate(publisher.writes(partition, instants_us)):
+                    writes[i] += values
+                    rows[i] += len(values)
         at = 0
         for share, own in zip(shares, ends, strict=True):
             share.parts, share.times_ms, share.refused = list(map(Part, own, writes[at:], rows[at:])), [], None

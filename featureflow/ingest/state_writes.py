@@ -55,7 +55,7 @@ class StateWrites:
     def __init__(self, layout: Layout, slots: Slots) -> None:
         self._layout, self._slots = layout, slots
         self.slack_ms = -(-layout.ttl_ms // RENEW_SHARE)
-        self._life_ms = layout.ttl_ms + self.slack_ms
+        self.life_ms = layout.ttl_ms + self.slack_ms
 
     def of(self, touched: Touched, entities: Entities, commits: int) -> tuple[list[tuple[Writes, int]], Index]:
         """What each of so many commits writes, of how many rows, and (e,) the last commit that touches each entity.
@@ -110,7 +110,7 @@ class StateWrites:
         heads["expected"] = header + held * size
         heads["header"] = header
         heads["patches"] = np.diff(starts, append=len(firsts))
-        heads["ttl_ms"] = self._life_ms
+        heads["ttl_ms"] = self.life_ms
         heads["renew_ms"] = np.where(renewed, 0, known.renew_ms[entities])   # after a whole value of the same batch: when is not known
         keys = tuple(map(known.keys.__getitem__, entities.tolist()))
         headers, data = known.headers[entities], self._layout.to_bytes(table)
@@ -146,7 +146,7 @@ class StateWrites:
         heads = np.empty(len(slots), HEAD)
         heads["expected"] = np.where(absent, 0, header + stored * size)
         heads["header"] = np.where(absent, 0, header)
-        heads["patches"], heads["ttl_ms"], heads["renew_ms"] = WHOLE, self._life_ms, 0
+        heads["patches"], heads["ttl_ms"], heads["renew_ms"] = WHOLE, self.life_ms, 0
         places = np.zeros(len(slots), PLACE)
         places["size"] = header + sizes * size
         old = known.headers[slots]

@@ -4,6 +4,7 @@
     offset:{project:bucket}:<view@version>:<source>:<partition>                  how far those of the bucket were folded
     seen:{project:bucket}:<view@version>:<source>:<partition>                    when each offset became visible
     ids:{project:bucket}:<view@version>:<source>:<partition>:<tile>:<number>     ids that tell duplicates, by tile of the horizon
+    plain:{project:bucket}:<entity>:<id>:<view>                                  the values that a view publishes
     meta:{project:meta}:<name>                                                   mirrored registry documents
 
 Project and bucket stand in the hash tag: projects share no key, and keys of one bucket share a slot of a Redis Cluster, as
@@ -71,6 +72,11 @@ class Keys:
         tag = self._tags[_number(escaped, of) if of > 1 else 0]
         return f"feat:{tag}:{entity}:{escaped}:{view_id}:{source}{tail}".encode()
 
+    def plain(self, entity: str, entity_id: str | int, view: str) -> bytes:
+        """What a view (its name, without its version) publishes of an entity, in the bucket of its states."""
+        escaped = escape_id(entity_id)
+        return f"plain:{self._tags[self.number(entity_id)]}:{entity}:{escaped}:{view}".encode()
+
     def offset(self, view_id: str, source: str, partition: int, bucket: Bucket = ONE) -> bytes:
         return f"offset:{self._tag(bucket)}:{view_id}:{source}:{partition}".encode()
 
@@ -88,6 +94,10 @@ class Keys:
         """What matches all offset records, visibility streams, states and ids of a view version, in however many buckets."""
         tags = self._tag("*")
         return f"offset:{tags}:{view_id}:*", f"seen:{tags}:{view_id}:*", f"feat:{tags}:*:{view_id}:*", f"ids:{tags}:{view_id}:*"
+
+    def plain_pattern(self, view: str = "") -> str:
+        """What matches all that is published: by this view, or by any."""
+        return f"plain:{self._tag('*')}:*" + (view and f":{view}")
 
     def _tag(self, bucket: object) -> str:
         return f"{{{self._project}:{bucket}}}"

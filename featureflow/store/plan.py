@@ -93,7 +93,10 @@ def _view_added(view: spec.View, kept: Collection[str]) -> str:
 
 def _view_detail(old: spec.View, new: spec.View, kept: Collection[str]) -> str:
     if old.version == new.version:
-        return f"names or defaults only, version {new.version} stays"
+        if old.publish == new.publish:
+            return f"names or defaults only, version {new.version} stays"
+        how = "are published from each entity's next event on" if new.publish else "are published no more; apply --prune deletes them"
+        return f"its values {how}, version {new.version} stays"
     names = _names({f.name: f for f in old.features}, {f.name: f for f in new.features}, "feature")
     begins = "which goes on where it was left" if new.id in kept else "folded again from history and the log"
     return f"version {old.version} -> {new.version}, {begins}" + (f"; {names}" if names else "")

@@ -164,6 +164,10 @@ class Registry:
         """
         return {view_id: self._drop(view_id, for_good=True) for view_id in self.retired()}
 
+    def withdraw(self, project: spec.Project) -> int:
+        """Delete published values that are of no view version that the project publishes: how many went."""
+        return self._online.withdraw([view.id for view in project.views if view.publish])
+
     def lost(self, project: spec.Project) -> dict[str, str]:
         """View id -> what is wrong, for views whose offset records were made and are now absent, dirty or of another format, and for
         those whose rebuild was cut short."""

@@ -26,7 +26,7 @@ from featureflow.store.online.protocol import (
     Track,
 )
 from featureflow.store.online.redis import RedisOnlineStore
-from featureflow.store.online.writes import Patch, StateWrite, Writes
+from featureflow.store.online.writes import ANY, Patch, StateWrite, Writes
 
 KEYS = Keys(DEFAULT_PROJECT)
 VIEW, SOURCE, TOPIC = "now@0123456789", "departure", "topic-1"
@@ -58,6 +58,10 @@ def move(claim: Claim, start: int, to: int, *writes: StateWrite, max_time_us: in
 
 def whole(key: bytes, value: bytes, expected: int = 0, ttl_ms: int = 60_000) -> StateWrite:
     return StateWrite(key, expected, HEADER, ttl_ms, whole=value)
+
+
+def any_length(key: bytes, value: bytes) -> StateWrite:
+    return StateWrite(key, ANY, b"", 60_000, whole=value)
 
 
 def patch(key: bytes, expected: int, *patches: tuple[int, bytes], header: bytes = HEADER) -> StateWrite:
@@ -290,6 +294,8 @@ def test_expired_keys_are_named_and_the_commit_succeeds_with_them_written_whole(
         pytest.param(lambda c: move(c, 0, 1, whole(KEY, HEADER), whole(KEY, HEADER)), "writes a key twice", id="a key twice"),
         pytest.param(lambda c: move(c, 0, 1, patch(KEY, 4, (6, b"x"))), "leaves a hole", id="a hole"),
         pytest.param(lambda c: move(c, 0, 1, StateWrite(KEY, 4, HEADER, 1)), "neither", id="neither patches nor whole"),
+        pytest.param(lambda c: move(c, 0, 1, patch(KEY, ANY, (0, b"x"), header=b"")), "written whole", id="a patch of any length"),
+        pytest.param(lambda c: move(c, 0, 1, whole(KEY, b"x", ANY)), "expects no header", id="any length with a header"),
         pytest.param(
             lambda c: move(c, 0, 1, patch(KEY, 4, *[(4, b"x")] * (limits.PATCHES_PER_KEY + 1))), "whole", id="too many patches"
         ),
@@ -346,6 +352,35 @@ def test_a_view_that_is_dropped_to_begin_anew_refuses_commits_and_claims_until_i
     assert store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0}) == []
     assert refusal(store.commit(move(claim, 0, 1))) == "fenced"
     assert store.claim(SOURCE, 0, [VIEW], TOPIC).records[Track(VIEW)].offset == 0
+
+
+def test_a_value_that_replaces_whatever_is_there_is_written_with_the_state_or_not_at_all(store: OnlineStore, claim: Claim) -> None:
+    plain = KEYS.plain("carrier", "UA", "now")
+    for number, value in enumerate((b"{}", b'{"longer": 1}', b"[]")):
+        assert isinstance(store.commit(move(claim, number, number + 1, any_length(plain, value))), Committed)
+        assert store.read([plain]) == [value]
+    assert refusal(store.commit(move(claim, 3, 4, whole(KEY, HEADER, expected=7), any_length(plain, b"new")))) == "expired"
+    assert refusal(store.commit(move(claim, 2, 4, any_length(plain, b"new")))) == "offset"
+    assert store.read([plain]) == [b"[]"]
+    assert isinstance(store.commit(move(claim, 3, 4, any_length(plain, b""))), Committed)
+    assert store.read([plain]) == [None]
+
+
+def test_values_that_no_live_version_published_are_withdrawn(store: OnlineStore, claim: Claim) -> None:
+    old, new = (b'{"view":"now@%b","n":1}' % version for version in (b"0123456789", b"9876543210"))
+    keys = [KEYS.plain("carrier", entity_id, "now") for entity_id in ("UA", "a:b{c}\r\n\0*", "DL")]
+    keys.append(KEYS.plain("carrier", "UA", "not_now"))
+    values = [old, new, new, b'{"view":"not_now@0123456789","n":1}']
+    store.commit(move(claim, 0, 1, whole(KEY, HEADER), *map(any_length, keys, values)))
+    assert store.withdraw([VIEW, "now@9876543210", "not_now@0123456789"]) == 0
+    assert store.withdraw(["now@9876543210", "not_now@0123456789"]) == 1
+    assert store.read(keys) == [None, *values[1:]]
+    store.drop_view("now@9876543210", for_good=True)
+    assert store.read(keys) == [None, *values[1:]], "another version may have published them since"
+    store.drop_view("now@9876543210", for_good=False)
+    assert store.read(keys) == [None, None, None, values[3]]
+    assert store.withdraw([]) == 1
+    assert store.read([KEY, keys[3]]) == [HEADER, None]
 
 
 def test_a_record_of_another_format_names_the_rebuild_and_is_rebuilt(store: OnlineStore, claim: Claim) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -12,7 +12,7 @@ from featureflow.clock import NO_TIME_US, Clock
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import BeingRebuiltError, OffsetMissingError
 from featureflow.store.keys import ONE, Bucket, Keys, buckets
-from featureflow.store.online import call, loss, record
+from featureflow.store.online import call, loss, published, record
 from featureflow.store.online.protocol import (
     DROPPED,
     Answer,
@@ -24,6 +24,7 @@ from featureflow.store.online.protocol import (
     Track,
     answered,
 )
+from featureflow.store.online.writes import ANY
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,10 @@ class MemoryOnlineStore:
         return list(dict.fromkeys(made))
 
     def drop_view(self, view_id: str, *, for_good: bool = True) -> int:
-        middle = f":{view_id}:".encode()
+        middle, tail = f":{view_id}:".encode(), f":{view_id.partition('@')[0]}".encode()
         keys = [key for key in (*self._values, *self._seen) if middle in key and not key.startswith(b"meta:")]
+        if not for_good:
+            keys += [key for key in self._values if key.startswith(b"plain:") and key.endswith(tail)]
         marked = [] if for_good else [key for key in keys if key.startswith(b"offset:")]
         gone = [key for key in keys if key not in marked]
         for key in marked:
@@ -77,6 +80,13 @@ class MemoryOnlineStore:
             self._values.pop(key, None)
             self._seen.pop(key, None)
         return len(gone)
+
+    def withdraw(self, live: Collection[str]) -> int:
+        staying = tuple(map(published.begins, live))
+        keys = [key for key in self._values if key.startswith(b"plain:") and not self._values[key].data.startswith(staying)]
+        for key in keys:
+            del self._values[key]
+        return len(keys)
 
     def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str, of: int = 1) -> Claim:
         token = secrets.token_bytes(16)
@@ -214,6 +224,8 @@ class MemoryOnlineStore:
                 return Refused("offset", f"{place} is at {stored.offset}, not {advance.from_offset}")
         expired = []
         for index, write in enumerate(commit.writes):
+            if write.expected_bytes == ANY:
+                continue
             value = self._get(write.key) or b""
             if len(value) != write.expected_bytes:
                 if value:

@@ -8,7 +8,7 @@ of the record's token. Buckets move on their own: one that is behind another is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -124,8 +124,15 @@ class OnlineStore(Protocol):
         (2) its state goes
         (3) its offset records go; where it begins anew they stay, marked, until ``create_offsets`` makes them
 
+        What it published goes with its state where it begins anew; else it stays for ``withdraw``, since another version of the view
+        may have published it since.
+
         Cut short, it is run again.
         """
+        ...
+
+    def withdraw(self, live: Collection[str]) -> int:
+        """Delete what any view version but these has published. How many keys went."""
         ...
 
     def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str, of: int = 1) -> Claim:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib import resources
+from itertools import islice
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -21,11 +22,11 @@ from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import BeingRebuiltError, OffsetMissingError, StateError, UnavailableError, UnknownOutcomeError
 from featureflow.store.keys import ONE, Bucket, Keys, buckets
-from featureflow.store.online import call, loss, record
+from featureflow.store.online import call, loss, published, record
 from featureflow.store.online.protocol import Answer, Claim, Commit, Committed, OffsetRecord, Refused, Track
 
 SETTING = "online.url"
-SCRIPTS = ("claim", "commit", "create_offsets")
+SCRIPTS = ("claim", "commit", "create_offsets", "withdraw")
 OLDEST = 7
 Call = tuple[Sequence[bytes], Sequence[bytes]]
 """KEYS and ARGV of a script."""
@@ -99,7 +100,23 @@ class RedisOnlineStore:
         with self._answering():
             for key in self._redis.scan_iter(match=offsets, count=1000):
                 self._redis.set(key, record.dropped(), xx=True)
-            return sum(self._delete(pattern) for pattern in ((seen, states, ids, offsets) if for_good else (seen, states, ids)))
+            plain = self._keys.plain_pattern(view_id.partition("@")[0])
+            return sum(self._delete(pattern) for pattern in ((seen, states, ids, offsets) if for_good else (seen, states, ids, plain)))
+
+    def withdraw(self, live: Collection[str]) -> int:
+        staying, gone = list(map(published.begins, live)), 0
+        with self._answering():
+            keys = self._redis.scan_iter(match=self._keys.plain_pattern(), count=1000)
+        while some := self._next(keys, 1000):
+            by_tag: dict[bytes, list[bytes]] = {}
+            for key in some:
+                by_tag.setdefault(key[: key.index(b"}")], []).append(key)
+            gone += sum(number for (number,) in self._run_each("withdraw", [(of_tag, staying) for of_tag in by_tag.values()]))
+        return gone
+
+    def _next(self, keys: Iterator[bytes], most: int) -> list[bytes]:
+        with self._answering():
+            return list(islice(keys, most))
 
     def _delete(self, pattern: str) -> int:
         gone, batch = 0, list[bytes]()

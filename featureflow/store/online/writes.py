@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from featureflow import limits
 
 WHOLE = 65_535                             # as a number of patches: one whole value
+ANY = 2**32 - 1                            # as expected bytes: whatever is there, a whole value takes its place
 HEAD = np.dtype([("expected", "<u4"), ("header", "<u2"), ("patches", "<u2"), ("ttl_ms", "<u8"), ("renew_ms", "<u8")])
 PLACE = np.dtype([("position", "<u4"), ("size", "<u4")])
 
@@ -30,7 +31,7 @@ class StateWrite(msgspec.Struct, frozen=True, gc=False):
     """The change of one state key. Exactly one of ``patches`` and ``whole`` is set."""
 
     key: bytes
-    expected_bytes: int                    # the length it must have now; 0: must be absent
+    expected_bytes: int                    # the length it must have now; 0: must be absent; ANY: is not looked at
     header: bytes                          # the header it must have now, where expected_bytes > 0
     ttl_ms: int                            # the life that is given; 0: a whole value never expires, a patch leaves it as it is
     patches: tuple[Patch, ...] = ()
@@ -42,9 +43,9 @@ class StateWrite(msgspec.Struct, frozen=True, gc=False):
 class Writes:
     """Many ``StateWrite``, each with another key, in columns.
 
-    ``heads`` are of ``HEAD``: the expected bytes, the bytes of the header, how many patches (``WHOLE``: a whole value), and the two
-    times. ``places`` are of ``PLACE``, all patches of all keys in order; a whole value has one too, at position 0. ``headers`` and ``data``
-    are what these describe, joined. ``lua/commit.lua`` reads the same four.
+    ``heads`` are of ``HEAD``: the expected bytes (or ``ANY``), the bytes of the header, how many patches (``WHOLE``: a whole value),
+    and the two times. ``places`` are of ``PLACE``, all patches of all keys in order; a whole value has one too, at position 0.
+    ``headers`` and ``data`` are what these describe, joined. ``lua/commit.lua`` reads the same four.
     """
 
     keys: tuple[bytes, ...] = ()
@@ -122,6 +123,9 @@ class Writes:
         if len(numbers) and not 0 < numbers.min() <= numbers.max() <= limits.PATCHES_PER_KEY:
             worst = int(numbers.argmax())
             raise ValueError(too_many(self.keys[worst], int(numbers[worst])) if numbers.all() else "a write of no patch")
+        unchecked = heads["expected"] == ANY
+        if (unchecked & (~whole | (heads["header"] > 0))).any():
+            raise ValueError("a value that replaces whatever is there is written whole, and expects no header")
         self._check_holes(heads["expected"].astype(np.int64), numbers, np.repeat(~whole, numbers), places["position"], sizes)
 
     def _check_holes(

@@ -27,7 +27,7 @@ from featureflow import (
 
 class User(Entity[str]): ...
 
-class Payment(Event, topic="payments", time="at", disorder="10m"):
+class Payment(Event, topic="payments", time="at", disorder="10m", keyed_by="user"):
     at: Field[datetime]
     user: Field[str] = key(User)
     amount: Field[float]
@@ -35,7 +35,7 @@ class Payment(Event, topic="payments", time="at", disorder="10m"):
     country: Field[str | None]
     online: Field[bool]
 
-class UserNow(View, of=User, ttl="30d"):
+class UserNow(View, of=User, ttl="30d", publish=True):
     country = last(Payment.country, width=2, over=("1h", "6h"), default="??")
     began = first(Payment.at, over=("1h",))
     dearest = max_by(Payment.country, by=Payment.amount, over=("6h",))

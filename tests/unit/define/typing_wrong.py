@@ -87,6 +87,10 @@ class CarrierNow(View, of=Carrier, ttl="30d"):
     windowed_last = last_n(Departure.delay_min, 8, over=("1h",))  # wrong: it has no windows
 
 
+class Shouted(View, of=Carrier, publish="loudly"):  # wrong: true or false
+    flights = count(Departure, over=("1h",))
+
+
 class Unowned(View):  # wrong: no of=
     flights = count(Departure, over=("1h",))
 

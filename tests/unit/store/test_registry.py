@@ -207,6 +207,17 @@ def test_names_and_defaults_do_not_make_a_new_version(place: Place) -> None:
     assert place.registry.retired() == []
 
 
+def test_whether_a_view_is_published_is_no_new_version_and_a_plan_says_what_becomes_of_its_values(place: Place) -> None:
+    published = tuple(msgspec.structs.replace(v, publish=v.name == "carrier_last") for v in VIEWS)
+    place.registry.apply(PROJECT)
+    version = PROJECT.view("carrier_last").version
+    on = place.registry.apply(msgspec.structs.replace(PROJECT, views=published))
+    assert str(on) == f"~ view carrier_last: its values are published from each entity's next event on, version {version} stays"
+    assert place.registry.retired() == []
+    off = place.registry.apply(PROJECT)
+    assert str(off) == f"~ view carrier_last: its values are published no more; apply --prune deletes them, version {version} stays"
+
+
 def test_state_that_was_lost_is_loud_and_is_never_made_again_in_silence(place: Place) -> None:
     place.registry.apply(PROJECT)
     lost = PROJECT.view("carrier_last")

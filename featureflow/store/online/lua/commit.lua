@@ -6,8 +6,8 @@
 -- ARGV: token (32 hex) | to | max_time_us | complete_ms | A | W | entries a visibility stream keeps | from, A times | heads |
 -- headers | places | data. The last four are the columns of the writes (see writes.py), little-endian: a head is expected bytes
 -- u32, header bytes u16, n u16, ttl ms u64, renew ms u64; a place is position u32, bytes u32, n of them for each head. n = 65535:
--- one place, which is the whole value, and 0 bytes delete the key. A patch gives its key a new ttl from the time "renew ms" on, a
--- whole value always. complete_ms is kept where it is newer than the record's.
+-- one place, which is the whole value, and 0 bytes delete the key. expected = 4294967295: a whole value in place of whatever is there.
+-- A patch gives its key a new ttl from the time "renew ms" on, a whole value always. complete_ms is kept where it is newer than the record's.
 -- Four arguments, since the server spends more on taking an argument than on writing a row.
 -- Offsets and times are sign and 19 digits (see record.py), compared as strings.
 -- Returns {'ok', ms} or {reason, text, 0-based places...}; reasons: dropped fenced offset dirty mismatch expired.
@@ -16,6 +16,7 @@ local call = redis.call
 local sub = string.sub
 local unpack = struct.unpack
 local WHOLE = 65535
+local ANY = 4294967295
 local AT_ONCE = 4000                       -- numbers that one unpack puts on Lua's stack
 local token, to, max_time, complete = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local A, W, kept = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
@@ -84,8 +85,12 @@ local header, at, p = 1, 1, 1
 for w = 1, W do
   local key, h = KEYS[2 * A + w], 5 * w - 4
   local expected, header_bytes, n = head[h], head[h + 1], head[h + 2]
-  local length = call('STRLEN', key)
-  if length ~= expected then
+  local length = expected == ANY and 0 or call('STRLEN', key)
+  if expected == ANY then
+    if n ~= WHOLE or header_bytes > 0 then
+      return redis.error_reply('ERR commit: not a whole value, whatever is there: ' .. key)
+    end
+  elseif length ~= expected then
     if length > 0 then
       return {'mismatch', key .. ' has ' .. length .. ' bytes, not ' .. expected, w - 1}
     end

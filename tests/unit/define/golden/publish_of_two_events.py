@@ -1,0 +1,21 @@
+from datetime import datetime
+
+from featureflow import Entity, Event, Field, View, count, key
+
+
+class User(Entity[str]): ...
+
+
+class Click(Event, topic="clicks", time="at", disorder="10m", keyed_by="user"):
+    at: Field[datetime]
+    user: Field[str] = key(User)
+
+
+class Purchase(Event, topic="purchases", time="at", disorder="10m", keyed_by="user"):
+    at: Field[datetime]
+    user: Field[str] = key(User)
+
+
+class UserNow(View, of=User, publish=True):
+    clicks = count(Click, over=("1h",))
+    purchases = count(Purchase, over=("1h",))
