@@ -68,14 +68,13 @@ class Keys:
     ) -> bytes:
         """``partition`` is None where the source is keyed by the entity. ``part`` tells the cells of sketches from the other rows."""
         tail = ("" if partition is None else f":{partition}") + (part and f"~{part}")
-        escaped, of = escape_id(entity_id), len(self._tags)
-        tag = self._tags[_number(escaped, of) if of > 1 else 0]
-        return f"feat:{tag}:{entity}:{escaped}:{view_id}:{source}{tail}".encode()
+        escaped = escape_id(entity_id)
+        return f"feat:{self._tag_of(escaped)}:{entity}:{escaped}:{view_id}:{source}{tail}".encode()
 
     def plain(self, entity: str, entity_id: str | int, view: str) -> bytes:
         """What a view (its name, without its version) publishes of an entity, in the bucket of its states."""
         escaped = escape_id(entity_id)
-        return f"plain:{self._tags[self.number(entity_id)]}:{entity}:{escaped}:{view}".encode()
+        return f"plain:{self._tag_of(escaped)}:{entity}:{escaped}:{view}".encode()
 
     def offset(self, view_id: str, source: str, partition: int, bucket: Bucket = ONE) -> bytes:
         return f"offset:{self._tag(bucket)}:{view_id}:{source}:{partition}".encode()
@@ -98,6 +97,10 @@ class Keys:
     def plain_pattern(self, view: str = "") -> str:
         """What matches all that is published: by this view, or by any."""
         return f"plain:{self._tag('*')}:*" + (view and f":{view}")
+
+    def _tag_of(self, escaped: str) -> str:
+        of = len(self._tags)
+        return self._tags[_number(escaped, of) if of > 1 else 0]
 
     def _tag(self, bucket: object) -> str:
         return f"{{{self._project}:{bucket}}}"
