@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import pytest
@@ -21,6 +21,7 @@ from producer import SOURCES, Producer
 from watched import Forked, Trap
 from world import SECOND_US, World, embedded, production, until
 
+import oracle
 from featureflow.ingest import failpoint
 from featureflow.ingest.failpoint import NAMES, Name
 from servers import Services
@@ -135,3 +136,21 @@ def test_a_consumer_killed_at_any_step_leaves_nothing_lost_and_nothing_doubled(c
 
 def test_every_failpoint_is_one_of_the_cases() -> None:
     assert {name for _, name in CASES} == set(NAMES)
+
+
+def test_the_comparison_sees_one_event_that_is_lost_one_that_counts_twice_and_one_that_is_another(consumers: Consumers) -> None:
+    """The log is changed instead of the stores: an event more is one that they lost, an event less one that they count too often."""
+    log = verdict.replay(consumers.world, consumers.producer.bad)
+    newest = max(record.time_us for record in log.events)
+    last = next(record for record in reversed(log.events) if record.source == "tip" and record.time_us <= record.timestamp_us)
+    rest = [record for record in log.events if record.source == "ride"]
+    another = replace(last, fields={**last.fields, "amount": last.fields["amount"] + 1.0})
+    counts = [record for record in rest if record.time_us <= record.timestamp_us and record.fields["rider"] == "ada"]
+
+    def told(events: list[oracle.Record]) -> verdict.Verdict:
+        return verdict.of_everything(consumers.world, verdict.Replay(events, log.refused), [newest + SECOND_US])
+
+    twice = replace(counts[-1], offset=1_000_000)
+    assert told([*log.events, twice]).lost >= 1
+    assert told([record for record in log.events if record is not counts[-1]]).doubled >= 1
+    assert told([another if record is last else record for record in log.events]).wrong >= 1
