@@ -12,16 +12,17 @@ import typer
 from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output
 from featureflow.clock import NO_TIME_US, SystemClock, from_us
-from featureflow.errors import RequestError, UnavailableError
-from featureflow.kernel.finalize import Status
+from featureflow.errors import HistoryError, RequestError, UnavailableError
+from featureflow.kernel.finalize import Status, Values
 from featureflow.serve import features as feature_values
-from featureflow.serve.features import Features
+from featureflow.serve.features import Features, shown
 from featureflow.serve.fetch import Fetcher, Unread
 from featureflow.serve.plan import Plan, ViewPlan
 from featureflow.serve.request import check_id, instant_us
 from featureflow.settings import duration_us
 from featureflow.store.online.protocol import OnlineStore
 from featureflow.store.registry import buckets_of, partitions_document
+from featureflow.train.recall import Question, recall
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +36,10 @@ def get(
     at: Annotated[str, typer.Option(help="An instant, RFC 3339 with a zone; now if left out.")] = "",
     json: Json = False,
 ) -> None:
-    """Read features as the scorer would: value, status and event time of each."""
+    """Read features as the scorer would: value, status and event time of each.
+
+    What the state has no exact answer to at that instant is computed from history.
+    """
     here: Context = context.obj
     output = Output(json=json)
     with here:
@@ -43,27 +47,44 @@ def get(
         wanted: list[str | int | None] = [_id_of(text, plan) for text in ids]
         q_us = here.clock.now_us() if not at else _instant(at)
         stale_after_us = duration_us(here.settings.online.stale_after, "online.stale_after")
-        found = asyncio.run(_read(here.online, plan, wanted, q_us, stale_after_us))
+        found, past = asyncio.run(_read(here.online, plan, wanted, q_us, stale_after_us, here.clock.now_us() if at else None))
+        recalled = _recalled(here, plan, found, past, q_us) if past else None
+    values = Values(found.values, found.statuses, found.event_times_us, found.texts)
+    if recalled is not None:
+        place = np.arange(len(ids))
+        place[past] = len(ids) + np.arange(len(past))
+        values = Values.concat([values, recalled]).take(place)
     rows = []
     for index, entity in enumerate(ids):
         for feature, reference in enumerate(plan.references):
-            time_us = int(found.event_times_us[index, feature])
-            value = found.shown(index, feature)
+            time_us = int(values.event_times_us[index, feature])
+            value = shown(plan, values, index, feature)
             rows.append(
                 {
                     "id": entity,
                     "feature": reference,
                     "value": [_defined(v) for v in value] if isinstance(value, list) else _defined(value),
-                    "status": Status(int(found.statuses[index, feature])).name.lower(),
+                    "status": Status(int(values.statuses[index, feature])).name.lower(),
                     "event_time": None if time_us == NO_TIME_US else from_us(time_us).isoformat(),
                 }
             )
     output.say(f"{plan.view.id} at {from_us(q_us).isoformat()}")
     output.table(("id", "feature", "value", "status", "event time"), [list(row.values()) for row in rows])
-    for degraded in found.degraded:
-        output.warn(f"degraded: {degraded}")
+    if past:
+        output.say(f"from history: {', '.join(ids[row] for row in past)}")
+    answered = {f"{plan.view.name}:unanswerable"} if found.unanswerable.keys() <= set(past) else set()
+    degraded = [what for what in found.degraded if what not in answered]
+    for what in degraded:
+        output.warn(f"degraded: {what}")
     output.result(
-        {"view": plan.view.id, "q": q_us, "applied": found.applied(0), "features": rows, "degraded": list(found.degraded)}
+        {
+            "view": plan.view.id,
+            "q": q_us,
+            "applied": found.applied(0),
+            "features": rows,
+            "degraded": degraded,
+            "from_history": [ids[row] for row in past],
+        }
     )
 
 
@@ -83,12 +104,43 @@ class _Blocking:
 
 
 async def _read(
-    online: OnlineStore, plan: ViewPlan, ids: list[str | int | None], q_us: int, stale_after_us: int
-) -> Features:
+    online: OnlineStore,
+    plan: ViewPlan,
+    ids: list[str | int | None],
+    q_us: int,
+    stale_after_us: int,
+    now_us: int | None,
+) -> tuple[Features, list[int]]:
+    """What the state says, and the rows of which it says nothing exact at ``q_us``; of the past where it is asked about one, at ``now_us``.
+
+    Rows whose offset records are lost are not among them: up to which offset history should be counted is lost too.
+    """
     read = await Fetcher(_Blocking(online), SystemClock(), stale_after_us).fetch({plan: ids}, None)
     if isinstance(read, Unread):
         raise UnavailableError(read.detail)
-    return feature_values.finalize(read[plan], q_us)
+    reading = read[plan]
+    found = feature_values.finalize(reading, q_us)
+    if now_us is None:
+        return found, []
+    past = found.unanswerable | feature_values.expired(reading, q_us, now_us)
+    lost = {
+        row
+        for source in reading.sources.values()
+        for row, bucket in enumerate(reading.buckets)
+        if source.standings[bucket].missing
+    }
+    return found, sorted(past.keys() - lost - reading.corrupt.keys())
+
+
+def _recalled(here: Context, plan: ViewPlan, found: Features, past: list[int], q_us: int) -> Values:
+    questions = [Question(found.ids[row], q_us, found.applied(row), f"the state of {found.ids[row]!r} was read") for row in past]
+    try:
+        return recall(here.history, here.applied, plan.view, questions)
+    except HistoryError as error:
+        raise HistoryError(
+            f"the state has no exact answer at {from_us(q_us).isoformat()}, and history has none yet: {error}. Start `featureflow history` "
+            "where it is not running, and ask again; or ask for a later instant"
+        ) from error
 
 
 def _plan_of(here: Context, view: str) -> ViewPlan:

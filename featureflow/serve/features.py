@@ -13,6 +13,7 @@ from featureflow.clock import NO_TIME_US
 from featureflow.errors import StateError
 from featureflow.kernel.finalize import NO_TEXTS, Status, Texts, Values
 from featureflow.kernel.state import parse
+from featureflow.kernel.tile import LIFETIME_US
 from featureflow.serve.fetch import Reading, Standing
 from featureflow.serve.plan import ViewPlan
 
@@ -62,10 +63,15 @@ class Features:
 
     def shown(self, row: int, feature: int) -> float | str | list[float | str | None] | None:
         """One feature's value for people to read: a list where it is a sequence, None where a string is undefined."""
-        declared = self.plan.view.features[feature]
-        values = self.texts[feature][row] if declared.is_text else self.values[row, self.plan.columns[feature]]
-        found = values.tolist()
-        return found if declared.is_sequence else found[0]  # type: ignore[no-any-return]
+        return shown(self.plan, self, row, feature)
+
+
+def shown(plan: ViewPlan, values: Values | Features, row: int, feature: int) -> float | str | list[float | str | None] | None:
+    """One feature's value for people to read: a list where it is a sequence, None where a string is undefined."""
+    declared = plan.view.features[feature]
+    cells = values.texts[feature][row] if declared.is_text else values.values[row, plan.columns[feature]]
+    found = cells.tolist()
+    return found if declared.is_sequence else found[0]  # type: ignore[no-any-return]
 
 
 def finalize(reading: Reading, q_us: int) -> Features:
@@ -114,6 +120,26 @@ def finalize(reading: Reading, q_us: int) -> Features:
         unanswerable,
         marked.texts,
     )
+
+
+def expired(reading: Reading, q_us: int, now_us: int) -> dict[int, str]:
+    """Entities of which a state key is absent that may have lived long enough ago for ``q_us`` only: row -> what to say of it.
+
+    An event that counts at q was committed at its time less the source's ``future`` or after; its key has lived on for
+    ``Layout.ttl_ms``, which is until q + ``disorder`` + one tile at least. Since then that the key is absent says nothing of q.
+    """
+    found: dict[int, str] = {}
+    for source in reading.plan.sources:
+        layout = source.layout
+        forgotten_us = now_us - layout.disorder_us - max(0 if level == LIFETIME_US else level for level in layout.levels)
+        if layout.ttl_ms == 0 or q_us >= forgotten_us:
+            continue
+        for row, blobs in enumerate(reading.sources[source.name].blobs):
+            if reading.ids[row] is not None and not all(blobs):
+                found.setdefault(
+                    row, f"{layout.view_id} has no state from {source.name} in some partition, and may have had some that counts then"
+                )
+    return found
 
 
 def nothing(plan: ViewPlan, ids: list[str | int | None]) -> Features:

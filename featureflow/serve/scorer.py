@@ -180,13 +180,16 @@ class Scorer:
             raise UnavailableError(read.detail)
         q_us = self.clock.now_us() if at_us is None else at_us
         found = feature_values.finalize(read[view], q_us)
-        if at_us is not None and found.unanswerable:
-            index, why = next(iter(found.unanswerable.items()))
-            raise RequestError(
-                "Cannot be answered exactly at that instant",
-                f"{len(found.unanswerable)} of {len(unique)} ids, the first {found.ids[index]!r}: {why}. Ask for a later instant",
-                status=422,
-            )
+        if at_us is not None:
+            unanswerable = found.unanswerable | feature_values.expired(read[view], at_us, self.clock.now_us())
+            if unanswerable:
+                index, why = next(iter(unanswerable.items()))
+                raise RequestError(
+                    "Cannot be answered exactly at that instant",
+                    f"{len(unanswerable)} of {len(unique)} ids, the first {found.ids[index]!r}: {why}. Ask for a later instant, or have "
+                    f"this one answered from history: featureflow get {view.view.name} ID --at INSTANT",
+                    status=422,
+                )
         if len(unique) != len(ids):
             place = {entity_id: i for i, entity_id in enumerate(unique)}
             found = found.take(np.array([place[i] for i in ids], np.intp), list(ids))

@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featureflow.define import spec
 from featureflow.errors import HistoryError
-from featureflow.kernel.events import Events
-from featureflow.kernel.finalize import Status, Values, ViewKernel
-from featureflow.store.history.protocol import Extent, HistoryStore
-from featureflow.train.gather import Entities, Wanted, gather
-from featureflow.train.point_in_time import Part, join
-from featureflow.train.prediction import Prediction, Served, view_definitions, view_sources
+from featureflow.kernel.finalize import Status, Values
+from featureflow.store.history.protocol import HistoryStore
+from featureflow.train.prediction import Prediction, Served, view_definitions
+from featureflow.train.recall import Question, recall
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ def recompute_predictions(history: HistoryStore, project: spec.Project, rows: Se
     for view_id in dict.fromkeys(f"{name}@{version}" for p in predictions for name, version in p.views.items()):
         view = definitions[view_id]
         users = [i for i, p in enumerate(predictions) if p.views.get(view.name) == view.version]
-        values = _recompute(history, project, view, [predictions[i] for i in users])
+        values = recall(history, project, view, [_question(view, predictions[i]) for i in users])
         for place, i in enumerate(users):
             looked, found = _compare(sliced[i][view.name], values, place)
             compared[i] += looked
@@ -73,50 +70,13 @@ def recompute_predictions(history: HistoryStore, project: spec.Project, rows: Se
     return [Audited(p.prediction_id, compared[i], tuple(differences[i])) for i, p in enumerate(predictions)]
 
 
-def _recompute(history: HistoryStore, project: spec.Project, view: spec.View, predictions: Sequence[Prediction]) -> Values:
-    sources = view_sources(history, project, view)
-    kernel = ViewKernel(view, sources)
-    ids = np.empty(len(predictions), dtype=object)
-    ids[:] = [p.entities.get(view.join_key) for p in predictions]
-    entities = Entities.of(ids)
-    instants = np.array([p.asked_at_us for p in predictions], np.int64)
-    began = {(str(row["source"]), row["partition_id"]): row["beginning"] for row in history.query("positions", {"view_id": view.id})}
-    parts: list[Part] = []
-    for name in view.sources:
-        wanted = Wanted.of(kernel.layouts[name], entities, instants)
-        extents = history.extents(name)
-        for partition in sorted({p for prediction in predictions for p in prediction.applied.get(view.name, {}).get(name, {})}):
-            applied = np.array([p.applied.get(view.name, {}).get(name, {}).get(partition, 0) for p in predictions], np.int64)
-            extent = extents.get(partition, Extent(0, 0))
-            begin = began.get((name, partition), extent.first)
-            assert isinstance(begin, int)
-            _refuse(predictions, applied, extent, begin, f"{name}/{partition}")
-            gathered = gather(
-                history, sources[name], [wanted], columns=(), seen=_offsets, partition=partition,
-                from_offset=begin, to_offset=int(applied.max()), progress=lambda rows: None,
-            )
-            parts.append(Part(name, gathered, applied))
-    return join(kernel, entities, instants, parts)
-
-
-def _offsets(events: Events) -> NDArray[np.int64]:
-    """An event is seen by those that were applied beyond its offset."""
-    return events.offsets + 1
-
-
-def _refuse(predictions: Sequence[Prediction], applied: NDArray[np.int64], extent: Extent, begin: int, where: str) -> None:
-    ahead = np.flatnonzero(applied > extent.next)
-    if len(ahead):
-        raise HistoryError(
-            f"history of {where} has come to {extent.next}, and prediction "
-            f"{predictions[int(ahead[0])].prediction_id!r} was made at {applied[ahead[0]]}: "
-            "let the history writer catch up"
-        )
-    if begin < extent.first and applied.max() > begin:
-        raise HistoryError(
-            f"history of {where} begins at {extent.first}, but the view was folded from {begin}: those events "
-            "cannot be recomputed"
-        )
+def _question(view: spec.View, prediction: Prediction) -> Question:
+    return Question(
+        prediction.entities.get(view.join_key),
+        prediction.asked_at_us,
+        prediction.applied.get(view.name, {}),
+        f"prediction {prediction.prediction_id!r} was made",
+    )
 
 
 def _compare(served: Served, values: Values, place: int) -> tuple[int, list[Difference]]:

@@ -19,7 +19,7 @@ from featureflow import limits
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import UnavailableError
 from featureflow.models.store import ModelStore
-from featureflow.serve import routes
+from featureflow.serve import features, routes
 from featureflow.store.keys import Keys
 
 KEYS = Keys(DEFAULT_PROJECT)
@@ -81,6 +81,43 @@ def test_features_of_many_ids_come_from_one_read_with_the_offsets_they_stand_for
                 assert row["values"] == [None if v != v else v for v in values]
                 assert [t for t in row["event_times_us"] if t is not None] == [t for t in times if t > 0]
             assert set(answer["rows"][-1]["statuses"]) == {"default"}
+
+    asyncio.run(go())
+
+
+def test_an_instant_that_state_cannot_answer_is_refused_on_every_path_with_what_to_do(
+    models: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def go() -> None:
+        rig = fed(200)
+        async with serving(models, rig=rig) as serve, listening(serve) as server:
+            then = rig.clock.now_us() - 5 * SECOND_US
+            old, recent = then - 40 * 86_400 * SECOND_US, then
+            command = "featureflow get rider_now ID --at"
+
+            async def ask(at: int) -> list[tuple[int, Any]]:
+                found = [await get(server, f"/v1/features/rider_now/ada?at={at}")]
+                found.append(await post(server, "/v1/features/rider_now", {"entities": ["ada", "nobody"], "at": at}))
+                return [(status, answer) for status, answer, _ in found]
+
+            for status, answer in await ask(old):
+                assert status == 422
+                assert "rolled up" in answer["detail"]
+                assert command in answer["detail"]
+            (status, right), (posted, _) = await ask(recent)
+            assert (status, posted) == (200, 200)
+            status, answer, _ = await post(server, "/v1/score/tip", {**GOOD, "at": recent})
+            assert (status, "at" in answer["detail"]) == (422, True), "a score is of now"
+            rig.clock.advance(2 * 86_400 * SECOND_US)             # the state's time to live has passed
+            for status, answer in await ask(recent):
+                assert status == 422
+                assert "may have had some that counts then" in answer["detail"]
+                assert command in answer["detail"]
+            assert [status for status, _ in await ask(rig.clock.now_us())] == [200, 200]
+            monkeypatch.setattr(features, "expired", lambda *anything: {})
+            (status, answer), _ = await ask(recent)
+            assert status == 200
+            assert answer["features"]["count_1h"]["value"] != right["features"]["count_1h"]["value"], "without the guard it would be wrong"
 
     asyncio.run(go())
 
