@@ -19,6 +19,7 @@ from featureflow.define.entity import Entity
 from featureflow.define.event import Event
 from featureflow.define.expression import abs, is_null, log1p, maximum, minimum
 from featureflow.define.field import Field, key
+from featureflow.define.frequent import top_k
 from featureflow.define.kept import first, last, last_n, max_by, min_by
 from featureflow.define.model import Model
 from featureflow.define.request import Request
@@ -65,6 +66,7 @@ __all__ = [
     "stddev",
     "sum",
     "time_since_last",
+    "top_k",
     "tumbling",
     "variance",
 ]

@@ -18,6 +18,9 @@ TEXT_BYTES = 128                  # of a string that an aggregation keeps; state
 TEXT_BYTES_UNSAID = 32            # where no width= says otherwise
 HALF_LIVES = 40                   # that a decayed value looks back: what is left out weighs less than 2^-40
 FEATURES_PER_VIEW = 512
+TOP_K = 64                        # values of a top_k
+TOP_K_BYTES = 32                  # of a string that a top_k counts; each of its cells has room for so much
+TOP_K_BYTES_UNSAID = 16           # where no width= says otherwise
 SKETCHES = 64                     # approximate aggregations of one view
 FIELDS = 512                      # of one event or request: a column each in history
 DURATION_US = 36_500 * 86_400_000_000  # disorder, future and ttl; instants and their sums stay within an int64

@@ -7,6 +7,7 @@ same definitions (``featureflow.define.spec``) and follows the sentences of the 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
@@ -226,7 +227,7 @@ def participating(aggregation: Aggregation, records: Sequence[Record]) -> list[C
             found.append((record, value))
         elif value is not None and abs(float(value)) < 2.0**63:
             found.append((record, float(value) + 0.0))
-        elif aggregation.entry:
+        elif aggregation.op == "last_n" and aggregation.entry:
             found.append((record, nothing(aggregation)))
     return found
 
@@ -253,6 +254,10 @@ def aggregate(aggregation: Aggregation, counted: Sequence[Counted], window: Wind
     if aggregation.op in ("first", "last", "last_n", "max_by", "min_by"):
         kept = [value for _, value in best_first(aggregation, counted)[: aggregation.size]]
         return kept + [nothing(aggregation)] * (aggregation.size - len(kept))
+    if aggregation.op in ("top_k", "top_k_count"):
+        best = sorted(Counter(value for _, value in counted).items(), key=lambda item: (-item[1], item[0]))[: aggregation.size]
+        padding = [nothing(aggregation)] * (aggregation.size - len(best))
+        return [value if aggregation.op == "top_k" else float(n) for value, n in best] + padding
     if aggregation.op == "approx_quantile":
         return [sorted(value for _, value in counted)[math.floor(aggregation.q * (len(counted) - 1))]]  # type: ignore[type-var]  # numbers
     if aggregation.op == "approx_distinct":

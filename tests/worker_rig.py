@@ -57,7 +57,7 @@ from featureflow.store.registry import BUCKETS_DOCUMENT, partitions_document
 from featureflow.tracing import Tracer
 
 KEYS = Keys(DEFAULT_PROJECT)
-SKETCHED = ("approx_distinct", "approx_quantile")
+SKETCHED = ("approx_distinct", "approx_quantile", "top_k", "top_k_count")
 SECOND_US = 1_000_000
 START_US = 1_700_000_000 * SECOND_US
 WINDOWS = (
@@ -112,7 +112,7 @@ def _of(op: str, windows: tuple[Window, ...] = WINDOWS, *, where: Expr | None = 
     value = None if op == "count" else _FARE
     return Aggregation(
         name=op, op=op, source="trip", value=value, where=where, windows=windows, size=size, bare=op == "last_n",
-        error=0.02 if op.startswith("approx") else 0.0, q=0.5 if op == "approx_quantile" else -1.0,
+        error=0.02 if op in SKETCHED else 0.0, q=0.5 if op == "approx_quantile" else -1.0,
     )
 
 
@@ -125,7 +125,7 @@ def with_sketches(project: Project) -> Project:
     views = []
     for view in project.views:
         windows = WINDOWS if view.entity == "rider" else (WINDOWS[1], Window(kind="lifetime", length_us=0, text="lifetime"))
-        more = tuple(_of(op, windows) for op in SKETCHED)
+        more = tuple(_of(op, windows, size=3 if op.startswith("top") else 1) for op in SKETCHED)
         changed = msgspec.structs.replace(view, aggregations=(*view.aggregations, *more))
         views.append(with_version(changed, {source.name: source for source in project.sources}))
     return msgspec.structs.replace(project, views=tuple(views))

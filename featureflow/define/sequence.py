@@ -186,6 +186,9 @@ class CalculatedNumbers(Calculated, Numbers): ...
 class CalculatedTruths(Calculated, Truths): ...
 
 
+class CalculatedStrings(Calculated, Strings): ...
+
+
 def derived(one: Expr[Any], length: int) -> Numbers | Truths:
     return CalculatedTruths(one, length) if one.type == "bool" else CalculatedNumbers(one, length)
 

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from featureflow.define import spec
 from featureflow.define.aggregation import Windowed, default_number, event_of, where_of
+from featureflow.define.event import Event
 from featureflow.define.expression import Expr, Number, Truth
 from featureflow.define.name import a, listed
 from featureflow.define.place import wrong
@@ -37,6 +38,15 @@ def _sketched(
     op: str, value: object, types: tuple[spec.FieldType, ...], over: object, where: Truth | None, default: float | None,
     error: float, between: tuple[float, float], q: float = -1.0,
 ) -> Windowed:  # fmt: skip
+    event, declared = asked(op, value, types, over, error, between)
+    assert isinstance(value, Expr)
+    return Windowed(op, event, value.node, where_of(op, event, where), declared, default_number(default), error=float(error), q=q)
+
+
+def asked(
+    op: str, value: object, types: tuple[spec.FieldType, ...], over: object, error: float, between: tuple[float, float]
+) -> tuple[type[Event], tuple[Window, ...]]:
+    """The event and the windows of an approximate aggregation. Raises DefinitionError for what it cannot be of."""
     event = event_of(op, value)
     assert isinstance(value, Expr)
     if value.type not in types:
@@ -51,7 +61,7 @@ def _sketched(
                 f"{op}() over {written(window)}: a sketch is kept in tiles of whole seconds, not session by session or event by event",
                 write=f'{op}({value.text}, over=("1h",))',
             )
-    return Windowed(op, event, value.node, where_of(op, event, where), declared, default_number(default), error=float(error), q=q)
+    return event, declared
 
 
 def _is_share(value: object, least: float, most: float) -> bool:

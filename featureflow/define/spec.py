@@ -217,7 +217,7 @@ class Feature(_Value, frozen=True):
     @property
     def is_sequence(self) -> bool:
         """Whether it is a list, even of one value."""
-        return self.aggregation.op == "last_n"
+        return self.aggregation.op in ("last_n", "top_k", "top_k_count")
 
 
 class View(_Value, frozen=True):

@@ -33,6 +33,7 @@ from featureflow.kernel.partial.base import Merge, Partial
 from featureflow.kernel.partial.basic import Count
 from featureflow.kernel.partial.decayed import Decayed
 from featureflow.kernel.partial.entries import Entries
+from featureflow.kernel.partial.frequent import FrequentValues
 from featureflow.kernel.partial.newest import LastN
 from featureflow.kernel.partial.sketch import CELL_BITS, Sketch
 from featureflow.kernel.partial.time import Earliest
@@ -215,8 +216,10 @@ class Layout:
 
     @cached_property
     def widths(self) -> tuple[tuple[Expr, Expr | None, int], ...]:
-        """(value, where, bytes) of each string that entries keep: see ``accept.too_wide``."""
-        return tuple(dict.fromkeys((kept.value, p.where, kept.width) for p in self.entries for kept in p.payload if kept.width))
+        """(value, where, bytes) of each string that entries keep or sketches count: see ``accept.too_wide``."""
+        kept = [(one.value, p.where, one.width) for p in self.entries for one in p.payload if one.width]
+        counted = [(p.value, p.where, p.width) for cells in self.cells for p in cells.partials if isinstance(p, FrequentValues) and p.width]
+        return tuple(dict.fromkeys((value, where, width) for value, where, width in (*kept, *counted) if value is not None))
 
     @cached_property
     def carries(self) -> tuple[tuple[slice, slice], ...]:

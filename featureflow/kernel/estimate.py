@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,12 +16,11 @@ from featureflow.kernel.state import States
 from featureflow.kernel.tile import tile_for, window_start
 
 Int = NDArray[np.int64]
-Float = NDArray[np.float64]
 
 _INDEX = (1 << INDEX_BITS) - 1
 
 
-def estimate(plan: Plan, states: States, q_us: Int) -> list[Float]:
+def estimate(plan: Plan, states: States, q_us: Int) -> list[NDArray[Any]]:
     """(n, size) values of each of the plan's estimates; undefined where no event counts. ``q_us`` (n,) or one for all.
 
     Raises StateError where states come without their cells, or an instant is behind what the cells can still answer exactly.
@@ -27,7 +28,7 @@ def estimate(plan: Plan, states: States, q_us: Int) -> list[Float]:
     layout = plan.layout
     if len(states.cells) != len(layout.cells):
         raise StateError(f"the states of {layout.view_id} from {layout.source} were read without the cells of its sketches")
-    found: dict[int, Float] = {}
+    found: dict[int, NDArray[Any]] = {}
     for k, (cells, mine) in enumerate(zip(layout.cells, states.cells, strict=True)):
         wanted = [(i, one) for i, one in enumerate(plan.estimates) if one.layout == k]
         _refuse_what_was_rolled_up(cells, mine, q_us)
@@ -35,13 +36,13 @@ def estimate(plan: Plan, states: States, q_us: Int) -> list[Float]:
     return [found[i] for i in range(len(plan.estimates))]
 
 
-def _estimates(layout: CellLayout, states: States, q_us: Int, wanted: list[tuple[int, Estimate]]) -> dict[int, Float]:
+def _estimates(layout: CellLayout, states: States, q_us: Int, wanted: list[tuple[int, Estimate]]) -> dict[int, NDArray[Any]]:
     table, n = layout.table(states.rows), states.count
     order = np.lexsort((table[:, CELL], states.entity))        # once: what a window leaves out does not change it
     table, entity = table[order], states.entity[order]
     q = q_us if len(q_us) == 1 else q_us[entity]
     reached = table[:, START] <= q
-    found: dict[int, Float] = {}
+    found: dict[int, NDArray[Any]] = {}
     for window in dict.fromkeys(one.window for _, one in wanted):
         inside = np.flatnonzero(reached & (table[:, START] >= window_start(window, q)))
         cell, owner, words = table[inside, CELL], entity[inside], table[inside, WORDS:]

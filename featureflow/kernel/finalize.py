@@ -184,7 +184,7 @@ def _finalize(plan: Plan, states: States, q_us: Int, out: Values) -> None:
             cells[:] = np.where(there[:, np.newaxis], kept.partial.kept(entries, taken.payload), cells)
     if plan.estimates:
         for one, estimated in zip(plan.estimates, estimate(plan, states, q_us), strict=True):
-            cells = out.values[:, one.columns]
+            cells = out.texts[one.feature] if one.columns is None else out.values[:, one.columns]
             cells[:] = np.where(present[one.row][:, np.newaxis], estimated, cells)
 
 

@@ -87,12 +87,13 @@ class Estimate:
     """A feature that a sketch estimates: which sketch of which of the layout's cells, over which window, and where its values go."""
 
     row: int                               # in the plan's features
+    feature: int                           # its place in the view's
     asked: Aggregated
     sketch: Sketch
     layout: int
     number: int                            # of the sketch, in that layout
     window: Window
-    columns: slice
+    columns: slice | None                  # None: its values are strings
 
 
 @dataclass(frozen=True)
@@ -272,8 +273,8 @@ class _Planner:
             sketch = aggregation(asked.op).sketch(asked)
             assert sketch is not None, asked.op
             layout, cells = next((k, one) for k, one in enumerate(self.layout.cells) if sketch in one.sketches)
-            columns = slice(self.columns[i], self.columns[i] + feature.size)
-            found.append(Estimate(row, asked, sketch, layout, cells.sketches.index(sketch), feature.window, columns))
+            columns = None if feature.is_text else slice(self.columns[i], self.columns[i] + feature.size)
+            found.append(Estimate(row, i, asked, sketch, layout, cells.sketches.index(sketch), feature.window, columns))
         return found
 
 

@@ -10,7 +10,7 @@ from featureflow.kernel.aggregation.base import Aggregation
 from featureflow.kernel.aggregation.basic import CountOf, MaxOf, Mean, MinOf, Stddev, SumOf, Variance
 from featureflow.kernel.aggregation.decayed import DecayedCount, DecayedMean, DecayedSum
 from featureflow.kernel.aggregation.entries import FirstOf, Last, MaxByOf, MinByOf
-from featureflow.kernel.aggregation.sketched import ApproxDistinct, ApproxQuantile
+from featureflow.kernel.aggregation.sketched import ApproxDistinct, ApproxQuantile, TopK, TopKCount
 from featureflow.kernel.aggregation.time import Rate, TimeSinceLast
 
 AGGREGATIONS: Mapping[str, type[Aggregation]] = MappingProxyType({
@@ -33,6 +33,8 @@ AGGREGATIONS: Mapping[str, type[Aggregation]] = MappingProxyType({
     "min_by": MinByOf,
     "approx_distinct": ApproxDistinct,
     "approx_quantile": ApproxQuantile,
+    "top_k": TopK,
+    "top_k_count": TopKCount,
 })
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from featureflow.kernel.exact import Float, Int
+from featureflow.kernel.exact import Int
 from featureflow.kernel.partial.base import Merge, Partial
 
 INDEX_BITS = 18                            # a cell's number in its sketch
@@ -28,8 +28,12 @@ class Sketch(Partial):
     """A vector of cells over the events for which ``where`` is true and ``value`` is not null."""
 
     merge = Merge.CELLS
-    words: ClassVar[int]                   # of a cell
     per_event: ClassVar[int] = 1           # cells that an event changes, at most
+
+    @property
+    @abstractmethod
+    def words(self) -> int:
+        """Of a cell."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -53,8 +57,8 @@ class Sketch(Partial):
         """(r, words) merged by segments into (m, words). Segment i is ``words[starts[i]:starts[i + 1]]``, never empty."""
 
     @abstractmethod
-    def estimate(self, group: Int, cells: Int, words: Int, groups: int, asked: Any) -> Float:
-        """(groups, values) of what ``asked``, the declared aggregation, is about.
+    def estimate(self, group: Int, cells: Int, words: Int, groups: int, asked: Any) -> NDArray[Any]:
+        """(groups, values) of what ``asked``, the declared aggregation, is about: float64, or strings as objects.
 
         ``group`` (r,) which group each cell belongs to, nondecreasing; ``cells`` (r,) rising within each; ``words`` (r, words).
         """

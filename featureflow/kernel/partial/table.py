@@ -6,6 +6,7 @@ from featureflow.kernel.partial.base import Partial
 from featureflow.kernel.partial.basic import Count, Max, Min, Sum, SumOfSquares
 from featureflow.kernel.partial.decayed import Decayed, Weight
 from featureflow.kernel.partial.distinct import HyperLogLog
+from featureflow.kernel.partial.frequent import FrequentValues
 from featureflow.kernel.partial.newest import First, LastN
 from featureflow.kernel.partial.quantile import LogBuckets
 from featureflow.kernel.partial.ranked import MaxBy, MinBy
@@ -15,4 +16,4 @@ from featureflow.kernel.partial.time import Earliest, Latest
 PARTIALS: tuple[type[Partial], ...] = (
     Count, Sum, SumOfSquares, Max, Min, Latest, Earliest, Decayed, Weight, LastN, First, MaxBy, MinBy,
 )  # fmt: skip
-SKETCHES: tuple[type[Sketch], ...] = (HyperLogLog, LogBuckets)
+SKETCHES: tuple[type[Sketch], ...] = (HyperLogLog, LogBuckets, FrequentValues)

@@ -7,6 +7,8 @@ from featureflow import (
     Model,
     View,
     abs,
+    approx_distinct,
+    approx_quantile,
     diff,
     first,
     is_null,
@@ -22,6 +24,7 @@ from featureflow import (
     min_by,
     minimum,
     sum,
+    top_k,
 )
 
 
@@ -43,6 +46,10 @@ class UserNow(View, of=User, ttl="30d", publish=True):
     history = last_n((Payment.amount, Payment.country, Payment.hour), 3, width=2)
     places = last_n(Payment.country, 3)
     online = last(Payment.online, over=("1h",))
+    countries = approx_distinct(Payment.country, over=("1d",), error=0.05)
+    usual = approx_quantile(Payment.amount, 0.5, over=("1d",), default=0.0)
+    often = top_k(Payment.country, 3, width=2, over=("1d",))
+    sums = top_k(Payment.amount * 2, 2, over=("1d", "6h"), error=0.1, where=Payment.online)
 
 class Fraud(Model, deadline="20ms", drift=0.03):
     abroad = UserNow.country["1h"] != "DE"
@@ -55,7 +62,10 @@ class Fraud(Model, deadline="20ms", drift=0.03):
     share = mean(large)
     how_many = len(UserNow.places) - sum(UserNow.places == "DE")
     spread = max(minimum(amounts, 8.0)) - min(amounts)
+    at_home = UserNow.often["1d"] == "DE"
+    usually = UserNow.often.counts["1d"] / UserNow.countries["1d"]
     inputs = (
+        at_home, usually, UserNow.sums["6h"], UserNow.sums.counts["1d"], UserNow.usual["1d"],
         steps, z, large, share, how_many, spread,
         abroad, moved, unknown, UserNow.began["1h"], UserNow.online["1h"],
         UserNow.history[Payment.amount], UserNow.history[Payment.hour],

@@ -41,6 +41,7 @@ PUBLIC = """
     stddev
     sum
     time_since_last
+    top_k
     tumbling
     variance
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 HERE = Path(__file__).parent
-RIGHT, WRONG = (HERE / "flights.py", HERE / "kinds.py", HERE / "kept.py"), HERE / "typing_wrong.py"
+RIGHT, WRONG = (HERE / "flights.py", HERE / "kinds.py", HERE / "kept.py", HERE / "typing_right.py"), HERE / "typing_wrong.py"
 
 
 def mypy(path: Path, cache: Path) -> tuple[int, str]:

@@ -8,18 +8,23 @@ from featureflow import (
     Field,
     Model,
     View,
+    approx_distinct,
+    approx_quantile,
     count,
     decayed_count,
     decayed_mean,
     decayed_sum,
     hopping,
     key,
+    len,
+    lifetime,
     maximum,
     mean,
     rate,
     session,
     sum,
     time_since_last,
+    top_k,
     tumbling,
     variance,
 )
@@ -34,7 +39,7 @@ class Departure(Event, topic="departures", time="left_at", disorder="10m"):
     delay_min: Field[float | None]
 
 
-class CarrierNow(View, of=Carrier):
+class CarrierNow(View, of=Carrier, ttl=None):
     flights = count(Departure, over=(hopping("10m", every="1m"), tumbling("1d", offset="6h"), session(gap="30m")))
     recent = mean(Departure.delay_min, over=("10m", hopping("1h", every="10m", offset="5m")), exact=True)
     spread = variance(Departure.delay_min, over=("1h", session("30m", longest="6h")))
@@ -42,6 +47,10 @@ class CarrierNow(View, of=Carrier):
     ago = time_since_last(Departure, over=("6h",), default=21_600.0)
     total = sum(Departure.delay_min, over=("1h",))
     fading = decayed_sum(Departure.delay_min, half_life="1h")
+    values = approx_distinct(Departure.carrier, over=("1d",))
+    tail = approx_quantile(Departure.delay_min, 0.95, over=("1h", lifetime), error=0.05)
+    frequent = top_k(Departure.carrier, 3, width=8, over=("1d",))
+    rounded = top_k(Departure.delay_min, 3, over=("1d",), where=Departure.delay_min > 0)
     usual = decayed_mean(Departure.delay_min, half_life="1h", where=Departure.delay_min > 0, default=0.0)
     seen = decayed_count(Departure, half_life="30m")
 
@@ -49,5 +58,11 @@ class CarrierNow(View, of=Carrier):
 class Late(Model, deadline="20ms", drift=0.03):
     share = CarrierNow.fading / maximum(CarrierNow.seen, 1.0)
     trend = CarrierNow.recent["10m"] - CarrierNow.recent[hopping("1h", every="10m", offset="5m")]
-    inputs = (share, trend, CarrierNow.usual, CarrierNow.flights[session(gap="30m")], CarrierNow.ago["6h"])
+    late = mean(CarrierNow.rounded["1d"] > 15)
+    own = sum(CarrierNow.frequent["1d"] == "UA") + len(CarrierNow.frequent["1d"])
+    first_share = CarrierNow.frequent.counts["1d"] / CarrierNow.values["1d"]
+    inputs = (
+        late, own, first_share, CarrierNow.rounded.counts["1d"], CarrierNow.tail["1h"], share, trend,
+        CarrierNow.usual, CarrierNow.flights[session(gap="30m")], CarrierNow.ago["6h"],
+    )  # fmt: skip
     defaults = {share: 0.0, CarrierNow.usual: 1.0}  # noqa: RUF012  # a definition, read once

@@ -10,6 +10,8 @@ from featureflow import (
     Model,
     Request,
     View,
+    approx_distinct,
+    approx_quantile,
     count,
     decayed_sum,
     hopping,
@@ -26,6 +28,7 @@ from featureflow import (
     rate,
     session,
     time_since_last,
+    top_k,
     tumbling,
 )
 from featureflow.define.expression import Expr
@@ -84,6 +87,12 @@ class CarrierNow(View, of=Carrier, ttl="30d"):
     since_a_field = time_since_last(Departure.delay_min, over=("1h",))  # wrong: of events
     decayed_over = decayed_sum(Departure.delay_min, over=("1h",))  # wrong: it has a half-life, no windows
     fading = decayed_sum(Departure.delay_min, half_life="1h")
+    distinct_of_an_event = approx_distinct(Departure, over=("1h",))  # wrong: of values
+    quantile_of_a_string = approx_quantile(Departure.carrier, 0.5, over=("1h",))  # wrong: of numbers
+    exact_sketch = approx_distinct(Departure.carrier, over=("1h",), exact=True)  # wrong: event by event it is not kept
+    often = top_k(Departure.carrier, 3, over=("1h",))
+    without_k = top_k(Departure.carrier, over=("1h",))  # wrong: how many?
+    width_of_a_number = top_k(Departure.delay_min, 3, over=("1h",), width=8)  # wrong: for strings
     windowed_last = last_n(Departure.delay_min, 8, over=("1h",))  # wrong: it has no windows
 
 
@@ -116,6 +125,10 @@ class Late(Model, deadline="20ms", drift=0.03, when_missing="refuse"):
     united = CarrierNow.airline["1h"] == "UA"
     counted = CarrierNow.airline["1h"] + 1  # wrong: a string
     ordered = CarrierNow.airline["1h"] > "UA"  # wrong: strings have no order here
+    is_often = CarrierNow.often["1h"] == "UA"
+    text_and_one = CarrierNow.often["1h"] + 1  # wrong: strings
+    text_share = CarrierNow.often.counts["1h"] / 2
+    no_window = CarrierNow.often + 1  # wrong: which window?
     faded = CarrierNow.fading / 2
     bracketed = CarrierNow.fading["1h"]  # wrong: one feature, no windows
     inputs = (fine, united, typical, CarrierNow.history[Departure.delay_min], CarrierNow.last_delays, Ask.hour)

@@ -157,6 +157,7 @@ def test_a_stream_in_any_batches_with_roll_ups_at_any_moment_equals_its_replay(w
         again = recompute(world.kernel, world.sources, partitions_of(world), ["u1", "u2"], q, everything)
         assert values.values.tobytes() == again.values.tobytes()
         assert values.statuses.tobytes() == again.statuses.tobytes()
+        assert [text.tolist() for text in values.texts.values()] == [text.tolist() for text in again.texts.values()]
 
 
 def test_a_view_with_a_sketch_has_the_rows_of_one_without() -> None:

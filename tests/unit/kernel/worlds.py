@@ -39,7 +39,7 @@ SKETCHED = tuple(op for op, kind in AGGREGATIONS.items() if any(issubclass(parti
 EXACT = tuple(op for op in AGGREGATIONS if op not in SKETCHED)
 DECAYED = ("decayed_sum", "decayed_mean", "decayed_count")
 OF_EVENTS = ("count", "rate", "time_since_last", "decayed_count")              # they have no value
-KEPT = ("first", "last", "last_n", "max_by", "min_by")       # these may keep strings
+KEPT = ("first", "last", "last_n", "max_by", "min_by", "top_k", "top_k_count")       # these may keep strings
 
 
 def sliding(seconds: int) -> Window:
@@ -88,8 +88,10 @@ def aggregation(
     return Aggregation(
         name=name or op, op=op, source=source, value=None if op in OF_EVENTS else value, where=where,
         windows=tuple(window for window in windows if _may(op, window)) or (sliding(600),),
-        size=size if op == "last_n" else 1, default=default, per_us=per_s * SECOND if op == "rate" else 0,
-        width=width, entry=tuple(entry), by=by or (Y if op in ("max_by", "min_by") else None),
+        size=size if op in ("last_n", "top_k", "top_k_count") else 1, default=default, per_us=per_s * SECOND if op == "rate" else 0,
+        width=0 if op == "top_k_count" else width,
+        entry=(Payload(value, width),) if op == "top_k_count" and value and width else tuple(entry),
+        by=by or (Y if op in ("max_by", "min_by") else None),
         half_life_us=half_life_s * SECOND if op in DECAYED else 0, bare=op in DECAYED,
         error=0.02 if op in SKETCHED else 0.0, q=0.9 if op == "approx_quantile" else -1.0,
     )  # fmt: skip
@@ -170,7 +172,7 @@ def views(draw: st.DrawFn, sources: Sequence[Source], ops: Sequence[str] = EXACT
             value=KIND if width else draw(EXPRESSIONS),
             where=draw(CONDITIONS),
             size=draw(st.integers(1, 4)),
-            default=draw(st.sampled_from([None, "none"] if width else [None, 0.0, -1.0])),
+            default=draw(st.sampled_from([None] if op.startswith("top_k") else [None, "none"] if width else [None, 0.0, -1.0])),
             source=draw(st.sampled_from(sources)).name,
             name=f"f{i}",
             width=width,
