@@ -18,6 +18,7 @@ from featureflow.define.spec import (
     Input,
     Literal,
     Model,
+    Payload,
     Project,
     Request,
     Source,
@@ -65,14 +66,14 @@ def window(text: str, kind: str = "sliding") -> Window:
 
 def aggregation(
     name: str, op: str, source: str, *windows: Window, where: Expr | None = None, size: int = 1, default: float | str | None = None,
-    value: Expr | None = None, width: int = 0, by: Expr | None = None,
+    value: Expr | None = None, width: int = 0, by: Expr | None = None, entry: tuple[Payload, ...] = (),
 ) -> Aggregation:  # fmt: skip
     value = None if op in ("count", "time_since_last") else value or Column("delay")
     if op == "count" and default is None:
         default = 0.0
     return Aggregation(
         name=name, op=op, source=source, value=value, where=where, windows=windows, size=size, bare=op == "last_n", default=default,
-        width=width, by=by, error=0.02 if op.startswith("approx") else 0.0,
+        width=width, by=by, entry=entry, error=0.02 if op.startswith(("approx", "top_k")) else 0.0,
     )  # fmt: skip
 
 
@@ -119,6 +120,10 @@ VIEWS = (
         "carrier_seen", "carrier", "carrier",
         aggregation("delays", "approx_distinct", "departure", window("1h"), window("6h"), LIFETIME),
         aggregation("late", "approx_distinct", "arrival", window("2h", "tumbling"), where=LATE),
+        aggregation("usual", "top_k", "departure", window("6h"), LIFETIME, size=3),
+        aggregation("aircraft", "top_k", "departure", window("6h"), value=Column("aircraft"), width=16, size=2),
+        aggregation("aircraft_count", "top_k_count", "departure", window("6h"), value=Column("aircraft"), size=2,
+                    entry=(Payload(Column("aircraft"), 16),)),
         ttl_us=8 * HOUR_US,
     ),
     view("carrier_last", "carrier", "carrier", aggregation("last", "last", "arrival", window("1h"), window("6h"))),

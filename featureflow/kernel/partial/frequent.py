@@ -107,7 +107,7 @@ def level_of(positions: Int) -> Int:
 
 def split(values: NDArray[Any]) -> Int:
     """(n, 2) halves of numbers, the upper first: they order like the numbers."""
-    bits = code(np.ascontiguousarray(values + 0.0, np.float64)).view(np.uint64) ^ np.uint64(1 << 63)
+    bits = code(np.ascontiguousarray(values, np.float64)).view(np.uint64) ^ np.uint64(1 << 63)
     return np.stack((bits >> np.uint64(HALF_BITS), bits & np.uint64(0xFFFF_FFFF)), axis=1).astype(np.int64)
 
 

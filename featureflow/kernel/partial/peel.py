@@ -70,7 +70,7 @@ class Peeling:
             return owner, read.halves, read.counts
         one = order[starts]
         counts = np.add.reduceat(read.counts[order], starts)
-        return owner[one], read.halves[one], counts + self._unread(owner[one], read.hashes[one], read)
+        return owner[one], read.halves[one], counts + self._unread(owner[one], read.hashes[one])
 
     def _read(self) -> Found:
         """Peel until no cell is of one value. What is left of ``words`` are the cells of values that were not read."""
@@ -120,7 +120,7 @@ class Peeling:
         place = np.minimum(np.searchsorted(self.cells, wanted), len(self.cells) - 1)
         return place, self.cells[place] == wanted
 
-    def _unread(self, owner: Int, hashes: Hashes, read: Found) -> Int:
+    def _unread(self, owner: Int, hashes: Hashes) -> Int:
         """(c,) how often, at most, these values are in what was not read."""
         more = np.zeros(len(owner), np.int64)
         left = np.unique(self.cells[self.words[:, 0] > 0] // self.stride)    # tables that hold something yet
@@ -132,10 +132,5 @@ class Peeling:
         table = left[np.repeat(first, each) + np.arange(len(value)) - np.repeat(np.cumsum(each) - each, each)]
         place, there = self._at(table, hashes[value])
         bound = np.where(there, self.words[place, 0], 0).min(axis=1)
-        bound[np.isin(_both(table, hashes[value]), _both(read.table, read.hashes))] = 0      # all of it was read there
-        np.add.at(more, value, np.maximum(bound, 0))
+        np.add.at(more, value, np.maximum(bound, 0))           # 0 where it was read: the cell that it was read from is empty
         return more
-
-
-def _both(table: Int, hashes: Hashes) -> Hashes:
-    return mix(hashes ^ mix(table.astype(np.uint64)))

@@ -178,6 +178,38 @@ def test_damaged_cells_give_an_end_and_no_value_that_was_not_there() -> None:
         assert (counts > 0).all()
 
 
+def test_a_value_that_was_read_is_counted_exactly_where_others_of_its_table_were_not() -> None:
+    sketch = FrequentValues(X, None, 0.25)
+    first = np.flatnonzero(level_of(np.arange(5_000)) == 0)
+    stuck = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        values = np.repeat(rng.random(160), rng.integers(1, 4, 160))
+        _, cells, words = sketch.cells(values, first[: len(values)])
+        order = np.argsort(cells, kind="stable")
+        starts = np.flatnonzero(np.diff(cells[order], prepend=-1))
+        _, halves, counts = Peeling(cells[order][starts], sketch.reduce(words[order], starts), sketch.across).found()
+        exact = Counter(values.tolist())
+        assert all(exact[value] == n for value, n in zip(joined(halves).tolist(), counts.tolist(), strict=True))
+        stuck += 0 < len(counts) < len(exact)
+    assert stuck > 3
+
+
+def test_values_that_share_all_their_cells_in_one_table_are_read_in_the_next() -> None:
+    values = np.arange(3_000.0)
+    across = FrequentValues(X, None, 0.25).across
+    hashes = hashed(split(values))
+    cells = places(hashes, np.zeros(len(values), np.int64), across)
+    _, inverse, shared = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
+    pairs = [np.flatnonzero(inverse.ravel() == one) for one in np.flatnonzero(shared > 1)]
+    assert len(pairs) > 3
+    for pair in pairs:
+        events = np.concatenate((np.repeat(values[pair[:1]], 60), np.repeat(values[pair[1:]], 20)))
+        found = dict(ranked(events, 8, 0.25))
+        assert set(found) == set(values[pair].tolist())
+        assert all(60 >= found[value] - n >= 0 for value, n in Counter(events.tolist()).items())
+
+
 def test_a_value_has_one_cell_in_each_row() -> None:
     found = places(hashed(split(np.arange(1000.0))), np.arange(1000) % LEVELS, 50)
     assert (found // 50 == np.arange(DEPTH)).all()
