@@ -51,10 +51,12 @@ def _estimates(layout: CellLayout, states: States, q_us: Int, wanted: list[tuple
             words = of_cells.reduce(layout, cell, words, starts)
             cell, owner = cell[starts], owner[starts]
         number = cell >> INDEX_BITS
-        for i, one in wanted:
-            if one.window == window:
-                its = slice(None) if len(layout.sketches) == 1 else np.flatnonzero(number == one.number)
-                found[i] = one.sketch.estimate(owner[its], cell[its] & _INDEX, words[its], n, one.asked)
+        here = [(i, one) for i, one in wanted if one.window == window]
+        for sketch in dict.fromkeys(one.number for _, one in here):
+            its = slice(None) if len(layout.sketches) == 1 else np.flatnonzero(number == sketch)
+            asked = [(i, one.asked) for i, one in here if one.number == sketch]
+            values = layout.sketches[sketch].estimates(owner[its], cell[its] & _INDEX, words[its], n, [a for _, a in asked])
+            found |= {i: value for (i, _), value in zip(asked, values, strict=True)}
     return found
 
 

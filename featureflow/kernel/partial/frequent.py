@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -82,19 +83,27 @@ class FrequentValues(Sketch):
 
     def estimate(self, group: Int, cells: Int, words: Int, groups: int, asked: Any) -> NDArray[Any]:
         """``asked`` for values, most frequent first and of equally frequent ones the smaller first, or for their counts."""
-        counting = asked.op == "top_k_count"
-        strings = self.width > 0 and not counting
-        out = np.full((groups, asked.size), None, object) if strings else np.full((groups, asked.size), np.nan)
+        return self.estimates(group, cells, words, groups, [asked])[0]
+
+    def estimates(self, group: Int, cells: Int, words: Int, groups: int, asked: Sequence[Aggregation]) -> list[NDArray[Any]]:
+        """Tables are read once for values and counts."""
+        strings = [self.width > 0 and one.op != "top_k_count" for one in asked]
+        found = [
+            np.full((groups, one.size), None, object) if text else np.full((groups, one.size), np.nan)
+            for one, text in zip(asked, strings, strict=True)
+        ]
         if not len(group):
-            return out
+            return found
         owner, halves, counts = Peeling(group * self.size + cells, words, self.across).found()
         order = np.lexsort((*(halves[:, i] for i in range(self.halves - 1, -1, -1)), -counts, owner))
         owner = owner[order]
         rank = np.arange(len(owner)) - np.searchsorted(owner, owner)
-        best = np.flatnonzero(rank < asked.size)
-        taken = order[best]
-        out[owner[best], rank[best]] = counts[taken] if counting else unpack(halves[taken]) if strings else joined(halves[taken])
-        return out
+        for one, text, out in zip(asked, strings, found, strict=True):
+            best = np.flatnonzero(rank < one.size)
+            taken = order[best]
+            values = counts[taken] if one.op == "top_k_count" else unpack(halves[taken]) if text else joined(halves[taken])
+            out[owner[best], rank[best]] = values
+        return found
 
 
 def level_of(positions: Int) -> Int:

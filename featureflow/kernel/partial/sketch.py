@@ -8,12 +8,14 @@ of the set of events, whatever their order, batches, partitions and roll-ups wer
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featureflow.define.spec import Aggregation
 from featureflow.kernel.exact import Int
 from featureflow.kernel.partial.base import Merge, Partial
 
@@ -62,6 +64,10 @@ class Sketch(Partial):
 
         ``group`` (r,) which group each cell belongs to, nondecreasing; ``cells`` (r,) rising within each; ``words`` (r, words).
         """
+
+    def estimates(self, group: Int, cells: Int, words: Int, groups: int, asked: Sequence[Aggregation]) -> list[NDArray[Any]]:
+        """What ``estimate`` gives for each of several."""
+        return [self.estimate(group, cells, words, groups, one) for one in asked]
 
 
 def mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
