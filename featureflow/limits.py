@@ -21,6 +21,7 @@ FEATURES_PER_VIEW = 512
 TOP_K = 64                        # values of a top_k
 TOP_K_BYTES = 32                  # of a string that a top_k counts; each of its cells has room for so much
 TOP_K_BYTES_UNSAID = 16           # where no width= says otherwise
+VECTORS_BYTES = 64 * 1024         # of all the vectors in one row of a view's state
 SKETCHES = 64                     # approximate aggregations of one view
 FIELDS = 512                      # of one event or request: a column each in history
 DURATION_US = 36_500 * 86_400_000_000  # disorder, future and ttl; instants and their sums stay within an int64

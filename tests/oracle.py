@@ -213,7 +213,7 @@ def quantum(value: float) -> int:
     return round(Fraction(value) * 2**56)
 
 
-Counted = tuple[Record, float | str | None]
+Counted = tuple[Record, Any]                # a number, a string, a vector as a list, or None
 
 
 def participating(aggregation: Aggregation, records: Sequence[Record]) -> list[Counted]:
@@ -223,7 +223,10 @@ def participating(aggregation: Aggregation, records: Sequence[Record]) -> list[C
         if not holds(aggregation, record):
             continue
         value = 0.0 if aggregation.value is None else evaluate(aggregation.value, record.fields)
-        if isinstance(value, str):
+        if aggregation.vector:
+            if value is not None and all(abs(number) < 2.0**63 for number in value):  # type: ignore[union-attr]  # a list
+                found.append((record, value))
+        elif isinstance(value, str):
             found.append((record, value))
         elif value is not None and abs(float(value)) < 2.0**63:
             found.append((record, float(value) + 0.0))
@@ -253,6 +256,8 @@ def aggregate(aggregation: Aggregation, counted: Sequence[Counted], window: Wind
     """The aggregation of at least one record at q. Of those that are approximate it gives the exact value, which an estimate is near."""
     if aggregation.op in ("first", "last", "last_n", "max_by", "min_by"):
         kept = [value for _, value in best_first(aggregation, counted)[: aggregation.size]]
+        if aggregation.vector:
+            return list(kept[0])
         return kept + [nothing(aggregation)] * (aggregation.size - len(kept))
     if aggregation.op in ("top_k", "top_k_count"):
         best = sorted(Counter(value for _, value in counted).items(), key=lambda item: (-item[1], item[0]))[: aggregation.size]
@@ -342,7 +347,7 @@ def answer(view: View, mine: Sequence[Record], q: int) -> list[Answer]:
                 expired = newest is not None and newest < q - view.ttl_us
         if not counted or expired:
             status = "x" if counted else "d"
-            found.append(Answer((undefined,) * aggregation.size, status, newest))
+            found.append(Answer((undefined,) * feature.size, status, newest))
         else:
             if aggregation.op.startswith("decayed_"):
                 value, error = decayed(aggregation, counted, window, q)

@@ -14,7 +14,7 @@ from featureflow.define.event import Event
 from featureflow.define.expression import Expr, Number, Owner, Truth, Windowless
 from featureflow.define.name import a, listed, nearest, shown, snake
 from featureflow.define.place import Place, here, wrong
-from featureflow.define.sequence import Numbers, Sequence, Truths, reduce
+from featureflow.define.sequence import CalculatedNumbers, Numbers, Sequence, Truths, reduce
 from featureflow.define.window import Window, duration, same_length, windows, written
 
 
@@ -42,11 +42,12 @@ class Aggregation:
         self, op: str, event: type[Event], value: spec.Expr | None, where: spec.Expr | None,
         over: tuple[Window, ...], default: float | str | None, size: int = 1, *, per_us: int = 0, width: int = 0,
         by: spec.Expr | None = None, entry: tuple[spec.Payload, ...] = (), half_life_us: int = 0, error: float = 0.0, q: float = -1.0,
+        vector: int = 0,
     ) -> None:  # fmt: skip
         self.op, self.event, self.value, self.where = op, event, value, where
         self.windows, self.default, self.size = over, default, size
         self.per_us, self.half_life_us, self.width, self.by = per_us, half_life_us, width, by
-        self.entry, self.error, self.q = entry, error, q
+        self.entry, self.error, self.q, self.vector = entry, error, q, vector
         self.name = ""
         self.view: type | None = None
         self.place = here()
@@ -71,7 +72,7 @@ class Aggregation:
             name=self.name, op=self.op, source=self.event._definition.name, value=self.value, where=self.where,
             windows=self.windows, bare=not isinstance(self, OfWindows), size=self.size, default=self.default,
             per_us=self.per_us, half_life_us=self.half_life_us, width=self.width, by=self.by, entry=self.entry,
-            error=self.error, q=self.q,
+            error=self.error, q=self.q, vector=self.vector,
         )  # fmt: skip
 
     def definitions(self) -> tuple[spec.Aggregation, ...]:
@@ -132,6 +133,14 @@ class WindowedText(OfWindows):
     def __getitem__(self, window: str | Window) -> Expr[str]:
         """The feature of one of the windows. Raises DefinitionError for a window that ``over=`` does not name."""
         return self._feature(window)
+
+
+class WindowedVector(OfWindows):
+    """Vectors: ``UserNow.taste["1h"]`` is one feature of as many numbers, a sequence to calculate with."""
+
+    def __getitem__(self, window: str | Window) -> Numbers:
+        """The feature of one of the windows. Raises DefinitionError for a window that ``over=`` does not name."""
+        return CalculatedNumbers(self._feature(window), self.vector)
 
 
 def count(

@@ -10,6 +10,7 @@ from featureflow.define.aggregation import (
     Aggregation,
     Windowed,
     WindowedText,
+    WindowedVector,
     default_number,
     event_of,
     where_of,
@@ -19,10 +20,12 @@ from featureflow.define.expression import Expr, Instant, Number, Truth, Windowle
 from featureflow.define.name import a, listed, shown
 from featureflow.define.place import Place, wrong
 from featureflow.define.sequence import Numbers, Strings
+from featureflow.define.vector import Vector
 from featureflow.define.window import Window, lifetime, windows
 
 Text: TypeAlias = "Expr[str | None]"
 Plain: TypeAlias = "Number | Truth | Instant"
+Vectors: TypeAlias = "Expr[Vector | None]"
 
 
 class LastOf(Aggregation):
@@ -109,10 +112,14 @@ def first(  # type: ignore[overload-overlap]  # as above
 def first(
     value: Plain, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
 ) -> Windowed: ...
+@overload
+def first(
+    value: Vectors, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False,
+) -> WindowedVector: ...
 def first(
     value: Expr[Any], *, over: tuple[str | Window, ...], where: Truth | None = None, default: Any = None, width: int | None = None,
     exact: bool = False,
-) -> Windowed | WindowedText:
+) -> Windowed | WindowedText | WindowedVector:
     """The value of the oldest event by event time."""
     return _windowed("first", value, over, where, default, width, exact)
 
@@ -126,10 +133,14 @@ def last(  # type: ignore[overload-overlap]  # as above
 def last(
     value: Plain, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
 ) -> Windowed: ...
+@overload
+def last(
+    value: Vectors, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False,
+) -> WindowedVector: ...
 def last(
     value: Expr[Any], *, over: tuple[str | Window, ...], where: Truth | None = None, default: Any = None, width: int | None = None,
     exact: bool = False,
-) -> Windowed | WindowedText:
+) -> Windowed | WindowedText | WindowedVector:
     """The value of the newest event by event time. A string is kept up to ``width`` bytes; an event with a longer one is refused."""
     return _windowed("last", value, over, where, default, width, exact)
 
@@ -144,10 +155,15 @@ def max_by(
     value: Plain, *, by: Number | Instant, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None,
     exact: bool = False,
 ) -> Windowed: ...
+@overload
+def max_by(
+    value: Vectors, *, by: Number | Instant, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None,
+    exact: bool = False,
+) -> WindowedVector: ...
 def max_by(
     value: Expr[Any], *, by: Number | Instant, over: tuple[str | Window, ...], where: Truth | None = None, default: Any = None,
     width: int | None = None, exact: bool = False,
-) -> Windowed | WindowedText:
+) -> Windowed | WindowedText | WindowedVector:
     """The value of the event with the largest ``by``; of several such the newest."""
     return _windowed("max_by", value, over, where, default, width, exact, by)
 
@@ -162,10 +178,15 @@ def min_by(
     value: Plain, *, by: Number | Instant, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None,
     exact: bool = False,
 ) -> Windowed: ...
+@overload
+def min_by(
+    value: Vectors, *, by: Number | Instant, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None,
+    exact: bool = False,
+) -> WindowedVector: ...
 def min_by(
     value: Expr[Any], *, by: Number | Instant, over: tuple[str | Window, ...], where: Truth | None = None, default: Any = None,
     width: int | None = None, exact: bool = False,
-) -> Windowed | WindowedText:
+) -> Windowed | WindowedText | WindowedVector:
     """The value of the event with the smallest ``by``; of several such the newest."""
     return _windowed("min_by", value, over, where, default, width, exact, by)
 
@@ -223,21 +244,25 @@ def _last_entries(values: tuple[Any, ...], n: int, where: Truth | None, default:
 def _windowed(
     op: str, value: Expr[Any], over: object, where: Truth | None, default: object, width: int | None, exact: bool,
     by: Expr[Any] | None = None,
-) -> Windowed | WindowedText:  # fmt: skip
+) -> Windowed | WindowedText | WindowedVector:  # fmt: skip
     event, kept = _kept(op, value)
     compared = None if by is None else _compared(op, event, by)
     wide = _width(op, (value,), width)
-    kind = WindowedText if wide else Windowed
-    condition = where_of(op, event, where)
-    return kind(op, event, kept.node, condition, windows(over, op, exact=exact), _default(default, wide), width=wide, by=compared)
+    vector = value.size if value.type == "vector" else 0
+    kind = WindowedText if wide else WindowedVector if vector else Windowed
+    return kind(
+        op, event, kept.node, where_of(op, event, where), windows(over, op, exact=exact), _default(default, wide), width=wide,
+        by=compared, vector=vector,
+    )  # fmt: skip
 
 
 def _kept(op: str, value: object) -> tuple[type[Event], Expr[Any]]:
     event = event_of(op, value)
     assert isinstance(value, Expr)
-    if value.type == "vector":
+    if value.type == "vector" and op == "last_n":
         raise wrong(
-            f"{op}({value.text}): {value.text} is a vector, which {op} does not keep", write="a number of it, as a field of its own"
+            f"last_n({value.text}): {value.text} is a vector, and last_n keeps numbers and strings",
+            write=f'last({value.text}, over=("1h",)), or last_n of a number as a field of its own',
         )
     return event, value
 

@@ -168,6 +168,7 @@ class Aggregation(_Value, frozen=True):
     entry: tuple[Payload, ...] = ()        # last_n of several values at once: all of them, ``value`` is one
     q: float = -1.0                        # approx_quantile: which one, from 0 to 1; -1: none
     error: float = 0.0                     # approx_*: what the sketch may be off by, as each states it
+    vector: int = 0                        # the value is a vector of so many numbers; 0: it is none
 
     @property
     def parameters(self) -> tuple[tuple[str, object], ...]:
@@ -175,6 +176,7 @@ class Aggregation(_Value, frozen=True):
         named = (
             ("per_us", self.per_us), ("half_life_us", self.half_life_us), ("width", self.width),
             ("by", msgspec.to_builtins(self.by)), ("entry", msgspec.to_builtins(self.entry)), ("error", self.error), ("q", self.q + 1),
+            ("vector", self.vector),
         )  # fmt: skip
         return tuple((name, value) for name, value in named if value)
 
@@ -188,7 +190,7 @@ class Aggregation(_Value, frozen=True):
 
 
 class Feature(_Value, frozen=True):
-    """One column (or ``size`` columns, newest first, for ``last_n``) of a view's answer."""
+    """One column of a view's answer, or ``size`` columns: of ``last_n``, newest first, and of a vector."""
 
     name: str
     view: str
@@ -202,7 +204,7 @@ class Feature(_Value, frozen=True):
     @property
     def size(self) -> int:
         """How many values it has."""
-        return self.aggregation.size
+        return self.aggregation.vector or self.aggregation.size
 
     @property
     def is_text(self) -> bool:
@@ -217,7 +219,7 @@ class Feature(_Value, frozen=True):
     @property
     def is_sequence(self) -> bool:
         """Whether it is a list, even of one value."""
-        return self.aggregation.op in ("last_n", "top_k", "top_k_count")
+        return self.aggregation.op in ("last_n", "top_k", "top_k_count") or self.aggregation.vector > 0
 
 
 class View(_Value, frozen=True):

@@ -24,6 +24,7 @@ class Unset(Enum):
 
 
 UNSET: Final = Unset.UNSET
+ENTRY_RANKS = 3                            # columns of an entry beside what it keeps, at most
 PUBLISHED_NAMES = ("view", "as_of")        # beside the features in what a view publishes; see ``store.online.published``
 
 
@@ -208,6 +209,15 @@ def _check_features(cls: type[View], at: Place) -> None:
                 at=aggregation.place,
             )
         names[feature.name] = aggregation
+    vectors = [aggregation for aggregation in cls._aggregations.values() if aggregation.vector]
+    row_bytes = sum(8 * (aggregation.vector + ENTRY_RANKS) for aggregation in vectors)
+    if row_bytes > limits.VECTORS_BYTES:
+        raise wrong(
+            f"the vectors of {cls.__name__} ({listed(f'{one.name}: {one.vector}' for one in vectors)} numbers) make a row of its state "
+            f"{row_bytes} bytes long; the limit is {limits.VECTORS_BYTES}",
+            write="two views, or shorter vectors",
+            at=vectors[-1].place,
+        )
     sketched = [aggregation for aggregation in cls._aggregations.values() if aggregation.error]
     if len(sketched) > limits.SKETCHES:
         raise wrong(

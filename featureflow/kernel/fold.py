@@ -166,6 +166,9 @@ def _participating(
         there = ~is_null(found)
         return np.zeros(n), there if participates is None else participates & there
     values = np.asarray(found, np.float64)
+    if values.ndim == 2:  # vectors: as a whole or not at all
+        whole: NDArray[np.bool_] = np.logical_and.reduce(np.abs(values) < NUMBER_ABS, axis=1)
+        return np.zeros(n), whole if participates is None else participates & whole
     numbers = np.abs(values) < NUMBER_ABS  # False for NaN
     if not numbers.all():
         participates = numbers if participates is None else participates & numbers

@@ -35,6 +35,7 @@ class Entries(Partial):
 
     size: int = 1
     payload: tuple[Payload, ...] = ()
+    vector: int = 0                        # an entry keeps ``value``, so many numbers
 
     merge = Merge.BEST
     ranks: ClassVar[tuple[str, ...]]  # names of the rank columns
@@ -42,7 +43,7 @@ class Entries(Partial):
 
     @classmethod
     def of(cls, declared: Aggregation) -> Self:
-        return cls(None if declared.entry else declared.value, declared.where, declared.size, payload_of(declared))
+        return cls(None if declared.entry else declared.value, declared.where, declared.size, payload_of(declared), declared.vector)
 
     def __repr__(self) -> str:
         """Part of what a layout's id is made of: what has its default is left out, so that a new field renames no old state."""
@@ -64,11 +65,12 @@ class Entries(Partial):
     @cached_property
     def width(self) -> int:
         """Columns of one entry."""
-        return len(self.ranks) + sum(_columns(p) for p in self._payload)
+        return len(self.ranks) + (self.vector or sum(_columns(p) for p in self._payload))
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        kept = [f"value{k}_{name}" for k, p in enumerate(self.payload) for name in range(_columns(p))] or ["value"]
+        kept = [f"value{k}_{name}" for k, p in enumerate(self.payload) for name in range(_columns(p))]
+        kept = kept or [f"value_{i}" for i in range(self.vector)] or ["value"]
         return tuple(f"{name}_{i}" for i in range(self.size) for name in (*self.ranks, *kept))
 
     @property
@@ -91,6 +93,10 @@ class Entries(Partial):
         found = np.empty((n, self.width), np.int64)
         for i, rank in enumerate(self.rank(times, positions, columns)):
             found[:, i] = rank
+        if self.vector:
+            assert self.value is not None
+            found[:, len(self.ranks):] = np.ascontiguousarray(evaluate(self.value, columns, n)).view(np.int64)
+            return found
         if not self.payload:
             found[:, -1] = values.view(np.int64)
             return found
@@ -106,8 +112,11 @@ class Entries(Partial):
     def kept(self, entries: Int, place: int = 0) -> NDArray[Any]:
         """The values (...,) of entries (..., width): float64, NaN where there is none; or strings as objects, None where there is none.
 
-        ``place``: of which payload.
+        ``place``: of which payload. Of vectors: (..., vector), of the first entry.
         """
+        if self.vector:
+            vector = np.ascontiguousarray(entries[..., 0, len(self.ranks):]).view(np.float64)
+            return np.where(entries[..., 0, :1] == LOWEST, np.nan, vector)
         p, span = self._payload[place], self._spans[place]
         if p.width:
             return text.unpack(entries[..., span])

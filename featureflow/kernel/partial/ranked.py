@@ -29,7 +29,7 @@ class MaxBy(Entries):
         assert declared.by is not None
         known = Call("not", (Call("is_null", (declared.by,)),))
         where = known if declared.where is None else Call("and", (declared.where, known))
-        return cls(declared.value, where, declared.size, payload_of(declared), declared.by)
+        return cls(declared.value, where, declared.size, payload_of(declared), declared.vector, declared.by)
 
     @property
     def exprs(self) -> tuple[Expr | None, ...]:

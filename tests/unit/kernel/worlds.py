@@ -34,7 +34,7 @@ from oracle import Answer, Record
 SECOND = 1_000_000
 NOON = 1_700_000_000 * SECOND // (86_400 * SECOND) * 86_400 * SECOND + 43_200 * SECOND
 LIFETIME = Window(kind="lifetime", length_us=0, text="lifetime")
-X, Y, KIND = Column("x"), Column("y"), Column("kind")
+X, Y, KIND, V = Column("x"), Column("y"), Column("kind"), Column("v")
 SKETCHED = tuple(op for op, kind in AGGREGATIONS.items() if any(issubclass(partial, Sketch) for partial in kind.needs))
 EXACT = tuple(op for op in AGGREGATIONS if op not in SKETCHED)
 DECAYED = ("decayed_sum", "decayed_mean", "decayed_count")
@@ -74,6 +74,7 @@ def source(name: str = "click", *, disorder_s: int = 60, future_s: int = 30, key
             Field(name="x", type="float"),
             Field(name="y", type="float", nullable=True),
             Field(name="kind", type="str", nullable=True),
+            Field(name="v", type="vector", size=3, nullable=True),
         ),
     )  # fmt: skip
 
@@ -82,6 +83,7 @@ def aggregation(
     op: str, windows: Sequence[Window], *, value: Expr | None = X, where: Expr | None = None, size: int = 1,
     default: float | str | None = None, source: str = "click", name: str = "", per_s: int = 60,
     width: int = 0, by: Expr | None = None, entry: Sequence[Payload] = (), half_life_s: int = 3600,
+    vector: int = 0,
 ) -> Aggregation:  # fmt: skip
     if op in DECAYED:
         windows = (sliding(40 * half_life_s),)
@@ -93,7 +95,7 @@ def aggregation(
         entry=(Payload(value, width),) if op == "top_k_count" and value and width else tuple(entry),
         by=by or (Y if op in ("max_by", "min_by") else None),
         half_life_us=half_life_s * SECOND if op in DECAYED else 0, bare=op in DECAYED,
-        error=0.02 if op in SKETCHED else 0.0, q=0.9 if op == "approx_quantile" else -1.0,
+        error=0.02 if op in SKETCHED else 0.0, q=0.9 if op == "approx_quantile" else -1.0, vector=vector,
     )  # fmt: skip
 
 
@@ -166,16 +168,18 @@ def views(draw: st.DrawFn, sources: Sequence[Source], ops: Sequence[str] = EXACT
     for i in range(draw(st.integers(1, 5))):
         op = draw(st.sampled_from(sorted(ops)))
         width = draw(st.sampled_from([0, 3, 8, 12])) if op in KEPT else 0
+        vector = 3 if op in KEPT and op != "last_n" and not width and draw(st.booleans()) else 0
         one = aggregation(
             op,
             draw(st.lists(WINDOWS, min_size=1, max_size=3, unique=True)),
-            value=KIND if width else draw(EXPRESSIONS),
+            value=KIND if width else V if vector else draw(EXPRESSIONS),
             where=draw(CONDITIONS),
             size=draw(st.integers(1, 4)),
             default=draw(st.sampled_from([None] if op.startswith("top_k") else [None, "none"] if width else [None, 0.0, -1.0])),
             source=draw(st.sampled_from(sources)).name,
             name=f"f{i}",
             width=width,
+            vector=vector,
             by=draw(EXPRESSIONS) if op in ("max_by", "min_by") else None,
             half_life_s=draw(st.sampled_from([1, 50, 3600, 86_400])),
         )
@@ -214,6 +218,8 @@ def worlds(
             "at": float(now - ago), "user": user, "x": draw(values), "y": draw(values | st.none()),
             "kind": draw(st.sampled_from(["a", "b", None]) | KINDS),
         }  # fmt: skip
+        x, y = fields["x"], fields["y"]
+        fields["v"] = None if y is None else [y + 0.0, x + 0.0, 0.0 - x]
         records.append(Record(name, partition, offsets[name, partition], now - ago, now, fields, append_time))
     return World(declared, by_name, tuple(records))
 
@@ -229,6 +235,8 @@ def events_of(records: Sequence[Record], partition: int) -> Events:
         else np.array([math.nan if r.fields[name] is None else r.fields[name] for r in records], np.float64)
         for name in fields
     }
+    vectors = [r.fields.get("v") or [math.nan] * 3 for r in records]
+    columns["v"] = np.array(vectors, np.float64).reshape(-1, 3)
     return Events(
         partition,
         np.array([r.offset for r in records], np.int64),
