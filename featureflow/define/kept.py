@@ -114,7 +114,7 @@ def first(
 ) -> Windowed: ...
 @overload
 def first(
-    value: Vectors, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False,
+    value: Vectors, *, over: tuple[str | Window, ...], where: Truth | None = None, exact: bool = False,
 ) -> WindowedVector: ...
 def first(
     value: Expr[Any], *, over: tuple[str | Window, ...], where: Truth | None = None, default: Any = None, width: int | None = None,
@@ -135,7 +135,7 @@ def last(
 ) -> Windowed: ...
 @overload
 def last(
-    value: Vectors, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False,
+    value: Vectors, *, over: tuple[str | Window, ...], where: Truth | None = None, exact: bool = False,
 ) -> WindowedVector: ...
 def last(
     value: Expr[Any], *, over: tuple[str | Window, ...], where: Truth | None = None, default: Any = None, width: int | None = None,
@@ -157,7 +157,7 @@ def max_by(
 ) -> Windowed: ...
 @overload
 def max_by(
-    value: Vectors, *, by: Number | Instant, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None,
+    value: Vectors, *, by: Number | Instant, over: tuple[str | Window, ...], where: Truth | None = None,
     exact: bool = False,
 ) -> WindowedVector: ...
 def max_by(
@@ -180,7 +180,7 @@ def min_by(
 ) -> Windowed: ...
 @overload
 def min_by(
-    value: Vectors, *, by: Number | Instant, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None,
+    value: Vectors, *, by: Number | Instant, over: tuple[str | Window, ...], where: Truth | None = None,
     exact: bool = False,
 ) -> WindowedVector: ...
 def min_by(
@@ -249,6 +249,8 @@ def _windowed(
     compared = None if by is None else _compared(op, event, by)
     wide = _width(op, (value,), width)
     vector = value.size if value.type == "vector" else 0
+    if vector and default is not None:  # to mypy a vector is of any type, so that one for each number would let a string's pass
+        raise wrong(f"{op}({value.text}) has a default=, which a vector has not", write="no default=, and the model's defaults")
     kind = WindowedText if wide else WindowedVector if vector else Windowed
     return kind(
         op, event, kept.node, where_of(op, event, where), windows(over, op, exact=exact), _default(default, wide), width=wide,

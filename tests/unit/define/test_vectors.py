@@ -67,3 +67,9 @@ def test_a_row_of_too_many_bytes_is_refused_with_the_numbers() -> None:
     assert "65728 bytes" in str(caught.value)
     assert str(limits.VECTORS_BYTES) in str(caught.value)
     type(View)("Fits", (View,), {f"f{i}": first(Visit.large, over=("1h",)) for i in range(7)}, of=User)
+
+
+def test_a_vector_has_no_default() -> None:
+    with pytest.raises(DefinitionError) as caught:
+        last(Visit.taste, over=("1h",), default=0.0)  # type: ignore[call-overload]  # what is shown
+    assert "no default=" in str(caught.value)

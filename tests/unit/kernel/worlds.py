@@ -175,7 +175,9 @@ def views(draw: st.DrawFn, sources: Sequence[Source], ops: Sequence[str] = EXACT
             value=KIND if width else V if vector else draw(EXPRESSIONS),
             where=draw(CONDITIONS),
             size=draw(st.integers(1, 4)),
-            default=draw(st.sampled_from([None] if op.startswith("top_k") else [None, "none"] if width else [None, 0.0, -1.0])),
+            default=draw(
+                st.sampled_from([None] if vector or op.startswith("top_k") else [None, "none"] if width else [None, 0.0, -1.0])
+            ),
             source=draw(st.sampled_from(sources)).name,
             name=f"f{i}",
             width=width,
