@@ -168,7 +168,7 @@ def views(draw: st.DrawFn, sources: Sequence[Source], ops: Sequence[str] = EXACT
     for i in range(draw(st.integers(1, 5))):
         op = draw(st.sampled_from(sorted(ops)))
         width = draw(st.sampled_from([0, 3, 8, 12])) if op in KEPT else 0
-        vector = 3 if op in KEPT and op != "last_n" and not width and draw(st.booleans()) else 0
+        vector = 3 if op in ("first", "last", "max_by", "min_by") and not width and draw(st.booleans()) else 0
         one = aggregation(
             op,
             draw(st.lists(WINDOWS, min_size=1, max_size=3, unique=True)),
