@@ -4,7 +4,8 @@
     ├── DefinitionError          a definitions file says something that cannot be computed
     ├── SettingsError            featureflow.toml or the environment
     ├── UnavailableError         a server does not answer; names the setting that points to it
-    │   └── UnknownOutcomeError  a write was sent, its reply was lost
+    │   ├── UnknownOutcomeError  a write was sent, its reply was lost
+    │   └── HistoryAwayError     what the log has deleted cannot be read from history now; all else goes on
     ├── StateError               the online state is not what the definitions say
     │   ├── OffsetMissingError   a partition's offset record is absent, dirty, of another topic or of another format
     │   └── BeingRebuiltError    a rebuild has yet to make a view's offset records anew
@@ -49,6 +50,10 @@ class UnavailableError(FeatureFlowError):
 
 class UnknownOutcomeError(UnavailableError):
     """A write was sent and its reply was lost: it may or may not have been applied."""
+
+
+class HistoryAwayError(UnavailableError):
+    """What the log has deleted cannot be read from history now. Only the views that need it wait."""
 
 
 class StateError(FeatureFlowError):

@@ -7,58 +7,100 @@ have been folded from the log, to the bit; the records that were none are absent
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from featureflow import limits
+from featureflow.clock import Clock
 from featureflow.define.spec import Source
-from featureflow.errors import OffsetOutOfRangeError
+from featureflow.errors import HistoryAwayError, OffsetOutOfRangeError, UnavailableError
 from featureflow.ingest.decode import Recalled
 from featureflow.kernel.events import Events
 from featureflow.store.history.protocol import Extent, HistoryStore
 from featureflow.store.log.protocol import Batch, Partition
 
 NOTHING = Extent(0, 0)
+FIRST_WAIT_US, LONGEST_WAIT_US = 1_000_000, 30_000_000    # an attempt may take time-outs, and the present waits meanwhile
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Offsets ``first`` to ``until`` of a partition, which the log has deleted. ``waiting``: it follows the log only after them."""
+
+    first: int
+    until: int
+    waiting: bool
 
 
 class Backfill:
     """``sources``: by name, with the fields that somebody reads. ``history`` None: there is none to read from."""
 
-    def __init__(self, history: HistoryStore | None, sources: Mapping[str, tuple[Source, Sequence[str]]]) -> None:
-        self._history, self._sources = history, sources
+    def __init__(self, history: HistoryStore | None, sources: Mapping[str, tuple[Source, Sequence[str]]], clock: Clock) -> None:
+        self._history, self._sources, self._clock = history, sources, clock
+        self._due_us, self._wait_us = 0, FIRST_WAIT_US     # history was away: not before, and how long the next time
+        self._served: dict[Partition, int] = {}            # slices given, so that partitions take turns
 
     def extent(self, partition: Partition) -> Extent:
-        """The offsets that history holds of the partition. Raises UnavailableError."""
+        """The offsets that history holds of the partition. Raises HistoryAwayError."""
         if self._history is None:
             return NOTHING
-        return self._history.extents(partition.source).get(partition.partition, NOTHING)
+        try:
+            return self._history.extents(partition.source).get(partition.partition, NOTHING)
+        except UnavailableError as error:
+            raise HistoryAwayError(str(error)) from error
 
-    def read(self, partition: Partition, first: int, until: int) -> Batch:
-        """The next events from ``first`` on, as many as a slice of the past may have, none at or after ``until``.
+    @property
+    def away(self) -> bool:
+        """Whether history was away, and it is too early to ask it again."""
+        return self._clock.now_us() < self._due_us
 
-        Raises UnavailableError, and OffsetOutOfRangeError where history does not hold every offset up to there.
+    def read(self, wanted: Mapping[Partition, Wanted]) -> Batch | None:
+        """A slice for one of the partitions: those that wait first, and each in its turn.
+
+        Raises HistoryAwayError, and OffsetOutOfRangeError where history does not hold every offset that is wanted.
         """
+        if not wanted or self.away:
+            return None
+        partition = min(wanted, key=lambda p: (not wanted[p].waiting, self._served.get(p, 0)))
+        self._served[partition] = self._served.get(partition, 0) + 1
+        try:
+            batch = self._slice(partition, wanted[partition])
+        except UnavailableError as error:
+            self._due_us = self._clock.now_us() + self._wait_us
+            self._wait_us = min(2 * self._wait_us, LONGEST_WAIT_US)
+            raise HistoryAwayError(str(error)) from error
+        self._wait_us = FIRST_WAIT_US
+        return batch
+
+    def _slice(self, partition: Partition, wanted: Wanted) -> Batch:
         source, columns = self._sources[partition.source]
-        extent = self.extent(partition)
-        if self._history is None or not extent.first <= first <= until <= extent.next:
+        place, extent = f"{partition.source}/{partition.partition}", self.extent(partition)
+        if self._history is None or not extent.first <= wanted.first <= wanted.until <= extent.next:
             raise OffsetOutOfRangeError(
-                f"{partition.source}/{partition.partition}: offsets {first} to {until} are to be read from history, which holds "
+                f"{place}: offsets {wanted.first} to {wanted.until} are to be read from history, which holds "
                 f"{extent.first} to {extent.next}"
+            )
+        refused = self._history.refused(source, partition.partition, 1)
+        if refused and refused[0].offset < wanted.until:   # one that is an event by now would be passed by, and never counted
+            raise UnavailableError(
+                f"{place}: history has yet to read records again that an earlier definition of {source.name} refused, from offset "
+                f"{refused[0].offset} on; `featureflow history` does so while it runs"
             )
         pages = self._history.scan(
             source,
             partition=partition.partition,
             columns=columns,
-            from_offset=first,
-            to_offset=until,
+            from_offset=wanted.first,
+            to_offset=wanted.until,
             page_rows=limits.PAST_RECORDS,
         )
         page = next(pages, None)
         if page is None:                   # none of the records there was an event
             none = np.zeros(0, np.int64)
-            return Batch(partition.source, partition.partition, first, until, none, none, [], [])
-        return _recalled(partition, first, page.next, page.events)
+            return Batch(partition.source, partition.partition, wanted.first, wanted.until, none, none, [], [])
+        return _recalled(partition, wanted.first, page.next, page.events)
 
 
 def _recalled(partition: Partition, first: int, following: int, events: Events) -> Recalled:

@@ -47,6 +47,7 @@ class Owned:
     committed_us: dict[Track, int]
     ends: Ends = field(default_factory=Ends)
     beginning: int = 0                     # of the log, as last seen: what is before it is in history only
+    vouched: int = 0                       # a beginning up to which history was seen to hold what is missing
 
     @property
     def position(self) -> int:
@@ -166,7 +167,7 @@ def readable(owned: Owned, topic: str, state: TopicState, backfill: Backfill) ->
     """Take note of where the log begins.
 
     Raises OffsetOutOfRangeError where events were deleted before they were folded and history does not hold them, LogError where
-    the log went back.
+    the log went back, HistoryAwayError where that cannot be told now.
     """
     partition = owned.partition
     place = f"{topic}/{partition.partition}"
@@ -174,7 +175,7 @@ def readable(owned: Owned, topic: str, state: TopicState, backfill: Backfill) ->
         raise LogError(f"topic {topic} was recreated while it was read ({owned.topic_id} -> {state.topic_id})")
     begin, end = state.beginning[partition.partition], state.end[partition.partition]
     owned.beginning = begin
-    if owned.position < begin:
+    if owned.position < begin != owned.vouched:
         held = backfill.extent(partition)
         if not held.first <= owned.position <= begin <= held.next:
             behind = next(track.view_id for track, offset in owned.offsets.items() if offset == owned.position)
@@ -183,6 +184,7 @@ def readable(owned: Owned, topic: str, state: TopicState, backfill: Backfill) ->
                 f"{held.first} to {held.next}: events were deleted before they were folded; "
                 f"run `featureflow rebuild {behind.partition('@')[0]}`"
             )
+        owned.vouched = begin
     ahead, furthest = max(owned.offsets.items(), key=lambda item: item[1])
     if furthest > end:                     # also where another view is behind: this one would skip what is written there now
         raise LogError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,15 @@ class Recalled(Batch):
     """Records that history holds: events already. Their bytes are gone, so a letter about one of them has no value."""
 
     events: Events
+
+    def until(self, offset: int) -> Recalled:
+        if self.next <= offset:
+            return self
+        n = int(np.searchsorted(self.offsets, offset))
+        return replace(
+            self, next=offset, offsets=self.offsets[:n], timestamps_us=self.timestamps_us[:n], values=self.values[:n], keys=self.keys[:n],
+            events=self.events.take(np.arange(n)),
+        )  # fmt: skip
 
 
 class Decoder:

@@ -32,9 +32,9 @@ from featureflow import limits
 from featureflow.clock import Clock
 from featureflow.define import system
 from featureflow.define.spec import Project
-from featureflow.errors import BeingRebuiltError, OffsetOutOfRangeError, UnavailableError
+from featureflow.errors import BeingRebuiltError, HistoryAwayError, OffsetOutOfRangeError, UnavailableError
 from featureflow.ingest import claim, dead_letter
-from featureflow.ingest.backfill import Backfill
+from featureflow.ingest.backfill import Backfill, Wanted
 from featureflow.ingest.claim import Owned, Stand
 from featureflow.ingest.commit import send
 from featureflow.ingest.failpoint import Failpoint, unarmed
@@ -53,6 +53,7 @@ from featureflow.tracing import Tracer
 POLL_S = 0.25
 BUSY_POLL_S = 0.005                        # while there is a past to catch up with
 FENCED_WAIT_US = 2_000_000                 # a zombie hears of its eviction before it claims what a successor holds
+HISTORY_WAIT_US = 5_000_000
 REBUILT_WAIT_US = 500_000                   # between two looks whether a view that is rebuilt has begun anew
 BEAT_US = 1_000_000                        # a partition commits at least this often
 LOOK_US = 1_000_000                        # where the log ends: how fresh a commit may say it is
@@ -97,7 +98,7 @@ class Worker:
         self._topics = {source.name: source.topic for source in used}
         self._consumer: Consumer | None = None
         self._past = Past(log, self._topics, clock)
-        self._backfill = Backfill(history, {name: (views.source, views.columns) for name, views in self._sources.items()})
+        self._backfill = Backfill(history, {name: (views.source, views.columns) for name, views in self._sources.items()}, clock)
         self._holding = Holding[Owned](clock, self._gone)
         self._look_due_us = self._inspect_due_us = self._tell_due_us = 0
         self._tally = Tally(metrics, clock, tracer)
@@ -182,8 +183,11 @@ class Worker:
                 return None
             if lasting := [share.refused for share in refused if share.refused and share.refused.reason != "expired"]:
                 return lasting[0]
+            letters = len(judged.dead)
             with tally.timed("load"):                                                        # its entities are read again
                 source.load(self._online, judged)
+            if len(judged.dead) > letters:                     # another's by now: the batch is judged anew, and says so first
+                break
             shares = refused
         return shares[0].refused
 
@@ -249,34 +253,48 @@ class Worker:
         return {partition: stand for partition, owned in self._holding.held.items() if (stand := owned.behind) is not None}
 
     def _catch_up(self, consumer: Consumer) -> None:
-        behind = self._behind()
-        gone = [partition for partition, stand in behind.items() if stand.offset < self._holding.held[partition].beginning]
+        behind, held = self._behind(), self._holding.held
+        deleted = {
+            partition: Wanted(stand.offset, min(stand.until, held[partition].beginning), held[partition].cut_off)
+            for partition, stand in behind.items()
+            if stand.until is not None and stand.offset < held[partition].beginning
+        }
+        present = {partition: stand.offset for partition, stand in behind.items() if partition not in deleted}
+        for batch in (*self._slices(present), *self._recalled(deleted)):
+            partition = Partition(batch.source, batch.partition)
+            owned, stand = held.get(partition), behind[partition]
+            if owned is None or stand.until is None:
+                continue
+            cut_off = owned.cut_off
+            self._take_in(consumer, owned, batch.until(stand.until), stand)
+            if cut_off and partition in held and not owned.cut_off:
+                self._follow(consumer, owned)
+
+    def _slices(self, wanted: dict[Partition, int]) -> tuple[Batch, ...]:
+        """Of the past that the log still has."""
         try:
-            batches = self._past.read({partition: stand.offset for partition, stand in behind.items() if partition not in gone})
-            batches += self._recall(behind, gone)
+            batches = self._past.read(wanted)
         except OffsetOutOfRangeError as error:
             raise _deleted(error) from error
         except UnavailableError as error:
             self._fails("catch up", error)
-            return
-        if not behind or not self._past.away:
+            return ()
+        if not wanted or not self._past.away:
             self._problems.pop("catch up", None)
-        for batch in batches:
-            partition = Partition(batch.source, batch.partition)
-            owned, stand = self._holding.held.get(partition), behind[partition]
-            if owned is None or stand.until is None:
-                continue
-            self._take_in(consumer, owned, batch.until(stand.until), stand)
-            if partition in gone and partition in self._holding.held and not owned.cut_off:
-                self._follow(consumer, owned)
+        return batches
 
-    def _recall(self, behind: dict[Partition, Stand], gone: list[Partition]) -> tuple[Batch, ...]:
-        """A slice of what the log has deleted, for the first of these partitions: the present waits meanwhile."""
-        for partition in gone[:1]:
-            stand, beginning = behind[partition], self._holding.held[partition].beginning
-            assert stand.until is not None
-            return (self._backfill.read(partition, stand.offset, min(stand.until, beginning)),)
-        return ()
+    def _recalled(self, wanted: dict[Partition, Wanted]) -> tuple[Batch, ...]:
+        """Of what the log has deleted."""
+        try:
+            batch = self._backfill.read(wanted)
+        except OffsetOutOfRangeError as error:
+            raise _deleted(error) from error
+        except UnavailableError as error:
+            self._fails("backfill", error)
+            return ()
+        if not wanted or not self._backfill.away:
+            self._problems.pop("backfill", None)
+        return () if batch is None else (batch,)
 
     def _follow(self, consumer: Consumer, owned: Owned) -> None:
         """Read on from where the foremost views stand; where the log begins only after them, not yet."""
@@ -319,6 +337,9 @@ class Worker:
             except BeingRebuiltError as error:                 # its new offsets are made in a moment, or by the next rebuild
                 self._holding.wait(partition, str(error), REBUILT_WAIT_US)
                 continue
+            except HistoryAwayError as error:                  # nothing of this partition alone can be told to be whole
+                self._holding.wait(partition, str(error), HISTORY_WAIT_US)
+                continue
             except UnavailableError as error:
                 self._holding.let_go_all(consumer, str(error))
                 self._holding.put_off(partition)
@@ -347,8 +368,9 @@ class Worker:
                 topic = self._log.topic(self._topics[name])
                 for partition, owned in held.items():
                     if partition.source == name:
-                        claim.readable(owned, self._topics[name], topic, self._backfill)
                         owned.ends.saw(at_ms, topic.end[partition.partition])
+                        with suppress(HistoryAwayError):       # it is asked again, and its reading says so
+                            claim.readable(owned, self._topics[name], topic, self._backfill)
         except UnavailableError as error:
             self._look_due_us = now_us + INSPECT_US            # each attempt may take a time-out
             self._fails("look", error)

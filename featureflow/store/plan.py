@@ -78,7 +78,7 @@ def _changes(
 
 def _source_detail(old: spec.Source, new: spec.Source) -> str:
     parts = [_names(old.by_name, new.by_name, "field")]
-    for name in ("topic", "time_field", "disorder_us", "future_us", "keyed_by"):
+    for name in ("topic", "time_field", "disorder_us", "future_us", "keyed_by", "format", "dedupe", "within_us"):
         a, b = getattr(old, name), getattr(new, name)
         if a != b:
             parts.append(f"{name} {a} -> {b}")

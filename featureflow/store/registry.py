@@ -203,6 +203,9 @@ class Registry:
             self._refuse_other_buckets(project)
         for view_id in view_ids:
             self._drop(view_id, for_good=False)
+        if self._buckets not in (None, buckets_of(self._online)):
+            for view_id in self.retired():     # nothing could go on where these were left: they are in the other buckets
+                self._drop(view_id, for_good=True)
         if self._buckets is not None:
             self._online.put_meta(BUCKETS_DOCUMENT, b"%d" % self._buckets)
         self.apply(project, partitions=partitions)

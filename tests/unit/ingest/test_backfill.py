@@ -5,30 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 from worker_rig import RIDER, SECOND_US, TRIP, ZONE, Rig, joined
 
 from featureflow import limits
-from featureflow.define.spec import View
+from featureflow.define.spec import View, with_version
 from featureflow.errors import OffsetOutOfRangeError, UnavailableError
-from featureflow.ingest.decode import Decoder
+from featureflow.ingest.decode import Decoder, Recalled
 from featureflow.ingest.worker import Worker
 from featureflow.kernel.events import Events
+from featureflow.store.history.protocol import RefusedRecord
 from featureflow.store.history.sql import SqlHistory
 from featureflow.store.online.protocol import OffsetRecord
+
+OTHER = with_version(msgspec.structs.replace(RIDER, name="rider_other", aggregations=RIDER.aggregations[:1]), {"trip": TRIP})
 
 
 class World(Rig):
     """A rig with history beside the log. ``write`` is what the history writer does."""
 
-    def __init__(self, history: SqlHistory) -> None:
-        super().__init__(1)
+    def __init__(self, history: SqlHistory, partitions: int = 1) -> None:
+        super().__init__(partitions)
         self.history = history
         self._lost: list[Events] = []
         history.migrate()
         history.ensure_source(TRIP)
-        history.create_offsets("trip", {0: 0})
+        history.create_offsets("trip", dict.fromkeys(range(partitions), 0))
 
     def write(self) -> None:
         """Bring history to the log's end."""
@@ -182,3 +186,68 @@ def test_while_history_is_away_the_present_goes_on_for_the_views_that_follow_it(
         assert world.at(RIDER).offset == world.log.topic(TRIP.topic).end[0]
     world.drain(worker)
     assert world.agrees()
+
+
+def test_history_that_has_yet_to_read_again_what_it_refused_is_waited_for(world: World) -> None:
+    """What an earlier definition refused may be an event by this one; passed by, it would never be counted."""
+    strict = msgspec.structs.replace(TRIP, fields=tuple(msgspec.structs.replace(f, nullable=False) for f in TRIP.fields))
+    world.produce(60)
+    (events,) = world.events()
+    nulls = np.isnan(events.columns["fare"]) | np.isnan(events.columns["zone"])
+    assert nulls.any()
+    (batch,) = world.read(TRIP.topic, world.log.topic(TRIP.topic).end)
+    refused = [
+        RefusedRecord(int(batch.offsets[i]), int(batch.timestamps_us[i]), True, batch.keys[i], batch.values[i] or b"")
+        for i in np.flatnonzero(nulls)
+    ]
+    world.history.append(strict, 0, events.take(np.flatnonzero(~nulls)), 0, 60, refused)
+    world.lose(40)
+    world.begin_anew(RIDER, ZONE)
+    worker = world.started(world.history)
+    for _ in range(20):
+        worker.step(timeout_s=0.0)
+        world.clock.advance(SECOND_US)
+    assert world.at(RIDER).offset == 0
+    assert any("yet to read records again" in problem and "featureflow history" in problem for problem in worker.status().problems)
+    again = [events.take(np.array([i])) for i in np.flatnonzero(nulls)]
+    world.history.settle(TRIP, 0, again, [])
+    world.clock.advance(60 * SECOND_US)
+    world.drain(worker)
+    assert world.agrees()
+
+
+def test_while_history_is_away_other_partitions_keep_their_state_and_stay_fresh(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = World(world.history, 2)
+    two.produce(60)
+    first = two.started(world.history)
+    two.drain(first)
+    first.close()
+    two.memory_log.delete_before(TRIP.topic, 0, 5)
+    topic_id = two.log.topic(TRIP.topic).topic_id
+    two.online.create_offsets(OTHER.id, "trip", topic_id, {0: 0, 1: 0})
+    worker = two.worker(project=msgspec.structs.replace(two.project, views=(*two.project.views, OTHER)), history=world.history)
+    worker.open()
+
+    def away(*_: object, **__: object) -> None:
+        raise UnavailableError("the history database is away; see history.url")
+
+    monkeypatch.setattr(world.history, "extents", away)
+    tokens = set()
+    for _ in range(60):
+        two.produce(1)
+        worker.step(timeout_s=0.0)
+        two.clock.advance(SECOND_US // 2)
+        whole = two.online.offsets("trip", 1, [RIDER.id])[RIDER.id]
+        assert whole is not None
+        tokens.add(whole.token)
+    assert any("the history database is away" in problem for problem in worker.status().problems)
+    assert len(tokens) == 1, "claimed once, and never let go"
+    assert whole.offset == two.log.topic(TRIP.topic).end[1]
+    assert two.online.now_ms() - whole.complete_ms < 5_000
+
+
+def test_recalled_records_are_cut_with_their_events() -> None:
+    events = Events(0, *[np.arange(3)] * 3, {"x": np.arange(3.0)})
+    recalled = Recalled("trip", 0, 0, 3, events.offsets, events.timestamps_us, [None] * 3, [None] * 3, events=events)
+    cut = recalled.until(2)
+    assert (cut.next, len(cut), cut.events.offsets.tolist()) == (2, 2, [0, 1])

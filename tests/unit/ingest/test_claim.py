@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from featureflow.clock import ManualClock
 from featureflow.errors import LogError, OffsetOutOfRangeError
 from featureflow.ingest.backfill import Backfill
 from featureflow.ingest.claim import Owned, readable
@@ -9,7 +10,7 @@ from featureflow.store.log.protocol import Partition, TopicState
 from featureflow.store.online.protocol import Track
 
 PARTITION = Partition("departure", 0)
-NO_HISTORY = Backfill(None, {})
+NO_HISTORY = Backfill(None, {}, ManualClock(0))
 
 
 def owned(**offsets: int) -> Owned:

@@ -676,7 +676,8 @@ def test_views_at_different_offsets_both_say_that_they_live() -> None:
     worker = started(rig, project=replace_views(PROJECT, RIDER))
     rig.produce(20)
     rig.drain(worker)
-    owned = take(rig.log, rig.online, Partition("trip", 0), TRIP.topic, ALL_VIEWS, 1, rig.clock.now_us(), Backfill(None, {}))
+    backfill = Backfill(None, {}, rig.clock)
+    owned = take(rig.log, rig.online, Partition("trip", 0), TRIP.topic, ALL_VIEWS, 1, rig.clock.now_us(), backfill)
     assert owned.offsets == {Track(RIDER.id): 20, Track(ZONE.id): 0}
     assert owned.position == 0
     assert owned.beats(rig.clock.now_us() - 1) == []
