@@ -6,6 +6,8 @@ import kafka.errors
 
 from featureflow.errors import LogError, UnavailableError, UnknownOutcomeError
 
+AWAY = (kafka.errors.UnknownBrokerIdError, kafka.errors.BrokerNotAvailableError)   # no leader or controller, for as long as one restarts
+
 
 def translated(error: Exception, what: str, *, writing: bool = False) -> Exception:
     """The error to raise instead: is the server away, or does it refuse?"""
@@ -14,6 +16,6 @@ def translated(error: Exception, what: str, *, writing: bool = False) -> Excepti
         return LogError(f"{what}: no such topic; create it, or let 'featureflow apply' do so ({detail})")
     if isinstance(error, kafka.errors.KafkaTimeoutError) and writing:
         return UnknownOutcomeError(f"{what}: no acknowledgement in time, it may or may not be there ({detail}); log.url points to it")
-    if isinstance(error, kafka.errors.KafkaError) and (error.retriable or isinstance(error, kafka.errors.NoBrokersAvailable)):
+    if isinstance(error, kafka.errors.KafkaError) and (error.retriable or isinstance(error, AWAY)):
         return UnavailableError(f"{what} ({detail}); log.url points to it")
     return LogError(f"{what} ({detail})")
