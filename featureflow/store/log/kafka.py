@@ -21,6 +21,7 @@ REQUEST_MS = 15_000
 BOOTSTRAP_MS = 10_000
 CONNECT_S = 5.0
 DELIVERY_MS = 30_000
+FLUSH_S = DELIVERY_MS / 1000 + 5.0          # after a broker's restart kafka-python may keep a batch that neither arrives nor expires
 RECONNECT_MS = 1_000                       # between two attempts, at most: kafka-python's 30 s go on after a broker is back
 SESSION_MS = 6_000                         # a dead member costs this long, the least that brokers allow by default; a worker that was
                                            # only slow loses its partitions too, and nothing else: its commits are refused
@@ -125,7 +126,11 @@ class KafkaLog:
                 producer.send(topic, value=r.value, key=r.key, headers=list(r.headers), partition=partition(r))
                 for r in records
             ]
-            producer.flush()
+            try:
+                producer.flush(timeout=FLUSH_S)
+            except kafka.errors.KafkaTimeoutError:
+                self._abandon(producer)
+                raise
             stored = [future.get(timeout=DELIVERY_MS / 1000) for future in futures]
             return [(place.partition, place.offset) for place in stored]
 
@@ -193,6 +198,13 @@ class KafkaLog:
                     **self._options,
                 )
             return self._producer
+
+    def _abandon(self, producer: KafkaProducer) -> None:
+        """The next append makes another."""
+        with self._lock:
+            if self._producer is producer:
+                self._producer = None
+        producer.close(timeout=0)
 
     def _call(
         self, what: str, do: Callable[[], T], *, writing: bool = False, passing: type[Exception] | tuple[()] = ()
