@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -55,9 +56,13 @@ class OwnServers:
         pid = json.loads((self.folder / "services.json").read_text())[name]["pid"]
         os.kill(pid, how)
         until = time.monotonic() + GONE_S
-        while _runs(pid):
+        while _runs(pid) or self._listens(name):           # a thread of it may outlive its first one by a moment, with the port
             assert time.monotonic() < until, f"{name} (process {pid}) still runs {GONE_S:.0f} s after {how.name}"
             time.sleep(0.02)
+
+    def _listens(self, name: str) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port(name))) == 0
 
     def log_of_redis(self) -> Path:
         """The file that Redis appends to now."""
