@@ -77,4 +77,5 @@ def test_an_emptied_redis_is_rebuilt_from_history_and_the_log_though_the_log_has
     until(world.folded, "what came after")
     records += [r for r in world.records(bad) if r.offset >= ends[r.source][r.partition]]
     assert check_state(world, records, [max(record.time_us for record in records) + SECOND_US]) > 100
+    until(world.recorded, "what came after in history, whose writer has started by then")
     assert (ingest.told_to_end(), history.told_to_end()) == (0, 0)
