@@ -34,7 +34,8 @@ def main(kafka: str, mysql: str, topic: str, events: int) -> None:
     try:
         log, history = open_log(f"kafka://{kafka}"), SqlHistory(f"{mysql}/{name}")
         project = load(HERE / "payments.py")
-        project = msgspec.structs.replace(project, sources=(msgspec.structs.replace(project.sources[0], topic=topic),))
+        source = msgspec.structs.replace(project.sources[0], topic=topic)
+        project = msgspec.structs.replace(project, name=name.replace("_", "-"), sources=(source,))    # dead letters of its own
         Registry(history, MemoryOnlineStore(SystemClock()), log).apply(project, partitions=1)
         stream = Stream.of(events, 10_000)
         produce(kafka, topic, stream)
