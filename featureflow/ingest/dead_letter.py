@@ -9,6 +9,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from featureflow import limits
 from featureflow.clock import Clock
@@ -72,12 +73,17 @@ def append(log: Log, project: str, dead: Sequence[DeadLetter], clock: Clock, fai
     if not dead:
         return
     now_us = clock.now_us()
-    source = dead_letters(project)
-    encode = Encoder(source).encode
+    encode, topic = _encoder(project).encode, dead_letters(project).topic
     failpoint("before_dead_letters")
     for some in batched(dead, limits.DEAD_LETTERS):
-        log.append(source.topic, [Record(value=encode(letter.values(now_us)), key=letter.position.encode()) for letter in some])
+        log.append(topic, [Record(value=encode(letter.values(now_us)), key=letter.position.encode()) for letter in some])
     failpoint("after_dead_letters")
+
+
+@cache
+def _encoder(project: str) -> Encoder:
+    """Made once: it is a class of its own, which takes a millisecond, and every batch may have letters."""
+    return Encoder(dead_letters(project))
 
 
 def batched(letters: Sequence[DeadLetter], size: int) -> Iterator[Sequence[DeadLetter]]:

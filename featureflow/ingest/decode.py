@@ -31,14 +31,9 @@ class Recalled(Batch):
 
     events: Events
 
-    def until(self, offset: int) -> Recalled:
-        if self.next <= offset:
-            return self
+    def until(self, offset: int) -> Batch:
         n = int(np.searchsorted(self.offsets, offset))
-        return replace(
-            self, next=offset, offsets=self.offsets[:n], timestamps_us=self.timestamps_us[:n], values=self.values[:n], keys=self.keys[:n],
-            events=self.events.take(np.arange(n)),
-        )  # fmt: skip
+        return super(Recalled, replace(self, events=self.events.take(np.arange(n)))).until(offset)
 
 
 class Decoder:

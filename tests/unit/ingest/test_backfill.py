@@ -250,4 +250,5 @@ def test_recalled_records_are_cut_with_their_events() -> None:
     events = Events(0, *[np.arange(3)] * 3, {"x": np.arange(3.0)})
     recalled = Recalled("trip", 0, 0, 3, events.offsets, events.timestamps_us, [None] * 3, [None] * 3, events=events)
     cut = recalled.until(2)
+    assert isinstance(cut, Recalled)
     assert (cut.next, len(cut), cut.events.offsets.tolist()) == (2, 2, [0, 1])
