@@ -19,7 +19,8 @@ from redis.retry import Retry
 from featureflow.store.online.embedded import server_binary
 
 PRIMARIES = 3
-NODE_TIMEOUT_MS = 1_000                    # after which a node that does not answer is taken for dead
+QUICK_MS = 1_000                           # after which a node that does not answer is taken for dead
+PATIENT_MS = 60_000                        # where none is to be, however slow the machine is
 WAIT_S = 60.0
 SLOTS = 16_384
 
@@ -27,12 +28,12 @@ SLOTS = 16_384
 class Node:
     """One server."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, timeout_ms: int) -> None:
         folder.mkdir(parents=True)
         self.folder, self.port, bus = folder, free_port(), free_port()
         self.command = [
             str(server_binary()), "--bind", "127.0.0.1", "--port", str(self.port), "--cluster-enabled", "yes",
-            "--cluster-port", str(bus), "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", str(NODE_TIMEOUT_MS),
+            "--cluster-port", str(bus), "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", str(timeout_ms),
             "--cluster-require-full-coverage", "no", "--dir", str(folder), "--save", "", "--appendonly", "yes",
             "--appendfsync", "everysec", "--maxmemory-policy", "noeviction", "--logfile", str(folder / "server.log"),
         ]  # fmt: skip
@@ -69,8 +70,8 @@ class Node:
 class RealCluster:
     """``nodes``: the first three began as primaries, node i + 3 as the replica of node i."""
 
-    def __init__(self, folder: Path) -> None:
-        self.nodes = [Node(folder / str(i)) for i in range(2 * PRIMARIES)]
+    def __init__(self, folder: Path, timeout_ms: int) -> None:
+        self.nodes = [Node(folder / str(i), timeout_ms) for i in range(2 * PRIMARIES)]
         self.url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:PRIMARIES])
 
     def start(self) -> None:
@@ -93,9 +94,12 @@ class RealCluster:
             node.client.close()
 
     def well(self) -> bool:
-        """All slots are served, and every primary has a replica that follows it."""
+        """All slots are served, every primary has a replica that follows it, and all nodes tell the same of who is who."""
         try:
             if any(node.info()["cluster_state"] != "ok" for node in self.nodes if node.process):
+                return False
+            told = {tuple(sorted((line[0], *line[2:4]) for line in self._known(node))) for node in self.nodes if node.process}
+            if len(told) > 1 or any("fail" in flags for _, flags, _ in told.pop()):
                 return False
             roles = [node.client.info("replication") for node in self.nodes if node.process]
             return all(r["connected_slaves"] >= 1 if r["role"] == "master" else r["master_link_status"] == "up" for r in roles)
@@ -124,15 +128,20 @@ class RealCluster:
                 slots |= set(range(int(first), int(last or first) + 1))
         return slots
 
+    def _myself(self, node: Node) -> list[str]:
+        mine = node.id
+        return next(line for line in self._known(node) if line[0] == mine)
+
     @staticmethod
-    def _myself(node: Node) -> list[str]:
+    def _known(node: Node) -> list[list[str]]:
+        """What a node says of each that it knows: id, address, flags, ..."""
         connection = node.client.connection_pool.get_connection()
         try:
             connection.send_command("CLUSTER", "NODES")
             lines = connection.read_response().decode().splitlines()
         finally:
             node.client.connection_pool.release(connection)
-        return next(line.split() for line in lines if "myself" in line.split()[2])
+        return [line.replace("myself,", "").split() for line in lines]
 
     # -- trouble -------------------------------------------------------------------------------------------------------
 
@@ -178,8 +187,8 @@ def until(holds: Any, what: str) -> None:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[RealCluster]:
-    cluster = RealCluster(folder)
+def running(folder: Path, timeout_ms: int = QUICK_MS) -> Iterator[RealCluster]:
+    cluster = RealCluster(folder, timeout_ms)
     try:
         cluster.start()
         yield cluster

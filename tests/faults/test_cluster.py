@@ -201,6 +201,9 @@ def test_a_failover_that_loses_the_newest_commits_is_noticed_and_they_are_folded
         assert ingest.rig.agrees()
         assert asker.wrong() == []
         assert asker.unavailable > 0 or not kill, "while there was no primary nobody was answered"
+        dead = [f"127.0.0.1:{node.port}" for node in cluster.nodes if not node.process]
+        assert len(dead) == kill
+        until(lambda: dead == [found.split()[1] for found in online.check() if "for failed" in found], "the dead are named")
 
 
 def test_without_the_offset_check_such_a_failover_gives_a_wrong_state(cluster: RealCluster) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from redis.crc import key_slot
-from redis_cluster import RealCluster, running, until
+from redis_cluster import PATIENT_MS, RealCluster, running, until
 from worker_rig import RIDER, RIDERS, Rig
 
 from featureflow.define.spec import DEFAULT_PROJECT
@@ -30,7 +30,7 @@ PATIENCE_S = 60.0
 
 @pytest.fixture(scope="module")
 def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
-    with running(tmp_path_factory.mktemp("cluster")) as made:
+    with running(tmp_path_factory.mktemp("cluster"), PATIENT_MS) as made:
         yield made
 
 

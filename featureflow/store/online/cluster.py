@@ -139,13 +139,15 @@ class ClusterOnlineStore(RedisOnlineStore):
                 client = cluster.get_redis_connection(node)
                 found += [_of(node, problem) for problem in problems(client.info("everything"), cluster=True)]
                 found += [_of(node, problem) for problem in _lags(client)]
-            for node in cluster.get_replicas():
+            replicas, failed = _replicas(cluster)
+            for node in replicas:
                 try:
                     info = cluster.get_redis_connection(node).info("everything")
                 except redis.ConnectionError as problem:
                     found.append(f"warning: the replica {node.name} does not answer ({problem}): start it, or CLUSTER FORGET it")
                     continue
                 found += [_of(node, problem) for problem in problems(info, role="slave", cluster=True)]
+        found += [f"warning: {node} is taken for failed, so its settings are not known: start it, or CLUSTER FORGET it" for node in failed]
         return list(dict.fromkeys(found))
 
     def ping(self) -> str:
@@ -230,6 +232,23 @@ def _asking(request: Request) -> Request:
 def _of(node: Any, problem: str) -> str:
     warning, _, rest = problem.rpartition("warning: ")
     return f"{'warning: ' if warning or problem.startswith('warning: ') else ''}{node.name}: {rest}"
+
+
+def _replicas(cluster: Any) -> tuple[list[ClusterNode], list[str]]:
+    """Those that are taken to be up, and the addresses of nodes, of either kind, that a primary takes for failed.
+
+    redis-py knows a replica only once it has something of its primary's, and while no node takes it for failed.
+    """
+    replicas, failed = {node.name: node for node in cluster.get_replicas()}, set()
+    for primary in cluster.get_primaries():
+        for address, node in cluster.get_redis_connection(primary).execute_command("CLUSTER NODES").items():
+            flags = node["flags"].split(",")
+            if "fail" in flags:
+                failed.add(address)
+            elif "slave" in flags and address not in replicas:
+                host, _, port = address.rpartition(":")
+                replicas[address] = ClusterNode(host, int(port))  # type: ignore[no-untyped-call]  # untyped in redis-py
+    return [node for address, node in replicas.items() if address not in failed], sorted(failed)
 
 
 def _lags(client: Any) -> list[str]:
