@@ -141,11 +141,15 @@ class ClusterOnlineStore(RedisOnlineStore):
                 found += [_of(node, problem) for problem in _lags(client)]
             replicas, failed = _replicas(cluster)
             for node in replicas:
+                client = cluster.get_redis_connection(node)
                 try:
-                    info = cluster.get_redis_connection(node).info("everything")
+                    info = client.info("everything")
                 except redis.ConnectionError as problem:
                     found.append(f"warning: the replica {node.name} does not answer ({problem}): start it, or CLUSTER FORGET it")
                     continue
+                finally:
+                    if cluster.get_node(node_name=node.name) is None:      # redis-py would not close it
+                        client.close()
                 found += [_of(node, problem) for problem in problems(info, role="slave", cluster=True)]
         found += [f"warning: {node} is taken for failed, so its settings are not known: start it, or CLUSTER FORGET it" for node in failed]
         return list(dict.fromkeys(found))
