@@ -34,13 +34,15 @@ from featureflow.define import system
 from featureflow.define.spec import Project
 from featureflow.errors import BeingRebuiltError, HistoryAwayError, OffsetOutOfRangeError, UnavailableError
 from featureflow.ingest import claim, dead_letter
-from featureflow.ingest.backfill import Backfill, Wanted
+from featureflow.ingest.backfill import Backfill
+from featureflow.ingest.catching_up import CatchingUp, deleted
 from featureflow.ingest.claim import Owned, Stand
 from featureflow.ingest.commit import send
 from featureflow.ingest.failpoint import Failpoint, unarmed
 from featureflow.ingest.holding import FIRST_WAIT_US, Holding
+from featureflow.ingest.lookout import Lookout
 from featureflow.ingest.metrics import PartitionStatus, WorkerMetrics, WorkerStatus
-from featureflow.ingest.past import Past
+from featureflow.ingest.problems import Problems
 from featureflow.ingest.source_views import Judged, Share, SourceViews
 from featureflow.ingest.tally import Tally
 from featureflow.store.history.protocol import HistoryStore
@@ -56,9 +58,7 @@ FENCED_WAIT_US = 2_000_000                 # a zombie hears of its eviction befo
 HISTORY_WAIT_US = 5_000_000
 REBUILT_WAIT_US = 500_000                   # between two looks whether a view that is rebuilt has begun anew
 BEAT_US = 1_000_000                        # a partition commits at least this often
-LOOK_US = 1_000_000                        # where the log ends: how fresh a commit may say it is
 TELL_US = 1_000_000
-INSPECT_US = 5_000_000
 EXPIRIES = 3                               # of keys whose life ends between their reading and their commit, in one batch
 
 
@@ -97,14 +97,15 @@ class Worker:
         }
         self._topics = {source.name: source.topic for source in used}
         self._consumer: Consumer | None = None
-        self._past = Past(log, self._topics, clock)
         self._backfill = Backfill(history, {name: (views.source, views.columns) for name, views in self._sources.items()}, clock)
         self._holding = Holding[Owned](clock, self._gone)
-        self._look_due_us = self._inspect_due_us = self._tell_due_us = 0
+        self._problems = Problems("not started")
+        held = self._holding.held
+        self._past = CatchingUp(log, self._topics, self._backfill, clock, held, self._problems)
+        self._lookout = Lookout(log, online, self._topics, self._backfill, clock, held, self._problems)
+        self._tell_due_us = 0
         self._tally = Tally(metrics, clock, tracer)
-        self._problems = {"poll": "not started"}                   # by the step that failed, until it succeeds
-        self._warnings: tuple[str, ...] = ()
-        self._status = WorkerStatus(False, tuple(self._problems.values()), (), 0, 0, 0)
+        self._status = WorkerStatus(False, self._problems.all, (), 0, 0, 0)
         self._logger = structlog.get_logger("featureflow.ingest")
 
     def status(self) -> WorkerStatus:
@@ -128,9 +129,9 @@ class Worker:
         """Check the servers and join the group."""
         if self._consumer is None:
             self._online.ping()
-            self._warnings = tuple(claim.fit(self._online))
+            self._lookout.settings()
             self._consumer = self._log.consumer(self._group, self._topics, member=self._member)
-            self._problems.clear()
+            self._problems.none()
 
     def close(self) -> None:
         """Tell the log how far we are and leave the group."""
@@ -139,14 +140,15 @@ class Worker:
             self._consumer.close()
         self._past.close()
         self._holding.clear()
-        self._consumer, self._problems = None, {"poll": "stopped"}
+        self._consumer = None
+        self._problems.stopped()
         self._show()
 
     def step(self, *, timeout_s: float = POLL_S, wait: Callable[[float], object] = time.sleep) -> int:
         """One turn, as the module says. How many events were committed past."""
         assert self._consumer is not None, "open() first"
-        consumer, before, behind = self._consumer, self._tally.events, self._behind()
-        polled = self._poll(consumer, min(timeout_s, BUSY_POLL_S) if behind and not self._past.away else timeout_s, wait)    # (1)
+        consumer, before = self._consumer, self._tally.events
+        polled = self._poll(consumer, min(timeout_s, BUSY_POLL_S) if self._past.pressing else timeout_s, wait)    # (1)
         self._holding_changes(polled.assignment)
         for batch in polled.batches:
             self._fold(consumer, batch)                                                      # (2) (3) (4)
@@ -155,8 +157,8 @@ class Worker:
         self._claim(consumer)                                                                # (1) what is adrift
         if self._clock.now_us() >= self._tell_due_us:
             self._tell(consumer)                                                             # (6)
-        self._look()
-        self._inspect()
+        self._lookout.look()
+        self._lookout.inspect()
         self._show()
         return self._tally.events - before
 
@@ -224,12 +226,12 @@ class Worker:
         try:
             polled = consumer.poll(timeout_s=timeout_s, max_records=self._poll_records, max_bytes=limits.POLL_BYTES)
         except OffsetOutOfRangeError as error:
-            raise _deleted(error) from error
+            raise deleted(error) from error
         except UnavailableError as error:
-            self._fails("poll", error)
+            self._problems.failed("poll", error)
             wait(timeout_s)
             return Polled(Assignment(), ())
-        self._problems.pop("poll", None)
+        self._problems.over("poll")
         self._failpoint("after_poll")
         return polled
 
@@ -249,52 +251,12 @@ class Worker:
             return
         self._take_in(consumer, owned, batch, stand)
 
-    def _behind(self) -> dict[Partition, Stand]:
-        return {partition: stand for partition, owned in self._holding.held.items() if (stand := owned.behind) is not None}
-
     def _catch_up(self, consumer: Consumer) -> None:
-        behind, held = self._behind(), self._holding.held
-        deleted = {
-            partition: Wanted(stand.offset, min(stand.until, held[partition].beginning), held[partition].cut_off)
-            for partition, stand in behind.items()
-            if stand.until is not None and stand.offset < held[partition].beginning
-        }
-        present = {partition: stand.offset for partition, stand in behind.items() if partition not in deleted}
-        for batch in (*self._slices(present), *self._recalled(deleted)):
-            partition = Partition(batch.source, batch.partition)
-            owned, stand = held.get(partition), behind[partition]
-            if owned is None or stand.until is None:
-                continue
+        for owned, batch, stand in self._past.slices():
             cut_off = owned.cut_off
-            self._take_in(consumer, owned, batch.until(stand.until), stand)
-            if cut_off and partition in held and not owned.cut_off:
+            self._take_in(consumer, owned, batch, stand)
+            if cut_off and owned.partition in self._holding.held and not owned.cut_off:
                 self._follow(consumer, owned)
-
-    def _slices(self, wanted: dict[Partition, int]) -> tuple[Batch, ...]:
-        """Of the past that the log still has."""
-        try:
-            batches = self._past.read(wanted)
-        except OffsetOutOfRangeError as error:
-            raise _deleted(error) from error
-        except UnavailableError as error:
-            self._fails("catch up", error)
-            return ()
-        if not wanted or not self._past.away:
-            self._problems.pop("catch up", None)
-        return batches
-
-    def _recalled(self, wanted: dict[Partition, Wanted]) -> tuple[Batch, ...]:
-        """Of what the log has deleted."""
-        try:
-            batch = self._backfill.read(wanted)
-        except OffsetOutOfRangeError as error:
-            raise _deleted(error) from error
-        except UnavailableError as error:
-            self._fails("backfill", error)
-            return ()
-        if not wanted or not self._backfill.away:
-            self._problems.pop("backfill", None)
-        return () if batch is None else (batch,)
 
     def _follow(self, consumer: Consumer, owned: Owned) -> None:
         """Read on from where the foremost views stand; where the log begins only after them, not yet."""
@@ -356,44 +318,6 @@ class Worker:
             consumer.commit_advisory({partition: owned.position for partition, owned in self._holding.held.items()})
             self._failpoint("after_advisory")
 
-    def _look(self) -> None:
-        """Each second: where the log ends, whether it was recreated or truncated."""
-        now_us, held = self._clock.now_us(), self._holding.held
-        if now_us < self._look_due_us or not held:
-            return
-        self._look_due_us = now_us + LOOK_US
-        try:
-            for name in {partition.source for partition in held}:
-                at_ms = self._online.now_ms()                  # before the log is asked: what came since may be missing
-                topic = self._log.topic(self._topics[name])
-                for partition, owned in held.items():
-                    if partition.source == name:
-                        owned.ends.saw(at_ms, topic.end[partition.partition])
-                        with suppress(HistoryAwayError):       # it is asked again, and its reading says so
-                            claim.readable(owned, self._topics[name], topic, self._backfill)
-        except UnavailableError as error:
-            self._look_due_us = now_us + INSPECT_US            # each attempt may take a time-out
-            self._fails("look", error)
-        else:
-            self._problems.pop("look", None)
-
-    def _inspect(self) -> None:
-        """Every few seconds: settings that lose state, partitions that readers do not know of."""
-        now_us = self._clock.now_us()
-        if now_us < self._inspect_due_us:
-            return
-        self._inspect_due_us = now_us + INSPECT_US
-        try:
-            self._warnings = tuple(claim.fit(self._online))
-            for name in {partition.source for partition in self._holding.held}:
-                topic = self._log.topic(self._topics[name])
-                for partition in [partition for partition in self._holding.held if partition.source == name]:
-                    claim.listed(self._online, partition, topic)
-        except UnavailableError as error:
-            self._fails("inspect", error)
-        else:
-            self._problems.pop("inspect", None)
-
     # -- what is held --------------------------------------------------------------------------------------------------
 
     def _refused(self, consumer: Consumer, partition: Partition, refused: Refused) -> None:
@@ -405,11 +329,6 @@ class Worker:
             self._metrics.lag.remove(partition.source, str(partition.partition))
         self._sources[partition.source].drop(partition.partition)
 
-    def _fails(self, step: str, problem: UnavailableError) -> None:
-        if self._problems.get(step) != str(problem):
-            self._logger.warning("waiting", step=step, problem=str(problem))
-        self._problems[step] = str(problem)
-
     def _show(self) -> None:
         held, adrift = self._holding.held, self._holding.adrift
         partitions = [PartitionStatus(p.source, p.partition, owned.position, owned.ends.newest) for p, owned in held.items()]
@@ -417,15 +336,9 @@ class Worker:
         for status in partitions:
             if status.lag is not None:
                 self._metrics.lag.labels(status.source, str(status.partition)).set(status.lag)
-        problems = tuple(dict.fromkeys((*self._problems.values(), *(a.problem for a in adrift.values()))))
+        problems = tuple(dict.fromkeys((*self._problems.all, *(a.problem for a in adrift.values()))))
         ready = self._consumer is not None and not problems
         self._metrics.partitions.set(len(held))
         self._metrics.ready.set(ready)
         tally = self._tally
-        self._status = WorkerStatus(ready, (*problems, *self._warnings), tuple(partitions), tally.events, tally.late, tally.dead)
-
-
-def _deleted(error: OffsetOutOfRangeError) -> OffsetOutOfRangeError:
-    return OffsetOutOfRangeError(
-        f"{error}. Events were deleted before they were folded: run `featureflow rebuild VIEW` for each view of that topic"
-    )
+        self._status = WorkerStatus(ready, (*problems, *self._lookout.warnings), tuple(partitions), tally.events, tally.late, tally.dead)
