@@ -282,6 +282,11 @@ def event_of(op: str, value: object) -> type[Event]:
 def value_of(op: str, value: object) -> tuple[type[Event], spec.Expr]:
     event = event_of(op, value)
     assert isinstance(value, Expr)
+    if value.type == "vector":
+        raise wrong(
+            f"{op}({value.text}): {value.text} is a vector, and {op} is of numbers",
+            write=f'last({value.text}, over=("1h",)), which keeps it whole, or {op} of each number that matters as a field of its own',
+        )
     if value.type not in ("int", "float"):
         raise wrong(
             f"{op}({value.text}): {value.text} is {a(value.type)}, and {op} is of numbers",

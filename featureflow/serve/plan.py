@@ -93,7 +93,7 @@ class Used:
     slot: int
     feature: int
     span: slice
-    single: bool  # one value, given to expressions as a vector
+    single: bool  # one value, given to expressions as a column (n,); a sequence, even of one value, as (n, size)
     text: bool  # values are strings
 
 
@@ -128,7 +128,7 @@ class ModelPlan:
             feature = self.views[slot].references.index(reference)
             declared = self.views[slot].view.features[feature]
             span = self.views[slot].columns[feature]
-            used.append(Used(reference, slot, feature, span, declared.size == 1, declared.is_text))
+            used.append(Used(reference, slot, feature, span, not declared.is_sequence, declared.is_text))
         self.used: tuple[Used, ...] = tuple(used)
         self.view_versions = {v.view.name: v.view.version for v in self.views}
 

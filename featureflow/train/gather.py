@@ -16,6 +16,7 @@ from featureflow.kernel.accept import counted, judge
 from featureflow.kernel.columns import Layout
 from featureflow.kernel.dedupe import Ids
 from featureflow.kernel.events import Events
+from featureflow.kernel.field import column
 from featureflow.kernel.tile import LIFETIME_US, floor, window_start
 from featureflow.store.history.protocol import HistoryStore
 
@@ -119,10 +120,10 @@ def gather(
             )
             parts.append((codes[key][index], visible[index], narrow.take(index)))
         progress(len(events))
-    return [_sorted(partition, want.layout, parts) for want, parts in zip(wanted, kept, strict=True)]
+    return [_sorted(partition, source, want.layout, parts) for want, parts in zip(wanted, kept, strict=True)]
 
 
-def _sorted(partition: int, layout: Layout, parts: Sequence[tuple[Int, Int, Events]]) -> Gathered:
+def _sorted(partition: int, source: Source, layout: Layout, parts: Sequence[tuple[Int, Int, Events]]) -> Gathered:
     none = np.zeros(0, np.int64)
     codes = np.concatenate([none, *(part[0] for part in parts)])
     seen = np.concatenate([none, *(part[1] for part in parts)])
@@ -132,7 +133,7 @@ def _sorted(partition: int, layout: Layout, parts: Sequence[tuple[Int, Int, Even
         np.concatenate([none, *(e.offsets for e in several)]),
         np.concatenate([none, *(e.times_us for e in several)]),
         np.concatenate([none, *(e.timestamps_us for e in several)]),
-        {name: np.concatenate([e.columns[name] for e in several]) if several else np.zeros(0) for name in layout.fields},
+        {name: np.concatenate([column(source.by_name[name], []), *(e.columns[name] for e in several)]) for name in layout.fields},
     )
     order = np.lexsort((events.times_us, codes))
     return Gathered(codes[order], seen[order], events.take(order))

@@ -65,14 +65,14 @@ class Needs:
         return {view.name: ViewKernel(view, by_name) for view in self.views}
 
     def columns(self, values: Mapping[str, Values], context: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """What the model's expressions read: ``view:feature`` (n,) or (n, size), and ``request:field``."""
+        """What the model's expressions read: ``view:feature`` (n,), or (n, size) of a sequence even of one, and ``request:field``."""
         columns: dict[str, NDArray[Any]] = {}
         for view in self.views:
             for place, feature in enumerate(view.features):
                 if feature.reference in self.references:
                     found = values[view.name]
                     block: NDArray[Any] = found.texts[place] if feature.is_text else found.values[:, view.spans[place]]
-                    columns[feature.reference] = block[:, 0] if feature.size == 1 else block
+                    columns[feature.reference] = block if feature.is_sequence else block[:, 0]
         return {**columns, **{name: context[field] for name, field in self.requests.items()}}
 
     def inputs(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
