@@ -18,4 +18,5 @@ else:
         def __len__(self) -> int: ...
         def __iter__(self) -> Iterator[float]: ...
         def __class_getitem__(cls, size: int) -> GenericAlias:
-            return GenericAlias(cls, size)  # a tuple as it is: typing gives the arguments again as one
+            # a tuple as it is: typing gives the arguments again as one; and what equals a number and is none is not to be taken for it
+            return GenericAlias(cls, size if type(size) in (int, tuple) else (size, type(size)))

@@ -109,6 +109,17 @@ def test_what_is_no_kind_of_field_is_refused(hint: str, says: str, tmp_path: Any
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize(("wrong", "right", "size"), [("True", "1", 1), ("3.0", "3", 3)])
+def test_what_equals_a_size_and_is_none_is_told_from_it_whichever_comes_first(wrong: str, right: str, size: int, tmp_path: Any) -> None:
+    file = tmp_path / "features.py"
+    for _ in range(2):                     # typing remembers what it made of equal arguments
+        file.write_text(TEXT.replace("HINT", f"Vector[{wrong}]"))
+        with pytest.raises(DefinitionError, match=f"a vector of {wrong}"):
+            project.load(file)
+        file.write_text(TEXT.replace("HINT", f"Vector[{right}]"))
+        assert project.load(file).sources[0].by_name["kind"].size == size
+
+
 TEXT = """
 from datetime import datetime
 from typing import Literal
