@@ -38,6 +38,7 @@ from featureflow.store.history.fixed_tables import FIXED
 from featureflow.store.history.migrate import alone, upgrade
 from featureflow.store.history.protocol import Extent, HistoryPage, RefusedRecord, Statement
 from featureflow.store.history.queries import named
+from featureflow.store.history.row_text import row_texts, statements
 from featureflow.store.history.schema import change_columns
 
 T = TypeVar("T")
@@ -111,7 +112,6 @@ class SqlHistory:
 
         The offset comes first: its row lock makes a second writer of the partition wait, and then find it moved.
         """
-        rows = rows_of(source, events)
         kept = [{**_record(source, partition, record.offset), **_content(record)} for record in refused]
 
         def work(connection: Connection) -> None:
@@ -132,8 +132,7 @@ class SqlHistory:
                 self._start(connection, source.name, partition, 0, to_offset)
             self._passing("offset_moved")
             # (2)
-            if rows:
-                connection.exec_driver_sql(self._insert(connection, source), rows)
+            self._insert(connection, source, [events])
             if kept:
                 connection.execute(named("add_refused"), kept)
             self._passing("rows_inserted")
@@ -152,7 +151,6 @@ class SqlHistory:
         ]
 
     def settle(self, source: Source, partition: int, events: Sequence[Events], still_refused: Sequence[int]) -> None:
-        rows = [row for some in events for row in rows_of(source, some)]
         gone = [_record(source, partition, offset) for some in events for offset in some.offsets.tolist()]
         marked = [_record(source, partition, offset) for offset in still_refused]
 
@@ -164,8 +162,7 @@ class SqlHistory:
                             f"a record of {source.name}/{partition} that was refused, {record['record_offset']}, was read again by another "
                             "history writer; nothing was written"
                         )
-            if rows:
-                connection.exec_driver_sql(self._insert(connection, source), rows)
+            self._insert(connection, source, events)
 
         self._transact(work, what=f"records of {source.name}/{partition} that were refused")
 
@@ -244,13 +241,22 @@ class SqlHistory:
             table = self._tables[source] = event_table(source, collation=collation_of(connection))
         return table
 
-    def _insert(self, connection: Connection, source: Source) -> str:
-        """The driver's own INSERT: PyMySQL turns many rows of it into multi-row statements."""
+    def _insert(self, connection: Connection, source: Source, events: Sequence[Events]) -> None:
         table = self._table(connection, source)
         quote = connection.dialect.identifier_preparer
         columns = ", ".join(quote.format_column(column) for column in table.columns)
-        mark = "?" if connection.dialect.name == "sqlite" else "%s"
-        return f"INSERT INTO {quote.format_table(table)} ({columns}) VALUES ({', '.join([mark] * len(table.columns))})"
+        into = f"INSERT INTO {quote.format_table(table)} ({columns}) VALUES "
+        if connection.dialect.name == "sqlite":
+            if rows := [row for some in events for row in rows_of(source, some)]:
+                connection.exec_driver_sql(f"{into}({', '.join('?' * len(table.columns))})", rows)
+            return
+        into = into.replace("%%", "%")             # doubled in names, for a driver that is given parameters
+        for values in statements([row for some in events for row in row_texts(source, some)]):
+            try:
+                connection.exec_driver_sql(into + values, execution_options={"no_parameters": True})
+            except DBAPIError as error:
+                error.statement = into             # rows of events have no place in an error message
+                raise
 
     def _transact(self, work: Callable[[Connection], T], *, what: str = "this change") -> T:
         """Run ``work`` in one transaction; again, from its start, as long as the server says that it lost a deadlock.
