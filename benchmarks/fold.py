@@ -31,7 +31,7 @@ class Stages:
 
     STAGE: ClassVar = {
         "after_poll": "poll", "after_decode": "decode", "after_dead_letters": "load_and_dead_letters", "after_fold": "fold",
-        "before_commit": "pack", "after_commit": "commit", "after_advisory": "advisory",
+        "before_commit": "pack_and_send", "in_flight": "read_ahead", "after_commit": "wait", "after_advisory": "advisory",
     }  # fmt: skip
 
     def __init__(self) -> None:

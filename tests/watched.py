@@ -36,13 +36,15 @@ from featureflow.ingest import failpoint
 from featureflow.kernel.events import Events
 from featureflow.store.history.protocol import HistoryStore
 from featureflow.store.log.protocol import Consumer, Log, Polled
-from featureflow.store.online.protocol import Answer, Commit, Committed, OnlineStore, Refused
+from featureflow.store.online.protocol import Answer, Commit, Committed, OnlineStore, Pipeline, Refused
 
 NOTE = struct.Struct("<qqqq")              # polls that brought records, records in hand, records committed, commits refused
 
 
 class Hand:
-    """Shared by the process and whoever watches it."""
+    """Shared by the process and whoever watches it. ``in_flight``: commits of the process are on their way."""
+
+    in_flight = False
 
     def __init__(self, file: Path) -> None:
         if not file.exists():
@@ -65,8 +67,9 @@ class Hand:
         self._memory[:] = bytes(NOTE.size)
 
     def polled(self, records: int) -> None:
-        polls, _, committed, refused = NOTE.unpack(self._memory[:])
-        self._memory[:] = NOTE.pack(polls + (records > 0), records, committed, refused)
+        polls, held, committed, refused = NOTE.unpack(self._memory[:])
+        kept = held if self.in_flight else 0
+        self._memory[:] = NOTE.pack(polls + (records > 0), kept + records, committed, refused)
 
     def settled(self, records: int) -> None:
         polls, held, committed, refused = NOTE.unpack(self._memory[:])
@@ -117,7 +120,7 @@ class _Wrapped:
 
 class WatchedConsumer(_Wrapped):
     def poll(self, **bounds: Any) -> Polled:
-        self._hand.polled(0)               # what the last poll brought is committed, or was dropped
+        self._hand.polled(0)               # what the last poll brought is committed or was dropped, but for what is on its way
         polled: Polled = self._inner.poll(**bounds)
         self._hand.polled(sum(batch.next - batch.first for batch in polled.batches))
         return polled
@@ -133,18 +136,13 @@ class WatchedStore(_Wrapped):
     before: Callable[[Commit], None]
     note: Callable[[str, int, int, int, str], None]
 
-    def commit_all(self, commits: Sequence[Commit]) -> list[Answer]:
-        for commit in commits:
-            self.before(commit)
-        answers: list[Answer] | None = None
-        try:
-            answers = self._inner.commit_all(commits)
-        finally:
-            for place, commit in enumerate(commits):
-                self._told(commit, None if answers is None else answers[place])
-        return answers
+    def in_flight(self, so: bool) -> None:
+        self._hand.in_flight = so
 
-    def _told(self, commit: Commit, answer: Answer | None) -> None:
+    def pipeline(self) -> WatchedPipeline:
+        return WatchedPipeline(self._inner.pipeline(), self)
+
+    def told(self, commit: Commit, answer: Answer | None) -> None:
         first, to = min(advance.from_offset for advance in commit.advances), commit.advances[0].to_offset
         outcome = "committed" if isinstance(answer, Committed) else answer.reason if isinstance(answer, Refused) else "unknown"
         self.note(commit.source, commit.partition, first, to, outcome)
@@ -152,6 +150,29 @@ class WatchedStore(_Wrapped):
             self._hand.settled(to - first)
         elif isinstance(answer, Refused):
             self._hand.was_refused()
+
+
+class WatchedPipeline:
+    def __init__(self, inner: Pipeline, store: WatchedStore) -> None:
+        self._inner, self._store = inner, store
+        self._sent: list[Commit] = []
+
+    def send(self, commits: Sequence[Commit]) -> None:
+        for commit in commits:
+            self._store.before(commit)
+        self._sent += commits
+        self._store.in_flight(True)
+        self._inner.send(commits)
+
+    def answers(self) -> list[Answer]:
+        answers: list[Answer] | None = None
+        try:
+            answers = self._inner.answers()
+        finally:
+            self._store.in_flight(False)
+            for place, commit in enumerate(self._sent):
+                self._store.told(commit, None if answers is None else answers[place])
+        return answers
 
 
 class WatchedHistory(_Wrapped):

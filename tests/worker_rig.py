@@ -44,14 +44,13 @@ from featureflow.store.log.memory import MemoryLog
 from featureflow.store.log.protocol import Batch, Log, Record
 from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.protocol import (
-    Answer,
     Claim,
     Commit,
     Committed,
     OffsetRecord,
+    OneByOne,
     OnlineStore,
     Refused,
-    answered,
 )
 from featureflow.store.registry import BUCKETS_DOCUMENT, partitions_document
 from featureflow.tracing import Tracer
@@ -174,8 +173,8 @@ class TroubledStore:
             raise UnknownOutcomeError("lost on the way back; see online.url")
         return answer
 
-    def commit_all(self, commits: Sequence[Commit]) -> list[Answer]:
-        return [answered(self.commit, commit) for commit in commits]
+    def pipeline(self) -> OneByOne:
+        return OneByOne(self.commit)
 
     def create_offsets(self, view_id: str, source: str, topic_id: str, offsets: dict[int, int], of: int = 1) -> list[int]:
         return self.store.create_offsets(view_id, source, topic_id, offsets, of)

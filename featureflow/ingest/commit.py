@@ -2,32 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from featureflow.errors import UnavailableError, UnknownOutcomeError
 from featureflow.ingest.failpoint import Failpoint, unarmed
-from featureflow.store.online.protocol import Answer, Commit, Committed, OffsetRecord, OnlineStore, Refused
+from featureflow.store.online.protocol import Answer, Commit, Committed, OffsetRecord, OnlineStore, Refused, answered
 
 ATTEMPTS = 3                               # of one commit whose reply is lost each time
+Lane = tuple[object, ...]
+"""What commits follow one another in: a bucket and the views that they move."""
 
 
-def send(online: OnlineStore, commits: Sequence[Commit], failpoint: Failpoint = unarmed) -> list[Committed | Refused]:
-    """The outcome of each commit. ``Refused`` means: what was folded is void; forget it and read again.
+class Sending:
+    """Commits, and what became of each. ``Refused`` means: what was folded is void; forget it and read again.
 
-    (1) send all of them; then of each:
+    (1) send them, one behind the other; then of each, in that order:
     (2) applied: done
-    (3) refused: so be it
-    (4) the reply was lost: read token and offsets. Mine and at ``to``: it was applied. Mine and at ``from``: send the
-        identical bytes again; if both arrive, the offset refuses the second. Anything else: somebody else's now.
+    (3) refused: so be it. Those of the same tracks behind it, which start from where it was to go, are refused too; one of which
+        the reply was lost may yet arrive, so its tracks may not go on with this token
+    (4) the reply was lost: read token and offsets. Mine and at ``to`` or beyond, where only the commits behind it can have moved
+        them: it was applied. Mine and at ``from``: send the identical bytes again; if both arrive, the offset refuses the second.
+        Anything else: somebody else's now.
 
-    They are of different buckets or views: what becomes of one says nothing of another. Raises UnknownOutcomeError where the
-    replies of all attempts were lost, UnavailableError where one was not taken or (4) could not read: the caller must then drop
-    and claim again, for it does not know what the store holds.
+    What becomes of one says nothing of another of other buckets or views.
     """
-    failpoint("before_commit")
-    answers = online.commit_all(commits)                                                     # (1)
-    return [_settled(online, commit, answer, failpoint) for commit, answer in zip(commits, answers, strict=True)]
+
+    def __init__(self, online: OnlineStore, failpoint: Failpoint = unarmed) -> None:
+        self._online, self._failpoint, self._pipeline = online, failpoint, online.pipeline()
+        self._sent: list[Commit] = []
+
+    def send(self, commits: Sequence[Commit]) -> None:
+        self._failpoint("before_commit")
+        self._pipeline.send(commits)                                                         # (1)
+        self._sent += commits
+
+    def outcomes(self) -> Iterator[Committed | Refused]:
+        """Of each that was sent, in that order.
+
+        Raises UnknownOutcomeError where the replies of all attempts were lost, UnavailableError where one was not taken or (4) could
+        not read: the caller must then drop and claim again, for it does not know what the store holds.
+        """
+        void: set[Lane] = set()
+        for commit, answer in zip(self._sent, self._pipeline.answers(), strict=True):
+            lane = commit.source, commit.partition, commit.bucket, *views(commit)
+            outcome = _void(answer) if lane in void else _settled(self._online, commit, answer, self._failpoint)
+            if isinstance(outcome, Refused):
+                void.add(lane)
+            self._failpoint("after_commit")
+            yield outcome
+
+
+def _void(answer: Answer) -> Refused:
+    """Of a commit behind one that was refused."""
+    if isinstance(answer, Refused):
+        return answer
+    return Refused("unknown", "the commit before it was refused, and it was not: whether it arrives yet is not known")
 
 
 def _settled(online: OnlineStore, commit: Commit, answer: Answer, failpoint: Failpoint) -> Committed | Refused:
@@ -42,12 +72,11 @@ def _settled(online: OnlineStore, commit: Commit, answer: Answer, failpoint: Fai
             case "not applied", _ if attempt < ATTEMPTS:
                 attempt += 1
                 failpoint("before_commit")
-                (answer,) = online.commit_all((commit,))
+                answer = answered(online.commit, commit)
             case "not applied", _:
                 raise answer
             case _:
                 return Refused("fenced", "the reply was lost, and the partition is another worker's since")
-    failpoint("after_commit")
     return answer                                                                            # (2) (3)
 
 
@@ -56,12 +85,13 @@ def views(commit: Commit) -> list[str]:
 
 
 def outcome(commit: Commit, stored: dict[str, OffsetRecord | None]) -> tuple[Literal["applied", "not applied", "lost"], int]:
-    """What became of a commit whose reply was lost, from the offset records as they are now, and the store's time of it."""
+    """What became of a commit whose reply was lost, from the offset records as they are now, and the store's time of it: 0 where
+    others have moved them since."""
     pairs = [(advance, stored[advance.view_id]) for advance in commit.advances]
     records = [record for _, record in pairs if record is not None and record.token == commit.token and record.dirty == -1]
     if len(records) == len(pairs):
-        if all(record.offset == advance.to_offset for record, advance in zip(records, commit.advances, strict=True)):
-            return "applied", records[0].committed_ms
+        if all(record.offset >= advance.to_offset for record, advance in zip(records, commit.advances, strict=True)):
+            return "applied", records[0].committed_ms if records[0].offset == commit.advances[0].to_offset else 0
         if all(record.offset == advance.from_offset for record, advance in zip(records, commit.advances, strict=True)):
             return "not applied", 0
     return "lost", 0

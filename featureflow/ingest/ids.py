@@ -35,20 +35,22 @@ VALUES_READ = 4                            # in one read
 
 @dataclass
 class _Held:
-    """One track's ids of one partition. ``rows``: tile -> rows in the store."""
+    """One track's ids of one partition. ``rows``: tile -> rows in the store; ``sent``: once all commits that were sent are applied."""
 
     ids: Ids
     rows: dict[int, int] = field(default_factory=dict)
+    sent: dict[int, int] = field(default_factory=dict)
+    sent_to: int = -1
     pending: list[tuple[int, int, bytes]] = field(default_factory=list)   # offset, tile, row: of no commit that was applied
 
-    def ready(self, to_offset: int, max_time_us: int) -> dict[int, list[bytes]]:
-        """Tile -> rows that a commit to there adds."""
+    def ready(self, from_offset: int, to_offset: int, max_time_us: int) -> dict[int, list[bytes]]:
+        """Tile -> rows that a commit from there to there adds."""
         oldest = self.ids.oldest(max_time_us)
         found: dict[int, list[bytes]] = {}
         for offset, tile, row in self.pending:
             if offset >= to_offset:
                 break
-            if tile >= oldest:
+            if tile >= oldest and offset >= from_offset:
                 found.setdefault(tile, []).append(row)
         return found
 
@@ -92,17 +94,29 @@ class KeptIds:
             held.pending.append((offset, time_us // within_us, ROW.pack(name, time_us, offset)))
         return duplicate
 
+    def begin(self, partition: int) -> None:
+        """What is written from now on follows what was applied: nothing else is on its way."""
+        for (of, _), held in self._held.items():
+            if of == partition:
+                held.sent, held.sent_to = dict(held.rows), -1
+
     def writes(self, partition: int, track: Track, to_offset: int, max_time_us: int) -> Writes:
-        """What a commit to this offset and running maximum adds and deletes. Raises StateError where that keeps too many."""
+        """What a commit to this offset and running maximum adds and deletes, behind those that were asked for since ``begin``.
+
+        Raises StateError where that keeps too many.
+        """
         held = self._held.get((partition, track))
         if held is None:
             return Writes()
-        oldest, ready = held.ids.oldest(max_time_us), held.ready(to_offset, max_time_us)
-        written = [write for tile in sorted(held.rows) if tile < oldest for write in self._gone(partition, track, tile, held.rows[tile])]
+        oldest, ready = held.ids.oldest(max_time_us), held.ready(held.sent_to, to_offset, max_time_us)
+        gone = [tile for tile in sorted(held.sent) if tile < oldest]
+        written = [write for tile in gone for write in self._gone(partition, track, tile, held.sent.pop(tile))]
         for tile, rows in ready.items():
-            written += self._added(partition, track, tile, held.rows.get(tile, 0), rows)
-        kept = sum(rows for tile, rows in held.rows.items() if tile >= oldest) + sum(map(len, ready.values()))
-        if kept > limits.IDS:
+            stored = held.sent.get(tile, 0)
+            written += self._added(partition, track, tile, stored, rows)
+            held.sent[tile] = stored + len(rows)
+        held.sent_to = to_offset
+        if (kept := sum(held.sent.values())) > limits.IDS:
             raise StateError(
                 f"view {track.view_id} would keep {kept} ids of {self._source.name}/{partition} to tell duplicates by, and at most "
                 f"{limits.IDS} are kept: shorten within= of the event, or give its topic more partitions"
@@ -114,7 +128,7 @@ class KeptIds:
         held = self._held.get((partition, track))
         if held is None:
             return
-        for tile, rows in held.ready(to_offset, max_time_us).items():
+        for tile, rows in held.ready(-1, to_offset, max_time_us).items():
             held.rows[tile] = held.rows.get(tile, 0) + len(rows)
         held.pending = [entry for entry in held.pending if entry[0] >= to_offset]
         oldest = held.ids.oldest(max_time_us)

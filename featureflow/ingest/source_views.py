@@ -68,27 +68,28 @@ class Part:
 
 @dataclass
 class Share:
-    """What a batch means for one bucket: the commits that it is cut into, one after the other, and how many were applied."""
+    """What a batch means for one bucket: the commits that it is cut into, one after the other, how many were sent and how many applied."""
 
     bucket: Bucket
     tracks: tuple[Track, ...]              # of the bucket, where the batch begins
     start: int = 0                         # events of the batch that are committed past
     parts: list[Part] = field(default_factory=list)            # of the last ``fold``
+    sent: int = 0
     times_ms: list[int] = field(default_factory=list)          # of those that were applied
     refused: Refused | None = None
 
     @property
     def part(self) -> Part | None:
-        """The next one to commit, unless one was refused."""
-        return self.parts[len(self.times_ms)] if self.refused is None and len(self.times_ms) < len(self.parts) else None
+        """The next one to send."""
+        return self.parts[self.sent] if self.sent < len(self.parts) else None
 
     def settle(self, answer: Committed | Refused) -> None:
-        """What became of ``part``."""
-        if isinstance(answer, Refused):
-            self.refused = answer
-        else:
+        """What became of the next one that was sent. Behind one that was refused none is applied."""
+        if isinstance(answer, Committed):
             self.start = self.parts[len(self.times_ms)].stop
             self.times_ms.append(answer.committed_ms)
+        elif self.refused is None or answer.reason == "unknown":
+            self.refused = answer
 
 
 class SourceViews:
@@ -214,6 +215,8 @@ class SourceViews:
     def fold(self, judged: Judged, shares: Sequence[Share]) -> None:
         """Fold what follows what the shares have committed, each cut into as many parts as it needs: at least one."""
         n, partition = len(judged.events), judged.batch.partition
+        if self._ids is not None:
+            self._ids.begin(partition)
         first = min(share.start for share in shares)
         several = len(self._keys.buckets) > 1
         starts = np.full(len(self._keys.buckets), n)
@@ -261,13 +264,16 @@ class SourceViews:
                     rows[i] += len(values)
         at = 0
         for share, own in zip(shares, ends, strict=True):
-            share.parts, share.times_ms, share.refused = list(map(Part, own, writes[at:], rows[at:])), [], None
+            share.parts, share.sent, share.times_ms, share.refused = list(map(Part, own, writes[at:], rows[at:])), 0, [], None
             at += len(own)
 
-    def commit(self, owned: Owned, judged: Judged, share: Share, part: Part) -> Commit:
-        """Of the tracks that a batch was read for."""
+    def commit(self, owned: Owned, judged: Judged, share: Share) -> Commit:
+        """The share's next one to send, which begins where the one before it ends, whatever becomes of that: the offset says."""
+        part, sent = share.parts[share.sent], share.sent
         to_offset, max_time_us = judged.reach(part.stop)
-        advances = tuple(Advance(track.view_id, owned.offsets[track], to_offset) for track in share.tracks)
+        begins = {track: judged.reach(share.parts[sent - 1].stop)[0] if sent else owned.offsets[track] for track in share.tracks}
+        advances = tuple(Advance(track.view_id, begins[track], to_offset) for track in share.tracks)
+        share.sent += 1
         complete_ms = owned.ends.complete_ms(to_offset)
         partition, writes = owned.partition.partition, part.writes
         if self._ids is not None:

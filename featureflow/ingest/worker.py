@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 import structlog
 
@@ -33,17 +34,18 @@ from featureflow.clock import Clock
 from featureflow.define import system
 from featureflow.define.spec import Project
 from featureflow.errors import BeingRebuiltError, HistoryAwayError, OffsetOutOfRangeError, UnavailableError
-from featureflow.ingest import claim, dead_letter
+from featureflow.ingest import claim
 from featureflow.ingest.backfill import Backfill
 from featureflow.ingest.catching_up import CatchingUp, deleted
 from featureflow.ingest.claim import Owned, Stand
-from featureflow.ingest.commit import send
+from featureflow.ingest.commit import Sending
 from featureflow.ingest.failpoint import Failpoint, unarmed
+from featureflow.ingest.flight import Flight, Servers
 from featureflow.ingest.holding import FIRST_WAIT_US, Holding
 from featureflow.ingest.lookout import Lookout
 from featureflow.ingest.metrics import PartitionStatus, WorkerMetrics, WorkerStatus
 from featureflow.ingest.problems import Problems
-from featureflow.ingest.source_views import Judged, Share, SourceViews
+from featureflow.ingest.source_views import Judged, SourceViews
 from featureflow.ingest.tally import Tally
 from featureflow.store.history.protocol import HistoryStore
 from featureflow.store.log.protocol import Assignment, Batch, Consumer, Log, Partition, Polled
@@ -59,7 +61,14 @@ HISTORY_WAIT_US = 5_000_000
 REBUILT_WAIT_US = 500_000                   # between two looks whether a view that is rebuilt has begun anew
 BEAT_US = 1_000_000                        # a partition commits at least this often
 TELL_US = 1_000_000
-EXPIRIES = 3                               # of keys whose life ends between their reading and their commit, in one batch
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What was polled for the next turn, and the first batch of it as judged; None: it has yet to be."""
+
+    polled: Polled
+    judged: Judged | None = None
 
 
 class Worker:
@@ -105,6 +114,9 @@ class Worker:
         self._lookout = Lookout(log, online, self._topics, self._backfill, clock, held, self._problems)
         self._tell_due_us = 0
         self._tally = Tally(metrics, clock, tracer)
+        self._servers = Servers(log, online, project, clock, self._tally, failpoint)
+        self._flight: Flight | None = None
+        self._ahead: Ahead | None = None
         self._status = WorkerStatus(False, self._problems.all, (), 0, 0, 0)
         self._logger = structlog.get_logger("featureflow.ingest")
 
@@ -140,18 +152,22 @@ class Worker:
             self._consumer.close()
         self._past.close()
         self._holding.clear()
-        self._consumer = None
+        self._consumer = self._flight = self._ahead = None
         self._problems.stopped()
         self._show()
 
     def step(self, *, timeout_s: float = POLL_S, wait: Callable[[float], object] = time.sleep) -> int:
         """One turn, as the module says. How many events were committed past."""
         assert self._consumer is not None, "open() first"
-        consumer, before = self._consumer, self._tally.events
-        polled = self._poll(consumer, min(timeout_s, BUSY_POLL_S) if self._past.pressing else timeout_s, wait)    # (1)
-        self._holding_changes(polled.assignment)
-        for batch in polled.batches:
-            self._fold(consumer, batch)                                                      # (2) (3) (4)
+        consumer, before, ahead, self._ahead = self._consumer, self._tally.events, self._ahead, None
+        if ahead is None:
+            busy = min(timeout_s, BUSY_POLL_S) if self._past.pressing else timeout_s
+            ahead = Ahead(self._poll(consumer, busy, wait))                                  # (1)
+        self._holding_changes(ahead.polled.assignment)
+        for batch in ahead.polled.batches:
+            self._fold(consumer, batch, ahead.judged)                                        # (2) (3) (4)
+        self._read_ahead(consumer, wait)                                                     # (1) (2) of the next turn
+        self._land(consumer)                                                                 # (4)
         self._catch_up(consumer)                                                             # (5)
         self._beat(consumer)                                                                 # (4)
         self._claim(consumer)                                                                # (1) what is adrift
@@ -162,63 +178,76 @@ class Worker:
         self._show()
         return self._tally.events - before
 
-    def _turn(self, owned: Owned, batch: Batch, stand: Stand) -> Refused | None:
-        """One batch of a partition that is held, which begins where these tracks stand: steps (2) to (4)."""
-        source, tally = self._sources[batch.source], self._tally
-        with tally.timed("decode"):                                                          # (2)
-            judged = source.judge(batch, stand)
+    def _fold(self, consumer: Consumer, batch: Batch, judged: Judged | None) -> None:
+        """``judged``: what was found of a batch while the commits of another one were on their way, if it is this one."""
+        if judged is None or judged.batch is not batch:
+            judged = self._judge(batch)
+        self._land(consumer)
+        owned = self._holding.held.get(Partition(batch.source, batch.partition))
+        if owned is None:
+            return                                             # adrift since an earlier batch
+        if batch.first != owned.foremost.offset:
+            self._follow(consumer, owned)                      # read before the last seek
+            return
+        self._take_off(consumer, owned, batch, owned.foremost, judged)
+
+    def _judge(self, batch: Batch) -> Judged | None:
+        """As if all that is on its way were committed. None where it does not follow that, or cannot be told now."""
+        owned, flight = self._holding.held.get(Partition(batch.source, batch.partition)), self._flight
+        if owned is None:
+            return None
+        stand = flight.onward if flight is not None and flight.owned is owned else owned.foremost
+        if batch.first != stand.offset:
+            return None
+        with suppress(UnavailableError):                       # of schemas: it is asked again once the flight has landed
+            return self._decode(batch, stand)
+        return None
+
+    def _decode(self, batch: Batch, stand: Stand) -> Judged:
+        with self._tally.timed("decode"):                                                    # (2)
+            judged = self._sources[batch.source].judge(batch, stand)
             self._failpoint("after_decode")
-        with tally.timed("load"):
-            source.load(self._online, judged)
-            source.tell_duplicates(self._online, owned, judged)
-        with tally.timed("decode"):
-            dead_letter.append(self._log, self._project, judged.dead, self._clock, self._failpoint)
-        shares = source.shares(judged)
-        for _ in range(EXPIRIES):
-            with tally.timed("fold"):                                                        # (3)
-                source.fold(judged, shares)
-                self._failpoint("after_fold")
-            self._commit(owned, judged, shares)                                              # (4)
-            refused = [share for share in shares if share.refused is not None]
-            if not refused:
-                tally.done(judged)
-                return None
-            if lasting := [share.refused for share in refused if share.refused and share.refused.reason != "expired"]:
-                return lasting[0]
-            letters = len(judged.dead)
-            with tally.timed("load"):                                                        # its entities are read again
-                source.load(self._online, judged)
-            if len(judged.dead) > letters:                     # another's by now: the batch is judged anew, and says so first
-                break
-            shares = refused
-        return shares[0].refused
+        return judged
 
-    def _commit(self, owned: Owned, judged: Judged, shares: Sequence[Share]) -> None:
-        """The parts of the batch in order, those of different buckets side by side, up to the first of each that is refused."""
-        source, tally = self._sources[judged.batch.source], self._tally
-        while waiting := [(share, part) for share in shares if (part := share.part) is not None]:
-            past = min(share.start for share in shares)
-            with tally.timed("commit"):
-                commits = [source.commit(owned, judged, share, part) for share, part in waiting]
-                answers = self._send(owned, commits, [part.rows for _, part in waiting])
-            for (share, _), answer in zip(waiting, answers, strict=True):
-                share.settle(answer)
-            if (now_past := min(share.start for share in shares)) > past:
-                newest = max(share.times_ms[-1] for share in shares if share.times_ms)
-                tally.committed(judged, past, now_past, newest, fresh=judged.stand.until is None)
-        source.committed(shares)
+    def _take_off(self, consumer: Consumer, owned: Owned, batch: Batch, stand: Stand, judged: Judged | None = None) -> None:
+        """A batch that begins where these tracks stand, up to its commits being sent. Nothing else is on its way."""
+        self._metrics.batch_events.observe(len(batch))
+        try:
+            if judged is None or judged.stand != stand:        # others have joined these tracks, or what it counted on came otherwise
+                judged = self._decode(batch, stand)
+            flight = Flight(self._servers, self._sources[batch.source], owned, judged)
+            flight.take_off()
+        except UnavailableError as error:
+            self._holding.let_go_all(consumer, str(error))
+        else:
+            self._flight = flight
 
-    def _send(self, owned: Owned, commits: Sequence[Commit], rows: Sequence[int]) -> list[Committed | Refused]:
-        """``rows``: how many each changes."""
-        started_us = self._clock.now_us()
-        answers = send(self._online, commits, self._failpoint)
-        now_us = self._clock.now_us()
-        for commit, changed, answer in zip(commits, rows, answers, strict=True):
-            self._tally.sent(answer, changed, now_us - started_us)
-            if isinstance(answer, Committed):
-                owned.moved(commit, now_us)
-                self._sources[commit.source].moved(commit)
-        return answers
+    def _land(self, consumer: Consumer) -> None:
+        """Take the answers of what is on its way, if anything is."""
+        flight, self._flight = self._flight, None
+        if flight is None:
+            return
+        try:
+            refused = flight.land()
+        except UnavailableError as error:
+            self._holding.let_go_all(consumer, str(error))
+            return
+        if refused is not None:
+            self._refused(consumer, flight.owned.partition, refused)
+
+    def _read_ahead(self, consumer: Consumer, wait: Callable[[float], object]) -> None:
+        """What is there already, for the next turn: nothing is waited for while commits are on their way."""
+        if self._flight is None:
+            return
+        try:
+            polled = self._poll(consumer, 0.0, wait)
+            if polled.assignment or polled.batches:
+                judged = self._judge(polled.batches[0]) if polled.batches and not polled.assignment else None
+                self._ahead = Ahead(polled, judged)
+            self._failpoint("in_flight")
+        except Exception:                  # it ends the worker; what was sent is answered first
+            self._land(consumer)
+            raise
 
     # -- around a turn -------------------------------------------------------------------------------------------------
 
@@ -240,21 +269,11 @@ class Worker:
             self._failpoint("in_revoke")
         self._holding.assign(assignment)
 
-    def _fold(self, consumer: Consumer, batch: Batch) -> None:
-        partition = Partition(batch.source, batch.partition)
-        owned = self._holding.held.get(partition)
-        if owned is None:
-            return                                             # adrift since an earlier batch of this poll
-        stand = owned.foremost
-        if batch.first != stand.offset:
-            self._follow(consumer, owned)                      # read before the last seek
-            return
-        self._take_in(consumer, owned, batch, stand)
-
     def _catch_up(self, consumer: Consumer) -> None:
         for owned, batch, stand in self._past.slices():
             cut_off = owned.cut_off
-            self._take_in(consumer, owned, batch, stand)
+            self._take_off(consumer, owned, batch, stand)
+            self._land(consumer)
             if cut_off and owned.partition in self._holding.held and not owned.cut_off:
                 self._follow(consumer, owned)
 
@@ -266,28 +285,31 @@ class Worker:
             consumer.seek(owned.partition, owned.foremost.offset)
             consumer.resume(owned.partition)
 
-    def _take_in(self, consumer: Consumer, owned: Owned, batch: Batch, stand: Stand) -> None:
-        self._metrics.batch_events.observe(len(batch))
-        try:
-            refused = self._turn(owned, batch, stand)
-        except UnavailableError as error:
-            self._holding.let_go_all(consumer, str(error))
-            return
-        if refused is not None:
-            self._refused(consumer, owned.partition, refused)
-
     def _beat(self, consumer: Consumer) -> None:
         """An empty commit for each track of each partition that has had none for a second, so that lost state and lag show."""
         for partition, owned in list(self._holding.held.items()):
             if not (beats := owned.beats(self._clock.now_us() - BEAT_US)):
                 continue
             try:
-                answers = self._send(owned, beats, [0] * len(beats))
+                answers = self._send(owned, beats)
             except UnavailableError as error:
                 self._holding.let_go_all(consumer, str(error))
                 return
             if refused := [answer for answer in answers if isinstance(answer, Refused)]:
                 self._refused(consumer, partition, refused[0])
+
+    def _send(self, owned: Owned, beats: Sequence[Commit]) -> list[Committed | Refused]:
+        sending, sent_us = Sending(self._online, self._failpoint), self._clock.now_us()
+        sending.send(beats)
+        answers = []
+        for commit, answer in zip(beats, sending.outcomes(), strict=True):
+            now_us = self._clock.now_us()
+            self._tally.sent(answer, 0, now_us - sent_us)
+            if isinstance(answer, Committed):
+                owned.moved(commit, now_us)
+                self._sources[commit.source].moved(commit)
+            answers.append(answer)
+        return answers
 
     def _claim(self, consumer: Consumer) -> None:
         for partition in self._holding.due():

@@ -39,7 +39,7 @@ from featureflow.ingest.failpoint import Name
 from featureflow.ingest.worker import Worker
 from featureflow.store.log.protocol import Record
 from featureflow.store.online.memory import MemoryOnlineStore
-from featureflow.store.online.protocol import Answer, Commit, Committed, OnlineStore
+from featureflow.store.online.protocol import Answer, Commit, Committed, OneByOne, OnlineStore, Pipeline, Refused
 from featureflow.store.online.redis import RedisOnlineStore
 from featureflow.store.online.writes import StateWrite, Writes
 from simulate import truth
@@ -301,13 +301,15 @@ class HalfDone:
     def __init__(self, online: OnlineStore) -> None:
         self._online, self._ids, self.armed = online, MemoryOnlineStore(ManualClock(START_US)), False
 
-    def commit_all(self, commits: Sequence[Commit]) -> list[Answer]:
-        states = [replace(commit, writes=Writes.of(self._put_ids(commit))) for commit in commits]
-        if self.armed and len(commits) > 1:
-            self.armed = False
-            self._online.commit_all(states[:1])
-            raise Died
-        return self._online.commit_all(states)
+    def pipeline(self) -> HalfSent:
+        return HalfSent(self)
+
+    def pipeline_of_states(self) -> Pipeline:
+        return self._online.pipeline()
+
+    def apart(self, commits: Sequence[Commit]) -> list[Commit]:
+        """Without the ids, which are written."""
+        return [replace(commit, writes=Writes.of(self._put_ids(commit))) for commit in commits]
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return [(self._ids if key.startswith(b"ids:") else self._online).read([key])[0] for key in keys]
@@ -328,16 +330,37 @@ class HalfDone:
         return getattr(self._online, name)
 
 
+class HalfSent:
+    def __init__(self, store: HalfDone) -> None:
+        self._store, self._inner = store, store.pipeline_of_states()
+
+    def send(self, commits: Sequence[Commit]) -> None:
+        states = self._store.apart(commits)
+        if self._store.armed and len(commits) > 1:
+            self._store.armed = False
+            self._inner.send(states[:1])
+            self._inner.answers()
+            raise Died
+        self._inner.send(states)
+
+    def answers(self) -> list[Answer]:
+        return self._inner.answers()
+
+
 class Recorder:
     """Remembers the commits that were applied."""
 
     def __init__(self, online: OnlineStore) -> None:
         self._online, self.applied = online, list[Commit]()
 
-    def commit_all(self, commits: Sequence[Commit]) -> list[Answer]:
-        answers = self._online.commit_all(commits)
-        self.applied += [commit for commit, answer in zip(commits, answers, strict=True) if isinstance(answer, Committed)]
-        return answers
+    def pipeline(self) -> OneByOne:
+        return OneByOne(self._commit)
+
+    def _commit(self, commit: Commit) -> Committed | Refused:
+        answer = self._online.commit(commit)
+        if isinstance(answer, Committed):
+            self.applied.append(commit)
+        return answer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._online, name)

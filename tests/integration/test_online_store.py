@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -17,6 +17,7 @@ from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.open import open_online
 from featureflow.store.online.protocol import (
     Advance,
+    Answer,
     Claim,
     Commit,
     Committed,
@@ -72,6 +73,13 @@ def at(store: OnlineStore, view: str = VIEW) -> OffsetRecord:
     stored = store.offsets(SOURCE, 0, [view])[view]
     assert stored is not None
     return stored
+
+
+def answers(store: OnlineStore, commits: Sequence[Commit]) -> list[Answer]:
+    """Of all of them, sent before the first is answered."""
+    pipeline = store.pipeline()
+    pipeline.send(commits)
+    return pipeline.answers()
 
 
 def refusal(answer: Committed | Refused) -> str:
@@ -147,14 +155,14 @@ def test_each_bucket_is_claimed_committed_and_refused_by_itself_in_one_round_tri
         for key, bucket in zip(states, keys.buckets, strict=True)
     ]
     assert isinstance(store.commit(commits[2]), Committed)
-    first, second, third, fourth = store.commit_all(commits)
+    first, second, third, fourth = answers(store, commits)
     assert isinstance(third, Refused)
     assert third.reason == "offset"
     assert all(isinstance(answer, Committed) for answer in (first, second, fourth))
     assert store.read(states) == [HEADER + bytes([i]) for i in range(4)]
     assert [[to for _, to in store.visible(VIEW, SOURCE, 0, bucket)] for bucket in keys.buckets] == [[7]] * 4
     store.claim(SOURCE, 0, [VIEW], TOPIC, 4)
-    assert [refusal(answer) for answer in store.commit_all(commits) if not isinstance(answer, UnavailableError)] == ["fenced"] * 4
+    assert [refusal(answer) for answer in answers(store, commits) if not isinstance(answer, UnavailableError)] == ["fenced"] * 4
     stored = store.offsets(SOURCE, 0, [VIEW], keys.buckets[3])[VIEW]
     assert stored is not None
     assert stored.offset == 7

@@ -13,7 +13,7 @@ from simulate.process import START, TURN, Fate, Process
 from simulate.world import MOST_PROCESSES, World
 
 FATES = {                                  # of a call of that kind, but for FINE
-    "commit": (Fate.AWAY, Fate.COPIED, Fate.LOST_THERE, Fate.LOST_BACK, Fate.LOST_BACK_COPIED),
+    "commit": (Fate.ARRIVED, Fate.AWAY, Fate.COPIED, Fate.LOST_THERE, Fate.LOST_BACK, Fate.LOST_BACK_COPIED),
     "claim": (Fate.AWAY, Fate.LOST_THERE, Fate.LOST_BACK),
     "append": (Fate.AWAY, Fate.LOST_BACK),
     "read": (Fate.AWAY,),
@@ -97,7 +97,7 @@ class Conductor:
         kind = process.point.kind
         if kind in FATES and self._luck.random() < self._rate * TROUBLE[kind]:
             return self._luck.choice(FATES[kind])
-        return Fate.FINE
+        return Fate.ARRIVED if kind == "commit" and self._luck.random() < 0.5 else Fate.FINE
 
     def _produce(self) -> None:
         self._world.produce(self._luck.randrange(1, 6))

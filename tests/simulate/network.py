@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from featureflow.errors import BeingRebuiltError, UnavailableError, UnknownOutcomeError
@@ -27,6 +28,7 @@ class Server:
     def __init__(self, store: MemoryOnlineStore, happened: Counter[str], note: Note, *, watched: bool = True) -> None:
         self.store, self.happened, self.note, self._watched = store, happened, note, watched
         self.flying: list[tuple[str, Callable[[], object]]] = []
+        self.wires: list[deque[Message]] = []          # of each connection, what was written to it and has yet to arrive
         self.wrong: list[str] = []
         self._durable: dict[bytes, list[Snapshot]] = {}
 
@@ -61,13 +63,24 @@ class Server:
         self.note("claim of %s/%s, bucket %s: %s at %s", source, partition, bucket, token.hex()[:4], offsets)
         return records
 
+    def arrive(self, wire: deque[Message]) -> None:
+        """The first of what is on its way on a connection."""
+        message = wire.popleft()
+        message.answer = answered(self.commit, message.commit)
+        if not wire:
+            self.wires = [other for other in self.wires if other is not wire]
+
     def deliver(self, place: int) -> None:
-        """One message that was thought lost, or that was sent twice, arrives."""
+        """One message that was thought lost, or that was sent twice, arrives; or one of those on their way on some connection."""
+        if place >= len(self.flying):
+            self.happened["commits that arrive before their answer is waited for"] += 1
+            return self.arrive(self.wires[place - len(self.flying)])
         kind, arrive = self.flying.pop(place)
         self.note("arrives late:")
         self.happened[f"late {kind}s"] += 1
         with suppress(BeingRebuiltError):  # nobody waits for the answer
             arrive()
+        return None
 
     # -- what it forgets -----------------------------------------------------------------------------------------------
 
@@ -101,15 +114,74 @@ class Server:
         self.note("THE STORE FALLS BACK%s: %s", "" if tag is None else f" in {tag.decode()}", places(self.store.snapshot()))
 
 
+@dataclass
+class Message:
+    """A commit on its way. ``lost``: its answer will not be heard."""
+
+    commit: Commit
+    answer: Answer | None = None
+    lost: bool = False
+
+
+class SimulatedPipeline:
+    """One connection. What is written to it arrives in that order, at once, sometime, or when the answers are waited for; a process that
+    is killed leaves it on its way. Where an answer is lost, so are all behind it."""
+
+    def __init__(self, server: Server, reach: Reach) -> None:
+        self._server, self._reach = server, reach
+        self._sent: list[Message] = []
+        self._wire: deque[Message] = deque()
+        self._cut: Fate | None = None
+
+    def send(self, commits: Sequence[Commit]) -> None:
+        """Each has a fate of its own, and the process may be killed between two of them."""
+        for commit in commits:
+            fate = self._reach(Point("commit", said(commit)))
+            self._sent.append(message := Message(commit))
+            self._send(message, self._cut or fate)
+
+    def _send(self, message: Message, fate: Fate) -> None:
+        server, commit = self._server, message.commit
+        if fate is Fate.AWAY:
+            message.answer = UnavailableError("the server takes no writes; see online.url")
+            return
+        if fate in (Fate.LOST_THERE, Fate.LOST_BACK, Fate.LOST_BACK_COPIED):
+            self._cut, message.lost = fate, True
+        if fate in (Fate.COPIED, Fate.LOST_THERE, Fate.LOST_BACK_COPIED):
+            server.flying.append(("commit", lambda: server.commit(commit)))
+        if fate is Fate.LOST_THERE:
+            return
+        if not self._wire:
+            server.wires.append(self._wire)
+        self._wire.append(message)
+        if fate is Fate.ARRIVED:
+            self._flush()
+
+    def answers(self) -> list[Answer]:
+        self._server.happened["commits on their way at once"] += len(self._sent) > 1
+        self._reach(Point("answers"))
+        self._flush()
+        return [self._answer(message) for message in self._sent]
+
+    def _flush(self) -> None:
+        while self._wire:
+            self._server.arrive(self._wire)
+
+    def _answer(self, message: Message) -> Answer:
+        if message.lost:
+            return UnknownOutcomeError("lost on the way; see online.url")
+        assert message.answer is not None
+        return message.answer
+
+
 class Link:
     """The store as one process reaches it."""
 
     def __init__(self, server: Server, reach: Reach) -> None:
         self._server, self._reach = server, reach
 
-    def commit_all(self, commits: Sequence[Commit]) -> list[Answer]:
-        """Each has a fate of its own, and a process may be killed between two of them."""
-        return [answered(self.commit, commit) for commit in commits]
+    def pipeline(self) -> SimulatedPipeline:
+        return SimulatedPipeline(self._server, self._reach)
 
     def commit(self, commit: Commit) -> Committed | Refused:
         server = self._server

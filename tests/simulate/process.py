@@ -14,6 +14,7 @@ class Fate(Enum):
     """What becomes of one call. That a message flies on means that it arrives later, whatever has happened until then."""
 
     FINE = auto()
+    ARRIVED = auto()                       # of a commit: done now, and not only when somebody waits for its answer
     COPIED = auto()                        # done and answered, and a copy flies on
     AWAY = auto()                          # never sent
     LOST_THERE = auto()                    # not done yet: it flies on; no answer
@@ -24,7 +25,7 @@ class Fate(Enum):
 
 @dataclass(frozen=True)
 class Point:
-    """Where a process stands: about to call something (``kind``: commit, claim, read, poll, append), to pass a failpoint, or
+    """Where a process stands: about to call something (``kind``: commit, answers, claim, read, poll, append), to pass a failpoint, or
     between two turns."""
 
     kind: str

@@ -16,7 +16,8 @@ MUST_HAPPEN = (
     "appends that failed", "claims cut short", "commits", "departures", "duplicates", "expulsions", "late claims", "late commits",
     "lost replies", "poison records", "rebalances", "records future", "records late", "records sent twice", "refused: dropped",
     "refused: expired", "refused: fenced", "refused: offset", "rollbacks", "rollbacks of one bucket", "slices of the past",
-    "time jumps", "unreachable", "values present", "views applied", "views dropped", "views rebuilt", "zombies",
+    "time jumps", "unreachable", "commits on their way at once", "commits that arrive before their answer is waited for",
+    "values present", "views applied", "views dropped", "views rebuilt", "zombies",
 )  # fmt: skip
 
 

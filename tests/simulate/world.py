@@ -212,8 +212,8 @@ class World:
     # -- servers -------------------------------------------------------------------------------------------------------
 
     def deliver(self) -> None:
-        if self.server.flying:
-            self.server.deliver(self.luck.randrange(len(self.server.flying)))
+        if moving := len(self.server.flying) + len(self.server.wires):
+            self.server.deliver(self.luck.randrange(moving))
 
     def apply(self) -> None:
         """One view more: its offsets are made at the log's beginning, and workers that start from now on know it."""
@@ -260,7 +260,7 @@ class World:
             self.rebalance()
         self.create()
         for _ in range(most_turns):
-            if not self.server.flying and self.drained():
+            if not self.server.flying and not self.server.wires and self.drained():
                 return
             for process in list(self.processes):
                 self.turn(process)

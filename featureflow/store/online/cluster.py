@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import redis
@@ -33,18 +33,16 @@ from featureflow.store.online import call
 from featureflow.store.online.redis import (
     SETTING,
     RedisOnlineStore,
-    Reply,
-    Request,
-    Unsent,
-    converse,
     problems,
     version,
 )
+from featureflow.store.online.wire import Reply, Request, Talk, Unsent, Wire
 
 SCHEMES = ("redis+cluster", "rediss+cluster")
 BUCKETS = 16                               # of a project that is new to a cluster
 REDIRECTS = 5
 ASKING = call.packed(b"ASKING")
+Address = tuple[str, int]
 
 
 def is_cluster(url: str) -> bool:
@@ -94,7 +92,7 @@ class ClusterOnlineStore(RedisOnlineStore):
             return RedisCluster(
                 startup_nodes=[ClusterNode(*address) for address in addresses],  # type: ignore[no-untyped-call]  # untyped in redis-py
                 require_full_coverage=False,
-                retry=Retry(NoBackoff(), 2),               # of what is no script; see ``_ask``
+                retry=Retry(NoBackoff(), 2),               # of what is no script; see ``_ClusterTalk``
                 socket_timeout=self._timeout_s,
                 socket_connect_timeout=self._timeout_s,
                 socket_keepalive=True,
@@ -168,36 +166,13 @@ class ClusterOnlineStore(RedisOnlineStore):
             raise self._error(reply) from reply
         return reply
 
-    def _ask(self, requests: Sequence[Request]) -> list[Reply]:
-        replies: list[Reply] = [None] * len(requests)
-        waiting: dict[int, tuple[str, int] | None] = dict.fromkeys(range(len(requests)))   # -> who is to be asked though not the owner
-        for _ in range(REDIRECTS):
-            try:
-                parties = self._parties(requests, waiting)
-            except RedisError as problem:
-                for i in waiting:
-                    replies[i] = Unsent(str(problem))
-                return replies
-            heard = converse([(pool, [_asking(requests[i]) if waiting[i] else requests[i] for i in mine]) for pool, mine in parties])
-            again: dict[int, tuple[str, int] | None] = {}
-            for (_, mine), answers in zip(parties, heard, strict=True):
-                for i, reply in zip(mine, answers, strict=True):
-                    replies[i] = reply
-                    if isinstance(reply, MovedError):
-                        self._redis.nodes_manager.move_slot(reply)
-                        again[i] = None
-                    elif isinstance(reply, AskError):
-                        again[i] = (reply.host, reply.port)
-                    elif isinstance(reply, redis.ConnectionError | redis.TimeoutError | ClusterDownError):
-                        self._lost = True
-            if not (waiting := again):
-                break
-        return replies
+    def talk(self) -> Talk:
+        return _ClusterTalk(self)
 
-    def _parties(
-        self, requests: Sequence[Request], waiting: Mapping[int, tuple[str, int] | None]
-    ) -> list[tuple[Any, list[int]]]:
-        """The connection pool of each node that is to be asked, and which requests. Raises RedisError where one has no owner."""
+    def parties(
+        self, requests: Sequence[Request], waiting: Mapping[int, Address | None]
+    ) -> dict[str, tuple[Any, list[int]]]:
+        """Of each node that is to be asked, by name, its connection pool, and which requests. Raises RedisError where one has no owner."""
         parties: dict[str, tuple[Any, list[int]]] = {}
         try:
             cluster = self._redis
@@ -217,7 +192,18 @@ class ClusterOnlineStore(RedisOnlineStore):
                 parties[node.name][1].append(i)
         except RedisClusterException as problem:
             raise Unsent(str(problem)) from problem
-        return list(parties.values())
+        return parties
+
+    def redirect(self, reply: Reply) -> Literal["owner"] | Address | None:
+        """Who is to be asked instead; None: nobody."""
+        if isinstance(reply, MovedError):
+            self._redis.nodes_manager.move_slot(reply)
+            return "owner"
+        if isinstance(reply, AskError):
+            return reply.host, reply.port
+        if isinstance(reply, redis.ConnectionError | redis.TimeoutError | ClusterDownError):
+            self._lost = True
+        return None
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -226,6 +212,45 @@ class ClusterOnlineStore(RedisOnlineStore):
                 yield
         except RedisClusterException as problem:
             raise UnavailableError(f"the Redis Cluster at {self.place} does not answer ({problem}); see {SETTING}") from problem
+
+
+class _ClusterTalk:
+    """A wire to each node that is asked. What a node refers elsewhere goes there once its reply is read, in the order of the requests."""
+
+    def __init__(self, store: ClusterOnlineStore) -> None:
+        self._store, self._requests = store, list[Request]()
+        self._wires: dict[str, tuple[Wire, list[int]]] = {}
+        self._replies: dict[int, Reply] = {}
+
+    def send(self, requests: Sequence[Request]) -> None:
+        first = len(self._requests)
+        self._requests += requests
+        self._send(dict.fromkeys(range(first, len(self._requests))))
+
+    def _send(self, waiting: Mapping[int, Address | None]) -> None:
+        """``waiting``: who is to be asked though not the owner."""
+        try:
+            parties = self._store.parties(self._requests, waiting)
+        except RedisError as problem:
+            self._replies |= dict.fromkeys(waiting, Unsent(str(problem)))
+            return
+        for name, (pool, mine) in parties.items():
+            if name not in self._wires:
+                self._wires[name] = Wire(pool), []
+            wire, asked = self._wires[name]
+            wire.send([_asking(self._requests[i]) if waiting[i] else self._requests[i] for i in mine])
+            asked += mine
+
+    def replies(self) -> list[Reply]:
+        for left in reversed(range(REDIRECTS)):
+            heard = {i: reply for wire, asked in self._wires.values() for i, reply in zip(asked, wire.replies(), strict=True)}
+            self._replies |= heard
+            self._wires.clear()
+            again = {i: to for i in sorted(heard) if (to := self._store.redirect(heard[i])) is not None}
+            if not (again and left):
+                break
+            self._send({i: None if to == "owner" else to for i, to in again.items()})
+        return [self._replies[i] for i in range(len(self._requests))]
 
 
 def _asking(request: Request) -> Request:

@@ -15,14 +15,13 @@ from featureflow.store.keys import ONE, Bucket, Keys, buckets
 from featureflow.store.online import call, loss, published, record
 from featureflow.store.online.protocol import (
     DROPPED,
-    Answer,
     Claim,
     Commit,
     Committed,
     OffsetRecord,
+    OneByOne,
     Refused,
     Track,
-    answered,
 )
 from featureflow.store.online.writes import ANY
 
@@ -156,8 +155,8 @@ class MemoryOnlineStore:
             self._put(key, record.encode(moved))
         return Committed(now_ms)
 
-    def commit_all(self, commits: Sequence[Commit]) -> list[Answer]:
-        return [answered(self.commit, commit) for commit in commits]
+    def pipeline(self) -> OneByOne:
+        return OneByOne(self.commit)
 
     def now_ms(self) -> int:
         return self._clock.now_us() // 1000

@@ -75,14 +75,15 @@ class Commit:
 
 @dataclass(frozen=True)
 class Committed:
-    committed_ms: int                      # the store's own clock; by it a life was renewed or not
+    committed_ms: int                      # the store's own clock; by it a life was renewed or not. 0: not known
 
 
 @dataclass(frozen=True)
 class Refused:
     """Nothing was written.
 
-    ``dropped``: the view is being rebuilt. ``fenced``: the token is not the stored one.
+    ``dropped``: the view is being rebuilt. ``fenced``: the token is not the stored one. ``unknown``: it may arrive yet, behind one that
+    was refused.
     ``offset``: an offset is not ``from_offset``, or absent. ``dirty``: an
     earlier commit broke half way. ``mismatch``: a state key's length or header differs. ``expired``: keys at ``keys``
     are absent where rows were expected (their TTL passed): the same commit may be sent again with those written whole.
@@ -103,6 +104,35 @@ def answered(commit: Callable[[Commit], Committed | Refused], one: Commit) -> An
         return commit(one)
     except UnavailableError as error:
         return error
+
+
+class Pipeline(Protocol):
+    """Commits on their way to the store: one behind the other, none of them waited for before the last is sent.
+
+    Those of one bucket arrive in the order in which they were sent. Where one is refused or lost, each behind it that starts from where
+    that one was to go is refused too, by its offset.
+    """
+
+    def send(self, commits: Sequence[Commit]) -> None:
+        """Write them out. What a server does not take is among the answers."""
+        ...
+
+    def answers(self) -> list[Answer]:
+        """What became of each that was sent, in that order. The last call: nothing is sent after it."""
+        ...
+
+
+class OneByOne:
+    """The pipeline of a store that takes commits one by one."""
+
+    def __init__(self, commit: Callable[[Commit], Committed | Refused]) -> None:
+        self._commit, self._answers = commit, list[Answer]()
+
+    def send(self, commits: Sequence[Commit]) -> None:
+        self._answers += [answered(self._commit, commit) for commit in commits]
+
+    def answers(self) -> list[Answer]:
+        return self._answers
 
 
 class OnlineStore(Protocol):
@@ -153,8 +183,8 @@ class OnlineStore(Protocol):
         """
         ...
 
-    def commit_all(self, commits: Sequence[Commit]) -> list[Answer]:
-        """Each as ``commit`` does, in one round trip: all are sent before the first answer is waited for."""
+    def pipeline(self) -> Pipeline:
+        """For many commits, each done as ``commit`` does, while the caller goes on."""
         ...
 
     def now_ms(self) -> int:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib import resources
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 import redis
@@ -24,14 +24,13 @@ from featureflow.errors import BeingRebuiltError, OffsetMissingError, StateError
 from featureflow.store.keys import ONE, Bucket, Keys, buckets
 from featureflow.store.online import call, loss, published, record
 from featureflow.store.online.protocol import Answer, Claim, Commit, Committed, OffsetRecord, Refused, Track
+from featureflow.store.online.wire import Reply, Request, Talk, Unsent, Wire
 
 SETTING = "online.url"
 SCRIPTS = ("claim", "commit", "create_offsets", "withdraw")
 OLDEST = 7
 Call = tuple[Sequence[bytes], Sequence[bytes]]
 """KEYS and ARGV of a script."""
-Reply = Any
-"""What the server said, or a RedisError."""
 # replies that say "not now" and come before a script's first write: nothing was applied
 TRANSIENT = ("OOM", "READONLY", "MISCONF", "LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "TRYAGAIN")
 # redis-py cuts the first word of these off
@@ -138,16 +137,29 @@ class RedisOnlineStore:
         return Claim(source, partition, token, records)
 
     def commit(self, commit: Commit) -> Committed | Refused:
-        (answer,) = self.commit_all((commit,))
+        pipeline = self.pipeline()
+        pipeline.send((commit,))
+        (answer,) = pipeline.answers()
         if isinstance(answer, UnavailableError):
             raise answer
         return answer
 
-    def commit_all(self, commits: Sequence[Commit]) -> list[Answer]:
-        replies = self._run("commit", [call.arguments(commit, self._keys) for commit in commits])
-        return [self._answer(commit, reply) for commit, reply in zip(commits, replies, strict=True)]
+    def pipeline(self) -> RedisPipeline:
+        return RedisPipeline(self)
 
-    def _answer(self, commit: Commit, reply: Reply) -> Answer:
+    def talk(self) -> Talk:
+        """To be sent any number of requests, and asked for all replies."""
+        return Wire(self._redis.connection_pool)
+
+    def request(self, name: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Request:
+        """A script's call."""
+        return Request(keys[0], call.evalsha(self._sha[name], keys, arguments))
+
+    def requested(self, commit: Commit) -> Request:
+        """Raises ValueError for a commit that no store may apply."""
+        return self.request("commit", *call.arguments(commit, self._keys))
+
+    def answer(self, commit: Commit, reply: Reply) -> Answer:
         if isinstance(reply, RedisError):
             error = self._error(reply, f"a commit of {loss.where(commit.source, commit.partition, commit.bucket)}")
             if isinstance(error, UnavailableError):
@@ -212,8 +224,11 @@ class RedisOnlineStore:
 
     def _run(self, name: str, calls: Sequence[Call]) -> list[Reply]:
         """The script with each of these keys and arguments, in one round trip; a call that brought no reply has its error instead."""
-        requests = [Request(keys[0], call.evalsha(self._sha[name], keys, arguments)) for keys, arguments in calls]
-        replies = self._ask(requests)
+        requests = [self.request(name, keys, arguments) for keys, arguments in calls]
+        return self.known(name, requests, self._ask(requests))
+
+    def known(self, name: str, requests: Sequence[Request], replies: list[Reply]) -> list[Reply]:
+        """The replies, once every server knows the script."""
         unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if unknown:                        # the server is new to it; it says so before it runs anything
             load = call.packed(b"SCRIPT", b"LOAD", self._lua[name].encode())
@@ -223,8 +238,10 @@ class RedisOnlineStore:
         return replies
 
     def _ask(self, requests: Sequence[Request]) -> list[Reply]:
-        """The replies to packed calls. redis-py would look at each argument of them."""
-        return converse([(self._redis.connection_pool, requests)])[0]
+        """The replies to packed calls."""
+        talk = self.talk()
+        talk.send(requests)
+        return talk.replies()
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -250,59 +267,23 @@ class RedisOnlineStore:
         return UnavailableError(f"Redis at {self.place} ({SETTING}): {problem}")
 
 
-class Unsent(redis.ConnectionError):
-    """There is no connection: nothing was sent."""
+class RedisPipeline:
+    """Commits on one connection, or on one to each node of a cluster. The server runs them while others are packed."""
 
+    def __init__(self, store: RedisOnlineStore) -> None:
+        self._store, self._talk = store, store.talk()
+        self._commits: list[Commit] = []
+        self._requests: list[Request] = []
 
-class Request(NamedTuple):
-    """A packed command. ``before`` are others, sent first, whose replies are nobody's."""
+    def send(self, commits: Sequence[Commit]) -> None:
+        requests = [self._store.requested(commit) for commit in commits]
+        self._commits += commits
+        self._requests += requests
+        self._talk.send(requests)
 
-    key: bytes                             # which decides who is asked
-    message: bytes
-    before: tuple[bytes, ...] = ()
-
-
-def converse(parties: Sequence[tuple[Any, Sequence[Request]]]) -> list[list[Reply]]:
-    """Send each connection pool all of its requests, then read all replies. What brought no reply has its error instead; where there was
-    no connection, that is ``Unsent``.
-    """
-    opened: list[Any] = []
-    for pool, requests in parties:
-        connection = None
-        try:
-            connection = pool.get_connection()
-        except RedisError as problem:
-            opened.append(Unsent(str(problem)))
-            continue
-        opened.append(connection)
-        try:
-            connection.send_packed_command([part for request in requests for part in (*request.before, request.message)])
-        except RedisError as problem:      # redis-py has closed the connection
-            opened[-1] = problem
-            pool.release(connection)
-    return [
-        [connection] * len(requests) if isinstance(connection, RedisError) else _heard(pool, connection, requests)
-        for (pool, requests), connection in zip(parties, opened, strict=True)
-    ]
-
-
-def _heard(pool: Any, connection: Any, requests: Sequence[Request]) -> list[Reply]:
-    replies: list[Reply] = []
-    try:
-        for request in requests:
-            for _ in range(len(request.before) + 1):
-                reply: Reply
-                try:
-                    reply = connection.read_response()
-                except (ResponseError, BusyLoadingError) as problem:
-                    reply = problem
-            replies.append(reply)
-    except RedisError as problem:
-        connection.disconnect()            # what is still to come answers nobody's question
-        replies += [problem] * (len(requests) - len(replies))
-    finally:
-        pool.release(connection)
-    return replies
+    def answers(self) -> list[Answer]:
+        replies = self._store.known("commit", self._requests, self._talk.replies())
+        return [self._store.answer(commit, reply) for commit, reply in zip(self._commits, replies, strict=True)]
 
 
 def _not_claimed(reason: bytes, view_id: str, place: str, value: bytes, topic_id: str) -> StateError:

@@ -9,7 +9,7 @@ import pytest
 
 from featureflow.clock import ManualClock
 from featureflow.errors import UnavailableError, UnknownOutcomeError
-from featureflow.ingest.commit import ATTEMPTS, send
+from featureflow.ingest.commit import ATTEMPTS, Sending
 from featureflow.store.keys import ONE, Bucket, buckets
 from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.protocol import Advance, Commit, Committed, OffsetRecord, Refused
@@ -57,6 +57,12 @@ class Scripted(MemoryOnlineStore):
 
 def commit(store: Scripted, *writes: StateWrite, start: int = 0, to: int = 3) -> Commit:
     return Commit("trip", 0, store.token, (Advance("v@1", start, to),), 7, Writes.of(writes))
+
+
+def send(store: Scripted, commits: Sequence[Commit]) -> list[Committed | Refused]:
+    sending = Sending(store)
+    sending.send(commits)
+    return list(sending.outcomes())
 
 
 def send_one(store: Scripted, commit: Commit) -> Committed | Refused:

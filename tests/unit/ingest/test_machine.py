@@ -200,7 +200,7 @@ class WorkerMachine(RuleBasedStateMachine):
         tags = self.world.server.tags
         self.world.server.roll_back(self.luck, tags[place % len(tags)])
 
-    @precondition(lambda self: self.world.server.flying)
+    @precondition(lambda self: self.world.server.flying or self.world.server.wires)
     @rule()
     def a_message_arrives_late(self) -> None:
         self._fired("a late message")

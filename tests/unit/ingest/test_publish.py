@@ -91,7 +91,7 @@ def test_after_each_commit_of_a_batch_what_is_published_is_what_the_state_says_t
     project = publishing(with_sketches(PROJECT)) if sketched else PUBLISHED
     rig, view = Rig(1, project=project, buckets=buckets), project.views[0]
     looks: list[int] = []
-    worker = started(rig, commit_rows=5, failpoint=at_each("after_commit", lambda: looks.append(check(rig, view))))
+    worker = started(rig, commit_rows=5, failpoint=at_each("before_commit", lambda: looks.append(check(rig, view))))
     for _ in range(1 if sketched else 3):
         rig.produce(60, bad=0.1)
         rig.drain(worker)
@@ -103,7 +103,7 @@ def test_after_each_commit_of_a_batch_what_is_published_is_what_the_state_says_t
 def test_values_of_the_whole_batch_in_its_first_commit_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Course, "rewind", lambda self, commit, slots, counts, table: np.ones(len(table), np.bool_))
     rig = Rig(1, project=PUBLISHED)
-    worker = started(rig, commit_rows=5, failpoint=at_each("after_commit", lambda: check(rig)))
+    worker = started(rig, commit_rows=5, failpoint=at_each("before_commit", lambda: check(rig)))
     rig.produce(60)
     with pytest.raises(AssertionError):
         rig.drain(worker)
@@ -116,7 +116,7 @@ def test_a_commit_without_its_published_values_would_be_noticed(monkeypatch: pyt
     original = Publisher.writes
     monkeypatch.setattr(Publisher, "writes", some)
     rig = Rig(1, project=PUBLISHED)
-    worker = started(rig, commit_rows=5, failpoint=at_each("after_commit", lambda: check(rig)))
+    worker = started(rig, commit_rows=5, failpoint=at_each("before_commit", lambda: check(rig)))
     rig.produce(60)
     with pytest.raises(AssertionError):
         rig.drain(worker)
@@ -239,7 +239,7 @@ def test_a_batch_of_hours_publishes_the_value_of_each_commit(sketched: bool) -> 
     project = publishing(with_sketches(PROJECT)) if sketched else PUBLISHED
     rig, view = Rig(1, project=project), project.views[0]
     looks: list[int] = []
-    worker = started(rig, failpoint=at_each("after_commit", lambda: looks.append(check(rig, view))))
+    worker = started(rig, failpoint=at_each("before_commit", lambda: looks.append(check(rig, view))))
     past_and_present(rig)
     rig.drain(worker)
     check_with_log(rig, view)
@@ -250,8 +250,11 @@ def test_state_that_was_rolled_up_before_it_was_published_takes_the_value_away_u
     rig = Rig(1)                                                  # nothing is published, and one commit carries some of the batch
     past_and_present(rig)
 
+    passes: list[failpoint.Name] = []
+
     def kill(passed: failpoint.Name) -> None:
-        if passed == "after_commit":
+        passes.append(passed)
+        if passed == "before_commit" and passes.count(passed) == 2:
             raise Killed
 
     worker = rig.worker(failpoint=kill)
@@ -261,7 +264,7 @@ def test_state_that_was_rolled_up_before_it_was_published_takes_the_value_away_u
     worker.close()
     rig.project = PUBLISHED
     found: list[int] = []
-    worker = started(rig, failpoint=at_each("after_commit", lambda: found.append(check(rig))))
+    worker = started(rig, failpoint=at_each("before_commit", lambda: found.append(check(rig))))
     rig.drain(worker)
     assert 0 in found, "nothing is published of an instant that the state has no exact answer at"
     rig.append([rig.trip(rider=entity_id, at=rig.clock.now_us()) for entity_id in RIDERS])
