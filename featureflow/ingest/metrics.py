@@ -31,7 +31,7 @@ class WorkerMetrics:
             "featureflow_ingest_commits", "Commits by outcome.", ["outcome"], registry=registry
         )
         self.commit_seconds = Histogram(
-            "featureflow_ingest_commit_seconds", "From sending a commit to knowing its outcome.",
+            "featureflow_ingest_commit_seconds", "From sending a commit to taking its answer.",
             registry=registry, buckets=SECONDS,
         )
         self.commit_rows = Histogram(

@@ -3,12 +3,14 @@
 Each turn of its loop:
 
 (1) poll      Assignment first: what was revoked or lost is dropped, what was assigned is claimed, and read from where its
-              foremost tracks stand. Then batches of records.
+              foremost tracks stand. Then batches of records. While commits are on their way the next turn's are read and
+              decoded, if there are any already; only then are the answers waited for.
 (2) decode    Records become columns; each is accepted or refused by the log alone. Entities that are not cached are read. What
               is refused is appended to the dead letters, durably, before anything is committed past it.
 (3) fold      The batch is folded into the slab, cut into as many commits as it needs: each may carry only so many rows.
 (4) commit    State and offset in one atom for each bucket of entities, refused unless token and offset are the ones we started
-              from, until the batch is done. Every bucket commits at least each second, if only its time.
+              from. All commits of a batch are sent before the first is answered, and all are answered before the next batch
+              is folded. Every bucket commits at least each second, if only its time.
 (5) catch up  (2) to (4) for a slice of the past, for the tracks that are behind (a view's entities of one bucket), up to where
               the others stand: they join them there. What the log has deleted of it is read from history.
 (6) tell      The log is told how far we are, for its lag tools; nothing resumes from that.
@@ -186,7 +188,7 @@ class Worker:
         owned = self._holding.held.get(Partition(batch.source, batch.partition))
         if owned is None:
             return                                             # adrift since an earlier batch
-        if batch.first != owned.foremost.offset:
+        if not owned.follows(batch.first):
             self._follow(consumer, owned)                      # read before the last seek
             return
         self._take_off(consumer, owned, batch, owned.foremost, judged)
@@ -227,6 +229,7 @@ class Worker:
         flight, self._flight = self._flight, None
         if flight is None:
             return
+        self._failpoint("in_flight")
         try:
             refused = flight.land()
         except UnavailableError as error:
@@ -244,7 +247,6 @@ class Worker:
             if polled.assignment or polled.batches:
                 judged = self._judge(polled.batches[0]) if polled.batches and not polled.assignment else None
                 self._ahead = Ahead(polled, judged)
-            self._failpoint("in_flight")
         except Exception:                  # it ends the worker; what was sent is answered first
             self._land(consumer)
             raise

@@ -19,9 +19,10 @@ from featureflow.define.spec import DEFAULT_PROJECT, Project, View, with_version
 from featureflow.errors import LogError, OffsetMissingError, OffsetOutOfRangeError, StateError, UnavailableError
 from featureflow.ingest import failpoint
 from featureflow.ingest.backfill import Backfill
-from featureflow.ingest.claim import take
+from featureflow.ingest.claim import Owned, take
 from featureflow.ingest.past import Past
 from featureflow.ingest.source_views import Share, SourceViews
+from featureflow.ingest.worker import Worker
 from featureflow.store.keys import ONE, Keys
 from featureflow.store.log import memory
 from featureflow.store.log.memory import MemoryConsumer, MemoryLog
@@ -309,6 +310,43 @@ def test_a_storm_would_show_that_the_store_does_not_compare_offsets() -> None:
 def test_a_storm_would_show_that_rows_outlive_their_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SourceViews, "drop", lambda self, partition: self.committed([Share(ONE, (), times_ms=[0] * 1_000)]))
     assert seen()
+
+
+def refused_with_the_next_batch_in_hand() -> bool:
+    """Whether every value is what the log says, though a commit was refused while the next batch was read and decoded.
+
+    The store is out of order for one commit: a key has another length, and has its own again before the answer is taken.
+    """
+    rig, armed = Rig(1, online_class=MemoryOnlineStore), list[bytes]()
+    key = KEYS.state("rider", "ada", RIDER.id, "trip", None)
+    assert isinstance(rig.online, TroubledStore)
+    store = rig.online.store
+
+    def disorder(name: failpoint.Name) -> None:
+        if armed and name == "before_commit":
+            store.damage(key, armed[0] * 2)
+        elif armed and name == "in_flight":
+            store.damage(key, armed.pop())
+
+    worker = started(rig, poll_records=1, failpoint=disorder)
+    for count in (1, 3):
+        rig.append([rig.trip(rider="ada", zone=7, fare=20.0, at=rig.clock.now_us()) for _ in range(count)])
+        if count == 3:
+            armed += [value for value in store.read([key]) if value is not None]
+            worker.step(timeout_s=0.0)
+            assert not armed, "the next batch was in hand"
+        rig.drain(worker)
+    return rig.agrees()
+
+
+def test_a_batch_in_hand_goes_with_the_one_before_it_that_was_refused() -> None:
+    assert refused_with_the_next_batch_in_hand()
+
+
+def test_a_batch_that_stayed_in_hand_though_the_one_before_it_was_refused_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Owned, "follows", lambda self, offset: True)
+    monkeypatch.setattr(Worker, "_refused", lambda *refused: None)
+    assert not refused_with_the_next_batch_in_hand()
 
 
 def test_a_zombie_that_wakes_up_writes_nothing_and_leaves_its_successor_alone() -> None:

@@ -12,7 +12,8 @@ rows of each bucket must be exactly those of its events below its offset. Withou
     message   (bucket, token, from, to, rows expected, patches)  in flight; delivered, lost, or delivered and still in flight
 
 A worker claims bucket by bucket. It folds from where some buckets stand, up to the log's end or to where others stand, which these
-join there; each of them gets a commit of its own. After any refusal it drops everything and claims again.
+join there; each of them gets a commit of its own, and some more may be sent before it is answered. After any refusal it drops
+everything and claims again.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ MIXED = ((0, 1), (1, 1), (0, 0))
 @dataclass(frozen=True)
 class Rules:
     log: tuple[Event, ...] = ONE
+    depth: int = 1                         # one more is sent while fewer answers than this are awaited
     token: bool = True                     # commit compares the token
     fresh: bool = True                     # a claim's token is fresh; else it counts on from the stored one
     offset: bool = True                    # commit compares the offset
@@ -168,7 +170,7 @@ def sent(rules: Rules, state: State, i: int, worker: Worker) -> Iterator[State]:
                     rows, patches = fold(rules.log, bucket, one[1], start, to)
                     messages.append(Message(bucket, worker.token, start, to, len(one[1]), patches))
                     held = changed(held, bucket, (to, rows))
-            waiting = changed(state.workers, i, worker._replace(held=held, awaited=tuple(messages)))
+            waiting = changed(state.workers, i, worker._replace(held=held, awaited=(*worker.awaited, *messages)))
             yield state._replace(workers=waiting, flying=state.flying.union(messages))
 
 
@@ -184,7 +186,7 @@ def unanswered(rules: Rules, bounds: Bounds, state: State, i: int, worker: Worke
     for message in worker.awaited:
         token, offset, _ = state.store[message.bucket]
         mine = token == message.token or not rules.token
-        if mine and offset == message.to:
+        if mine and offset >= message.to:
             yield told(lost, i, worker, message)
         elif mine and offset == message.start:
             yield lost._replace(flying=state.flying | {message})
@@ -224,7 +226,7 @@ def steps(rules: Rules, bounds: Bounds, state: State) -> Iterator[State]:
         unclaimed = [bucket for bucket, one in enumerate(worker.held) if one is None or one[0] < 0]
         if unclaimed:
             yield claimed(rules, state, i, worker, unclaimed[0])
-        elif not worker.awaited:
+        elif len(worker.awaited) < rules.depth:
             yield from sent(rules, state, i, worker)
     for message in state.flying:
         yield from delivered(rules, bounds, state, message)
@@ -294,8 +296,24 @@ def test_no_order_of_faults_makes_state_and_offset_disagree(log: tuple[Event, ..
 
 
 @pytest.mark.parametrize(
+    "bounds",
+    [
+        pytest.param(Bounds(claims=2, losses=2, rollbacks=1), id="two losses"),
+        pytest.param(Bounds(claims=2, losses=1, rollbacks=2), id="two rollbacks"),
+    ],
+)
+def test_nor_where_commits_are_sent_before_the_one_before_them_is_answered(bounds: Bounds) -> None:
+    found, waiting = explore(Rules(depth=2), bounds), explore(Rules(), bounds)
+    print(f"{found.states:,} states of {bounds}, {waiting.states:,} where each is waited for")
+    assert found.right
+    assert found.ended
+    assert found.states > waiting.states
+
+
+@pytest.mark.parametrize(
     ("rules", "bounds"),
     [
+        pytest.param(Rules(offset=False, depth=2, log=((0, 1), (0, 1), (0, 1), (0, 0))), Bounds(1, 0, 0), id="no offset, and one is sent behind another"),
         pytest.param(Rules(token=False), Bounds(2, 0, 1), id="no token"),
         pytest.param(Rules(offset=False, log=((0, 1), (0, 1), (0, 1), (0, 0))), Bounds(1, 2, 0), id="no offset"),
         pytest.param(Rules(fresh=False), Bounds(4, 0, 1), id="a token that counts on"),
