@@ -46,6 +46,7 @@ Event = tuple[int, int]                    # bucket, tile
 ONE = ((0, 1), (0, 0), (0, 1))             # rows of one batch are appended in tile order, so that a batch of two lays rows out
                                            # otherwise than two batches of one
 TWO = ((0, 1), (0, 0), (1, 1))
+TILE = ((0, 1), (0, 1), (0, 1), (0, 0))
 MIXED = ((0, 1), (1, 1), (0, 0))
 
 
@@ -313,9 +314,9 @@ def test_nor_where_commits_are_sent_before_the_one_before_them_is_answered(bound
 @pytest.mark.parametrize(
     ("rules", "bounds"),
     [
-        pytest.param(Rules(offset=False, depth=2, log=((0, 1), (0, 1), (0, 1), (0, 0))), Bounds(1, 0, 0), id="no offset, and one is sent behind another"),
+        pytest.param(Rules(TILE, offset=False, depth=2), Bounds(1, 0, 0), id="no offset, and one is sent behind another"),
         pytest.param(Rules(token=False), Bounds(2, 0, 1), id="no token"),
-        pytest.param(Rules(offset=False, log=((0, 1), (0, 1), (0, 1), (0, 0))), Bounds(1, 2, 0), id="no offset"),
+        pytest.param(Rules(TILE, offset=False), Bounds(1, 2, 0), id="no offset"),
         pytest.param(Rules(fresh=False), Bounds(4, 0, 1), id="a token that counts on"),
         pytest.param(Rules(drop=False), Bounds(3, 0, 1), id="rows kept across a claim"),
         pytest.param(Rules(atomic=False), Bounds(1, 0, 1), id="offset in a call of its own"),
