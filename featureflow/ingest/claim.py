@@ -18,13 +18,13 @@ from featureflow.store.registry import partitions_document
 
 @dataclass(frozen=True)
 class Stand:
-    """Tracks of one partition that stand at the same offset: they are folded together, and committed bucket by bucket."""
+    """Tracks of one partition that stand at the same offset with the same running maximum: what the log says from there on is the same
+    to all of them. They are folded together, and committed bucket by bucket."""
 
     tracks: tuple[Track, ...]
     offset: int
-    max_time_us: int                       # the running maximum there, the same for all
-    until: int | None                      # where the next tracks stand, which these join; None: they are the foremost
-    joined_max_us: int | None              # the running maximum of those: theirs from there on; None: nobody stands there
+    max_time_us: int
+    until: int | None                      # where the next tracks stand; None: they are the foremost
 
     def numbers(self) -> dict[str, list[int]]:
         """View id -> the numbers of its buckets that stand here."""
@@ -57,7 +57,7 @@ class Owned:
     @property
     def foremost(self) -> Stand:
         """The tracks that are furthest: they follow the log."""
-        return self._stand(max(self.offsets.values()), None)
+        return self._stand(*max(self._places), None)
 
     def follows(self, offset: int) -> bool:
         """Whether what is read from this offset on is what the foremost tracks are to fold next: not where anything before it was
@@ -71,20 +71,28 @@ class Owned:
 
     @property
     def behind(self) -> Stand | None:
-        """Of the tracks that are not as far, those with the least to catch up; the foremost, where they are cut off."""
-        first, *others = sorted(set(self.offsets.values()), reverse=True)
+        """Of the tracks that are not as far, those with the least to catch up; the foremost, where they are cut off.
+
+        Tracks at the foremost's offset with another running maximum are not behind until it has moved on, and then fold what it has.
+        """
+        places = sorted(self._places, reverse=True)
+        first = places[0][0]
         if first < self.beginning:
-            return self._stand(first, self.beginning)
-        return self._stand(others[0], first) if others else None
+            return self._stand(*places[0], self.beginning)
+        return next((self._stand(*place, first) for place in places if place[0] < first), None)
 
-    def _stand(self, offset: int, until: int | None) -> Stand:
-        tracks = tuple(track for track, at in self.offsets.items() if at == offset)
-        joined_max_us = None if until is None or until not in self.offsets.values() else self._maximum(until)
-        return Stand(tracks, offset, self._maximum(offset), until, joined_max_us)
+    @property
+    def _places(self) -> set[tuple[int, int]]:
+        """(offset, running maximum) of each track.
 
-    def _maximum(self, offset: int) -> int:
-        """Of the tracks that stand there: those that begin there have none yet, and take that of the others."""
-        return max(self.maxima[track] for track, at in self.offsets.items() if at == offset)
+        Tracks that have read the same log have the same maximum at an offset. One that began where events were deleted before has
+        not, until a newer one comes: it never takes that of the others, which nobody could tell from what is left.
+        """
+        return {(offset, self.maxima[track]) for track, offset in self.offsets.items()}
+
+    def _stand(self, offset: int, max_time_us: int, until: int | None) -> Stand:
+        tracks = tuple(track for track, at in self.offsets.items() if at == offset and self.maxima[track] == max_time_us)
+        return Stand(tracks, offset, max_time_us, until)
 
     def moved(self, commit: Commit, now_us: int) -> None:
         """The commit was applied."""
@@ -95,18 +103,18 @@ class Owned:
             self.committed_us[track] = now_us
 
     def beats(self, before_us: int) -> list[Commit]:
-        """Empty commits for the tracks whose last one is older: one for each bucket and offset that tracks stand at."""
-        due: dict[tuple[Bucket, int], list[str]] = {}
+        """Empty commits for the tracks whose last one is older: one for each bucket, offset and running maximum that tracks stand at."""
+        due: dict[tuple[Bucket, int, int], list[str]] = {}
         for track, at_us in self.committed_us.items():
             if at_us <= before_us:
-                due.setdefault((track.bucket, self.offsets[track]), []).append(track.view_id)
+                due.setdefault((track.bucket, self.offsets[track], self.maxima[track]), []).append(track.view_id)
         source, partition = self.partition.source, self.partition.partition
         return [
             Commit(
-                source, partition, self.token, tuple(Advance(v, offset, offset) for v in ids), self._maximum(offset), Writes(),
+                source, partition, self.token, tuple(Advance(v, offset, offset) for v in ids), max_time_us, Writes(),
                 self.ends.complete_ms(offset), bucket,
             )
-            for (bucket, offset), ids in due.items()
+            for (bucket, offset, max_time_us), ids in due.items()
         ]
 
 

@@ -50,11 +50,8 @@ class Judged:
 
     def reach(self, stop: int) -> tuple[int, int]:
         """(offset, running maximum) once the events up to ``stop`` are committed."""
-        events, stand = self.events, self.stand
-        to = int(events.offsets[stop]) if stop < len(events) else self.batch.next
-        if to == stand.until and stand.joined_max_us is not None:      # those there may have seen events that neither log nor history has
-            return to, stand.joined_max_us
-        return to, int(self.running_max_us[stop - 1]) if stop else stand.max_time_us
+        to = int(self.events.offsets[stop]) if stop < len(self.events) else self.batch.next
+        return to, int(self.running_max_us[stop - 1]) if stop else self.stand.max_time_us
 
 
 @dataclass(frozen=True)
