@@ -16,6 +16,7 @@ from featureflow import limits
 from featureflow.clock import Clock
 from featureflow.define.spec import Source
 from featureflow.errors import HistoryAwayError, OffsetOutOfRangeError, UnavailableError
+from featureflow.ingest.backoff import Backoff
 from featureflow.ingest.decode import Recalled
 from featureflow.kernel.events import Events
 from featureflow.store.history.protocol import Extent, HistoryStore
@@ -38,8 +39,8 @@ class Backfill:
     """``sources``: by name, with the fields that somebody reads. ``history`` None: there is none to read from."""
 
     def __init__(self, history: HistoryStore | None, sources: Mapping[str, tuple[Source, Sequence[str]]], clock: Clock) -> None:
-        self._history, self._sources, self._clock = history, sources, clock
-        self._due_us, self._wait_us = 0, FIRST_WAIT_US     # history was away: not before, and how long the next time
+        self._history, self._sources = history, sources
+        self._backoff = Backoff(clock, FIRST_WAIT_US, LONGEST_WAIT_US)
         self._served: dict[Partition, int] = {}            # slices given, so that partitions take turns
 
     def extent(self, partition: Partition) -> Extent:
@@ -54,7 +55,7 @@ class Backfill:
     @property
     def away(self) -> bool:
         """Whether history was away, and it is too early to ask it again."""
-        return self._clock.now_us() < self._due_us
+        return self._backoff.waiting
 
     def read(self, wanted: Mapping[Partition, Wanted]) -> Batch | None:
         """A slice for one of the partitions: those that wait first, and each in its turn.
@@ -68,10 +69,9 @@ class Backfill:
         try:
             batch = self._slice(partition, wanted[partition])
         except UnavailableError as error:
-            self._due_us = self._clock.now_us() + self._wait_us
-            self._wait_us = min(2 * self._wait_us, LONGEST_WAIT_US)
+            self._backoff.failed()
             raise HistoryAwayError(str(error)) from error
-        self._wait_us = FIRST_WAIT_US
+        self._backoff.succeeded()
         return batch
 
     def _slice(self, partition: Partition, wanted: Wanted) -> Batch:

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from featureflow.clock import Clock
+from featureflow.ingest.backoff import Backoff
 from featureflow.store.log.protocol import Assignment, Consumer, Partition
 
 FIRST_WAIT_US, LONGEST_WAIT_US = 100_000, 5_000_000
@@ -21,10 +22,10 @@ T = TypeVar("T")
 
 @dataclass
 class Adrift:
-    """``problem``: why, as a person is told. ``wait_us``: before the next attempt but one."""
+    """``problem``: why, as a person is told. ``backoff``: of attempts to take it that find a server away."""
 
     due_us: int
-    wait_us: int = FIRST_WAIT_US
+    backoff: Backoff
     problem: str = "not claimed yet"
 
 
@@ -47,7 +48,7 @@ class Holding(Generic[T]):
                 self._logger.warning(kind, partitions=[f"{p.source}/{p.partition}" for p in partitions], held=len(self.held))
         for partition in assignment.assigned:
             self.forget(partition)
-            self.adrift[partition] = Adrift(0)
+            self.adrift[partition] = Adrift(0, self._backoff())
 
     def due(self) -> list[Partition]:
         """Those adrift whose wait is over."""
@@ -65,7 +66,7 @@ class Holding(Generic[T]):
         """It is adrift from now on."""
         self.forget(partition)
         consumer.pause(partition)
-        self.adrift[partition] = Adrift(self._clock.now_us() + wait_us, problem=problem)
+        self.adrift[partition] = Adrift(self._clock.now_us() + wait_us, self._backoff(), problem)
         self._logger.warning("adrift", source=partition.source, partition=partition.partition, problem=problem)
 
     def let_go_all(self, consumer: Consumer, problem: str) -> None:
@@ -77,11 +78,9 @@ class Holding(Generic[T]):
 
     def put_off(self, partition: Partition) -> None:
         """Taking it failed since a server is away: it finds out for all, and waits longer each time."""
-        adrift = self.adrift[partition]
-        due_us = self._clock.now_us() + adrift.wait_us
+        due_us = self._clock.now_us() + self.adrift[partition].backoff.failed()
         for other in self.adrift.values():
             other.due_us = max(other.due_us, due_us)
-        adrift.wait_us = min(2 * adrift.wait_us, LONGEST_WAIT_US)
 
     def wait(self, partition: Partition, problem: str, wait_us: int) -> None:
         """Taking it failed, for a reason of its own that will pass."""
@@ -98,3 +97,6 @@ class Holding(Generic[T]):
     def clear(self) -> None:
         for partition in (*self.held, *self.adrift):
             self.forget(partition)
+
+    def _backoff(self) -> Backoff:
+        return Backoff(self._clock, FIRST_WAIT_US, LONGEST_WAIT_US)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from featureflow import limits
 from featureflow.clock import Clock
 from featureflow.errors import UnavailableError
+from featureflow.ingest.backoff import Backoff
 from featureflow.store.log.protocol import Batch, Consumer, Log, Partition
 
 FIRST_WAIT_US, LONGEST_WAIT_US = 1_000_000, 30_000_000    # an attempt may take time-outs, and the present waits meanwhile
@@ -21,9 +22,9 @@ class Past:
     """Opened when it is first needed, closed when nothing is wanted any more."""
 
     def __init__(self, log: Log, topics: dict[str, str], clock: Clock) -> None:
-        self._log, self._topics, self._clock = log, topics, clock
+        self._log, self._topics = log, topics
         self._open: dict[str, str] = {}                    # the topics that the reader reads
-        self._due_us, self._wait_us = 0, FIRST_WAIT_US     # the log was away: not before, and how long the next time
+        self._backoff = Backoff(clock, FIRST_WAIT_US, LONGEST_WAIT_US)
         self._reader: Consumer | None = None
         self._assigned: set[Partition] = set()
         self._at: dict[Partition, int] = {}                # what is being read, and from where on
@@ -39,16 +40,15 @@ class Past:
             batches = self._slice(wanted)
         except UnavailableError:
             self.close()
-            self._due_us = self._clock.now_us() + self._wait_us
-            self._wait_us = min(2 * self._wait_us, LONGEST_WAIT_US)
+            self._backoff.failed()
             raise
-        self._wait_us = FIRST_WAIT_US
+        self._backoff.succeeded()
         return batches
 
     @property
     def away(self) -> bool:
         """Whether the log was away, and it is too early to ask it again."""
-        return self._clock.now_us() < self._due_us
+        return self._backoff.waiting
 
     def _slice(self, wanted: Mapping[Partition, int]) -> tuple[Batch, ...]:
         behind = {partition.source for partition in wanted}
