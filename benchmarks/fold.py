@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import signal
 import time
 from collections import Counter
 from typing import ClassVar
 
+import msgspec
 from prometheus_client import CollectorRegistry
+from report import Report
 
 from featureflow.clock import SystemClock
 from featureflow.ingest.failpoint import Name
@@ -100,13 +101,11 @@ def main() -> None:
             last, at_last = time.perf_counter(), cpu_s()
             if arguments.rebuilt and not half_mb and done >= arguments.rebuilt:
                 half_mb = rss_mb()
-    print(
-        json.dumps({
-            "events": done, "early_events": early, "wall_s": last - began, "cpu_s": at_last - used, "commits": stages.commits,
-            "longest_commit_interval_s": stages.longest_s, "stages_s": dict(stages.seconds), "rss_mb": rss_mb(), "half_mb": half_mb,
-        }),
-        flush=True,
+    report = Report(
+        events=done, early_events=early, wall_s=last - began, cpu_s=at_last - used, commits=stages.commits,
+        longest_commit_interval_s=stages.longest_s, stages_s=dict(stages.seconds), rss_mb=rss_mb(), half_mb=half_mb,
     )  # fmt: skip
+    print(msgspec.json.encode(report).decode(), flush=True)
     worker.close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+from report import Report
 
 from featureflow.define import spec
 from featureflow.define.project import load
@@ -82,14 +82,14 @@ class Workers:
                 raise SystemExit(f"{events} events are not folded after {most_s} s, or a worker ended")
             time.sleep(0.02)
 
-    def stop(self) -> list[dict[str, float]]:
+    def stop(self) -> list[Report]:
         """Their reports."""
         reports = []
         for process in self.processes:
             process.send_signal(signal.SIGTERM)
         for process in self.processes:
             out, _ = process.communicate(timeout=60)
-            reports.append(json.loads(out.splitlines()[-1]))
+            reports.append(msgspec.json.decode(out.splitlines()[-1], type=Report))
         return reports
 
     def __exit__(self, *error: object) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import redis
 from installation import HERE, Workers, apply
 from stream import Sender, Stream, produce
 from truth import verify
@@ -68,26 +69,26 @@ class Fold:
             workers.folded(project, events)
             redis_s = servers.redis_cpu_s() - redis_before
             reports = workers.stop()
-        counted = sum(report["events"] for report in reports)
-        cpu_s, wall_s = sum(report["cpu_s"] for report in reports), max(report["wall_s"] for report in reports)
+        counted = sum(report.events for report in reports)
+        cpu_s, wall_s = sum(report.cpu_s for report in reports), max(report.wall_s for report in reports)
         figures: Figures = {
             "events": events, "users": self.users, "zipf": self.zipf, "windows": len({f.window for f in project.views[0].features}),
             "aggregations": len(project.views[0].aggregations), "partitions": self.partitions, "keyed": self.keyed,
             "buckets": self.buckets, "workers": self.workers,
             "events_per_s": round(counted / wall_s), "cpu_us_per_event": round(cpu_s / counted * 1e6, 3),
             "redis_cpu_us_per_event": round(redis_s / events * 1e6, 3),
-            "max_commit_interval_ms": round(max(report["longest_commit_interval_s"] for report in reports) * 1e3, 1),
-            "commits": int(sum(report["commits"] for report in reports)),
+            "max_commit_interval_ms": round(max(report.longest_commit_interval_s for report in reports) * 1e3, 1),
+            "commits": sum(report.commits for report in reports),
             "stages_us_per_event": {
-                name: round(sum(report["stages_s"].get(name, 0.0) for report in reports) / counted * 1e6, 3)  # type: ignore[attr-defined]
-                for name in reports[0]["stages_s"]  # type: ignore[attr-defined]
+                name: round(sum(report.stages_s.get(name, 0.0) for report in reports) / counted * 1e6, 3)
+                for name in reports[0].stages_s
             },
-            "rss_mb": round(max(report["rss_mb"] for report in reports), 1),
+            "rss_mb": round(max(report.rss_mb for report in reports), 1),
             "redis_bytes_per_entity": round(memory_per_entity(servers, project, stream, self.buckets)),
             **verify(servers, project, stream, self.buckets),
         }  # fmt: skip
         if self.rebuild:
-            figures["rss_mb_half_way"] = round(reports[0]["half_mb"], 1)
+            figures["rss_mb_half_way"] = round(reports[0].half_mb, 1)
         return figures
 
 
@@ -128,12 +129,12 @@ def reader(servers: Servers, events: int, per_s: int = 100_000) -> Figures:
     keys = [names.state(view.entity, f"user-{u:07d}", view.id, source.name, None) for u in range(10_000)]
     chance = np.random.default_rng(3)
 
-    def reads(client: object, seconds: float) -> list[float]:
+    def reads(client: redis.Redis, seconds: float) -> list[float]:
         taken, until = [], time.monotonic() + seconds
         while time.monotonic() < until:
             chosen = [keys[i] for i in chance.integers(0, len(keys), READ_KEYS).tolist()]
             began = time.perf_counter()
-            client.mget(chosen)  # type: ignore[attr-defined]
+            client.mget(chosen)
             taken.append((time.perf_counter() - began) * 1e3)
             time.sleep(0.002)
         return taken
@@ -147,7 +148,7 @@ def reader(servers: Servers, events: int, per_s: int = 100_000) -> Figures:
         quiet = reads(client, 2)
         (report,) = workers.stop()
     return {
-        "events_per_s": round(report["events"] / report["wall_s"]), "aimed_events_per_s": per_s, "keys": READ_KEYS, "samples": len(busy),
+        "events_per_s": round(report.events / report.wall_s), "aimed_events_per_s": per_s, "keys": READ_KEYS, "samples": len(busy),
         "reader_mget_p50_ms": round(float(np.percentile(busy, 50)), 3), "reader_mget_p99_ms": round(float(np.percentile(busy, 99)), 3),
         "quiet_mget_p99_ms": round(float(np.percentile(quiet, 99)), 3), **verify(servers, project, stream),
     }  # fmt: skip
