@@ -8,6 +8,9 @@ import typer
 
 from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output, counted
+from featureflow.define.spec import Project
+from featureflow.errors import SettingsError, UnavailableError
+from featureflow.store.schemas.open import Lack, lacking
 
 
 def register(app: typer.Typer) -> None:
@@ -21,6 +24,9 @@ def apply(
         bool,
         typer.Option("--prune", help="Delete the state of view versions that are no longer applied, and what is published no more."),
     ] = False,
+    no_schemas: Annotated[
+        bool, typer.Option("--no-schemas", help="Do not look whether the newest schemas of Avro and Protobuf have the fields.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Check the definitions file and register it; says what changes first."""
@@ -31,6 +37,14 @@ def apply(
         changes = here.registry.plan(written)
         for line in str(changes).splitlines():
             output.say(line)
+        lacks = [] if no_schemas else _lacks(here, written)
+        for lack in lacks:
+            output.warn(lack.said)
+        if not plan and any(lack.refused for lack in lacks):
+            raise SettingsError(
+                "nothing is applied: " + "; ".join(lack.said for lack in lacks if lack.refused)
+                + ". To apply it all the same, before its producers are brought up to date, run: featureflow apply --no-schemas"
+            )
         pruned: dict[str, int] = {}
         withdrawn = 0
         if not plan:
@@ -53,5 +67,20 @@ def apply(
                 "applied": not plan,
                 "pruned": pruned,
                 "withdrawn": withdrawn,
+                "schemas": [lack.said for lack in lacks],
             }
         )
+
+
+def _lacks(here: Context, written: Project) -> list[Lack]:
+    """What the schemas of the registry lack of these definitions; also that it could not be asked, which is no reason to refuse them."""
+    found = []
+    for source in (source for source in written.sources if source.format != "json"):
+        if here.schemas is None:
+            found.append(Lack(f"the records of {source.name} are in {source.format}: set log.schema_registry_url", refused=False))
+            continue
+        try:
+            found += lacking(source, here.schemas)
+        except (SettingsError, UnavailableError) as error:
+            found.append(Lack(f"whether the schema of {source.name} has its fields was not looked at: {error}", refused=False))
+    return found

@@ -120,9 +120,9 @@ def _schemas(here: Context) -> list[Finding]:
     return [
         Finding("schemas", "ok", here.schemas.ping()),
         *(
-            Finding("schemas", "error" if "refused" in problem or "cannot" in problem else "warning", problem)
+            Finding("schemas", "error" if lack.refused else "warning", lack.said)
             for source in sources
-            for problem in lacking(source, here.schemas)
+            for lack in lacking(source, here.schemas)
         ),
     ]
 

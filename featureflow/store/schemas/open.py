@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from featureflow.clock import Clock
-from featureflow.define.spec import Source
+from featureflow.define.spec import Field, Source
 from featureflow.errors import SettingsError
 from featureflow.kernel.field import Refused
 from featureflow.kernel.record import Records
@@ -22,22 +24,35 @@ def records_of(source: Source, registry: SchemaRegistry | None, clock: Clock) ->
     return FramedRecords(registry, _made(source), clock)
 
 
-def lacking(source: Source, registry: SchemaRegistry) -> list[str]:
-    """What the newest schema of the source's subject lacks, for people. Raises SettingsError as above, UnavailableError."""
+@dataclass(frozen=True)
+class Lack:
+    """What is wrong, for people. ``refused``: every record that is written by that schema will be."""
+
+    said: str
+    refused: bool
+
+
+def lacking(source: Source, registry: SchemaRegistry) -> list[Lack]:
+    """What the newest schema of the source's subject lacks. Raises SettingsError as above, UnavailableError."""
     subject = subject_of(source.topic)
     schema = registry.latest(subject)
     if schema is None:
-        return [f"the schema registry has no subject {subject}: no producer of {source.name} has registered its schema"]
+        said = f"the schema registry has no subject {subject}: no producer of {source.name} has registered its schema"
+        return [Lack(said, refused=False)]
     try:
         known = _made(source)(schema, registry).fields
     except Refused as why:
-        return [f"records of {source.name} cannot be read by the newest schema of {subject}: {why.detail}"]
-    absent = [field for field in source.fields if field.name not in known]
-    return [
-        f"the newest schema of {subject} has no field {field.name!r}"
-        + (": it is null" if field.nullable else f": every record of {source.name} is refused. Declare it | None, or add it to the schema")
-        for field in absent
-    ]
+        return [Lack(f"records of {source.name} cannot be read by the newest schema of {subject}: {why.detail}", refused=True)]
+    return [_lack(source, field, subject) for field in source.fields if field.name not in known]
+
+
+def _lack(source: Source, field: Field, subject: str) -> Lack:
+    becomes = (
+        "it is null"
+        if field.nullable
+        else f"every record of {source.name} is refused. Declare it | None, or add it to the schema"
+    )
+    return Lack(f"the newest schema of {subject} has no field {field.name!r}: {becomes}", refused=not field.nullable)
 
 
 def _made(source: Source) -> Made:

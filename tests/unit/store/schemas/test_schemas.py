@@ -494,7 +494,7 @@ def test_what_the_newest_schema_lacks_is_said(registry: RegistryServer) -> None:
 
     def said(format: Format) -> list[str]:
         source = Source(name="payment", topic="payments", time_field="at", disorder_us=0, future_us=0, fields=FIELDS, format=format)
-        return lacking(source, http)
+        return [lack.said for lack in lacking(source, http)]
 
     assert "no subject payments-value" in said("avro")[0]
     registry.avro("payments-value", AVRO)
