@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -16,6 +17,8 @@ from ports import free_port
 
 from featureflow.errors import UnavailableError
 from featureflow.store.online import reader
+from featureflow.store.online.cluster import is_cluster, seeds
+from featureflow.store.online.cluster_reader import ClusterReader
 from featureflow.store.online.embedded import EmbeddedServer
 from featureflow.store.online.reader import AsyncReader
 
@@ -28,19 +31,45 @@ def run(request: pytest.FixtureRequest) -> Callable[[Awaitable[None]], None]:
     return runner
 
 
+def opened(url: str) -> AsyncReader | ClusterReader:
+    return ClusterReader(url, timeout_s=PATIENCE_S) if is_cluster(url) else AsyncReader(url, timeout_s=PATIENCE_S)
+
+
 async def until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not is_so():
             await asyncio.sleep(0.005)
 
 
-def test_reads_at_once_each_get_their_own_answer(redis_url: str, run: Callable[[Awaitable[None]], None]) -> None:
-    with redis.Redis.from_url(redis_url) as raw:
-        raw.mset({f"k{i}": b"\r\n$-1" * i for i in range(200)})
+@pytest.fixture(params=["embedded", "production", "cluster"])
+def store_url(request: pytest.FixtureRequest) -> str:
+    """An empty online store of each kind. What is asked of it together is of one bucket, as whoever reads states asks."""
+    url: str = request.getfixturevalue(f"{request.param}_redis_url")
+    return url
+
+
+def names(count: int, bucket: int = 0) -> list[bytes]:
+    return [b"{b:%d}k%d" % (bucket, i) for i in range(count)]
+
+
+@contextmanager
+def raw_client(url: str) -> Iterator[redis.Redis | redis.RedisCluster]:
+    found = redis.RedisCluster(*seeds(url)[0][0]) if is_cluster(url) else redis.Redis.from_url(url)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def test_reads_at_once_each_get_their_own_answer(store_url: str, run: Callable[[Awaitable[None]], None]) -> None:
+    keys = [key for bucket in range(5) for key in names(40, bucket)]
+    with raw_client(store_url) as raw:
+        for i, key in enumerate(keys):
+            raw.set(key, b"\r\n$-1" * i)
 
     async def main() -> None:
-        reader = AsyncReader(redis_url, timeout_s=PATIENCE_S)
-        answers = await asyncio.gather(*(reader.read([f"k{i}".encode(), b"absent", f"k{i}".encode()]) for i in range(200)))
+        reader = opened(store_url)
+        answers = await asyncio.gather(*(reader.read([key, key + b"absent", key]) for key in keys))
         assert answers == [[b"\r\n$-1" * i, None, b"\r\n$-1" * i] for i in range(200)]
         assert await reader.read([]) == []
         assert (await reader.ping()).split()[0] in ("Redis", "Valkey")
@@ -49,18 +78,17 @@ def test_reads_at_once_each_get_their_own_answer(redis_url: str, run: Callable[[
     run(main())
 
 
-def test_one_read_sees_one_moment(redis_url: str, run: Callable[[Awaitable[None]], None]) -> None:
-    keys = [f"k{i}".encode() for i in range(50)]
+def test_one_read_sees_one_moment(store_url: str, run: Callable[[Awaitable[None]], None]) -> None:
+    keys = names(50)
 
     async def main() -> None:
-        reader, writer = AsyncReader(redis_url, timeout_s=PATIENCE_S), AsyncReader(redis_url, timeout_s=PATIENCE_S)
-        for n in range(50):
-            both = dict.fromkeys(keys, str(n).encode())
-            write = (b"MSET", *(part for pair in both.items() for part in pair))
-            _, *seen = await asyncio.gather(writer.execute(write), *(reader.read(keys) for _ in range(4)))
-            assert all(len(set(values)) == 1 for values in seen)
+        reader = opened(store_url)
+        with raw_client(store_url) as raw:
+            for n in range(50):
+                both: dict[Any, Any] = dict.fromkeys(keys, str(n).encode())
+                _, *seen = await asyncio.gather(asyncio.to_thread(raw.mset, both), *(reader.read(keys) for _ in range(4)))
+                assert all(len(set(values)) == 1 for values in seen)
         await reader.close()
-        await writer.close()
 
     run(main())
 
