@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import lua_cuts
 import pytest
@@ -16,6 +17,7 @@ from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import BeingRebuiltError, OffsetMissingError, StateError, UnavailableError, UnknownOutcomeError
 from featureflow.store.keys import Keys
 from featureflow.store.online import call
+from featureflow.store.online.cluster import ClusterOnlineStore, is_cluster, seeds
 from featureflow.store.online.embedded import EmbeddedServer
 from featureflow.store.online.protocol import Advance, Claim, Commit, Committed, Refused, Track
 from featureflow.store.online.redis import RedisOnlineStore, place, problems, scripts
@@ -42,12 +44,23 @@ def patched(expected: int, at: int, data: bytes, header: bytes = HEADER) -> Stat
 
 def opened(url: str, **cuts: str) -> RedisOnlineStore:
     """A store whose commit script is changed in these places."""
-    return RedisOnlineStore(url, lua=lua_cuts.changed(**cuts))
+    return (ClusterOnlineStore if is_cluster(url) else RedisOnlineStore)(url, lua=lua_cuts.changed(**cuts))
+
+
+@pytest.fixture(params=["embedded", "production", "cluster"])
+def redis_url(request: pytest.FixtureRequest) -> str:
+    """An empty online store of each kind."""
+    url: str = request.getfixturevalue(f"{request.param}_redis_url")
+    return url
+
+
+SERVERS = pytest.mark.parametrize("redis_url", ["embedded", "production"], indirect=True)     # of what is one server's alone
 
 
 @pytest.fixture
 def raw(redis_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(redis_url) as client:
+    client: Any = redis.RedisCluster(*seeds(redis_url)[0][0]) if is_cluster(redis_url) else redis.Redis.from_url(redis_url)
+    with closing(client):
         yield client
 
 
@@ -195,6 +208,7 @@ def test_what_can_fail_after_the_first_write_is_refused_before_it(store: RedisOn
     assert store.offsets(SOURCE, 0, [VIEW])[VIEW].dirty == -1  # type: ignore[union-attr]  # it is there
 
 
+@SERVERS
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -310,6 +324,7 @@ def proxy(raw: redis.Redis) -> Iterator[Proxy]:
         yield proxy
 
 
+@SERVERS
 def test_a_commit_whose_reply_is_lost_is_sent_once_and_its_outcome_is_unknown(
     proxy: Proxy, redis_url: str, store: RedisOnlineStore, claim: Claim, raw: redis.Redis
 ) -> None:
