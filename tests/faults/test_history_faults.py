@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+import numpy as np
 import pymysql
 import pytest
 import sqlalchemy
@@ -99,6 +100,29 @@ def test_a_commit_without_an_answer_is_an_unknown_outcome_and_the_offset_tells(
     assert proxy.cuts == 1
     assert through.offsets("departure") == {0: stands_at}
     assert len(offsets_of(mysql)) == (len(GIVEN) if stands_at else 0)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("loads", [True, False])
+def test_a_connection_that_breaks_among_the_rows_leaves_nothing(
+    mysql: SqlHistory, mysql_url: str, when: Literal["before", "after"], loads: bool
+) -> None:
+    """Before the server hears of the statement, and when it asked for the rows, or had them."""
+    parts = urlsplit(mysql_url)
+    proxy = Cutter((parts.hostname or "", parts.port or 0), b"\x03LOAD DATA" if loads else b"\x03INSERT INTO ev_")
+    place = f"{parts.username}:{parts.password}@127.0.0.1:{proxy.port}"
+    through = SqlHistory(parts._replace(netloc=place, query="ssl_disabled=true").geturl())
+    given = GIVEN if loads else GIVEN.take(np.arange(50))
+    through.ping()
+    proxy.when = when
+    with pytest.raises(UnavailableError):
+        through.append(DEPARTURE, 0, given, 0, END)
+    assert proxy.cuts == 1
+    assert (mysql.offsets("departure"), offsets_of(mysql)) == ({0: 0}, [])
+    through.append(DEPARTURE, 0, given, 0, END)
+    assert (mysql.offsets("departure"), offsets_of(mysql)) == ({0: END}, given.offsets.tolist())
+    through.close()
+    proxy.close()
 
 
 def test_a_connection_that_broke_while_idle_is_replaced(mysql: SqlHistory, mysql_url: str) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from featureflow.define.spec import Field, Source
 from featureflow.errors import HistoryError
 from featureflow.kernel.events import Events
-from featureflow.store.history import row_text
+from featureflow.store.history import row_text, sql
 from featureflow.store.history.sql import SqlHistory
 
 FIELDS = (
@@ -53,9 +53,11 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def history(history_url: str) -> Iterator[SqlHistory]:
-    store = SqlHistory(history_url)
+@pytest.fixture(params=["sqlite", "insert", "load"])
+def history(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqlHistory]:
+    """In SQLite, and in MySQL by either kind of statement, whatever the number of rows."""
+    store = SqlHistory(request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "mysql_url"))
+    monkeypatch.setattr(sql, "LOAD_ROWS", 1 if request.param == "load" else 10**9)
     store.migrate()
     store.ensure_source(ORDER)
     yield store

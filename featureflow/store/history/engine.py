@@ -11,6 +11,7 @@ from sqlalchemy.exc import ArgumentError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from featureflow.errors import SettingsError
+from featureflow.store.history.load import LoadingConnection
 
 LOCK_WAIT_S = 10
 IMMEDIATE = "featureflow_immediate"        # execution option: take SQLite's write lock at BEGIN
@@ -32,7 +33,7 @@ def engine_of(url: str, *, setting: str) -> Engine:
 
 
 def _mysql(url: URL) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url.set(drivername=f"{url.get_backend_name()}+pymysql"),
         isolation_level="READ COMMITTED",      # REPEATABLE READ loses compare-and-set updates on MariaDB
         pool_pre_ping=True,
@@ -43,10 +44,13 @@ def _mysql(url: URL) -> Engine:
             "connect_timeout": 5,
             "read_timeout": 60,
             "write_timeout": 60,
+            "local_infile": True,              # and LoadingConnection, which sends no file
             # strict: a value that does not fit is an error, never cut short
             "init_command": f"SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', innodb_lock_wait_timeout={LOCK_WAIT_S}",
         },
     )
+    event.listen(engine, "do_connect", lambda dialect, record, arguments, named: LoadingConnection(*arguments, **named))
+    return engine
 
 
 def _sqlite(url: URL, setting: str) -> Engine:

@@ -1,5 +1,5 @@
-"""Events as the text of rows, as an INSERT of MySQL reads it: a column at a time, because a driver that escapes value by value
-costs its client more than all the rest of a row.
+"""Events as the text of rows, as INSERT and LOAD DATA of MySQL read it alike: a column at a time, because a driver that escapes value
+by value costs its client more than all the rest of a row.
 
 A number is written so that it reads back to the bit: the shortest text that is this float64 and no other. Of a string a backslash,
 a quote and a NUL are escaped, which is all that ends or changes a literal where sql_mode is the engine's and the text is UTF-8.
@@ -100,5 +100,5 @@ def _vectors(column: NDArray[Any]) -> list[str]:
     digits = column.shape[1] * 16
     packed = np.ascontiguousarray(column, VECTOR).tobytes().hex()
     return [
-        NULL if null else f"x'{packed[at * digits : (at + 1) * digits]}'" for at, null in enumerate(np.isnan(column[:, 0]).tolist())
+        NULL if null else f"0x{packed[at * digits : (at + 1) * digits]}" for at, null in enumerate(np.isnan(column[:, 0]).tolist())
     ]

@@ -10,6 +10,7 @@ from operator import itemgetter
 from typing import Literal, TypeVar
 
 import msgspec
+import structlog
 from sqlalchemy import Connection, Table, inspect, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -35,6 +36,7 @@ from featureflow.store.history.event_table import (
 )
 from featureflow.store.history.failure import Failure, failure_of
 from featureflow.store.history.fixed_tables import FIXED
+from featureflow.store.history.load import RowsChangedError, load
 from featureflow.store.history.migrate import alone, upgrade
 from featureflow.store.history.protocol import Extent, HistoryPage, RefusedRecord, Statement
 from featureflow.store.history.queries import named
@@ -44,7 +46,9 @@ from featureflow.store.history.schema import change_columns
 T = TypeVar("T")
 Step = Literal["offset_moved", "rows_inserted"]
 
+LOAD_ROWS = 100                            # fewer are an INSERT, which needs one answer of the server's and not two
 ATTEMPTS = 8                               # of one transaction, when the server says that it lost a deadlock
+_logger = structlog.get_logger("featureflow.history")
 
 
 class _TryAgainError(UnavailableError):
@@ -63,6 +67,7 @@ class SqlHistory:
         self._engine = engine_of(url, setting=setting)
         self._place = self._engine.url.set(query={}).render_as_string(hide_password=True)      # options may hold secrets
         self._tables: dict[Source, Table] = {}
+        self._loads = True                 # until a server does not take that
 
     def __repr__(self) -> str:
         return f"SqlHistory({self._place!r})"
@@ -132,7 +137,7 @@ class SqlHistory:
                 self._start(connection, source.name, partition, 0, to_offset)
             self._passing("offset_moved")
             # (2)
-            self._insert(connection, source, [events])
+            self._add(connection, source, [events])
             if kept:
                 connection.execute(named("add_refused"), kept)
             self._passing("rows_inserted")
@@ -162,7 +167,7 @@ class SqlHistory:
                             f"a record of {source.name}/{partition} that was refused, {record['record_offset']}, was read again by another "
                             "history writer; nothing was written"
                         )
-            self._insert(connection, source, events)
+            self._add(connection, source, events)
 
         self._transact(work, what=f"records of {source.name}/{partition} that were refused")
 
@@ -213,8 +218,9 @@ class SqlHistory:
         with self._reading() as connection:
             if connection.dialect.name == "sqlite":
                 return f"SQLite {connection.exec_driver_sql('SELECT sqlite_version()').scalar_one()}"
-            version = str(connection.exec_driver_sql("SELECT VERSION()").scalar_one())
-            return f"{'MariaDB' if 'maria' in version.lower() else 'MySQL'} {version}"
+            version, loads = connection.exec_driver_sql("SELECT VERSION(), @@GLOBAL.local_infile").one()
+            slow = "" if loads else ", whose local_infile is OFF: each row costs it twice the CPU"
+            return f"{'MariaDB' if 'maria' in version.lower() else 'MySQL'} {version}{slow}"
 
     def close(self) -> None:
         self._engine.dispose()
@@ -241,22 +247,35 @@ class SqlHistory:
             table = self._tables[source] = event_table(source, collation=collation_of(connection))
         return table
 
-    def _insert(self, connection: Connection, source: Source, events: Sequence[Events]) -> None:
+    def _add(self, connection: Connection, source: Source, events: Sequence[Events]) -> None:
+        """Rows of the events, in the way that costs this server least."""
         table = self._table(connection, source)
-        quote = connection.dialect.identifier_preparer
-        columns = ", ".join(quote.format_column(column) for column in table.columns)
-        into = f"INSERT INTO {quote.format_table(table)} ({columns}) VALUES "
         if connection.dialect.name == "sqlite":
             if rows := [row for some in events for row in rows_of(source, some)]:
-                connection.exec_driver_sql(f"{into}({', '.join('?' * len(table.columns))})", rows)
+                connection.exec_driver_sql(f"{_into(connection, table)}({', '.join('?' * len(table.columns))})", rows)
             return
-        into = into.replace("%%", "%")             # doubled in names, for a driver that is given parameters
-        for values in statements([row for some in events for row in row_texts(source, some)]):
+        texts = [text for some in events for text in row_texts(source, some)]
+        if self._loads and len(texts) >= LOAD_ROWS:
+            try:
+                load(connection, table, texts)
+            except DBAPIError as error:
+                if failure_of(error) is not Failure.REFUSED:
+                    raise
+                self._loads_no_more(str(error.orig))       # it undid that statement; an INSERT says what is wrong, if it is the rows
+            else:
+                return
+        into = _into(connection, table).replace("%%", "%")         # doubled in names, for a driver that is given parameters
+        for values in statements(texts):
             try:
                 connection.exec_driver_sql(into + values, execution_options={"no_parameters": True})
             except DBAPIError as error:
                 error.statement = into             # rows of events have no place in an error message
                 raise
+
+    def _loads_no_more(self, problem: str) -> None:
+        """Not before the next start: a server that takes no load is not asked at every batch."""
+        self._loads = False
+        _logger.info("history_inserts", database=self._place, reason=problem, to_load="SET PERSIST local_infile = ON, and start this again")
 
     def _transact(self, work: Callable[[Connection], T], *, what: str = "this change") -> T:
         """Run ``work`` in one transaction; again, from its start, as long as the server says that it lost a deadlock.
@@ -272,7 +291,11 @@ class SqlHistory:
         try:
             for attempt in attempts:
                 with attempt:
-                    return self._transact_once(work, what)
+                    try:
+                        return self._transact_once(work, what)
+                    except RowsChangedError as error:
+                        self._loads_no_more(str(error))
+                        return self._transact_once(work, what)
         except _TryAgainError as error:
             raise UnavailableError(
                 f"{what}: the database at {self._place} ({self._setting}) rolled the transaction back {ATTEMPTS} times "
@@ -341,6 +364,12 @@ class SqlHistory:
                     ) from error
         except SQLAlchemyError as error:
             raise HistoryError(f"{what} on {self._place} ({self._setting}): {error}") from error
+
+
+def _into(connection: Connection, table: Table) -> str:
+    quote = connection.dialect.identifier_preparer
+    columns = ", ".join(quote.format_column(column) for column in table.columns)
+    return f"INSERT INTO {quote.format_table(table)} ({columns}) VALUES "
 
 
 def definition_of(source: Source) -> str:
