@@ -14,12 +14,14 @@ import structlog
 from prometheus_client import CollectorRegistry, start_http_server
 
 from featureflow import port
+from featureflow.clock import SystemClock
 from featureflow.errors import SettingsError, StateError, UnavailableError
+from featureflow.ingest.backoff import Backoff
 from featureflow.settings import WorkerSettings
 
 LOOK_S = 2.0  # how often new definitions are looked for
 T = TypeVar("T")  # what is applied: definitions, and what else a consumer is made from
-FIRST_WAIT_S, LAST_WAIT_S = 0.1, 5.0  # for a server that is down when they change
+FIRST_WAIT_US, LONGEST_WAIT_US = 100_000, 5_000_000  # for a server that is down when they change
 
 
 @contextmanager
@@ -71,18 +73,19 @@ def follow(
 
     A server that is down at the very start is an error, as ``run`` says; one that is down when the definitions change is waited for.
     """
-    ran, wait_s = False, FIRST_WAIT_S
+    ran, backoff = False, Backoff(SystemClock(), FIRST_WAIT_US, LONGEST_WAIT_US)
     while not stop.is_set():
         try:
             _run(stop, current, run)
         except UnavailableError as error:
             if not ran:
                 raise
+            wait_s = backoff.failed() / 1e6
             structlog.get_logger("featureflow").warning("waiting", problem=str(error), retry_s=wait_s)
             stop.wait(wait_s)
-            wait_s = min(2 * wait_s, LAST_WAIT_S)
         else:
-            ran, wait_s = True, FIRST_WAIT_S
+            ran = True
+            backoff.succeeded()
 
 
 def _run(

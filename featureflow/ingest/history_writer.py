@@ -19,6 +19,7 @@ from featureflow.clock import Clock
 from featureflow.define import system
 from featureflow.define.spec import Project, Source
 from featureflow.errors import LogError, OffsetConflictError, OffsetOutOfRangeError, UnavailableError
+from featureflow.ingest.backoff import Backoff
 from featureflow.ingest.failpoint import Failpoint, unarmed
 from featureflow.ingest.history_metrics import HistoryMetrics
 from featureflow.ingest.holding import Holding
@@ -30,7 +31,7 @@ from featureflow.store.schemas.open import records_of
 from featureflow.store.schemas.protocol import SchemaRegistry
 
 POLL_S = 0.5
-BACKOFF_S = (0.1, 10.0)                    # first and longest wait after an error; doubled in between
+FIRST_WAIT_US, LONGEST_WAIT_US = 100_000, 10_000_000    # after an error
 LAG_EVERY_US = 5_000_000
 READ_AGAIN = 500                           # records of a partition, in one round
 
@@ -86,16 +87,16 @@ class HistoryWriter:
         not cure, and UnavailableError where the log cannot be reached at the very start.
         """
         self.open()
-        wait_s, longest_s = BACKOFF_S
+        backoff = Backoff(self._clock, FIRST_WAIT_US, LONGEST_WAIT_US)
         try:
             while not stop.is_set():
                 try:
                     self.step()
-                    wait_s = BACKOFF_S[0]
+                    backoff.succeeded()
                 except UnavailableError as error:
+                    wait_s = backoff.failed() / 1e6
                     self._logger.warning("history_waits", error=str(error), retry_s=wait_s)
                     stop.wait(wait_s)
-                    wait_s = min(2 * wait_s, longest_s)
         finally:
             self.close()
 

@@ -64,7 +64,7 @@ def test_a_consumer_runs_again_with_the_definitions_that_are_applied_meanwhile(m
 
 def test_a_server_that_is_down_when_the_definitions_change_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consume, "LOOK_S", 0.01)
-    monkeypatch.setattr(consume, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(consume, "FIRST_WAIT_US", 1_000)
     old, new = Project(), Project(requests=(Request(name="ask", fields=()),))
     applied, stop, ran, down = [old], threading.Event(), list[Project](), [False, False]
 
