@@ -59,11 +59,6 @@ class Owned:
         """The tracks that are furthest: they follow the log."""
         return self._stand(*max(self._places), None)
 
-    def follows(self, offset: int) -> bool:
-        """Whether what is read from this offset on is what the foremost tracks are to fold next: not where anything before it was
-        refused, or was folded already."""
-        return offset == self.foremost.offset
-
     @property
     def cut_off(self) -> bool:
         """Whether the log begins after the foremost tracks: it cannot be followed before they have come to its beginning."""

@@ -1,10 +1,11 @@
-"""A batch whose commits are on their way: folded and sent, not answered yet. Meanwhile the next one is read and decoded.
+"""A batch on its way into the store.
 
-    take off                    (2) entities, dead letters  (3) fold  (4) send
-    land                        (4) answers; what had expired is read, folded and sent again
+    fold      (2) its entities  (3) rows, as if what is on its way before it were committed
+    send      (2) its dead letters  (4) its commits, all of them, of which none is answered yet
+    land      (4) the answers; where keys had expired: read, folded and sent again
 
-One at a time: rows whose commits are not answered are folded no further. Whatever was judged meanwhile counts on all of it being
-committed, and is void if it is not.
+While the commits of one are on their way, the next is decoded and folded. It is sent once they are answered, all of them applied;
+else it is forgotten: what it was folded into is not in the store.
 """
 
 from __future__ import annotations
@@ -50,12 +51,14 @@ class Wave:
 
 @dataclass
 class Flight:
-    """Of a partition that is held. ``judged`` begins where its tracks stand."""
+    """Of a partition that is held. ``judged`` begins where its tracks stand, or will once what is before it has landed."""
 
     servers: Servers
     source: SourceViews
     owned: Owned
     judged: Judged
+    _told: bool = False                    # what of it is duplicates
+    _shares: Sequence[Share] = ()
     _waves: list[Wave] = field(default_factory=list)
 
     @property
@@ -64,21 +67,33 @@ class Flight:
         offset, max_time_us = self.judged.reach(len(self.judged.events))
         return replace(self.judged.stand, offset=offset, max_time_us=max_time_us)
 
-    def take_off(self) -> None:
+    def fold(self) -> None:
         """Raises UnavailableError."""
         servers, source, judged = self.servers, self.source, self.judged
         with servers.tally.timed("load"):                                                    # (2)
             source.load(servers.online, judged)
-            source.tell_duplicates(servers.online, self.owned, judged)
-        with servers.tally.timed("decode"):
-            dead_letter.append(servers.log, servers.project.name, judged.dead, servers.clock, servers.failpoint)
-        self._send(source.shares(judged))
+            if not self._told:
+                source.tell_duplicates(servers.online, self.owned, judged)
+                self._told = True
+        self._fold(source.shares(judged))
 
-    def land(self) -> Refused | None:
-        """Raises UnavailableError."""
+    def send(self) -> None:
+        """Nothing of the partition is on its way. Raises UnavailableError."""
+        servers, judged = self.servers, self.judged
+        with servers.tally.timed("decode"):
+            dead_letter.append(servers.log, servers.project.name, judged.dead, servers.clock, servers.failpoint)    # (2)
+        self._send()
+
+    def forget(self) -> None:
+        """It was folded, and is not sent."""
+        self.source.committed(self.judged, self._shares)
+        self._shares = ()
+
+    def land(self, behind: Flight | None = None) -> Refused | None:
+        """``behind``: what was folded meanwhile, if it is of the same partition. Raises UnavailableError."""
         servers, source, judged = self.servers, self.source, self.judged
         for left in reversed(range(EXPIRIES)):
-            refused = self._settle()
+            refused = self._settle(behind)
             if not refused:
                 servers.tally.done(judged)
                 return None
@@ -91,26 +106,37 @@ class Flight:
                 source.load(servers.online, judged)
             if len(judged.dead) > letters:                         # another's by now: the batch is judged anew, and says so first
                 break
-            self._send(refused)
+            self._fold(refused)
+            self._send()
         return refused[0].refused
 
-    def _send(self, shares: Sequence[Share]) -> None:
-        """Fold what the shares have yet to commit, and send their parts in order, those of different buckets side by side."""
+    @property
+    def folded(self) -> bool:
+        """Whether what was folded is neither forgotten nor settled."""
+        return bool(self._shares)
+
+    def _fold(self, shares: Sequence[Share]) -> None:
+        """What the shares have yet to commit."""
+        with self.servers.tally.timed("fold"):                                               # (3)
+            self.source.fold(self.judged, shares)
+            self._shares = tuple(shares)
+            self.servers.failpoint("after_fold")
+
+    def _send(self) -> None:
+        """The parts of each share in order, those of different buckets side by side."""
         servers, source, owned, judged = self.servers, self.source, self.owned, self.judged
-        with servers.tally.timed("fold"):                                                    # (3)
-            source.fold(judged, shares)
-            servers.failpoint("after_fold")
         with servers.tally.timed("commit"):                                                  # (4)
-            self._sending, self._shares = Sending(servers.online, servers.failpoint), tuple(shares)
+            source.begin(owned.partition.partition)
+            self._sending = Sending(servers.online, servers.failpoint)
             self._waves.clear()
-            while waiting := tuple(share for share in shares if share.part is not None):
+            while waiting := tuple(share for share in self._shares if share.part is not None):
                 rows = tuple(share.part.rows for share in waiting if share.part is not None)
                 commits = tuple(source.commit(owned, judged, share) for share in waiting)
                 self._waves.append(Wave(waiting, commits, rows, servers.clock.now_us()))
                 self._sending.send(commits)
 
-    def _settle(self) -> list[Share]:
-        """Take the answers. The shares of which one was refused."""
+    def _settle(self, behind: Flight | None) -> list[Share]:
+        """Take the answers. The shares of which one was refused: then what was folded behind this is forgotten."""
         servers, source, shares, judged = self.servers, self.source, self._shares, self.judged
         with servers.tally.timed("wait"):
             outcomes = self._sending.outcomes()
@@ -127,5 +153,9 @@ class Flight:
                 if (now_past := min(share.start for share in shares)) > past:
                     newest_ms = max(share.times_ms[-1] for share in shares if share.times_ms) or servers.clock.now_us() // 1000
                     servers.tally.committed(judged, past, now_past, newest_ms, fresh=judged.stand.until is None)
-        source.committed(shares)
-        return [share for share in shares if share.refused is not None]
+        refused = [share for share in shares if share.refused is not None]
+        if refused and behind is not None:
+            behind.forget()
+        source.committed(judged, shares)
+        self._shares = ()
+        return refused

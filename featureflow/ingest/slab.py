@@ -7,7 +7,8 @@ comes of the same reduction, and so does what the part's commit must write.
 
     find -> load -> place -> fold -> (commits) -> committed          drop, after any refusal
 
-One batch at a time: what was folded is committed, forgotten or dropped before the next one is placed.
+A second batch may be placed and folded before what became of the first is known, as if all of it were committed. If it is not, the
+second is forgotten: it is told of first, then the first.
 
 What is here belongs to the claim under which it was read: after a refusal, or when the partition goes, ``drop`` it all.
 An entity is here whole or not at all, and one that was loaded absent is known to be empty. Nothing that a commit has yet
@@ -40,6 +41,7 @@ from featureflow.kernel.tile import SECOND_US
 from featureflow.store.keys import Keys
 from featureflow.store.online.writes import Writes
 
+OUTSTANDING = 2                        # batches that are folded and not known to be in the store
 EVICT_TO = 0.9                         # of the bound, so that evicting is seldom
 ENTITY_OVERHEAD_BYTES = 550            # id, state key, header, dict entry, and a line in each array
 
@@ -66,9 +68,9 @@ class Placed:
     weights: Index                         # (n,) likewise
 
 
-@dataclass(frozen=True)
-class _Pending:
-    """What was folded and is not known to be in the store."""
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """A batch that was folded and is not known to be in the store."""
 
     partition: int
     slots: Index                           # (e,) distinct, in order
@@ -93,7 +95,7 @@ class Slab:
         self._known = Slots(layout)
         self._slots: dict[int, dict[Id, int]] = {}                 # partition -> entity id -> slot
         self._writes = StateWrites(layout, self._known)
-        self._pending: _Pending | None = None
+        self._pending: list[Pending] = []
         self._clock = 0
         self._several = len(keys.buckets) > 1
 
@@ -187,8 +189,8 @@ class Slab:
 
     def _settle(self, events: Events, chosen: Index, slots: Index, watermark_us: int) -> tuple[Index, Index, Index, Index]:
         """The distinct slots, rolled up where that is due; the ``weights`` that ``cuts`` is given; each event's level and start."""
-        if self._pending is not None:
-            raise RuntimeError(f"partition {self._pending.partition} has folds to commit or drop before more is folded")
+        if len(self._pending) == OUTSTANDING:
+            raise RuntimeError(f"partition {self._pending[0].partition} has folds to commit or drop before more is folded")
         layout, known, n = self.layout, self._known, len(events)
         times_us = events.times_us if len(chosen) == n else events.times_us[chosen]
         entities = np.sort(slots)
@@ -248,10 +250,20 @@ class Slab:
         made[row_at] = absent
         touched = Touched(number, np.repeat(slots, times), np.repeat(positions, times), made, table)
         writes, last = self._writes.of(touched, Entities(entities, held, whole, kept), commits)
-        self._pending = _Pending(placed.partition, entities, last, whole)
+        self._pending.append(Pending(placed.partition, entities, last, whole))
         self._clock += 1
         known.last_used[entities], known.dirty[entities] = self._clock, True
+        known.stored_rows[entities], known.rewrite[entities] = arena.count[entities], False      # for the next one
         return writes
+
+    @property
+    def pending(self) -> Pending | None:
+        """What the last ``fold`` made so."""
+        return self._pending[-1] if self._pending else None
+
+    def published(self) -> None:
+        """What ``touched`` and ``states`` tell of is needed no more."""
+        self._course = None
 
     def _folded(self, placed: Placed, first: Index) -> Table:
         """A row for each segment of the placed events, the segments beginning at ``first``; start and level are set by the caller."""
@@ -282,20 +294,22 @@ class Slab:
         """What a key is given at each renewal."""
         return self._writes.life_ms
 
-    def committed(self, times_ms: Sequence[int]) -> None:
-        """Commits of the last ``fold`` are in the store, each since that moment of its clock; those of -1 are not.
+    def committed(self, times_ms: Sequence[int], pending: Pending | None = None) -> None:
+        """Commits of a batch, the oldest unless said, are in the store, each since that moment of its clock; those of -1 are not.
 
         What these touch is forgotten: it is to be read again.
         """
         self._course = None
-        if self._pending is None:
-            return
-        pending, known, self._pending = self._pending, self._known, None
+        if not self._pending or (pending is not None and pending not in self._pending):
+            return                                                 # it was dropped
+        pending, known = pending or self._pending[0], self._known
+        self._pending.remove(pending)
         at_ms = np.array(times_ms, np.int64)[pending.last]         # a commit is not applied unless those before it were
         done = at_ms >= 0
         slots = pending.slots
         if not done.all():
             lost = slots[~done]
+            lost = lost[known.partition[lost] >= 0]                # what a batch behind it touches as well went with that
             self._forget_ids(lost)
             self._forget(lost)
             slots = slots[done]
@@ -304,14 +318,14 @@ class Slab:
         at_ms = at_ms[done]
         renewed = pending.whole[done] | (at_ms >= known.renew_ms[slots])
         known.renew_ms[slots[renewed]] = at_ms[renewed] + self._writes.slack_ms
-        known.stored_rows[slots] = self._arena.count[slots]
-        known.rewrite[slots] = known.dirty[slots] = False
+        known.dirty[slots] = False
+        for other in self._pending:
+            known.dirty[other.slots] = True
 
     def drop(self, partition: int) -> None:
         """Forget everything of the partition, committed or not."""
         self._forget(np.array(list(self._slots.pop(partition, {}).values()), np.int64))
-        if self._pending is not None and self._pending.partition == partition:
-            self._pending = self._course = None
+        self._pending, self._course = [pending for pending in self._pending if pending.partition != partition], None
 
     def evict(self) -> int:
         """Forget entities with nothing to commit, the least recently used first, until the bound is kept. How many went."""

@@ -27,7 +27,7 @@ class Slots:
         self.headers = np.zeros((0, layout.header_bytes), np.uint8)    # as stored
         self.partition = np.zeros(0, np.int64)
         self.bucket = np.zeros(0, np.int64)                            # its number
-        self.stored_rows = np.zeros(0, np.int64)                       # -1: the key is absent in the store
+        self.stored_rows = np.zeros(0, np.int64)                       # once all that was folded is there; -1: the key is absent
         self.rewrite = np.zeros(0, np.bool_)                           # to be written whole
         self.dirty = np.zeros(0, np.bool_)
         self.last_used = np.zeros(0, np.int64)

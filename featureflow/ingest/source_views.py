@@ -18,7 +18,7 @@ from featureflow.ingest.dead_letter import DeadLetter, letters
 from featureflow.ingest.decode import Decoder
 from featureflow.ingest.ids import KeptIds
 from featureflow.ingest.publish import Publisher
-from featureflow.ingest.slab import Placed, Slab, plain
+from featureflow.ingest.slab import Pending, Placed, Slab, plain
 from featureflow.ingest.slots import Index
 from featureflow.kernel import accept
 from featureflow.kernel.columns import CellLayout, Layout
@@ -47,6 +47,7 @@ class Judged:
     stand: Stand                           # where the batch begins
     duplicates: dict[str, int]             # view id -> events that it has counted once already
     slots: dict[str, list[Index]] = field(default_factory=dict)    # view id -> (n,) of the events that it folds, in each of its slabs
+    folded: list[tuple[Slab, Pending | None]] = field(default_factory=list)    # what it has outstanding, since the last ``fold``
 
     def reach(self, stop: int) -> tuple[int, int]:
         """(offset, running maximum) once the events up to ``stop`` are committed."""
@@ -212,8 +213,6 @@ class SourceViews:
     def fold(self, judged: Judged, shares: Sequence[Share]) -> None:
         """Fold what follows what the shares have committed, each cut into as many parts as it needs: at least one."""
         n, partition = len(judged.events), judged.batch.partition
-        if self._ids is not None:
-            self._ids.begin(partition)
         first = min(share.start for share in shares)
         several = len(self._keys.buckets) > 1
         starts = np.full(len(self._keys.buckets), n)
@@ -253,12 +252,15 @@ class SourceViews:
             for i, (changed, count) in enumerate(slab.fold(one, commit_of[view_id], len(writes))):
                 writes[i] += changed
                 rows[i] += count
+            judged.folded.append((slab, slab.pending))
         if self._publishers:
             instants_us = [judged.reach(stop)[1] for own in ends for stop in own]
             for publisher in self._publishers:
                 for i, values in enumerate(publisher.writes(partition, instants_us)):
                     writes[i] += values
                     rows[i] += len(values)
+            for _, slab in self._each:
+                slab.published()
         at = 0
         for share, own in zip(shares, ends, strict=True):
             share.parts, share.sent, share.times_ms, share.refused = list(map(Part, own, writes[at:], rows[at:])), 0, [], None
@@ -278,13 +280,19 @@ class SourceViews:
                 writes += self._ids.writes(partition, track, to_offset, max_time_us)
         return Commit(self.source.name, partition, owned.token, advances, max_time_us, writes, complete_ms, share.bucket)
 
-    def committed(self, shares: Sequence[Share]) -> None:
-        """All of the last ``fold`` that was not applied is forgotten."""
+    def begin(self, partition: int) -> None:
+        """Commits are packed from now on, and none of the partition are on their way."""
+        if self._ids is not None:
+            self._ids.begin(partition)
+
+    def committed(self, judged: Judged, shares: Sequence[Share]) -> None:
+        """All of the batch's last ``fold`` that was not applied is forgotten."""
         times_ms: list[int] = []
         for share in shares:
             times_ms += share.times_ms + [-1] * (len(share.parts) - len(share.times_ms))
-        for _, slab in self._each:
-            slab.committed(times_ms)
+        for slab, pending in judged.folded:
+            slab.committed(times_ms, pending)
+        judged.folded.clear()
 
     def moved(self, commit: Commit) -> None:
         """The commit was applied."""

@@ -3,14 +3,14 @@
 Each turn of its loop:
 
 (1) poll      Assignment first: what was revoked or lost is dropped, what was assigned is claimed, and read from where its
-              foremost tracks stand. Then batches of records. While commits are on their way the next turn's are read and
-              decoded, if there are any already; only then are the answers waited for.
+              foremost tracks stand. Then batches of records. While commits are on their way it is polled again for what is
+              there already, some times; then the answers are taken, and the rest is seen to.
 (2) decode    Records become columns; each is accepted or refused by the log alone. Entities that are not cached are read. What
               is refused is appended to the dead letters, durably, before anything is committed past it.
 (3) fold      The batch is folded into the slab, cut into as many commits as it needs: each may carry only so many rows.
 (4) commit    State and offset in one atom for each bucket of entities, refused unless token and offset are the ones we started
-              from. All commits of a batch are sent before the first is answered, and all are answered before the next batch
-              is folded. Every bucket commits at least each second, if only its time.
+              from. All commits of a batch are sent before the first is answered, and meanwhile the next batch goes through (1)
+              to (3). Every bucket commits at least each second, if only its time.
 (5) catch up  (2) to (4) for a slice of the past, for the tracks that are behind (a view's entities of one bucket), up to where
               the others stand: they join them there. What the log has deleted of it is read from history.
 (6) tell      The log is told how far we are, for its lag tools; nothing resumes from that.
@@ -27,7 +27,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import structlog
 
@@ -47,7 +46,7 @@ from featureflow.ingest.holding import FIRST_WAIT_US, Holding
 from featureflow.ingest.lookout import Lookout
 from featureflow.ingest.metrics import PartitionStatus, WorkerMetrics, WorkerStatus
 from featureflow.ingest.problems import Problems
-from featureflow.ingest.source_views import Judged, SourceViews
+from featureflow.ingest.source_views import SourceViews
 from featureflow.ingest.tally import Tally
 from featureflow.store.history.protocol import HistoryStore
 from featureflow.store.log.protocol import Assignment, Batch, Consumer, Log, Partition, Polled
@@ -57,20 +56,13 @@ from featureflow.store.schemas.protocol import SchemaRegistry
 from featureflow.tracing import Tracer
 
 POLL_S = 0.25
+POLLS = 8                                  # at most, in one turn: only behind the first is there time to see to the rest
 BUSY_POLL_S = 0.005                        # while there is a past to catch up with
 FENCED_WAIT_US = 2_000_000                 # a zombie hears of its eviction before it claims what a successor holds
 HISTORY_WAIT_US = 5_000_000
 REBUILT_WAIT_US = 500_000                   # between two looks whether a view that is rebuilt has begun anew
 BEAT_US = 1_000_000                        # a partition commits at least this often
 TELL_US = 1_000_000
-
-
-@dataclass(frozen=True)
-class Ahead:
-    """What was polled for the next turn, and the first batch of it as judged; None: it has yet to be."""
-
-    polled: Polled
-    judged: Judged | None = None
 
 
 class Worker:
@@ -118,7 +110,6 @@ class Worker:
         self._tally = Tally(metrics, clock, tracer)
         self._servers = Servers(log, online, project, clock, self._tally, failpoint)
         self._flight: Flight | None = None
-        self._ahead: Ahead | None = None
         self._status = WorkerStatus(False, self._problems.all, (), 0, 0, 0)
         self._logger = structlog.get_logger("featureflow.ingest")
 
@@ -154,21 +145,25 @@ class Worker:
             self._consumer.close()
         self._past.close()
         self._holding.clear()
-        self._consumer = self._flight = self._ahead = None
+        self._consumer = self._flight = None
         self._problems.stopped()
         self._show()
 
     def step(self, *, timeout_s: float = POLL_S, wait: Callable[[float], object] = time.sleep) -> int:
         """One turn, as the module says. How many events were committed past."""
         assert self._consumer is not None, "open() first"
-        consumer, before, ahead, self._ahead = self._consumer, self._tally.events, self._ahead, None
-        if ahead is None:
-            busy = min(timeout_s, BUSY_POLL_S) if self._past.pressing else timeout_s
-            ahead = Ahead(self._poll(consumer, busy, wait))                                  # (1)
-        self._holding_changes(ahead.polled.assignment)
-        for batch in ahead.polled.batches:
-            self._fold(consumer, batch, ahead.judged)                                        # (2) (3) (4)
-        self._read_ahead(consumer, wait)                                                     # (1) (2) of the next turn
+        consumer, before, pressing = self._consumer, self._tally.events, self._past.pressing
+        polled = self._poll(consumer, min(timeout_s, BUSY_POLL_S) if pressing else timeout_s, wait)       # (1)
+        self._holding_changes(consumer, polled.assignment)
+        for left in reversed(range(1 if pressing else POLLS)):
+            for batch in polled.batches:
+                self._fold(consumer, batch)                                                  # (2) (3) (4)
+            if self._flight is None or not left:
+                break
+            polled = self._poll(consumer, 0.0, wait)                                         # (1)
+            self._holding_changes(consumer, polled.assignment)
+            if not polled.batches:
+                break
         self._land(consumer)                                                                 # (4)
         self._catch_up(consumer)                                                             # (5)
         self._beat(consumer)                                                                 # (4)
@@ -180,76 +175,73 @@ class Worker:
         self._show()
         return self._tally.events - before
 
-    def _fold(self, consumer: Consumer, batch: Batch, judged: Judged | None) -> None:
-        """``judged``: what was found of a batch while the commits of another one were on their way, if it is this one."""
-        if judged is None or judged.batch is not batch:
-            judged = self._judge(batch)
-        self._land(consumer)
+    def _fold(self, consumer: Consumer, batch: Batch) -> None:
+        """Fold the batch while another one's commits are on their way; send it once they are answered."""
         owned = self._holding.held.get(Partition(batch.source, batch.partition))
         if owned is None:
             return                                             # adrift since an earlier batch
-        if not owned.follows(batch.first):
-            self._follow(consumer, owned)                      # read before the last seek
-            return
-        self._take_off(consumer, owned, batch, owned.foremost, judged)
-
-    def _judge(self, batch: Batch) -> Judged | None:
-        """As if all that is on its way were committed. None where it does not follow that, or cannot be told now."""
-        owned, flight = self._holding.held.get(Partition(batch.source, batch.partition)), self._flight
-        if owned is None:
-            return None
-        stand = flight.onward if flight is not None and flight.owned is owned else owned.foremost
+        before = self._flight
+        stand = before.onward if before is not None and before.owned is owned else owned.foremost
         if batch.first != stand.offset:
-            return None
-        with suppress(UnavailableError):                       # of schemas: it is asked again once the flight has landed
-            return self._decode(batch, stand)
-        return None
+            self._land(consumer)
+            if self._holding.held.get(owned.partition) is owned:
+                self._follow(consumer, owned)                  # read before the last seek
+            return
+        flight = self._folded(consumer, owned, batch, stand)
+        self._land(consumer, flight)
+        if flight is None:
+            return
+        if self._stands(flight):
+            self._send(consumer, flight)
+            return
+        flight.forget()                                        # with the one before it, which was refused
+        if self._holding.held.get(owned.partition) is owned:
+            self._holding.let_go(consumer, owned.partition, "what was folded ahead does not follow what was committed")
 
-    def _decode(self, batch: Batch, stand: Stand) -> Judged:
-        with self._tally.timed("decode"):                                                    # (2)
-            judged = self._sources[batch.source].judge(batch, stand)
-            self._failpoint("after_decode")
-        return judged
-
-    def _take_off(self, consumer: Consumer, owned: Owned, batch: Batch, stand: Stand, judged: Judged | None = None) -> None:
-        """A batch that begins where these tracks stand, up to its commits being sent. Nothing else is on its way."""
+    def _folded(self, consumer: Consumer, owned: Owned, batch: Batch, stand: Stand) -> Flight | None:
+        """A batch that begins where these tracks stand, or will soon."""
         self._metrics.batch_events.observe(len(batch))
+        source = self._sources[batch.source]
         try:
-            if judged is None or judged.stand != stand:        # others have joined these tracks, or what it counted on came otherwise
-                judged = self._decode(batch, stand)
-            flight = Flight(self._servers, self._sources[batch.source], owned, judged)
-            flight.take_off()
+            with self._tally.timed("decode"):                                                # (2)
+                judged = source.judge(batch, stand)
+                self._failpoint("after_decode")
+            flight = Flight(self._servers, source, owned, judged)
+            flight.fold()
+        except UnavailableError as error:
+            self._land(consumer)
+            self._holding.let_go_all(consumer, str(error))
+            return None
+        return flight
+
+    def _stands(self, flight: Flight) -> bool:
+        """Whether its tracks stand where it begins: not where anything before it was refused."""
+        owned = flight.owned
+        return self._holding.held.get(owned.partition) is owned and owned.foremost == flight.judged.stand
+
+    def _send(self, consumer: Consumer, flight: Flight) -> None:
+        try:
+            if not flight.folded:
+                flight.fold()                                  # anew: keys had expired of the one before it
+            flight.send()
         except UnavailableError as error:
             self._holding.let_go_all(consumer, str(error))
         else:
             self._flight = flight
 
-    def _land(self, consumer: Consumer) -> None:
-        """Take the answers of what is on its way, if anything is."""
+    def _land(self, consumer: Consumer, behind: Flight | None = None) -> None:
+        """Take the answers of what is on its way, if anything is. ``behind``: what was folded meanwhile."""
         flight, self._flight = self._flight, None
         if flight is None:
             return
         self._failpoint("in_flight")
         try:
-            refused = flight.land()
+            refused = flight.land(behind if behind is not None and behind.owned is flight.owned else None)
         except UnavailableError as error:
             self._holding.let_go_all(consumer, str(error))
             return
         if refused is not None:
             self._refused(consumer, flight.owned.partition, refused)
-
-    def _read_ahead(self, consumer: Consumer, wait: Callable[[float], object]) -> None:
-        """What is there already, for the next turn: nothing is waited for while commits are on their way."""
-        if self._flight is None:
-            return
-        try:
-            polled = self._poll(consumer, 0.0, wait)
-            if polled.assignment or polled.batches:
-                judged = self._judge(polled.batches[0]) if polled.batches and not polled.assignment else None
-                self._ahead = Ahead(polled, judged)
-        except Exception:                  # it ends the worker; what was sent is answered first
-            self._land(consumer)
-            raise
 
     # -- around a turn -------------------------------------------------------------------------------------------------
 
@@ -257,6 +249,7 @@ class Worker:
         try:
             polled = consumer.poll(timeout_s=timeout_s, max_records=self._poll_records, max_bytes=limits.POLL_BYTES)
         except OffsetOutOfRangeError as error:
+            self._land(consumer)
             raise deleted(error) from error
         except UnavailableError as error:
             self._problems.failed("poll", error)
@@ -266,7 +259,9 @@ class Worker:
         self._failpoint("after_poll")
         return polled
 
-    def _holding_changes(self, assignment: Assignment) -> None:
+    def _holding_changes(self, consumer: Consumer, assignment: Assignment) -> None:
+        if assignment:
+            self._land(consumer)
         if assignment.revoked or assignment.lost:
             self._failpoint("in_revoke")
         self._holding.assign(assignment)
@@ -274,8 +269,9 @@ class Worker:
     def _catch_up(self, consumer: Consumer) -> None:
         for owned, batch, stand in self._past.slices():
             cut_off = owned.cut_off
-            self._take_off(consumer, owned, batch, stand)
-            self._land(consumer)
+            if (flight := self._folded(consumer, owned, batch, stand)) is not None:
+                self._send(consumer, flight)
+                self._land(consumer)
             if cut_off and owned.partition in self._holding.held and not owned.cut_off:
                 self._follow(consumer, owned)
 
@@ -293,14 +289,14 @@ class Worker:
             if not (beats := owned.beats(self._clock.now_us() - BEAT_US)):
                 continue
             try:
-                answers = self._send(owned, beats)
+                answers = self._send_beats(owned, beats)
             except UnavailableError as error:
                 self._holding.let_go_all(consumer, str(error))
                 return
             if refused := [answer for answer in answers if isinstance(answer, Refused)]:
                 self._refused(consumer, partition, refused[0])
 
-    def _send(self, owned: Owned, beats: Sequence[Commit]) -> list[Committed | Refused]:
+    def _send_beats(self, owned: Owned, beats: Sequence[Commit]) -> list[Committed | Refused]:
         sending, sent_us = Sending(self._online, self._failpoint), self._clock.now_us()
         sending.send(beats)
         answers = []

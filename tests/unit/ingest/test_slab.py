@@ -477,11 +477,51 @@ def test_dropping_a_partition_forgets_what_was_folded_and_leaves_other_partition
     assert driver.slab.find(0, ["u:1"]).tolist() != [-1]
 
 
-def test_nothing_is_folded_on_top_of_what_is_not_known_to_be_committed(driver: Driver) -> None:
+def test_one_batch_is_folded_on_top_of_another_that_is_not_known_to_be_committed_and_no_more(driver: Driver) -> None:
+    driver.fold((1, 0), partition=0)
     driver.fold((1, 0), partition=0)
     for partition in (0, 1):
         with pytest.raises(RuntimeError, match="partition 0 has folds to commit"):
             driver.fold((1, 0), partition=partition)
+
+
+def test_what_is_folded_on_top_of_a_batch_that_is_on_its_way_is_written_as_if_that_were_there(driver: Driver) -> None:
+    driver.commit((1, 0))
+    (first,) = driver.fold((1, 0), (1, 1), (2, 0))
+    (second,) = driver.fold((1, 1), (2, 1), (3, 0))
+    size, header = driver.layout.row_bytes, driver.layout.header_bytes
+    assert [write.expected_bytes for write in second] == [header + 2 * size, header + size, 0]
+    for writes in (first, second):
+        assert not driver.store.apply(writes)
+        driver.slab.committed([0])
+    driver.commit((1, 1), (2, 1), (3, 1))
+
+
+def test_entities_of_both_batches_stay_until_the_second_is_committed(driver: Driver) -> None:
+    for n in (1, 2):
+        driver.store.apply(driver.fold((n, 0), (3, 0))[0])
+    driver.slab.committed([0])
+    driver.slab.max_bytes = 0
+    driver.slab.evict()
+    assert (driver.slab.find(0, ["u:1", "u:2", "u:3"]) >= 0).tolist() == [False, True, True]
+    driver.slab.committed([0])
+    driver.slab.evict()
+    assert (driver.slab.find(0, ["u:1", "u:2", "u:3"]) >= 0).tolist() == [False, False, False]
+
+
+def test_where_the_first_batch_is_refused_both_are_forgotten_and_read_again(driver: Driver) -> None:
+    driver.commit((1, 0), (2, 0), (3, 0))
+    held = {key: list(happened) for key, happened in driver.happened.items()}
+    driver.fold((1, 1), (2, 1))
+    first = driver.slab.pending
+    driver.fold((2, 2), (3, 2))
+    second = driver.slab.pending
+    driver.slab.committed([-1], second)
+    driver.slab.committed([-1], first)
+    assert (driver.slab.find(0, ["u:1", "u:2", "u:3"]) < 0).all()
+    assert driver.slab.entities == 0
+    driver.happened = held
+    driver.commit((1, 1), (2, 1), (2, 2), (3, 2))
 
 
 def test_an_entity_that_is_not_here_has_no_slot(driver: Driver) -> None:
