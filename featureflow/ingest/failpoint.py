@@ -17,7 +17,7 @@ Online = Literal[
     "after_dead_letters",                  # appended, not committed past
     "after_fold",                          # folded in memory, nothing sent
     "before_commit",
-    "in_flight",                           # sent, the next batch is read if there is one, no answer is taken yet
+    "in_flight",                           # sent, the next batch is folded if there is one, no answer is taken yet
     "after_commit",                        # applied, and the worker does not know it yet
     "before_advisory",
     "after_advisory",

@@ -56,7 +56,8 @@ from featureflow.store.schemas.protocol import SchemaRegistry
 from featureflow.tracing import Tracer
 
 POLL_S = 0.25
-POLLS = 8                                  # at most, in one turn: only behind the first is there time to see to the rest
+POLLS = 16                                 # at most, in one turn; while what they brought is on its way nothing else is seen to
+TURN_US = 500_000                          # after which no more is polled in a turn
 BUSY_POLL_S = 0.005                        # while there is a past to catch up with
 FENCED_WAIT_US = 2_000_000                 # a zombie hears of its eviction before it claims what a successor holds
 HISTORY_WAIT_US = 5_000_000
@@ -155,10 +156,11 @@ class Worker:
         consumer, before, pressing = self._consumer, self._tally.events, self._past.pressing
         polled = self._poll(consumer, min(timeout_s, BUSY_POLL_S) if pressing else timeout_s, wait)       # (1)
         self._holding_changes(consumer, polled.assignment)
-        for left in reversed(range(1 if pressing else POLLS)):
+        until_us, polls = self._clock.now_us() + TURN_US, 1 if pressing else POLLS
+        for left in reversed(range(polls)):
             for batch in polled.batches:
                 self._fold(consumer, batch)                                                  # (2) (3) (4)
-            if self._flight is None or not left:
+            if self._flight is None or not left or self._clock.now_us() >= until_us:
                 break
             polled = self._poll(consumer, 0.0, wait)                                         # (1)
             self._holding_changes(consumer, polled.assignment)

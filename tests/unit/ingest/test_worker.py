@@ -356,11 +356,11 @@ def refused_with_the_next_batch_in_hand() -> bool:
     return rig.agrees()
 
 
-def test_a_batch_in_hand_goes_with_the_one_before_it_that_was_refused() -> None:
+def test_a_batch_folded_ahead_goes_with_the_one_before_it_that_was_refused() -> None:
     assert refused_with_the_next_batch_in_hand()
 
 
-def test_a_batch_that_stayed_in_hand_though_the_one_before_it_was_refused_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_was_sent_though_the_one_before_it_was_refused_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Worker, "_stands", lambda self, flight: True)
     monkeypatch.setattr(Worker, "_refused", lambda *refused: None)
     assert not refused_with_the_next_batch_in_hand()

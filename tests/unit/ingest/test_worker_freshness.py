@@ -57,7 +57,7 @@ def test_a_worker_that_was_away_for_hours_says_so_until_it_has_caught_up() -> No
     worker.close()
     rig.produce(200)
     rig.clock.advance(5 * HOUR_US)
-    worker = started(rig, poll_records=3)
+    worker = started(rig, poll_records=2)
     ages = []
     for _ in range(30):
         worker.step(timeout_s=0.0)
