@@ -101,6 +101,30 @@ def test_commits_follow_a_slot_and_scripts_that_a_node_lost(cluster: RealCluster
     assert offset_key in [k for node in cluster.primaries() for k in node.client.keys("offset:*")]
 
 
+def test_commits_on_their_way_follow_a_slot_that_moves_between_two_of_them(cluster: RealCluster, store: ClusterOnlineStore) -> None:
+    store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0}, 16)
+    claim = store.claim(SOURCE, 0, [VIEW], TOPIC, 16)
+    _, key = keys_of("ada")
+    commits = [
+        Commit(
+            SOURCE, 0, claim.token, (Advance(VIEW, start, start + 1),), 5, bucket=KEYS.buckets[KEYS.number("ada")],
+            writes=Writes.of([
+                StateWrite(key, 4 + start, b"head", 60_000, patches=(Patch(4 + start, b"x"),)) if start
+                else StateWrite(key, 0, b"head", 60_000, whole=b"headx")
+            ]),
+        )
+        for start in range(6)
+    ]  # fmt: skip
+    pipeline = store.pipeline()
+    pipeline.send(commits[:1])
+    pipeline.send(commits[1:3])
+    cluster.move(key_slot(key))
+    pipeline.send(commits[3:4])
+    pipeline.send(commits[4:])
+    assert all(isinstance(answer, Committed) for answer in pipeline.answers())
+    assert store.read([key]) == [b"head" + b"x" * 6]
+
+
 def test_keys_half_way_between_two_nodes_are_read_one_by_one_or_not_at_all(cluster: RealCluster, store: ClusterOnlineStore) -> None:
     store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0}, 16)
     names = keys_of("ada")

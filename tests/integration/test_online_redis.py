@@ -15,6 +15,7 @@ import redis
 
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import BeingRebuiltError, OffsetMissingError, StateError, UnavailableError, UnknownOutcomeError
+from featureflow.ingest.commit import Sending
 from featureflow.store.keys import Keys
 from featureflow.store.online import call
 from featureflow.store.online.cluster import ClusterOnlineStore, is_cluster, seeds
@@ -272,6 +273,11 @@ def test_scripts_are_loaded_again_after_the_server_forgot_them(store: RedisOnlin
     store.commit(moved(claim, 0, 1))
     raw.script_flush()
     assert isinstance(store.commit(moved(claim, 1, 2)), Committed)
+    raw.script_flush()
+    pipeline = store.pipeline()
+    for start in (2, 3, 4):
+        pipeline.send([moved(claim, start, start + 1)])
+    assert all(isinstance(answer, Committed) for answer in pipeline.answers()), "in their order"
 
 
 # -- trouble with the server -------------------------------------------------------------------------------------------
@@ -337,6 +343,23 @@ def test_a_commit_whose_reply_is_lost_is_sent_once_and_its_outcome_is_unknown(
         assert far.offsets(SOURCE, 0, [VIEW])[VIEW].offset == 2, "it was applied"  # type: ignore[union-attr]  # it is there
         assert far.read([KEY]) == [b"headaaaabbbb"], "and not twice"
         assert [to for _, to in far.visible(VIEW, SOURCE, 0)] == [1, 2]
+
+
+@SERVERS
+def test_of_many_commits_on_their_way_whose_replies_are_lost_each_is_found_out_and_none_is_applied_twice(
+    proxy: Proxy, redis_url: str, store: RedisOnlineStore, claim: Claim, raw: redis.Redis
+) -> None:
+    database = raw.connection_pool.connection_kwargs.get("db", 0)
+    with closing(RedisOnlineStore(f"redis://127.0.0.1:{proxy.port}/{database}")) as far:
+        far.commit(moved(claim, 0, 1, whole(b"head")))
+        sending = Sending(far)
+        for start in range(1, 101):
+            proxy.cut |= start == 50
+            sending.send([moved(claim, start, start + 1, patched(3 + start, 3 + start, b"x"))])
+        assert all(isinstance(outcome, Committed) for outcome in sending.outcomes())
+        assert not proxy.cut, "replies were lost"
+        assert far.read([KEY]) == [b"head" + b"x" * 100]
+        assert [to for _, to in far.visible(VIEW, SOURCE, 0)] == list(range(1, 102))
 
 
 def test_a_server_that_is_away_is_named_with_its_setting_and_without_its_password() -> None:

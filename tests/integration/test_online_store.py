@@ -170,6 +170,21 @@ def test_each_bucket_is_claimed_committed_and_refused_by_itself_in_one_round_tri
     assert store.drop_view(VIEW) == 4 + 4 + 8
 
 
+def test_commits_sent_one_behind_the_other_are_applied_in_that_order_up_to_one_that_is_refused(store: OnlineStore, claim: Claim) -> None:
+    pipeline = store.pipeline()
+    rows = [b"%04d" % number for number in range(200)]
+    pipeline.send([move(claim, 0, 1, whole(KEY, HEADER + rows[0]))])
+    for number in range(1, 200):
+        held = 7 if number == 150 else len(HEADER) + 4 * number
+        pipeline.send([move(claim, number, number + 1, patch(KEY, held, (held, rows[number])))])
+    found = pipeline.answers()
+    assert [isinstance(answer, Committed) for answer in found] == [True] * 150 + [False] * 50
+    assert [answer.reason for answer in found if isinstance(answer, Refused)] == ["mismatch"] + ["offset"] * 49
+    assert store.read([KEY]) == [HEADER + b"".join(rows[:150])]
+    assert at(store).offset == 150
+    assert isinstance(store.commit(move(claim, 150, 151)), Committed), "the connection answers the next question"
+
+
 @pytest.mark.parametrize("how", ["absent", "dirty", "format", "topic"])
 def test_what_is_wrong_with_one_bucket_is_told_with_its_number_and_what_to_do(store: OnlineStore, how: str) -> None:
     keys = Keys(DEFAULT_PROJECT, 4)

@@ -153,6 +153,39 @@ def test_keys_that_expired_are_a_refusal_and_are_not_sent_again() -> None:
     assert len(store.sent) == 1
 
 
+def chain(store: Scripted, *ends: int) -> list[Commit]:
+    """One behind the other."""
+    return [commit(store, start=start, to=to) for start, to in zip((0, *ends), ends, strict=False)]
+
+
+def test_one_behind_a_lost_reply_that_was_applied_says_that_it_was_applied_too_and_not_when() -> None:
+    store = Scripted(Scripted.lost_back, Scripted.lost_back)
+    mine = chain(store, 3, 5)
+    assert send(store, mine) == [Committed(0), Committed(1_000)]
+    assert store.sent == mine
+    assert store.offset() == 5
+
+
+def test_commits_that_never_arrived_are_sent_again_one_behind_the_other() -> None:
+    store = Scripted(Scripted.applied, Scripted.lost_there, Scripted.lost_there)
+    mine = chain(store, 3, 5, 6)
+    assert send(store, mine) == [Committed(1_000)] * 3
+    assert store.sent == [*mine, *mine[1:]]
+
+
+def test_behind_one_that_was_refused_a_lost_reply_is_not_asked_after_and_may_arrive_yet() -> None:
+    def refused(store: Scripted, sent: Commit) -> Committed | Refused:
+        return Refused("expired", "rows were expected", (0,))
+
+    store = Scripted(refused, Scripted.applied, Scripted.lost_there)
+    first, second, third = send(store, chain(store, 3, 5, 6))
+    assert isinstance(first, Refused)
+    assert isinstance(second, Refused)
+    assert isinstance(third, Refused)
+    assert (first.reason, second.reason, third.reason) == ("expired", "offset", "unknown")
+    assert len(store.sent) == 3
+
+
 def test_each_of_several_commits_has_an_outcome_of_its_own() -> None:
     store = Scripted(Scripted.lost_back, Scripted.applied, Scripted.lost_there)
     store.create_offsets("v@1", "trip", "topic", {0: 0}, 3)
