@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,17 +14,17 @@ LEAST_ROWS = 4                         # an entity's first place holds this many
 
 
 class Arena:
-    """A table of int64 rows cut into places, one per slot (a small integer that stands for an entity).
+    """A table of rows of numbers cut into places, one per slot (a small integer that stands for an entity).
 
     A slot's rows are ``table[base[slot] : base[slot] + count[slot]]``: a row's position never changes while it lives, its index in the
     table does, whenever rows are added. A slot that outgrows its place moves to one of the next power of two; the place left
     behind is given to the next slot that needs its size, so that nothing ever has to be closed up.
     """
 
-    def __init__(self, width: int, rows: int = 1_024) -> None:
+    def __init__(self, width: int, rows: int = 1_024, dtype: type[np.integer[Any]] = np.int64) -> None:
         """``rows``: room to begin with. Give the bound that is kept anyway: the system hands out memory as it is first touched, and a
         table that need not grow is never copied."""
-        self.table: Table = np.empty((rows, width), np.int64)
+        self.table: NDArray[Any] = np.empty((rows, width), dtype)
         self.base: Index = np.zeros(64, np.int64)
         self.count: Index = np.zeros(64, np.int64)
         self.capacity: Index = np.zeros(64, np.int64)
@@ -83,7 +85,7 @@ class Arena:
         again = self._vacant[size].pop(number) if size in self._vacant else np.zeros(0, np.int64)
         first, self._end = self._end, self._end + size * (number - len(again))
         if self._end > len(self.table):
-            grown = np.empty((max(2 * len(self.table), self._end), self.table.shape[1]), np.int64)
+            grown = np.empty((max(2 * len(self.table), self._end), self.table.shape[1]), self.table.dtype)
             grown[:first] = self.table[:first]
             self.table = grown
         return np.concatenate((again, np.arange(first, self._end, size)))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featureflow import limits
 from featureflow.ingest.arena import Table
 from featureflow.ingest.slab import Placed, Slab, previous
 from featureflow.ingest.slots import Index
 from featureflow.ingest.state_writes import changes
-from featureflow.kernel import cells
-from featureflow.kernel.columns import LEVEL, START, CellLayout
+from featureflow.kernel import cells, state
+from featureflow.kernel.columns import LEVEL, START, CellLayout, Layout
 from featureflow.kernel.events import Events
+from featureflow.kernel.state import States
+from featureflow.store.keys import Keys
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,26 @@ class CellSlab(Slab):
 
     layout: CellLayout
 
+    def __init__(
+        self, layout: CellLayout, keys: Keys, max_bytes: int = limits.SLAB_BYTES, *, publishes: bool = False, rows: Layout | None = None
+    ) -> None:
+        """``rows``: the layout that these cells are beside. Its states, given to ``load``, may be events, of which these cells are too."""
+        super().__init__(layout, keys, max_bytes, publishes=publishes)
+        self._beside = rows
+
+    def _parse(self, blobs: Sequence[bytes | None], beside: Sequence[bytes | None]) -> States:
+        if self._beside is None or not beside:
+            return super()._parse(blobs, beside)
+        return state.parse_cells(self._beside, self.layout, [[blob] for blob in blobs], state.few(self._beside, beside))
+
     def place(self, partition: int, events: Events, chosen: Index, slots: Index, watermark_us: int) -> Placed:
         n = len(events)
         of, table = cells.lift(self.layout, events if len(chosen) == n else events.take(chosen))
         taking = np.unique(of)                                     # the events that change any
         if not len(taking):
             none = np.zeros(0, np.int64)
-            return Placed(partition, events, none, none.astype(np.bool_), none, none, none, none, (), np.zeros(n, np.int64))
+            lifted, weights = self._lift(none, np.zeros(n, np.int64))
+            return _PlacedCells(partition, events, none, none.astype(np.bool_), none, none, none, lifted, (), weights, table, none)
         entities, weights, level, start = self._settle(events, chosen[taking], slots[taking], watermark_us)
         of = np.searchsorted(taking, of)
         table[:, START], table[:, LEVEL] = start[of], level[of]
@@ -44,10 +61,18 @@ class CellSlab(Slab):
         begins = changes(owner[by_row]) | changes(packed[by_row])
         rows = by_row[begins]
         order = event[by_row]
+        entities, weights = self._lift(entities, weights)
         return _PlacedCells(
             partition, events, order, begins, owner[rows], table[rows, LEVEL], table[rows, START], entities,
             _before(order, begins, n), weights, table[by_row], packed[rows],
         )  # fmt: skip
+
+    def _lift(self, entities: Index, weights: Index) -> tuple[Index, Index]:
+        """With those that are written here from this batch on, whether an event changes a cell of theirs or not."""
+        if self.lifting is None or not len(self.lifting.slots):
+            return entities, weights
+        np.add.at(weights, self.lifting.events, self._arena.count[self.lifting.slots])
+        return np.union1d(entities, self.lifting.slots), weights
 
     def _folded(self, placed: Placed, first: Index) -> Table:
         assert isinstance(placed, _PlacedCells)
@@ -56,6 +81,8 @@ class CellSlab(Slab):
     def _find(self, placed: Placed) -> Index:
         assert isinstance(placed, _PlacedCells)
         slots, wanted = placed.slots, placed.packed
+        if not len(slots):
+            return np.zeros(0, np.int64)
         positions = np.full(len(slots), -1, np.int64)
         rows, owner = self._arena.where(placed.entities)
         held = self.layout.packed(self._arena.table[rows])

@@ -32,7 +32,7 @@ from featureflow.ingest.course import Course
 from featureflow.ingest.roll_up import roll_up
 from featureflow.ingest.slots import Id, Index, Slots
 from featureflow.ingest.state_writes import Entities, StateWrites, Touched, changes
-from featureflow.kernel import rollup, state
+from featureflow.kernel import event_form, rollup, state
 from featureflow.kernel.columns import LEVEL, START, Layout, Rows
 from featureflow.kernel.events import Events
 from featureflow.kernel.fold import combine, fold
@@ -78,6 +78,14 @@ class Pending:
     whole: NDArray[np.bool_]               # (e,) written whole by the first
 
 
+@dataclass(frozen=True)
+class Lifting:
+    """Entities with rows here that the store has as events: with a batch's first event of theirs all that is here of them is written."""
+
+    slots: Index                           # (l,) distinct, in order
+    events: Index                          # (l,) places in the batch
+
+
 class Slab:
     """All cached rows of one layout, of any number of partitions. Used from one thread.
 
@@ -91,8 +99,9 @@ class Slab:
         self._course: Course | None = None
         self._names = keys
         self.max_bytes = max_bytes
-        self._arena = Arena(layout.width, max(1, max_bytes // (8 * layout.width)))
-        self._known = Slots(layout)
+        self._arena = self.arena = Arena(layout.width, max(1, max_bytes // (8 * layout.width)))
+        self._known = self.known = Slots(layout)
+        self.lifting: Lifting | None = None
         self._slots: dict[int, dict[Id, int]] = {}                 # partition -> entity id -> slot
         self._writes = StateWrites(layout, self._known)
         self._pending: list[Pending] = []
@@ -108,7 +117,7 @@ class Slab:
     @property
     def used_bytes(self) -> int:
         """Estimated memory in use: rows, with the room that their entities keep to grow, and what finds them."""
-        return 8 * self._arena.rows * self.layout.width + self.entities * ENTITY_OVERHEAD_BYTES
+        return 8 * self._arena.rows * self.layout.width + self.entities * ENTITY_OVERHEAD_BYTES + self._known.events.rows
 
     def ids(self, events: Events) -> list[Id]:
         """Each event's entity id."""
@@ -129,15 +138,17 @@ class Slab:
         """The number of each slot's bucket."""
         return self._known.bucket[slots]
 
-    def load(self, partition: int, ids: Sequence[Id], blobs: Sequence[bytes | None]) -> dict[Id, int]:
-        """Take in entities that were absent here. A blob of None is an entity that has no state yet.
+    def load(
+        self, partition: int, ids: Sequence[Id], blobs: Sequence[bytes | None], beside: Sequence[bytes | None] = ()
+    ) -> dict[Id, int]:
+        """Take in entities that were absent here. A blob of None is an entity that has no state yet. ``beside``: see ``CellSlab``.
 
         Returns those that were not taken in, since their state is folded from another partition, with that partition. Raises
         StateError for a blob that is not a state of this layout.
         """
         if not ids:
             return {}
-        states = state.parse_rows(self.layout, [[blob] for blob in blobs])
+        states = self._parse(blobs, beside)
         if (strange := states.owners != partition).any():
             if not self.layout.keyed:
                 raise StateError(
@@ -146,7 +157,9 @@ class Slab:
                 )
             owners = dict(zip(states.blob_entity[strange].tolist(), states.owners[strange].tolist(), strict=True))
             mine = [place for place in range(len(ids)) if place not in owners]
-            self.load(partition, [ids[place] for place in mine], [blobs[place] for place in mine])
+            self.load(
+                partition, [ids[place] for place in mine], [blobs[place] for place in mine], [beside[place] for place in mine if beside]
+            )
             return {ids[place]: owner for place, owner in owners.items()}
         known = self._known
         slots = known.take(partition, ids, [self.key(partition, entity_id) for entity_id in ids])
@@ -154,15 +167,18 @@ class Slab:
         self._arena.reserve(len(known))
         self._slots.setdefault(partition, {}).update(zip(ids, slots.tolist(), strict=True))
         known.last_used[slots] = self._clock
-        stored = slots[states.blob_entity]
-        heads = b"".join(blob[: self.layout.header_bytes] for blob in blobs if blob)
-        known.headers[stored] = np.frombuffer(heads, np.uint8).reshape(-1, self.layout.header_bytes)
-        known.stored_rows[stored] = np.bincount(states.entity, minlength=len(ids))[states.blob_entity]
+        stored, size = slots[states.blob_entity], self.layout.header_bytes
+        counts = np.bincount(states.entity, minlength=len(ids))
         known.horizon[stored], known.frontiers[stored] = states.horizons, states.frontiers
-        full = stored[known.stored_rows[stored] > 0]
-        counts = known.stored_rows[full]
-        self._arena.extend(full, counts)
-        self._arena.table[spans(self._arena.base[full], counts)] = self.layout.table(states.rows)
+        held = [blob for blob in blobs if blob and blob[0] != event_form.FORMAT]
+        known.headers[stored[: len(held)], :size] = np.frombuffer(b"".join([blob[:size] for blob in held]), np.uint8).reshape(-1, size)
+        known.stored_rows[stored[: len(held)]] = counts[states.blob_entity[: len(held)]]
+        if len(held) < len(stored):
+            known.hold(stored[len(held) :], [blob for blob in blobs if blob and blob[0] == event_form.FORMAT])
+        full = np.flatnonzero(counts)
+        counts = counts[full]
+        self._arena.extend(slots[full], counts)
+        self._arena.table[spans(self._arena.base[slots[full]], counts)] = self.layout.table(states.rows)
         self._find_newest(slots)
         return {}
 
@@ -202,6 +218,7 @@ class Slab:
         weights = np.zeros(n, np.int64)
         if len(rolled):
             self._find_newest(rolled)
+        if len(rolled) or self.lifting is not None:
             heavy = np.flatnonzero(known.rewrite[slots])
             _, first = np.unique(slots[heavy], return_index=True)
             heavy = heavy[first]
@@ -232,9 +249,11 @@ class Slab:
             fresh = fresh[np.argsort((slots[fresh] << 32) | number[row_at[fresh]], kind="stable")]
             positions[fresh] = self._append(placed, fresh)
         rows = arena.base[slots] + positions
-        whole = known.rewrite[entities] | (known.stored_rows[entities] < 0)
+        apart = known.as_events[entities]                          # what is written of them is not written here
+        whole = (known.rewrite[entities] | (known.stored_rows[entities] < 0)) & ~apart
         kept = arena.table[spans(arena.base[entities[whole]], held[whole])]
         earlier = arena.table[rows] if self._publishes else None
+        lifted = None if self.lifting is None else arena.table[arena.base[self.lifting.slots]]
         if len(there):
             self._combine(table, row_at[there], layout.rows(arena.table[rows[there]]))
         several, rank = np.flatnonzero(times > 1), 1
@@ -249,11 +268,15 @@ class Slab:
         made = np.zeros(len(first), np.bool_)
         made[row_at] = absent
         touched = Touched(number, np.repeat(slots, times), np.repeat(positions, times), made, table)
-        writes, last = self._writes.of(touched, Entities(entities, held, whole, kept), commits)
-        self._pending.append(Pending(placed.partition, entities, last, whole))
+        before = Entities(entities, held, whole, kept)
+        if apart.any() or lifted is not None:
+            writes, last = self._write_some(touched, before, apart, lifted, commit_of, commits)
+        else:
+            writes, last = self._writes.of(touched, before, commits)
+        self._pending.append(Pending(placed.partition, entities, last, whole | (apart & known.events_whole[entities])))
         self._clock += 1
         known.last_used[entities], known.dirty[entities] = self._clock, True
-        known.stored_rows[entities], known.rewrite[entities] = arena.count[entities], False      # for the next one
+        known.stored_rows[entities[~apart]], known.rewrite[entities] = arena.count[entities[~apart]], False      # for the next one
         return writes
 
     @property
@@ -264,6 +287,38 @@ class Slab:
     def published(self) -> None:
         """What ``touched`` and ``states`` tell of is needed no more."""
         self._course = None
+
+    def _write_some(
+        self, touched: Touched, before: Entities, apart: NDArray[np.bool_], lifted: Table | None, commit_of: Index, commits: int
+    ) -> tuple[list[tuple[Writes, int]], Index]:
+        """As ``StateWrites.of``, but nothing of the entities that are written as events, and all of those that no longer are.
+
+        ``lifted`` is the first row of each of those as it was before.
+        """
+        last = np.zeros(len(before.slots), np.int64)
+        np.maximum.at(last, np.searchsorted(before.slots, touched.slots), touched.commits)
+        if self.lifting is not None and lifted is not None:
+            number = commit_of[self.lifting.events]
+            first = np.full(len(before.slots), commits)
+            np.minimum.at(first, np.searchsorted(before.slots, touched.slots), touched.commits)
+            at = np.searchsorted(before.slots, self.lifting.slots)
+            last[at] = np.maximum(last[at], number)
+            alone = first[at] != number                            # no event of that commit changes a row of them here
+            touched = Touched(
+                np.concatenate((touched.commits, number[alone])),
+                np.concatenate((touched.slots, self.lifting.slots[alone])),
+                np.concatenate((touched.positions, np.zeros(int(alone.sum()), np.int64))),
+                np.concatenate((touched.fresh, np.zeros(int(alone.sum()), np.bool_))),
+                np.concatenate((touched.table, lifted[alone])),
+            )
+        mine = np.flatnonzero(~self._known.as_events[touched.slots])
+        if not len(mine):
+            return [(Writes(), 0)] * commits, last
+        touched = Touched(touched.commits[mine], touched.slots[mine], touched.positions[mine], touched.fresh[mine], touched.table[mine])
+        writes, last[~apart] = self._writes.of(
+            touched, Entities(before.slots[~apart], before.held[~apart], before.whole[~apart], before.rows), commits
+        )
+        return writes, last
 
     def _folded(self, placed: Placed, first: Index) -> Table:
         """A row for each segment of the placed events, the segments beginning at ``first``; start and level are set by the caller."""
@@ -336,7 +391,7 @@ class Slab:
         idle = np.flatnonzero((self._known.partition >= 0) & ~self._known.dirty)
         idle = idle[np.argsort(self._known.last_used[idle], kind="stable")]
         arena = self._arena
-        sizes = 8 * arena.capacity[idle] * self.layout.width + ENTITY_OVERHEAD_BYTES
+        sizes = 8 * arena.capacity[idle] * self.layout.width + ENTITY_OVERHEAD_BYTES + self._known.events.capacity[idle]
         idle = idle[: int(np.searchsorted(np.cumsum(sizes), excess)) + 1]
         self._forget_ids(idle)
         self._forget(idle)
@@ -349,6 +404,9 @@ class Slab:
     def _forget(self, slots: Index) -> None:
         self._arena.free(slots)
         self._known.release(slots)
+
+    def _parse(self, blobs: Sequence[bytes | None], beside: Sequence[bytes | None]) -> States:
+        return state.parse_rows(self.layout, [[blob] for blob in blobs])
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 

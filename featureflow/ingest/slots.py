@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow.clock import NO_TIME_US
+from featureflow.ingest.arena import Arena, spans
+from featureflow.kernel import event_form
 from featureflow.kernel.columns import Layout
 
 Id = str | int
@@ -24,7 +26,7 @@ class Slots:
         coarser = len(layout.levels) - 1
         self.ids: list[Id] = []
         self.keys: list[bytes] = []
-        self.headers = np.zeros((0, layout.header_bytes), np.uint8)    # as stored
+        self.headers = np.zeros((0, max(layout.header_bytes, event_form.HEADER.itemsize)), np.uint8)    # as stored
         self.partition = np.zeros(0, np.int64)
         self.bucket = np.zeros(0, np.int64)                            # its number
         self.stored_rows = np.zeros(0, np.int64)                       # once all that was folded is there; -1: the key is absent
@@ -38,6 +40,14 @@ class Slots:
         self.look_after_us = np.zeros(0, np.int64)                     # and the horizon after which it is
         self.horizon = np.zeros(0, np.int64)
         self.frontiers = np.zeros((0, coarser), np.int64)
+        # Of an entity whose state is few events (``event_form``): stored_rows is -1.
+        self.events = Arena(1, 0, np.uint8)                            # as stored, without the header: rows of one byte
+        self.event_bytes = np.zeros(0, np.int64)                       # of the value, with its header; 0: it is not in this form
+        self.event_count = np.zeros(0, np.int64)
+        self.since_us = np.zeros(0, np.int64)                          # what times and offsets of its events are counted from
+        self.since_offset = np.zeros(0, np.int64)
+        self.as_events = np.zeros(0, np.bool_)                         # what is folded of it is written as events, not as rows
+        self.events_whole = np.zeros(0, np.bool_)                      # ... by the next commit all of them
         self._free: list[int] = []
 
     def __len__(self) -> int:
@@ -56,13 +66,30 @@ class Slots:
         self.partition[slots] = partition
         self.stored_rows[slots] = -1
         self.renew_ms[slots] = 0
-        self.look_at[slots] = 0
+        self.look_at[slots] = self.event_bytes[slots] = self.event_count[slots] = 0
         self.look_after_us[slots] = self.horizon[slots] = self.frontiers[slots] = NO_TIME_US
         return slots
 
+    def hold(self, slots: Index, values: Sequence[bytes]) -> None:
+        """The stored values of these are few events."""
+        size = event_form.HEADER.itemsize
+        heads = np.frombuffer(b"".join([value[:size] for value in values]), event_form.HEADER)
+        self.headers[slots, :size] = heads.view(np.uint8).reshape(-1, size)
+        self.since_us[slots], self.since_offset[slots] = heads["time_us"], heads["offset"]
+        lengths = np.array(list(map(len, values)), np.int64)
+        self.event_bytes[slots], self.event_count[slots] = lengths, [event_form.count(value[size:]) for value in values]
+        self.add_events(slots, lengths - size, np.frombuffer(b"".join([value[size:] for value in values]), np.uint8))
+
+    def add_events(self, slots: Index, lengths: Index, data: NDArray[np.uint8]) -> None:
+        """Behind the events of the slots (distinct), so many bytes of ``data`` each."""
+        begins = self.events.extend(slots, lengths)
+        self.events.table[spans(self.events.base[slots] + begins, lengths), 0] = data
+
     def release(self, slots: Index) -> None:
         self.partition[slots] = -1
-        self.rewrite[slots] = self.dirty[slots] = False
+        self.event_bytes[slots] = 0
+        self.events.free(slots)
+        self.rewrite[slots] = self.dirty[slots] = self.as_events[slots] = self.events_whole[slots] = False
         listed = slots.tolist()
         for slot in listed:
             self.ids[slot], self.keys[slot] = "", b""
@@ -74,6 +101,7 @@ class Slots:
             raise MemoryError(f"a slab holds at most {SLOTS} entities; add partitions and workers")
         self.ids += [""] * more
         self.keys += [b""] * more
+        self.events.reserve(new)
         self._free += range(new - 1, old - 1, -1)
         for name, column in vars(self).items():
             if isinstance(column, np.ndarray):

@@ -16,12 +16,13 @@ from featureflow.ingest.claim import Owned, Stand
 from featureflow.ingest.cuts import cuts
 from featureflow.ingest.dead_letter import DeadLetter, letters
 from featureflow.ingest.decode import Decoder
+from featureflow.ingest.event_form import EventForm, Staying
 from featureflow.ingest.ids import KeptIds
 from featureflow.ingest.publish import Publisher
 from featureflow.ingest.slab import Pending, Placed, Slab, plain
-from featureflow.ingest.slots import Index
+from featureflow.ingest.slots import Id, Index
 from featureflow.kernel import accept
-from featureflow.kernel.columns import CellLayout, Layout
+from featureflow.kernel.columns import Layout
 from featureflow.kernel.events import Events
 from featureflow.kernel.record import Records
 from featureflow.store.keys import Bucket, Keys
@@ -104,13 +105,14 @@ class SourceViews:
         self._keys = Keys(project.name, of)
         share = slab_bytes // max(1, sum(len(layout.all) for layout in self.layouts.values()))
         published = {view.id: view for view in project.views_of(source.name) if view.publish}
-        self._slabs = {
-            view_id: tuple(
-                (CellSlab if isinstance(one, CellLayout) else Slab)(one, self._keys, share, publishes=view_id in published)
-                for one in layout.all
+        self._slabs: dict[str, tuple[Slab, ...]] = {
+            view_id: (
+                Slab(layout, self._keys, share, publishes=view_id in published),
+                *(CellSlab(one, self._keys, share, publishes=view_id in published, rows=layout) for one in layout.cells),
             )
             for view_id, layout in self.layouts.items()
         }
+        self._forms = {view_id: EventForm(rows, cells) for view_id, (rows, *cells) in self._slabs.items()}
         self._each = [(view_id, slab) for view_id, slabs in self._slabs.items() for slab in slabs]
         self._publishers = [Publisher(view, source, self._keys, self._slabs[view_id]) for view_id, view in published.items()]
         fields = {name for layout in self.layouts.values() for name in layout.fields}
@@ -159,6 +161,7 @@ class SourceViews:
         """
         partition = judged.batch.partition
         judged.slots.clear()               # of an earlier call, before keys had expired
+        read: dict[bytes, bytes | None] = {}
         for view_id, slab in self._each:
             takes = judged.takes.get(view_id)
             if takes is None:
@@ -171,7 +174,11 @@ class SourceViews:
             absent = list(dict.fromkeys(ids[i] for i in np.flatnonzero(slots < 0).tolist()))
             for start in range(0, len(absent), READ_KEYS):
                 some = absent[start : start + READ_KEYS]
-                strangers = slab.load(partition, some, online.read([slab.key(partition, entity_id) for entity_id in some]))
+                beside = self._beside(online, read, view_id, slab, partition, some)
+                keys = [slab.key(partition, entity_id) for entity_id in some]
+                values = online.read(keys)
+                read.update(zip(keys, values, strict=True))
+                strangers = slab.load(partition, some, values, beside)
                 for entity_id, owner in strangers.items():
                     for at in chosen[[other == entity_id for other in ids]].tolist():
                         takes[at] = False
@@ -185,6 +192,18 @@ class SourceViews:
             everywhere = np.full(len(takes), -1, np.int64)
             everywhere[chosen] = slots
             judged.slots.setdefault(view_id, []).append(everywhere)
+
+    def _beside(
+        self, online: OnlineStore, read: dict[bytes, bytes | None], view_id: str, slab: Slab, partition: int, ids: Sequence[Id]
+    ) -> list[bytes | None]:
+        """The values of the rows that cells of these entities are beside: those ``read`` already, and the others."""
+        rows = self._slabs[view_id][0]
+        if slab is rows:
+            return []
+        keys = [rows.key(partition, entity_id) for entity_id in ids]
+        missing = [key for key in keys if key not in read]
+        read.update(zip(missing, online.read(missing) if missing else [], strict=True))
+        return [read[key] for key in keys]
 
     def tell_duplicates(self, online: OnlineStore, owned: Owned, judged: Judged) -> None:
         """Have no track fold an event that it has folded before. Once for each batch, after its first ``load``."""
@@ -219,6 +238,7 @@ class SourceViews:
         for share in shares:
             starts[share.bucket.number] = share.start
         placed: list[tuple[str, Slab, Placed]] = []
+        staying: dict[str, Staying] = {}
         buckets: dict[str, Index] = {}     # view id -> (n,) of each event that it folds, the number of its bucket
         for view_id, takes in judged.takes.items():
             chosen = first + np.flatnonzero(takes[first:])
@@ -228,9 +248,12 @@ class SourceViews:
                 chosen = chosen[chosen >= starts[of_events[chosen]]]
             if len(chosen):
                 watermark_us = int(judged.running_max_us[first - 1]) if first else judged.stand.max_time_us
-                for slab, slots in zip(self._slabs[view_id], judged.slots[view_id], strict=True):
-                    one = slab.place(partition, judged.events, chosen, slots[chosen], watermark_us)
-                    if len(one.slots):
+                slots = [every[chosen] for every in judged.slots[view_id]]
+                if (few := self._forms[view_id].settle(judged.events, chosen, slots, watermark_us)) is not None:
+                    staying[view_id] = few
+                for slab, those in zip(self._slabs[view_id], slots, strict=True):
+                    one = slab.place(partition, judged.events, chosen, those, watermark_us)
+                    if len(one.entities):
                         placed.append((view_id, slab, one))
         commit_of = {view_id: np.zeros(n, np.int64) for view_id in judged.takes}
         writes: list[Writes] = []
@@ -248,11 +271,13 @@ class SourceViews:
             ends.append(own)
             writes += [Writes()] * len(own)
         rows = [0] * len(writes)
-        for view_id, slab, one in placed:
-            for i, (changed, count) in enumerate(slab.fold(one, commit_of[view_id], len(writes))):
+        folded = [slab.fold(one, commit_of[view_id], len(writes)) for view_id, slab, one in placed]
+        folded += [self._forms[view_id].fold(few, commit_of[view_id], len(writes)) for view_id, few in staying.items()]
+        for changes in folded:
+            for i, (changed, count) in enumerate(changes):
                 writes[i] += changed
                 rows[i] += count
-            judged.folded.append((slab, slab.pending))
+        judged.folded.extend((slab, slab.pending) for _, slab, _ in placed)
         if self._publishers:
             instants_us = [judged.reach(stop)[1] for own in ends for stop in own]
             for publisher in self._publishers:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from featureflow.ingest.arena import Table, spans
 from featureflow.ingest.slots import Index, Slots
-from featureflow.kernel import state
+from featureflow.kernel import event_form, state
 from featureflow.kernel.columns import Layout
 from featureflow.store.online.writes import HEAD, PLACE, WHOLE, Writes
 
@@ -113,7 +113,7 @@ class StateWrites:
         heads["ttl_ms"] = self.life_ms
         heads["renew_ms"] = np.where(renewed, 0, known.renew_ms[entities])   # after a whole value of the same batch: when is not known
         keys = tuple(map(known.keys.__getitem__, entities.tolist()))
-        headers, data = known.headers[entities], self._layout.to_bytes(table)
+        headers, data = known.headers[entities, :header], self._layout.to_bytes(table)
         if commits == 1:
             return [Writes(keys, heads.tobytes(), headers.tobytes(), places.tobytes(), data)]
         ends = np.arange(1, commits + 1)
@@ -141,17 +141,18 @@ class StateWrites:
         kept = entities.held[entities.whole]
         values[spans(offsets, held)] = entities.rows[spans((np.cumsum(kept) - kept)[by_slot], held)]
         values[np.repeat(offsets, counts) + positions] = table
-        stored = known.stored_rows[slots]
-        absent = stored < 0
+        stored, few = known.stored_rows[slots], known.event_bytes[slots]
         heads = np.empty(len(slots), HEAD)
-        heads["expected"] = np.where(absent, 0, header + stored * size)
-        heads["header"] = np.where(absent, 0, header)
+        heads["expected"] = np.where(stored < 0, few, header + stored * size)
+        heads["header"] = np.where(stored >= 0, header, np.where(few > 0, event_form.HEADER.itemsize, 0))
         heads["patches"], heads["ttl_ms"], heads["renew_ms"] = WHOLE, self.life_ms, 0
         places = np.zeros(len(slots), PLACE)
         places["size"] = header + sizes * size
         old = known.headers[slots]
+        checked = np.arange(old.shape[1]) < heads["header"][:, np.newaxis]
         new = state.headers(self._layout, known.partition[slots], known.horizon[slots], known.frontiers[slots])
-        known.headers[slots] = new
+        known.headers[slots, :header] = new
+        known.event_bytes[slots] = 0
         keys = tuple(map(known.keys.__getitem__, slots.tolist()))
         begun, ended = (offsets * size).tolist(), ((offsets + sizes) * size).tolist()
         data, fronts = self._layout.to_bytes(values), new.tobytes()
@@ -163,7 +164,7 @@ class StateWrites:
                 parts += (fronts[i * header : (i + 1) * header], data[begun[i] : ended[i]])
             out.append(
                 Writes(
-                    keys[k:k1], heads[k:k1].tobytes(), old[k:k1][~absent[k:k1]].tobytes(), places[k:k1].tobytes(), b"".join(parts)
+                    keys[k:k1], heads[k:k1].tobytes(), old[k:k1][checked[k:k1]].tobytes(), places[k:k1].tobytes(), b"".join(parts)
                 )
             )
             k = k1

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from featureflow.kernel.columns import CELL, WORDS, CellLayout, Table
 from featureflow.kernel.events import Events
 from featureflow.kernel.expression import evaluate, is_null, is_true
-from featureflow.kernel.partial.entries import position
 from featureflow.kernel.partial.sketch import INDEX_BITS
 from featureflow.limits import NUMBER_ABS
 
@@ -33,7 +32,7 @@ def lift(layout: CellLayout, events: Events) -> tuple[Index, Table]:
         if sketch.where is not None:
             participates &= is_true(evaluate(sketch.where, columns, n))
         mine = np.flatnonzero(participates)
-        whose, cells, words = sketch.cells(values[mine], position(events.partition, events.offsets[mine]))
+        whose, cells, words = sketch.cells(values[mine], events.positions(mine))
         table = np.zeros((len(cells), layout.width), np.int64)
         table[:, CELL] = (number << INDEX_BITS) | cells
         table[:, WORDS:] = words

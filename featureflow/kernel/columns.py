@@ -75,6 +75,8 @@ class Layout:
     required: frozenset[str]               # fields that are never null
     accumulates: bool                      # some lifetime value is made of all events ever, not of the newest ones
     dedupe: str | None = None              # the field that tells duplicates, where the source has one
+    texts: frozenset[str] = frozenset()    # fields that are strings,
+    vectors: frozenset[str] = frozenset()  # and those that are vectors
     cells: tuple[CellLayout, ...] = ()
 
     key_columns: ClassVar[tuple[int, ...]] = (START, LEVEL)   # the columns in which rows of one entity must be equal to be merged
@@ -107,6 +109,8 @@ class Layout:
             ),
             required=required,
             dedupe=source.dedupe,
+            texts=frozenset(field.name for field in source.fields if field.type == "str"),
+            vectors=frozenset(field.name for field in source.fields if field.type == "vector"),
             accumulates=any(
                 window.kind == "lifetime" and LastN not in aggregation(a.op).needs for a in declared for window in a.windows
             ),
@@ -160,6 +164,11 @@ class Layout:
     def value_fields(self) -> tuple[str, ...]:
         """Event fields that values and conditions read."""
         return tuple(dict.fromkeys(name for p in self.partials for expr in p.exprs for name in columns_of(expr)))
+
+    @cached_property
+    def read(self) -> tuple[str, ...]:
+        """What of an event decides its rows and cells: the ``value_fields`` of all, by name."""
+        return tuple(sorted({name for layout in self.all for name in layout.value_fields}))
 
     @cached_property
     def fields(self) -> tuple[str, ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from featureflow.kernel.partial.entries import position
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class Events:
     def __len__(self) -> int:
         return len(self.offsets)
 
+    def positions(self, index: NDArray[np.intp]) -> NDArray[np.int64]:
+        """What tells the events at these places from all others of the source: (partition, offset) as one number."""
+        return position(self.partition, self.offsets[index])
+
     def take(self, index: NDArray[np.intp]) -> Events:
         """The events at these places, in the order given."""
         return Events(
@@ -38,3 +44,13 @@ class Events:
             {name: column[index] for name, column in self.columns.items()},
             self.append_time,
         )
+
+
+@dataclass(frozen=True)
+class Gathered(Events):
+    """Events of several partitions, in any order: ``partitions`` (n,) is of each, ``partition`` of none."""
+
+    partitions: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def positions(self, index: NDArray[np.intp]) -> NDArray[np.int64]:
+        return position(self.partitions[index], self.offsets[index])

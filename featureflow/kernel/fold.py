@@ -18,7 +18,7 @@ from featureflow.kernel.columns import FIRST, LEVEL, START, CellLayout, Layout, 
 from featureflow.kernel.events import Events
 from featureflow.kernel.exact import ADDITIONS, LIMB_BITS, LIMB_MASK, Float, Int
 from featureflow.kernel.expression import evaluate, is_null, is_true
-from featureflow.kernel.partial.entries import Entries, position
+from featureflow.kernel.partial.entries import Entries
 from featureflow.kernel.tile import floor
 from featureflow.limits import NUMBER_ABS
 
@@ -142,7 +142,7 @@ def _lift(layout: Layout, events: Events, order: Index) -> tuple[Table, dict[Ent
             places = layout.positions[partial]
             if isinstance(partial, Entries):
                 kept = np.arange(n) if participates is None else np.flatnonzero(participates)
-                positions = position(events.partition, events.offsets[order])
+                positions = events.positions(order)
                 some = {name: columns[name][kept] for expr in partial.exprs for name in columns_of(expr)}
                 entries[partial] = kept, partial.entries(times[kept], positions[kept], values[kept], some)
                 continue

@@ -165,14 +165,15 @@ def payload_of(declared: Aggregation) -> tuple[Payload, ...]:
     return (Payload(declared.value, declared.width),)
 
 
-def position(partition: int, offsets: Int) -> Int:
-    """(partition, offset) as one int64 that orders like the pair.
+def position(partition: int | Int, offsets: Int) -> Int:
+    """(partition, offset) as one int64 that orders like the pair. ``partition`` of all, or (n,) of each.
 
     Raises StateError for a partition beyond 2^15 or an offset beyond 2^48.
     """
-    if partition >= 1 << (63 - OFFSET_BITS) or (len(offsets) and int(offsets.max()) >= 1 << OFFSET_BITS):
+    highest = partition if isinstance(partition, int) else int(partition.max(initial=0))
+    if highest >= 1 << (63 - OFFSET_BITS) or (len(offsets) and int(offsets.max()) >= 1 << OFFSET_BITS):
         raise StateError(
-            f"partition {partition} reaches offset {offsets.max()}; entries keep positions below partition 2^15 and offset 2^48. "
+            f"partition {highest} reaches offset {offsets.max()}; entries keep positions below partition 2^15 and offset 2^48. "
             "Move the source to a topic within these bounds"
         )
     return (partition << OFFSET_BITS) | offsets
