@@ -42,7 +42,7 @@ def test_lost_replies_duplicates_rollbacks_and_crashes_change_no_estimate(seed: 
 def test_the_comparison_notices_a_cell_that_is_lost() -> None:
     rig = Rig(project=SKETCHED)
     assert isinstance(rig.online, MemoryOnlineStore)
-    rig.produce(40)
+    rig.produce(120)                                               # more than are kept as events
     rig.drain(started(rig))
     assert rig.agrees()
     view = SKETCHED.views[0]
