@@ -224,6 +224,7 @@ ROWS: dict[str, Callable[[Servers, int], Figures]] = {
     "4-buckets": Fold("buckets-four", buckets=4),
     "8-buckets": Fold("buckets-eight", buckets=8),
     "16-buckets": Fold("buckets-sixteen", buckets=16),
+    "32-buckets": Fold("buckets-more", buckets=32),
     "zipf": Fold("zipf", users=1_000_000, zipf=1.1),
     "capped": Fold("capped", users=1_000_000, slab_bytes=256 * 1024 * 1024),
     "wide": Fold("wide", definitions="payments_wide.py", times=0.3),
