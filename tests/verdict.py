@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy
 from world import Naive, World, differences
@@ -96,7 +96,7 @@ def of_state(world: World, log: Replay, instants: Sequence[int]) -> Verdict:
 def _counts_off(view: View, expected: Sequence[oracle.Answer], actual: Sequence[oracle.Answer]) -> list[int]:
     """By how much each count falls short; never empty."""
     return [0, 0] + [
-        int(a.values[0] - b.values[0])
+        int(cast(float, a.values[0]) - cast(float, b.values[0]))  # a count is a number, also of nothing
         for feature, a, b in zip(view.features, expected, actual, strict=True)
         if feature.aggregation.op == "count"
     ]
@@ -176,8 +176,9 @@ def _letters_in_history(world: World) -> Mapping[str, str]:
 def of_everything(world: World, log: Replay, instants: Sequence[int]) -> Verdict:
     """State, history and dead letters together."""
     state, history, letters = of_state(world, log, instants), of_history(world, log), of_letters(world, log)
+    parts = (state, history, letters)
     return Verdict(
-        *(getattr(state, name) + getattr(history, name) + getattr(letters, name) for name in ("lost", "doubled", "wrong")),
+        sum(part.lost for part in parts), sum(part.doubled for part in parts), sum(part.wrong for part in parts),
         state.entities, state.nonempty, letters.letters_expected, letters.letters, history.rows,
         [*state.said, *history.said, *letters.said],
     )
