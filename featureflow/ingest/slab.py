@@ -139,9 +139,11 @@ class Slab:
         return self._known.bucket[slots]
 
     def load(
-        self, partition: int, ids: Sequence[Id], blobs: Sequence[bytes | None], beside: Sequence[bytes | None] = ()
+        self, partition: int, ids: Sequence[Id], blobs: Sequence[bytes | None], beside: Sequence[bytes | None] = (),
+        keys: Sequence[bytes] = (),
     ) -> dict[Id, int]:
         """Take in entities that were absent here. A blob of None is an entity that has no state yet. ``beside``: see ``CellSlab``.
+        ``keys``: the entities', where the caller has them.
 
         Returns those that were not taken in, since their state is folded from another partition, with that partition. Raises
         StateError for a blob that is not a state of this layout.
@@ -158,11 +160,12 @@ class Slab:
             owners = dict(zip(states.blob_entity[strange].tolist(), states.owners[strange].tolist(), strict=True))
             mine = [place for place in range(len(ids)) if place not in owners]
             self.load(
-                partition, [ids[place] for place in mine], [blobs[place] for place in mine], [beside[place] for place in mine if beside]
+                partition, [ids[place] for place in mine], [blobs[place] for place in mine], [beside[place] for place in mine if beside],
+                [keys[place] for place in mine if keys],
             )
             return {ids[place]: owner for place, owner in owners.items()}
         known = self._known
-        slots = known.take(partition, ids, [self.key(partition, entity_id) for entity_id in ids])
+        slots = known.take(partition, ids, keys or [self.key(partition, entity_id) for entity_id in ids])
         known.bucket[slots] = [self._names.number(entity_id) for entity_id in ids] if self._several else 0
         self._arena.reserve(len(known))
         self._slots.setdefault(partition, {}).update(zip(ids, slots.tolist(), strict=True))

@@ -178,7 +178,7 @@ class SourceViews:
                 keys = [slab.key(partition, entity_id) for entity_id in some]
                 values = online.read(keys)
                 read.update(zip(keys, values, strict=True))
-                strangers = slab.load(partition, some, values, beside)
+                strangers = slab.load(partition, some, values, beside, keys)
                 for entity_id, owner in strangers.items():
                     for at in chosen[[other == entity_id for other in ids]].tolist():
                         takes[at] = False
