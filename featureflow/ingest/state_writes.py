@@ -15,10 +15,10 @@ from featureflow.store.online.writes import HEAD, PLACE, WHOLE, Writes
 
 RENEW_SHARE = 8
 
-# What touched rows are sorted by: the commit, the slot, and the row's position, in one int64.
+# What touched rows are sorted by: the commit, the slot, and the row's position, in one int64 where the commits are no more than fit.
 POSITION_BITS = 28
 SLOT_BITS = 24
-COMMITS = 1 << (63 - POSITION_BITS - SLOT_BITS)   # of one batch
+COMMITS = 1 << (63 - POSITION_BITS - SLOT_BITS)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class StateWrites:
 
         An entity that is written whole has the header from now on that this gives it.
         """
-        order = np.argsort((touched.commits << (POSITION_BITS + SLOT_BITS)) | (touched.slots << POSITION_BITS) | touched.positions)
+        order = _in_order(touched, commits)
         number, slots, positions = touched.commits[order], touched.slots[order], touched.positions[order]
         begins = changes(slots)
         begins[1:] |= number[1:] != number[:-1]
@@ -169,6 +169,13 @@ class StateWrites:
             )
             k = k1
         return out
+
+
+def _in_order(touched: Touched, commits: int) -> Index:
+    """(k,) the rows by commit, slot and position."""
+    if commits > COMMITS:                                          # seldom: many rows of each event, or many views
+        return np.lexsort((touched.positions, touched.slots, touched.commits))
+    return np.argsort((touched.commits << (POSITION_BITS + SLOT_BITS)) | (touched.slots << POSITION_BITS) | touched.positions)
 
 
 def changes(ordered: Index) -> NDArray[np.bool_]:

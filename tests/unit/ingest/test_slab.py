@@ -14,6 +14,7 @@ from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import DEFAULT_PROJECT, Aggregation, Call, Column, Field, Literal, Source, View, Window
 from featureflow.errors import StateError
 from featureflow.ingest.slab import Slab
+from featureflow.ingest.state_writes import COMMITS
 from featureflow.kernel import state
 from featureflow.kernel.columns import Layout
 from featureflow.kernel.events import Events
@@ -386,6 +387,20 @@ def test_what_comes_after_a_commit_that_was_refused_is_forgotten_and_read_again(
 def test_a_part_without_events_writes_nothing(driver: Driver) -> None:
     first, second, third = driver.fold((1, 0), (1, 0), commit_of=[0, 2])
     assert (len(first), second, len(third)) == (1, Writes(), 1)
+
+
+@pytest.mark.parametrize("commits", [COMMITS, COMMITS + 1, 2_100, 5_000])
+def test_each_of_any_number_of_commits_writes_the_one_row_of_its_own(driver: Driver, commits: int) -> None:
+    """Of entities that are new, that others of the batch touch before, and that the store has."""
+    driver.commit(*((n, 0) for n in range(0, 700, 2)))
+    seen = [(n % 700, 1 + n // 700) for n in range(commits)]
+    parts = driver.fold(*seen, commit_of=range(commits))
+    for (n, _), part in zip(seen, parts, strict=True):
+        assert part.keys == (driver.slab.key(0, f"u:{n}"),)
+        assert not driver.store.apply(part)
+    driver.slab.committed([0] * commits)
+    for key, happened in driver.happened.items():
+        assert rows_of(driver.layout, driver.store.values[key]) == replay(driver.layout, driver.store.values[key], happened)
 
 
 def test_an_entity_is_rolled_up_when_half_its_rows_can_be_and_is_written_whole_over_its_old_length(driver: Driver) -> None:
