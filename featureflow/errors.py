@@ -5,7 +5,8 @@
     ├── SettingsError            featureflow.toml or the environment
     ├── UnavailableError         a server does not answer; names the setting that points to it
     │   ├── UnknownOutcomeError  a write was sent, its reply was lost
-    │   └── HistoryAwayError     what the log has deleted cannot be read from history now; all else goes on
+    │   ├── HistoryAwayError     what the log has deleted cannot be read from history now; all else goes on
+    │   └── SchemasAwayError     the schema registry is asked again after a while; sources that do not need it go on
     ├── StateError               the online state is not what the definitions say
     │   ├── OffsetMissingError   a partition's offset record is absent, dirty, of another topic or of another format
     │   └── BeingRebuiltError    a rebuild has yet to make a view's offset records anew
@@ -54,6 +55,14 @@ class UnknownOutcomeError(UnavailableError):
 
 class HistoryAwayError(UnavailableError):
     """What the log has deleted cannot be read from history now. Only the views that need it wait."""
+
+
+class SchemasAwayError(UnavailableError):
+    """A schema registry does not answer, and is asked again in ``wait_us``. Only the source whose records need it waits."""
+
+    def __init__(self, problem: str, wait_us: int) -> None:
+        self.wait_us = wait_us
+        super().__init__(problem)
 
 
 class StateError(FeatureFlowError):

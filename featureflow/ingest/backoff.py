@@ -17,6 +17,11 @@ class Backoff:
         """Whether it is too early to ask again."""
         return self._clock.now_us() < self._due_us
 
+    @property
+    def left_us(self) -> int:
+        """Until it may be asked again."""
+        return max(0, self._due_us - self._clock.now_us())
+
     def failed(self) -> int:
         """How long to wait from now on (us)."""
         wait_us = self._next_us

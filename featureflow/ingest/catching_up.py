@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from featureflow.clock import Clock
-from featureflow.errors import OffsetOutOfRangeError, UnavailableError
+from featureflow.errors import OffsetOutOfRangeError, SchemasAwayError, UnavailableError
 from featureflow.ingest.backfill import Backfill, Wanted
 from featureflow.ingest.claim import Owned, Stand
 from featureflow.ingest.past import Past
@@ -23,6 +23,7 @@ class CatchingUp:
         self, log: Log, topics: dict[str, str], backfill: Backfill, clock: Clock, held: Mapping[Partition, Owned], problems: Problems
     ) -> None:
         self._past, self._backfill, self._held, self._problems = Past(log, topics, clock), backfill, held, problems
+        self._clock, self._due_us = clock, dict[Partition, int]()  # of those put off, when they are read again
 
     @property
     def pressing(self) -> bool:
@@ -47,11 +48,28 @@ class CatchingUp:
             if owned is not None and stand.until is not None:
                 yield owned, batch.until(stand.until), stand
 
+    def put_off(self, partition: Partition, error: SchemasAwayError) -> None:
+        """What was read of it cannot be decoded for a while; its present may go on."""
+        self._due_us[partition] = self._clock.now_us() + error.wait_us
+        self._problems.failed(_step(partition), error)
+
+    def goes_on(self, partition: Partition) -> None:
+        """What was read of it was decoded."""
+        if self._due_us.pop(partition, None) is not None:
+            self._problems.over(_step(partition))
+
     def close(self) -> None:
         self._past.close()
 
     def _behind(self) -> dict[Partition, Stand]:
-        return {partition: stand for partition, owned in self._held.items() if (stand := owned.behind) is not None}
+        for partition in [partition for partition in self._due_us if partition not in self._held]:
+            self.goes_on(partition)        # no longer ours
+        now_us = self._clock.now_us()
+        return {
+            partition: stand
+            for partition, owned in self._held.items()
+            if (stand := owned.behind) is not None and self._due_us.get(partition, 0) <= now_us
+        }
 
     def _from_log(self, wanted: dict[Partition, int]) -> tuple[Batch, ...]:
         try:
@@ -76,6 +94,10 @@ class CatchingUp:
         if not wanted or not self._backfill.away:
             self._problems.over("backfill")
         return () if batch is None else (batch,)
+
+
+def _step(partition: Partition) -> str:
+    return f"catch up with {partition.source}/{partition.partition}"
 
 
 def deleted(error: OffsetOutOfRangeError) -> OffsetOutOfRangeError:

@@ -18,11 +18,12 @@ from featureflow import limits
 from featureflow.clock import Clock
 from featureflow.define import system
 from featureflow.define.spec import Project, Source
-from featureflow.errors import LogError, OffsetConflictError, OffsetOutOfRangeError, UnavailableError
+from featureflow.errors import LogError, OffsetConflictError, OffsetOutOfRangeError, SchemasAwayError, UnavailableError
 from featureflow.ingest.backoff import Backoff
 from featureflow.ingest.failpoint import Failpoint, unarmed
 from featureflow.ingest.history_metrics import HistoryMetrics
 from featureflow.ingest.holding import Holding
+from featureflow.ingest.patient_registry import PatientRegistry
 from featureflow.kernel.decode import Decoder
 from featureflow.kernel.events import Events
 from featureflow.store.history.protocol import HistoryStore, RefusedRecord
@@ -67,7 +68,8 @@ class HistoryWriter:
         self._group, self._member, self._failpoint = group or system.group(project.name, "history"), member, failpoint
         self._sources: dict[str, Source] = {source.name: source for source in (*project.sources, *system.system_sources(project.name))}
         self._decoders = {
-            name: Decoder(source, records=records_of(source, schemas, clock)) for name, source in self._sources.items()
+            name: Decoder(source, records=records_of(source, None if schemas is None else PatientRegistry(schemas, clock), clock))
+            for name, source in self._sources.items()
         }
         self._consumer: Consumer | None = None
         self._holding = Holding[int](clock, self._gone, "featureflow.history")  # what is read on from where
@@ -78,7 +80,9 @@ class HistoryWriter:
         self._logger = structlog.get_logger("featureflow.history")
 
     def status(self) -> HistoryStatus:
-        return HistoryStatus(not self._error and not self._holding.adrift, dict(self._holding.held), self._rows, self._skipped, self._error)
+        adrift = [adrift.problem for adrift in self._holding.adrift.values()]
+        error = self._error or next(iter(adrift), "")
+        return HistoryStatus(not error, dict(self._holding.held), self._rows, self._skipped, error)
 
     def run(self, stop: threading.Event) -> None:
         """Step until ``stop`` is set; then leave the group. What a step has in hand is always finished.
@@ -167,6 +171,9 @@ class HistoryWriter:
                 self._metrics.conflicts.labels(batch.source).inc()
                 self._logger.warning("history_offset_moved", source=batch.source, partition=batch.partition, error=str(error))
                 self._let_go(consumer, [batch], str(error))
+            except SchemasAwayError as error:                  # this source's alone: the others go on
+                self._metrics.failures.labels(type(error).__name__).inc()
+                self._let_go(consumer, [batch], str(error), error.wait_us)
             except UnavailableError as error:
                 self._let_go(consumer, batches[index:], str(error))
                 raise
@@ -216,11 +223,11 @@ class HistoryWriter:
                 self._to_read_again.add(partition)
                 self._moved(partition, offset)
 
-    def _let_go(self, consumer: Consumer, batches: Iterable[Batch], problem: str) -> None:
-        """To be placed where history stands by the next step; ``run`` waits before it where a server is away."""
+    def _let_go(self, consumer: Consumer, batches: Iterable[Batch], problem: str, wait_us: int = 0) -> None:
+        """To be placed where history stands once the wait is over; ``run`` waits before the next step where a server is away."""
         for partition in {Partition(batch.source, batch.partition) for batch in batches}:
             if partition in self._holding.held:
-                self._holding.let_go(consumer, partition, problem, wait_us=0)
+                self._holding.let_go(consumer, partition, problem, wait_us)
 
     def _gone(self, partition: Partition) -> None:
         where = (partition.source, str(partition.partition))
@@ -268,20 +275,23 @@ class HistoryWriter:
                 continue
             still: list[int] = []
             events: list[Events] = []
-            for append_time in (True, False):
-                some = [record for record in records if record.append_time == append_time]
-                decoded = self._decoders[partition.source].decode(
-                    [record.value for record in some],
-                    [record.key for record in some],
-                    partition=partition.partition,
-                    offsets=np.array([record.offset for record in some], np.int64),
-                    timestamps_us=np.array([record.timestamp_us for record in some], np.int64),
-                    append_time=append_time,
-                )
-                events.append(decoded.events)
-                still += [some[refusal.index].offset for refusal in decoded.refused]
             try:
+                for append_time in (True, False):
+                    some = [record for record in records if record.append_time == append_time]
+                    decoded = self._decoders[partition.source].decode(
+                        [record.value for record in some],
+                        [record.key for record in some],
+                        partition=partition.partition,
+                        offsets=np.array([record.offset for record in some], np.int64),
+                        timestamps_us=np.array([record.timestamp_us for record in some], np.int64),
+                        append_time=append_time,
+                    )
+                    events.append(decoded.events)
+                    still += [some[refusal.index].offset for refusal in decoded.refused]
                 self._history.settle(source, partition.partition, events, still)
+            except SchemasAwayError as error:                  # placed again once the wait is over, and then its records too
+                self._holding.let_go(consumer, partition, str(error), error.wait_us)
+                continue
             except OffsetConflictError as error:
                 self._holding.let_go(consumer, partition, str(error), wait_us=0)
                 continue

@@ -1,6 +1,7 @@
 """Which partitions a consumer holds, and which it was assigned and has yet to take.
 
 What is not held is *adrift*: its records are paused, and it is taken again, from where the store says, when its wait is over.
+What is *held up* is held, with all that is kept of it: its records are paused for want of something else, and then read again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,14 @@ T = TypeVar("T")
 
 
 @dataclass
+class HeldUp:
+    """``due_us``: when its records are read again; None: they are, and whether it goes on is yet to be seen."""
+
+    due_us: int | None
+    problem: str
+
+
+@dataclass
 class Adrift:
     """``problem``: why, as a person is told. ``backoff``: of attempts to take it that find a server away."""
 
@@ -38,6 +47,7 @@ class Holding(Generic[T]):
         self._logger = structlog.get_logger(logger)
         self.held: dict[Partition, T] = {}
         self.adrift: dict[Partition, Adrift] = {}
+        self.held_up: dict[Partition, HeldUp] = {}
 
     def assign(self, assignment: Assignment) -> None:
         """Drop what was revoked or lost; what was assigned is adrift, and due: the log keeps it paused until its first seek."""
@@ -89,8 +99,32 @@ class Holding(Generic[T]):
             self._logger.warning("waiting", source=partition.source, partition=partition.partition, problem=problem)
         adrift.due_us, adrift.problem = self._clock.now_us() + wait_us, problem
 
+    def hold_up(self, consumer: Consumer, partition: Partition, problem: str, wait_us: int) -> None:
+        """What is held of it stays; its records are not read for a while."""
+        consumer.pause(partition)
+        if (before := self.held_up.get(partition)) is None or before.problem != problem:
+            self._logger.warning("held_up", source=partition.source, partition=partition.partition, problem=problem)
+        self.held_up[partition] = HeldUp(self._clock.now_us() + wait_us, problem)
+
+    def to_read_again(self) -> list[Partition]:
+        """Those held up whose wait is over, each once: the caller reads on."""
+        now_us = self._clock.now_us()
+        over = [partition for partition, up in self.held_up.items() if up.due_us is not None and up.due_us <= now_us]
+        for partition in over:
+            self.held_up[partition].due_us = None
+        return over
+
+    def waits(self, partition: Partition) -> bool:
+        """Whether its records are not to be read now."""
+        return partition in self.held_up and self.held_up[partition].due_us is not None
+
+    def goes_on(self, partition: Partition) -> None:
+        """It was held up, and no longer is."""
+        self.held_up.pop(partition, None)
+
     def forget(self, partition: Partition) -> None:
         self.held.pop(partition, None)
+        self.held_up.pop(partition, None)
         self.adrift.pop(partition, None)
         self._gone(partition)
 

@@ -60,7 +60,7 @@ class PartitionStatus:
     partition: int
     offset: int                            # the lowest of its views
     end: int                               # of the log, when last asked; -1 before
-    problem: str = ""                      # why it is not held now
+    problem: str = ""                      # why it is not held, or not read, now
 
     @property
     def lag(self) -> int | None:

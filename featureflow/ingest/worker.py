@@ -17,7 +17,8 @@ Each turn of its loop:
 
 After any refusal, lost reply or unreachable server in (2)-(5), and while a view is rebuilt, the partition is *adrift*:
 its rows and token are dropped, and after a wait it is claimed and read again from where the store stands. So nothing is
-lost, and nothing counts twice.
+lost, and nothing counts twice. Where a schema registry is away, the partitions that need it are *held up*: they keep rows and token,
+commit their time, and are read again from where they stand after waits that grow; all others go on.
 What waiting cannot cure (state lost, log truncated, a store that evicts) is raised.
 """
 
@@ -34,7 +35,13 @@ from featureflow import limits
 from featureflow.clock import Clock
 from featureflow.define import system
 from featureflow.define.spec import Project
-from featureflow.errors import BeingRebuiltError, HistoryAwayError, OffsetOutOfRangeError, UnavailableError
+from featureflow.errors import (
+    BeingRebuiltError,
+    HistoryAwayError,
+    OffsetOutOfRangeError,
+    SchemasAwayError,
+    UnavailableError,
+)
 from featureflow.ingest import claim
 from featureflow.ingest.backfill import Backfill
 from featureflow.ingest.catching_up import CatchingUp, deleted
@@ -45,6 +52,7 @@ from featureflow.ingest.flight import Flight, Servers
 from featureflow.ingest.holding import FIRST_WAIT_US, Holding
 from featureflow.ingest.lookout import Lookout
 from featureflow.ingest.metrics import PartitionStatus, WorkerMetrics, WorkerStatus
+from featureflow.ingest.patient_registry import PatientRegistry
 from featureflow.ingest.problems import Problems
 from featureflow.ingest.source_views import SourceViews
 from featureflow.ingest.tally import Tally
@@ -92,10 +100,11 @@ class Worker:
         self._project, self._group = project.name, group or system.group(project.name, "ingest")
         self._member, self._failpoint, self._poll_records, self._buckets = member, failpoint, poll_records, buckets
         used = [source for source in project.sources if project.views_of(source.name)]
+        asked = {source.name: None if schemas is None else PatientRegistry(schemas, clock) for source in used}
         self._sources = {
             source.name: SourceViews(
                 project, source, slab_bytes=slab_bytes // len(used), commit_rows=commit_rows, of=buckets,
-                records=records_of(source, schemas, clock),
+                records=records_of(source, asked[source.name], clock),
             )
             for source in used
         }
@@ -170,6 +179,8 @@ class Worker:
         self._catch_up(consumer)                                                             # (5)
         self._beat(consumer)                                                                 # (4)
         self._claim(consumer)                                                                # (1) what is adrift
+        for partition in self._holding.to_read_again():                                      # (1) what was held up
+            self._follow(consumer, self._holding.held[partition])
         if self._clock.now_us() >= self._tell_due_us:
             self._tell(consumer)                                                             # (6)
         self._lookout.look()
@@ -180,8 +191,8 @@ class Worker:
     def _fold(self, consumer: Consumer, batch: Batch) -> None:
         """Fold the batch while another one's commits are on their way; send it once they are answered."""
         owned = self._holding.held.get(Partition(batch.source, batch.partition))
-        if owned is None:
-            return                                             # adrift since an earlier batch
+        if owned is None or self._holding.waits(owned.partition):
+            return                                             # since an earlier batch
         before = self._flight
         stand = before.onward if before is not None and before.owned is owned else owned.foremost
         if batch.first != stand.offset:
@@ -189,7 +200,14 @@ class Worker:
             if self._holding.held.get(owned.partition) is owned:
                 self._follow(consumer, owned)                  # read before the last seek
             return
-        flight = self._folded(consumer, owned, batch, stand)
+        try:
+            flight = self._folded(consumer, owned, batch, stand)
+        except SchemasAwayError as error:
+            self._land(consumer)
+            if self._holding.held.get(owned.partition) is owned:
+                self._holding.hold_up(consumer, owned.partition, str(error), error.wait_us)
+            return
+        self._holding.goes_on(owned.partition)
         self._land(consumer, flight)
         if flight is None:
             return
@@ -201,7 +219,7 @@ class Worker:
             self._holding.let_go(consumer, owned.partition, "what was folded ahead does not follow what was committed")
 
     def _folded(self, consumer: Consumer, owned: Owned, batch: Batch, stand: Stand) -> Flight | None:
-        """A batch that begins where these tracks stand, or will soon."""
+        """A batch that begins where these tracks stand, or will soon. Raises SchemasAwayError."""
         self._metrics.batch_events.observe(len(batch))
         source = self._sources[batch.source]
         try:
@@ -210,6 +228,8 @@ class Worker:
                 self._failpoint("after_decode")
             flight = Flight(self._servers, source, owned, judged)
             flight.fold()
+        except SchemasAwayError:
+            raise
         except UnavailableError as error:
             self._land(consumer)
             self._holding.let_go_all(consumer, str(error))
@@ -271,7 +291,13 @@ class Worker:
     def _catch_up(self, consumer: Consumer) -> None:
         for owned, batch, stand in self._past.slices():
             cut_off = owned.cut_off
-            if (flight := self._folded(consumer, owned, batch, stand)) is not None:
+            try:
+                flight = self._folded(consumer, owned, batch, stand)
+            except SchemasAwayError as error:
+                self._past.put_off(owned.partition, error)
+                continue
+            self._past.goes_on(owned.partition)
+            if flight is not None:
                 self._send(consumer, flight)
                 self._land(consumer)
             if cut_off and owned.partition in self._holding.held and not owned.cut_off:
@@ -352,13 +378,17 @@ class Worker:
         self._sources[partition.source].drop(partition.partition)
 
     def _show(self) -> None:
-        held, adrift = self._holding.held, self._holding.adrift
-        partitions = [PartitionStatus(p.source, p.partition, owned.position, owned.ends.newest) for p, owned in held.items()]
+        held, adrift, held_up = self._holding.held, self._holding.adrift, self._holding.held_up
+        partitions = [
+            PartitionStatus(p.source, p.partition, owned.position, owned.ends.newest, held_up[p].problem if p in held_up else "")
+            for p, owned in held.items()
+        ]
         partitions += [PartitionStatus(p.source, p.partition, -1, -1, a.problem) for p, a in adrift.items()]
         for status in partitions:
             if status.lag is not None:
                 self._metrics.lag.labels(status.source, str(status.partition)).set(status.lag)
-        problems = tuple(dict.fromkeys((*self._problems.all, *(a.problem for a in adrift.values()))))
+        waiting = [other.problem for others in (adrift, held_up) for other in others.values()]
+        problems = tuple(dict.fromkeys((*self._problems.all, *waiting)))
         ready = self._consumer is not None and not problems
         self._metrics.partitions.set(len(held))
         self._metrics.ready.set(ready)
