@@ -179,8 +179,8 @@ class TroubledStore:
     def create_offsets(self, view_id: str, source: str, topic_id: str, offsets: dict[int, int], of: int = 1) -> list[int]:
         return self.store.create_offsets(view_id, source, topic_id, offsets, of)
 
-    def drop_view(self, view_id: str, *, for_good: bool = True) -> int:
-        return self.store.drop_view(view_id, for_good=for_good)
+    def drop_view(self, view_id: str, *, for_good: bool = True, places: Collection[tuple[str, int]] = (), of: int = 1) -> int:
+        return self.store.drop_view(view_id, for_good=for_good, places=places, of=of)
 
     def withdraw(self, live: Collection[str]) -> int:
         return self.store.withdraw(live)

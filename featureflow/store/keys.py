@@ -40,6 +40,11 @@ def buckets(of: int) -> tuple[Bucket, ...]:
     return tuple(Bucket(number, of) for number in range(of))
 
 
+def tag_of(key: bytes) -> bytes:
+    """What stands in its braces: keys of one tag share a bucket."""
+    return key[key.index(b"{") : key.index(b"}") + 1]
+
+
 def escape_id(entity_id: str | int) -> str:
     """Percent-escape everything but letters, digits and ``_.-~``: no ``:``, brace, space or control byte is left."""
     text = str(entity_id)

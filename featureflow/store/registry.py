@@ -106,6 +106,9 @@ class Registry:
         another topic than before, its topic was recreated, or has other partitions than before though the event is ``keyed_by`` an id;
         OffsetMissingError where an offset record that was made once is gone.
         """
+        return self._apply(project, partitions)
+
+    def _apply(self, project: spec.Project, partitions: int | Mapping[str, int], anew: frozenset[str] = frozenset()) -> Plan:
         changes = self.plan(project)
         self._refuse_other_buckets(project)
         sources = (*project.sources, *system_sources(project.name))
@@ -126,7 +129,7 @@ class Registry:
         if self._online.get_meta(BUCKETS_DOCUMENT) is None:
             self._online.put_meta(BUCKETS_DOCUMENT, b"%d" % (self._buckets or 1))
         for view in project.views:
-            self._create_offsets(view, buckets_of(self._online))
+            self._create_offsets(view, buckets_of(self._online), anew=view.id in anew)
         # 6
         for name, topic in topics.items():
             self._online.put_meta(partitions_document(name), str(topic.partitions).encode())
@@ -191,7 +194,8 @@ class Registry:
         A worker that holds one of them is refused at its next commit, and waits with that partition until the view begins anew. Cut
         short, it is finished by the next rebuild of the same view, or by ``apply``. Events that the log has deleted are folded from
         history; what neither has is not folded again.
-        Raises LogError, before anything is dropped, where a topic was recreated: nothing could be folded from it.
+        Raises LogError, before anything is dropped, where a topic was recreated: nothing could be folded from it. UnavailableError where
+        the old state cannot be seen to be gone, StateError where it came back: both are cured by running it again.
         """
         sources = (*project.sources, *system_sources(project.name))
         recorded = [row for source in sources for row in self._history.query("topic", {"source": source.name})]
@@ -208,7 +212,7 @@ class Registry:
                 self._drop(view_id, for_good=True)
         if self._buckets is not None:
             self._online.put_meta(BUCKETS_DOCUMENT, b"%d" % self._buckets)
-        self.apply(project, partitions=partitions)
+        self._apply(project, partitions, anew=frozenset(view_ids))
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -299,12 +303,21 @@ class Registry:
                 f"beginning, run: featureflow rebuild {' '.join(view.name for view in project.views)}"
             )
 
-    def _create_offsets(self, view: spec.View, of: int) -> None:
-        """A position is ``planned`` before its offset record is made and ``created`` after: one that is created and absent was lost."""
+    def _create_offsets(self, view: spec.View, of: int, *, anew: bool) -> None:
+        """A position is ``planned`` before its offset record is made and ``created`` after: one that is created and absent was lost.
+
+        ``anew``: the view was dropped just now. A record that is there all the same is the old one, brought back by a failover with the
+        state that it belongs to. Else it is one that an ``apply`` that was cut short has made, and a worker may have moved on.
+        """
         for row in self._history.query("positions", {"view_id": view.id}):
             source, partition = str(row["source"]), _int(row["partition_id"])
             if row["state"] == "planned":
-                self._online.create_offsets(view.id, source, str(row["topic_id"]), {partition: _int(row["beginning"])}, of)
+                made = self._online.create_offsets(view.id, source, str(row["topic_id"]), {partition: _int(row["beginning"])}, of)
+                if anew and made != [partition]:
+                    raise StateError(
+                        f"view {view.id} was dropped, and its offset record for {source}/{partition} is there again: a failover of the "
+                        f"online store took the drop back, or another command ran meanwhile. Run again: featureflow rebuild {view.name}"
+                    )
                 self._history.execute([Statement("position_created", {"view_id": view.id, "source": source, "partition_id": partition})])
             elif problem := self._problem(view.id, source, partition):
                 raise OffsetMissingError(f"{problem}. To fold it again from history and the log, run: featureflow rebuild {view.name}")
@@ -331,8 +344,9 @@ class Registry:
     def _drop(self, view_id: str, *, for_good: bool) -> int:
         row = next(row for row in self._history.query("view_versions", {}) if row["view_id"] == view_id)
         change = {"view_id": view_id, "changed_at_us": self._clock.now_us(), "definition": row["definition"]}
+        places = [(str(row["source"]), _int(row["partition_id"])) for row in self._history.query("positions", {"view_id": view_id})]
         self._history.execute([Statement("change_view_version", {**change, "state": "dropping"})])
-        dropped = self._online.drop_view(view_id, for_good=for_good)
+        dropped = self._online.drop_view(view_id, for_good=for_good, places=places, of=buckets_of(self._online))
         self._history.execute(
             [Statement("forget_positions", {"view_id": view_id}), Statement("change_view_version", {**change, "state": "dropped"})]
         )

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.crc import key_slot
@@ -19,7 +20,7 @@ from featureflow.store.keys import Keys
 from featureflow.store.online.cluster import ClusterOnlineStore, is_cluster, seeds
 from featureflow.store.online.cluster_reader import ClusterReader
 from featureflow.store.online.open import buckets
-from featureflow.store.online.protocol import Advance, Commit, Committed
+from featureflow.store.online.protocol import DROPPED, Advance, Commit, Committed
 from featureflow.store.online.redis import RedisOnlineStore
 from featureflow.store.online.writes import Patch, StateWrite, Writes
 
@@ -123,6 +124,87 @@ def test_commits_on_their_way_follow_a_slot_that_moves_between_two_of_them(clust
     pipeline.send(commits[4:])
     assert all(isinstance(answer, Committed) for answer in pipeline.answers())
     assert store.read([key]) == [b"head" + b"x" * 6]
+
+
+def written(store: ClusterOnlineStore, cluster: RealCluster, entity_id: str) -> tuple[bytes, bytes, bytes]:
+    """A view of 16 buckets of which an entity has state: keys of its offset record and its state, and the record's bytes."""
+    store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0}, 16)
+    claim = store.claim(SOURCE, 0, [VIEW], TOPIC, 16)
+    offset, state = keys_of(entity_id)
+    bucket = KEYS.buckets[KEYS.number(entity_id)]
+    one = Writes.of([StateWrite(state, 0, b"head", 60_000, whole=b"headaaaa")])
+    assert isinstance(store.commit(Commit(SOURCE, 0, claim.token, (Advance(VIEW, 0, 1),), 5, one, bucket=bucket)), Committed)
+    (record,) = store.read([offset])
+    assert record is not None
+    return offset, state, record
+
+
+def assert_dropped(store: ClusterOnlineStore, state: bytes) -> None:
+    """No state is left, and every record is marked until it is made anew."""
+    assert store.read([state]) == [None]
+    stored = [store.offsets(SOURCE, 0, [VIEW], bucket)[VIEW] for bucket in KEYS.buckets]
+    assert [one.dirty for one in stored if one is not None] == [DROPPED] * 16
+    assert store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0}, 16) == [0]
+
+
+def test_a_slot_that_moves_to_a_node_already_scanned_takes_no_state_past_a_drop(
+    cluster: RealCluster, store: ClusterOnlineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = store._redis
+    scanned = [node.port for node in client.get_primaries()]        # in this order
+    primaries = cluster.primaries()
+    source, target = next(
+        (node, to) for node, to in zip(primaries, primaries[1:] + primaries[:1], strict=True)
+        if scanned.index(to.port) < scanned.index(node.port)
+    )  # fmt: skip
+    entity_id = next(f"u{i}" for i in range(1_000) if cluster.owner(keys_of(f"u{i}")[1]) is source)
+    _, state, _ = written(store, cluster, entity_id)
+    ask, moved = client._execute_command, list[int]()
+
+    def asked(node: Any, *command: Any, **options: Any) -> Any:
+        answer = ask(node, *command, **options)
+        if not moved and command[0] == "SCAN" and node.port == target.port and any(str(part).startswith("feat:") for part in command):
+            moved.append(key_slot(state))
+            cluster.move(key_slot(state))
+        return answer
+
+    monkeypatch.setattr(client, "_execute_command", asked)
+    store.drop_view(VIEW, for_good=False, places=[(SOURCE, 0)], of=16)
+    assert moved
+    assert_dropped(store, state)
+
+
+@pytest.mark.parametrize("kind", ["seen:", "feat:", "ids:", "plain:"])
+def test_a_mark_that_is_lost_while_state_is_dropped_is_made_again(
+    cluster: RealCluster, store: ClusterOnlineStore, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """As where a primary dies before its replica has the mark: the record has its token and offset again, and the state goes on going."""
+    offset, state, record = written(store, cluster, "ada")
+    client, lost = store._redis, list[bytes]()
+    scan = client.scan_iter
+
+    def scanned(match: str, **options: Any) -> Any:
+        if match.startswith(kind) and not lost:
+            lost.append(offset)
+            cluster.owner(offset).client.set(offset, record)
+        return scan(match=match, **options)
+
+    monkeypatch.setattr(client, "scan_iter", scanned)
+    store.drop_view(VIEW, for_good=False, places=[(SOURCE, 0)], of=16)
+    assert lost
+    assert_dropped(store, state)
+
+
+def test_a_view_is_not_said_to_be_dropped_while_one_of_its_slots_is_on_its_way(cluster: RealCluster, store: ClusterOnlineStore) -> None:
+    _, state, _ = written(store, cluster, "ada")
+    source, target = cluster.begin_move(key_slot(state))
+    with pytest.raises(UnavailableError, match="run `featureflow rebuild now`"):
+        store.drop_view(VIEW, for_good=False, places=[(SOURCE, 0)], of=16)
+    with pytest.raises(UnavailableError, match="run `featureflow apply --prune`"):
+        store.drop_view(VIEW, places=[(SOURCE, 0)], of=16)
+    cluster.end_move(key_slot(state), source, target)
+    store.drop_view(VIEW, places=[(SOURCE, 0)], of=16)
+    assert [key for node in cluster.primaries() for key in node.client.keys("*")] == []
 
 
 def test_keys_half_way_between_two_nodes_are_read_one_by_one_or_not_at_all(cluster: RealCluster, store: ClusterOnlineStore) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from featureflow.errors import BeingRebuiltError, UnavailableError, UnknownOutcomeError
-from featureflow.store.keys import Bucket, buckets
-from featureflow.store.online.memory import MemoryOnlineStore, Snapshot, tag_of
+from featureflow.store.keys import Bucket, buckets, tag_of
+from featureflow.store.online.memory import MemoryOnlineStore, Snapshot
 from featureflow.store.online.protocol import Answer, Claim, Commit, Committed, OffsetRecord, Refused, Track, answered
 from simulate.process import Fate, Point, Reach
 

@@ -15,7 +15,7 @@ go back together, and the log has what they lack.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Literal
@@ -41,6 +41,7 @@ from featureflow.store.online.wire import Reply, Request, Talk, Unsent, Wire
 SCHEMES = ("redis+cluster", "rediss+cluster")
 BUCKETS = 16                               # of a project that is new to a cluster
 REDIRECTS = 5
+SLOTS = 16_384
 ASKING = call.packed(b"ASKING")
 Address = tuple[str, int]
 
@@ -159,6 +160,21 @@ class ClusterOnlineStore(RedisOnlineStore):
     def close(self) -> None:
         if "_redis" in vars(self):
             self._redis.close()
+
+    def _whereabouts(self, keys: Collection[bytes]) -> object:
+        """Slot -> its owner. One that is on its way, or has no owner, is like no other."""
+        wanted = {key_slot(key) for key in keys} or range(SLOTS)
+        found: dict[int, object] = {slot: object() for slot in wanted}
+        with self._answering():
+            cluster = self._redis
+            cluster.nodes_manager.initialize()
+            for primary in cluster.get_primaries():
+                nodes = cluster.get_redis_connection(primary).execute_command("CLUSTER NODES").items()
+                [(owner, mine)] = [(address, node) for address, node in nodes if "myself" in node["flags"].split(",")]
+                for first, *last in mine["slots"]:
+                    found |= {slot: owner for slot in range(int(first), int(last[0] if last else first) + 1) if slot in found}
+                found |= {slot: object() for slot in (int(one["slot"]) for one in mine["migrations"]) if slot in found}
+        return found
 
     def _one(self, request: Request) -> Any:
         (reply,) = self._ask((request,))

@@ -56,6 +56,14 @@ def other_topic(view_id: str, place: str, stored: OffsetRecord, topic_id: str) -
     )
 
 
+def not_dropped(view_id: str, place: str, for_good: bool) -> str:
+    command = "featureflow apply --prune" if for_good else rebuild(view_id)
+    return (
+        f"view {view_id} cannot be dropped from the online store at {place} now: slots move from node to node, a primary failed over, or "
+        f"something writes its keys, so some may have been passed by. Once that is over, run `{command}`"
+    )
+
+
 def rebuild(view_id: str) -> str:
     """The command that folds a view again from the beginning."""
     return f"featureflow rebuild {view_id.partition('@')[0]}"

@@ -11,7 +11,7 @@ from featureflow import limits
 from featureflow.clock import NO_TIME_US, Clock
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import BeingRebuiltError, OffsetMissingError
-from featureflow.store.keys import ONE, Bucket, Keys, buckets
+from featureflow.store.keys import ONE, Bucket, Keys, buckets, tag_of
 from featureflow.store.online import call, loss, published, record
 from featureflow.store.online.protocol import (
     DROPPED,
@@ -44,11 +44,6 @@ class Snapshot:
         return {key: record.decode(value.data) for key, value in self.values.items() if key.startswith(b"offset:")}
 
 
-def tag_of(key: bytes) -> bytes:
-    """What stands in its braces: keys of one tag share a bucket."""
-    return key[key.index(b"{") : key.index(b"}") + 1]
-
-
 class MemoryOnlineStore:
     """One process, one thread. Time to live and ``committed_ms`` come from the clock that is given."""
 
@@ -58,15 +53,16 @@ class MemoryOnlineStore:
         self._seen: dict[bytes, list[tuple[int, int]]] = {}
 
     def create_offsets(self, view_id: str, source: str, topic_id: str, offsets: dict[int, int], of: int = 1) -> list[int]:
-        made = []
+        left = set[int]()
         for partition, bucket in product(offsets, buckets(of)):
             key = self._keys.offset(view_id, source, partition, bucket)
             if self._get(key) in (None, record.dropped()):
                 self._put(key, record.encode(OffsetRecord(record.NO_TOKEN, offsets[partition], -1, NO_TIME_US, 0, topic_id)))
-                made.append(partition)
-        return list(dict.fromkeys(made))
+            else:
+                left.add(partition)
+        return [partition for partition in offsets if partition not in left]
 
-    def drop_view(self, view_id: str, *, for_good: bool = True) -> int:
+    def drop_view(self, view_id: str, *, for_good: bool = True, places: Collection[tuple[str, int]] = (), of: int = 1) -> int:
         middle, tail = f":{view_id}:".encode(), f":{view_id.partition('@')[0]}".encode()
         keys = [key for key in (*self._values, *self._seen) if middle in key and not key.startswith(b"meta:")]
         if not for_good:

@@ -143,19 +143,22 @@ class OnlineStore(Protocol):
     ) -> list[int]:
         """Make offset records that do not exist yet, or that ``drop_view`` left, in each of so many buckets; ``apply`` and ``rebuild`` do.
 
-        The partitions of which any was made. Cut short, it is run again.
+        The partitions of which all were made. Cut short, it is run again.
         """
         ...
 
-    def drop_view(self, view_id: str, *, for_good: bool = True) -> int:
+    def drop_view(self, view_id: str, *, for_good: bool = True, places: Collection[tuple[str, int]] = (), of: int = 1) -> int:
         """Delete a view version's state and offset records: for good, or to begin anew. How many keys went.
 
         (1) its offset records are marked: from here on no commit and no claim succeeds
-        (2) its state goes
+        (2) its state goes, and in the same atom its bucket's records are marked, so that no failover loses the mark alone
         (3) its offset records go; where it begins anew they stay, marked, until ``create_offsets`` makes them
 
         What it published goes with its state where it begins anew; else it stays for ``withdraw``, since another version of the view
         may have published it since.
+
+        ``places``: (source, partition) of its offset records in each of so many buckets; others are looked for. All is gone over again
+        until nothing is found and no slot has moved meanwhile; raises UnavailableError, with what to run, where that does not come.
 
         Cut short, it is run again.
         """

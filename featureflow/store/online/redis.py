@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib import resources
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,13 +22,14 @@ from redis.retry import Retry
 from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import BeingRebuiltError, OffsetMissingError, StateError, UnavailableError, UnknownOutcomeError
-from featureflow.store.keys import ONE, Bucket, Keys, buckets
+from featureflow.store.keys import ONE, Bucket, Keys, buckets, tag_of
 from featureflow.store.online import call, loss, published, record
 from featureflow.store.online.protocol import Answer, Claim, Commit, Committed, OffsetRecord, Refused, Track
 from featureflow.store.online.wire import Reply, Request, Talk, Unsent, Wire
 
 SETTING = "online.url"
-SCRIPTS = ("claim", "commit", "create_offsets", "withdraw")
+SCRIPTS = ("claim", "commit", "create_offsets", "drop", "withdraw")
+DROP_PASSES = 5                            # over a view that is dropped; the last finds nothing
 OLDEST = 7
 Call = tuple[Sequence[bytes], Sequence[bytes]]
 """KEYS and ARGV of a script."""
@@ -87,44 +89,61 @@ class RedisOnlineStore:
     def create_offsets(self, view_id: str, source: str, topic_id: str, offsets: dict[int, int], of: int = 1) -> list[int]:
         if not offsets:
             return []
-        partitions, made = list(offsets), set[int]()
+        partitions, made = list(offsets), set(range(1, len(offsets) + 1))
         values = [record.encode(OffsetRecord(record.NO_TOKEN, offsets[p], -1, NO_TIME_US, 0, topic_id)) for p in partitions]
         calls = [([self._keys.offset(view_id, source, partition, bucket) for partition in partitions], values) for bucket in buckets(of)]
         for places in self._run_each("create_offsets", calls):
-            made.update(places)
+            made.intersection_update(places)
         return [partitions[i - 1] for i in sorted(made)]
 
-    def drop_view(self, view_id: str, *, for_good: bool = True) -> int:
-        offsets, seen, states, ids = self._keys.patterns(view_id)
-        with self._answering():
-            for key in self._redis.scan_iter(match=offsets, count=1000):
-                self._redis.set(key, record.dropped(), xx=True)
-            plain = self._keys.plain_pattern(view_id.partition("@")[0])
-            return sum(self._delete(pattern) for pattern in ((seen, states, ids, offsets) if for_good else (seen, states, ids, plain)))
+    def drop_view(self, view_id: str, *, for_good: bool = True, places: Collection[tuple[str, int]] = (), of: int = 1) -> int:
+        offsets, *kinds = self._keys.patterns(view_id)
+        known = {self._keys.offset(view_id, source, partition, bucket) for source, partition in places for bucket in buckets(of)}
+        total = 0
+        for _ in range(DROP_PASSES):
+            before = self._whereabouts(known)
+            records = _by_tag(known.union(self._scan(offsets)))
+            left = marked = sum(number for number, _ in self._dropped(records, records))
+            for pattern in (*kinds, offsets) if for_good else kinds:
+                left += self._delete(pattern, records)
+            total += left - marked
+            if not for_good:                   # not counted as left: another version of the view may be publishing still
+                total += self._delete(self._keys.plain_pattern(view_id.partition("@")[0]), records)
+            if not left and before == self._whereabouts(known):
+                return total
+        raise UnavailableError(loss.not_dropped(view_id, self.place, for_good))
 
     def withdraw(self, live: Collection[str]) -> int:
         staying, gone = list(map(published.begins, live)), 0
-        with self._answering():
-            keys = self._redis.scan_iter(match=self._keys.plain_pattern(), count=1000)
-        while some := self._next(keys, 1000):
-            by_tag: dict[bytes, list[bytes]] = {}
-            for key in some:
-                by_tag.setdefault(key[: key.index(b"}")], []).append(key)
-            gone += sum(number for (number,) in self._run_each("withdraw", [(of_tag, staying) for of_tag in by_tag.values()]))
+        keys = self._scan(self._keys.plain_pattern())
+        while some := list(islice(keys, 1000)):
+            gone += sum(number for (number,) in self._run_each("withdraw", [(of_tag, staying) for of_tag in _by_tag(some).values()]))
         return gone
 
-    def _next(self, keys: Iterator[bytes], most: int) -> list[bytes]:
+    def _scan(self, pattern: str) -> Iterator[bytes]:
         with self._answering():
-            return list(islice(keys, most))
+            yield from self._redis.scan_iter(match=pattern, count=1000)
 
-    def _delete(self, pattern: str) -> int:
-        gone, batch = 0, list[bytes]()
-        for key in self._redis.scan_iter(match=pattern, count=1000):
-            batch.append(key)
-            if len(batch) == 1000:
-                gone += self._redis.unlink(*batch)
-                batch.clear()
-        return gone + (self._redis.unlink(*batch) if batch else 0)
+    def _delete(self, pattern: str, records: Mapping[bytes, Sequence[bytes]]) -> int:
+        """How many keys went. ``records``: tag -> the offset records that are marked where any of that tag go."""
+        gone, keys = 0, self._scan(pattern)
+        while some := list(islice(keys, 1000)):
+            going = _by_tag(some)
+            gone += sum(number for _, number in self._dropped(records, going, going))
+        return gone
+
+    def _dropped(
+        self, records: Mapping[bytes, Sequence[bytes]], tags: Iterable[bytes], going: Mapping[bytes, Sequence[bytes]] = MappingProxyType({})
+    ) -> list[list[int]]:
+        """Of each tag, how many records were not marked yet, and how many keys went."""
+        calls = [
+            ([*records.get(tag, ()), *going.get(tag, ())], (b"%d" % len(records.get(tag, ())), record.dropped())) for tag in tags
+        ]
+        return self._run_each("drop", calls)
+
+    def _whereabouts(self, keys: Collection[bytes]) -> object:
+        """Compares equal to what it was before only if no key can have moved past a scan in between."""
+        return None
 
     def claim(self, source: str, partition: int, view_ids: Sequence[str], topic_id: str, of: int = 1) -> Claim:
         token, records = secrets.token_bytes(16), dict[Track, OffsetRecord]()
@@ -297,6 +316,14 @@ def _not_claimed(reason: bytes, view_id: str, place: str, value: bytes, topic_id
     if reason == b"dirty":
         return OffsetMissingError(loss.dirty(view_id, place, stored))
     return OffsetMissingError(loss.other_topic(view_id, place, stored, topic_id))
+
+
+def _by_tag(keys: Iterable[bytes]) -> dict[bytes, list[bytes]]:
+    """Those that stand in one slot together."""
+    found: dict[bytes, list[bytes]] = {}
+    for key in keys:
+        found.setdefault(tag_of(key), []).append(key)
+    return found
 
 
 def place(url: str) -> str:

@@ -15,7 +15,8 @@ from featureflow.kernel.replay import recompute
 from featureflow.models.store import ModelStore
 from featureflow.serve.answer import Answer
 from featureflow.serve.catalog import views
-from featureflow.store.online.memory import MemoryOnlineStore, tag_of
+from featureflow.store.keys import tag_of
+from featureflow.store.online.memory import MemoryOnlineStore
 
 RIDER, ZONE = PROJECT.views
 BUCKETS = 3

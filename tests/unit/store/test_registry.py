@@ -261,6 +261,26 @@ def test_a_rebuild_that_was_cut_short_is_said_and_is_finished_by_the_next(
     assert place.offsets(view) == {("arrival", 0): 0}
 
 
+def test_a_rebuild_whose_drop_was_taken_back_is_no_success_and_is_cured_by_the_next(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.registry.apply(PROJECT)
+    view = PROJECT.view("carrier_last")
+    key, drop = KEYS.offset(view.id, "arrival", 0), place.online.drop_view
+    (old,) = place.online.read([key])
+
+    def taken_back(*view_ids: str, **options: Any) -> int:
+        """As by a replica that knows nothing of the drop and is a primary now."""
+        gone = drop(*view_ids, **options)
+        place.online.damage(key, old)
+        return gone
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place.online, "drop_view", taken_back)
+        with pytest.raises(StateError, match="Run again: featureflow rebuild carrier_last"):
+            place.registry.rebuild(PROJECT, [view.id])
+    place.registry.rebuild(PROJECT, [view.id])
+    assert place.registry.lost(PROJECT) == {}
+
+
 def test_while_a_view_is_rebuilt_its_offset_records_are_marked_and_not_gone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.registry.apply(PROJECT)
     view = PROJECT.view("carrier_last")
