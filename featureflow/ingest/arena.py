@@ -11,6 +11,8 @@ Index = NDArray[np.int64]
 Table = NDArray[np.int64]
 
 LEAST_ROWS = 4                         # an entity's first place holds this many
+SPARE = 1 / 4                          # of what places take up, that a table has besides: so much is used before they are moved again
+MOVED_BYTES = 8 * 1024 * 1024          # at once, when places are moved together
 
 
 class Arena:
@@ -18,12 +20,13 @@ class Arena:
 
     A slot's rows are ``table[base[slot] : base[slot] + count[slot]]``: a row's position never changes while it lives, its index in the
     table does, whenever rows are added. A slot that outgrows its place moves to one of the next power of two; the place left
-    behind is given to the next slot that needs its size, so that nothing ever has to be closed up.
+    behind is given to the next slot that needs its size. Where slots come to need other sizes than were left behind, the table
+    ends before there is room: then the places are moved together, so that those left behind never add up.
     """
 
     def __init__(self, width: int, rows: int = 1_024, dtype: type[np.integer[Any]] = np.int64) -> None:
-        """``rows``: room to begin with. Give the bound that is kept anyway: the system hands out memory as it is first touched, and a
-        table that need not grow is never copied."""
+        """``rows``: room to begin with. Give the bound that is kept anyway, and ``SPARE`` of it: the system hands out memory as it is
+        first touched, and a table that need not grow is never copied."""
         self.table: NDArray[Any] = np.empty((rows, width), dtype)
         self.base: Index = np.zeros(64, np.int64)
         self.count: Index = np.zeros(64, np.int64)
@@ -71,6 +74,8 @@ class Arena:
 
     def _move(self, slots: Index, needed: Index) -> None:
         sizes = np.maximum(LEAST_ROWS, 1 << np.frexp(needed - 1)[1].astype(np.int64))     # the next power of two
+        if self._end + int(sizes.sum()) > len(self.table):         # seldom in vain: most tables begin with all the room they need
+            self._make_room(sizes)
         to = np.empty(len(slots), np.int64)
         for size in distinct(sizes):
             wanting = np.flatnonzero(sizes == size)
@@ -84,11 +89,30 @@ class Arena:
         """Bases of places of this size: those left behind first, then new ones at the end of the table."""
         again = self._vacant[size].pop(number) if size in self._vacant else np.zeros(0, np.int64)
         first, self._end = self._end, self._end + size * (number - len(again))
-        if self._end > len(self.table):
-            grown = np.empty((max(2 * len(self.table), self._end), self.table.shape[1]), self.table.dtype)
-            grown[:first] = self.table[:first]
-            self.table = grown
         return np.concatenate((again, np.arange(first, self._end, size)))
+
+    def _make_room(self, sizes: Index) -> None:
+        """See to it that there is a place of each of these sizes: left behind, or at the end of the table."""
+        new = sum(size * max(0, int((sizes == size).sum()) - len(self._vacant.get(size, ()))) for size in distinct(sizes))
+        if self._end + new <= len(self.table):
+            return
+        needed = self.rows + int(sizes.sum())
+        enough = len(self.table) >= needed + int(needed * SPARE / 2)      # so that it is not all moved again at once
+        self._together(self.table if enough else np.empty((needed + int(needed * SPARE), self.table.shape[1]), self.table.dtype))
+
+    def _together(self, to: Table) -> None:
+        """Move all places to the beginning of ``to``, which may be the same table: in order, a part at a time, so that none is
+        overwritten before it was moved."""
+        slots = np.flatnonzero(self.capacity)
+        slots = slots[np.argsort(self.base[slots])]
+        capacity, counts, old = self.capacity[slots], self.count[slots], self.base[slots]
+        ends = np.cumsum(capacity)
+        base, most = ends - capacity, max(1, MOVED_BYTES // (to.itemsize * to.shape[1]))
+        for part in np.split(np.arange(len(slots)), np.flatnonzero(np.diff(np.cumsum(counts) // most)) + 1):
+            to[spans(base[part], counts[part])] = self.table[spans(old[part], counts[part])]
+        self.table, self.base[slots] = to, base
+        self._vacant.clear()
+        self._end = int(ends[-1]) if len(ends) else 0
 
     def _vacate(self, bases: Index, sizes: Index) -> None:
         for size in distinct(sizes):

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from featureflow import limits
 from featureflow.clock import NO_TIME_US
 from featureflow.errors import StateError
-from featureflow.ingest.arena import Arena, Table, spans
+from featureflow.ingest.arena import SPARE, Arena, Table, spans
 from featureflow.ingest.course import Course
 from featureflow.ingest.roll_up import roll_up
 from featureflow.ingest.slots import Id, Index, Slots
@@ -89,8 +89,8 @@ class Lifting:
 class Slab:
     """All cached rows of one layout, of any number of partitions. Used from one thread.
 
-    ``max_bytes`` bounds what ``evict`` leaves; places that are left behind are kept for the next that need them. Where a slab
-    ``publishes``, ``touched`` and ``states`` tell of each commit of the last fold, and an entity that a commit changes is one row more.
+    ``max_bytes`` bounds what ``evict`` leaves; places that are left behind take a quarter more at most. Where a slab ``publishes``,
+    ``touched`` and ``states`` tell of each commit of the last fold, and an entity that a commit changes is one row more.
     """
 
     def __init__(self, layout: Layout, keys: Keys, max_bytes: int = limits.SLAB_BYTES, *, publishes: bool = False) -> None:
@@ -99,7 +99,7 @@ class Slab:
         self._course: Course | None = None
         self._names = keys
         self.max_bytes = max_bytes
-        self._arena = self.arena = Arena(layout.width, max(1, max_bytes // (8 * layout.width)))
+        self._arena = self.arena = Arena(layout.width, max(1, int(max_bytes * (1 + SPARE)) // (8 * layout.width)))
         self._known = self.known = Slots(layout)
         self.lifting: Lifting | None = None
         self._slots: dict[int, dict[Id, int]] = {}                 # partition -> entity id -> slot

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import random
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from featureflow.ingest import arena as arena_module
 from featureflow.ingest.arena import Arena, spans
 
 SLOTS = 6
@@ -55,6 +59,47 @@ def test_places_left_behind_are_used_again_and_the_table_does_not_grow_for_ever(
         arena.extend(np.array([0]), 20 * one)
         arena.free(np.array([0]))
     assert len(arena.table) == 64
+
+
+@pytest.mark.parametrize("begun_with", [0, 5_000])
+def test_slots_that_come_to_need_other_places_are_moved_together_and_the_table_keeps_its_bound(begun_with: int) -> None:
+    """Each phase fills as many rows as the one before it, in places twice as large, of half as many slots: some of them go on."""
+    arena, most = Arena(width=1, rows=begun_with), 4_096
+    arena.reserve(most // 4)
+    rng = np.random.default_rng(0)
+    for size in (4, 8, 16, 32, 64, 128, 256, 512):
+        slots = rng.permutation(most // 4)[: most // size]
+        arena.free(np.setdiff1d(np.flatnonzero(arena.capacity), slots))
+        kept = {slot: arena.table[arena.base[slot] : arena.base[slot] + arena.count[slot], 0].tolist() for slot in slots.tolist()}
+        for some in np.array_split(slots, 7):
+            before = arena.count[some]
+            more = np.maximum(0, size - before)
+            arena.extend(some, more)
+            arena.table[spans(arena.base[some] + before, more), 0] = np.repeat(some, more)
+        for slot, was in kept.items():
+            rows = arena.table[arena.base[slot] : arena.base[slot] + arena.count[slot], 0].tolist()
+            assert rows[: len(was)] == was
+            assert set(rows) == {slot}
+        assert len(arena.table) <= 2 * most, size
+
+
+def test_places_larger_than_what_is_moved_at_once_are_moved_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arena_module, "MOVED_BYTES", 80)           # ten rows
+    arena = Arena(width=1, rows=64)
+    arena.reserve(12)
+    rng, sizes = random.Random(0), np.zeros(12, np.int64)
+    for _ in range(500):
+        slot, more = rng.randrange(12), rng.randrange(1, 9)
+        if sizes[slot] + more > 40:
+            arena.free(np.array([slot]))
+            sizes[slot] = 0
+        arena.extend(np.array([slot]), np.array([more]))
+        for position in range(sizes[slot], sizes[slot] + more):
+            arena.table[arena.base[slot] + position] = 100 * slot + position
+        sizes[slot] += more
+        for other in range(12):
+            rows = arena.table[arena.base[other] : arena.base[other] + arena.count[other], 0]
+            assert rows.tolist() == list(range(100 * other, 100 * other + sizes[other]))
 
 
 def test_spans_count_up_from_each_first() -> None:

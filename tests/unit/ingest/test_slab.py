@@ -572,6 +572,23 @@ def test_nothing_is_evicted_within_the_bound(driver: Driver) -> None:
     assert driver.slab.entities == 1
 
 
+def test_entities_that_grow_leave_the_table_within_the_bound_whatever_sizes_were_left_behind() -> None:
+    """Each round fills the bound with entities of twice as many rows as before; the first of each go on from the round before it."""
+    driver = Driver(LAYOUTS["an exact window"], max_bytes := 1 << 20)
+    entities, at = max_bytes // (8 * driver.layout.width * 4), 0
+    for size in (4, 8, 16, 32, 64):
+        for first in range(0, entities * 4 // size, 16):
+            (writes,) = driver.fold(*((n, (at := at + 1) / 1_000_000) for n in range(first, first + 16) for _ in range(size)))
+            assert not driver.store.apply(writes)
+            driver.slab.committed([0])
+            driver.slab.evict()
+            assert driver.slab.used_bytes <= max_bytes
+        assert driver.slab.arena.table.nbytes <= 3 * max_bytes // 2, size
+    blobs = [driver.store.values[driver.slab.key(0, f"u:{n}")] for n in range(16)]
+    for n, blob in enumerate(blobs):
+        assert rows_of(driver.layout, blob) == replay(driver.layout, blob, driver.happened[driver.slab.key(0, f"u:{n}")])
+
+
 def test_an_evicted_entity_goes_on_from_what_the_store_holds(driver: Driver) -> None:
     driver.commit((1, 0), (1, 1))
     driver.slab.max_bytes = 1
