@@ -12,6 +12,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
 from featureflow.errors import OffsetOutOfRangeError, UnavailableError
 from featureflow.store.log.kafka import KafkaLog
 from featureflow.store.log.kafka_consumer import KafkaConsumer
+from featureflow.store.log.open import open_log
 from featureflow.store.log.protocol import Assignment, Batch, Partition, Record
 from servers import Services
 
@@ -259,3 +260,17 @@ def test_a_broker_that_is_down_is_named_with_its_setting() -> None:
         with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:1: .*localhost:2: .*log\.url"):
             call()
     log.close()
+
+
+def test_an_option_in_the_url_goes_before_ours_with_all_three_clients(services: Services, topic: str) -> None:
+    log = open_log(f"kafka://{services.kafka}?request_timeout_ms=20000&session_ms=7000&ssl_check_hostname=false")
+    assert isinstance(log, KafkaLog)
+    try:
+        log.append(topic, [Record(b"{}")])
+        reader = log.reader({"source": topic})
+        clients = (log._administrator(), log._appender(), reader._consumer)
+        assert [client.config["request_timeout_ms"] for client in clients] == [20_000] * 3
+        assert reader._consumer.config["session_timeout_ms"] == 7_000
+        reader.close()
+    finally:
+        log.close()

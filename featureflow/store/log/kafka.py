@@ -178,7 +178,7 @@ class KafkaLog:
         with self._lock:
             if self._admin is None:
                 self._reach()
-                self._admin = KafkaAdminClient(request_timeout_ms=REQUEST_MS, **self._options)
+                self._admin = KafkaAdminClient(**{"request_timeout_ms": REQUEST_MS, **self._options})
             return self._admin
 
     def _appender(self) -> KafkaProducer:
@@ -192,10 +192,9 @@ class KafkaLog:
                     linger_ms=2,
                     batch_size=256 * 1024,
                     delivery_timeout_ms=DELIVERY_MS,
-                    request_timeout_ms=REQUEST_MS,
                     max_block_ms=DELIVERY_MS,
                     allow_auto_create_topics=False,
-                    **self._options,
+                    **{"request_timeout_ms": REQUEST_MS, **self._options},
                 )
             return self._producer
 

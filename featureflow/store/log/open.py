@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from featureflow.errors import SettingsError
 from featureflow.store.log.kafka import KafkaLog
+from featureflow.store.log.kafka_options import converted
 from featureflow.store.log.protocol import Log
 from featureflow.store.log.redis_streams import RedisStreamsLog
 
 REDIS_SCHEMES = ("redis", "rediss", "unix")
-WHOLE_NUMBERS = ("session_ms", "bootstrap_timeout_ms")
 EXAMPLE = "write kafka://host:9092,host:9092, or redis://host:6379/0, or unix:///path, or embedded"
 
 
@@ -19,8 +18,9 @@ def open_log(url: str) -> Log:
     """A log for ``log.url``. Nothing is connected to before its first use.
 
     ``kafka://[user:password@]host:port[,host:port][?security_protocol=SASL_SSL&sasl_mechanism=PLAIN&ssl_cafile=...]``:
-    what follows the question mark is kafka-python's own options. ``redis://``, ``rediss://`` and ``unix://`` are Redis Streams.
-    Raises SettingsError for any other URL.
+    what follows the question mark is kafka-python's own options (see ``kafka_options``). ``redis://``, ``rediss://`` and ``unix://``
+    are Redis Streams.
+    Raises SettingsError for any other URL, and for an option that there is not or that cannot have that value.
     """
     scheme = url.partition("://")[0]
     if scheme == "kafka":
@@ -35,10 +35,7 @@ def _kafka(url: str) -> KafkaLog:
     account, _, servers = parts.netloc.rpartition("@")
     if not servers or not all(server.rpartition(":")[2].isdigit() for server in servers.split(",")):
         raise SettingsError(f"log.url: {servers!r} is no list of Kafka servers with ports; {EXAMPLE}")
-    options: dict[str, Any] = dict(parse_qsl(parts.query))
-    for name in WHOLE_NUMBERS:
-        if name in options:
-            options[name] = int(options[name])
+    options = converted(parse_qsl(parts.query, keep_blank_values=True))
     if account:
         user, _, password = account.partition(":")
         options = {
