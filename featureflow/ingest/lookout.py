@@ -46,9 +46,9 @@ class Lookout:
                 topic = self._log.topic(self._topics[name])
                 for partition, owned in held.items():
                     if partition.source == name:
-                        owned.ends.saw(at_ms, topic.end[partition.partition])
                         with suppress(HistoryAwayError):       # it is asked again, and its reading says so
                             claim.readable(owned, self._topics[name], topic, self._backfill)
+                        owned.ends.saw(at_ms, topic.end[partition.partition])
         except UnavailableError as error:
             self._look_due_us = now_us + INSPECT_US            # each attempt may take a time-out
             self._problems.failed("look", error)
