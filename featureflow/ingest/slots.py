@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow.clock import NO_TIME_US
+from featureflow.errors import StateError
 from featureflow.ingest.arena import Arena, spans
 from featureflow.kernel import event_form
 from featureflow.kernel.columns import Layout
@@ -24,6 +25,7 @@ class Slots:
 
     def __init__(self, layout: Layout) -> None:
         coarser = len(layout.levels) - 1
+        self._layout = layout
         self.ids: list[Id] = []
         self.keys: list[bytes] = []
         self.headers = np.zeros((0, max(layout.header_bytes, event_form.HEADER.itemsize)), np.uint8)    # as stored
@@ -54,10 +56,18 @@ class Slots:
         return len(self.ids)
 
     def take(self, partition: int, ids: Sequence[Id], keys: Sequence[bytes]) -> Index:
-        """Slots for entities whose keys are absent, as far as is known: nothing was rolled up, dropped or written."""
+        """Slots for entities whose keys are absent, as far as is known: nothing was rolled up, dropped or written.
+
+        Raises StateError where there are no more slots.
+        """
         missing = len(ids) - len(self._free)
         if missing > 0:
-            self._grow(max(missing, len(self) // 2, LEAST_MORE))
+            if len(self) + missing > SLOTS:
+                raise StateError(
+                    f"the events of view {self._layout.view_id} from {self._layout.source} that are folded at once have more entities than "
+                    f"a slab holds, at most {SLOTS} entities: give the topic more partitions and workers"
+                )
+            self._grow(min(max(missing, len(self) // 2, LEAST_MORE), SLOTS - len(self)))
         taken = self._free[-len(ids) :]
         del self._free[-len(ids) :]
         for slot, entity_id, key in zip(taken, ids, keys, strict=True):
@@ -97,8 +107,6 @@ class Slots:
 
     def _grow(self, more: int) -> None:
         old, new = len(self), len(self) + more
-        if new > SLOTS:
-            raise MemoryError(f"a slab holds at most {SLOTS} entities; add partitions and workers")
         self.ids += [""] * more
         self.keys += [b""] * more
         self.events.reserve(new)

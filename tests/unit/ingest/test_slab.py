@@ -13,6 +13,7 @@ from featureflow import limits
 from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import DEFAULT_PROJECT, Aggregation, Call, Column, Field, Literal, Source, View, Window
 from featureflow.errors import StateError
+from featureflow.ingest import slots
 from featureflow.ingest.slab import Slab
 from featureflow.ingest.state_writes import COMMITS
 from featureflow.kernel import state
@@ -595,6 +596,14 @@ def test_an_evicted_entity_goes_on_from_what_the_store_holds(driver: Driver) -> 
     driver.slab.evict()
     (write,) = driver.commit((1, 1))
     assert [patch.position for patch in write.patches] == [driver.layout.header_bytes + driver.layout.row_bytes]
+
+
+def test_a_slab_that_is_full_of_entities_names_the_view_and_what_to_do(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "SLOTS", 100)
+    driver.commit(*((n, 0) for n in range(100)))
+    with pytest.raises(StateError, match="view paid@.* from pay .* at most 100 entities.*more partitions and workers"):
+        driver.fold((100, 0))
+    driver.commit((7, 1))
 
 
 def test_ids_that_are_numbers_are_whole_in_the_key() -> None:
