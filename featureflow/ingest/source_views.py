@@ -133,10 +133,9 @@ class SourceViews:
         for view_id, numbers in stand.numbers().items():
             layout = self.layouts[view_id]
             present = _present(events.columns[layout.key_field])
-            too_late = accept.late(layout, events, verdict)
             if len(numbers) < len(self._keys.buckets):             # what is of others was put aside when they came by
                 present &= self._in_buckets(events.columns[layout.key_field], present, numbers)
-                too_late &= present
+            too_late = accept.late(layout, events, verdict) & present
             if too_late.any():
                 late[view_id] = int(too_late.sum())
                 dead = dead + letters(batch, decoded.places[too_late].tolist(), "late", "older than the longest window", view_id)

@@ -168,6 +168,17 @@ def test_an_event_too_old_for_one_view_is_late_for_that_view_alone() -> None:
     assert rig.agrees()
 
 
+@pytest.mark.parametrize("buckets", [1, 3])
+def test_an_event_too_old_for_a_view_that_has_no_entity_there_is_not_late_for_it(buckets: int) -> None:
+    """Whether the view's buckets stand together or one of them is alone behind."""
+    rig = Rig(1, buckets=buckets)
+    worker = started(rig)
+    now = rig.clock.now_us()
+    rig.append([rig.trip(at=now), rig.trip(at=now - 2 * 86_400 * SECOND_US, zone=None)])
+    rig.drain(worker)
+    assert [(letter["position"], letter["reason"]) for letter in rig.letters()] == [(f"trip/0/1/{RIDER.id}", "late")]
+
+
 def test_a_dead_letter_is_durable_before_anything_is_committed_past_it() -> None:
     rig = Rig(1)
     worker = started(rig)
