@@ -27,7 +27,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import structlog
 
@@ -38,6 +38,7 @@ from featureflow.define.spec import Project
 from featureflow.errors import (
     BeingRebuiltError,
     HistoryAwayError,
+    LogError,
     OffsetOutOfRangeError,
     SchemasAwayError,
     UnavailableError,
@@ -149,15 +150,14 @@ class Worker:
             self._problems.none()
 
     def close(self) -> None:
-        """Tell the log how far we are and leave the group."""
-        if self._consumer is not None:
-            self._tell(self._consumer)
-            self._consumer.close()
-        self._past.close()
-        self._holding.clear()
-        self._consumer = self._flight = None
-        self._problems.stopped()
-        self._show()
+        """Tell the log how far we are and leave the group. What fails is raised, once nothing is left open."""
+        consumer, self._consumer, self._flight = self._consumer, None, None
+        with ExitStack() as last:                              # the last one first
+            for step in (self._show, self._problems.stopped, self._holding.clear, self._past.close):
+                last.callback(step)
+            if consumer is not None:
+                last.callback(consumer.close)
+                self._tell(consumer)
 
     def step(self, *, timeout_s: float = POLL_S, wait: Callable[[float], object] = time.sleep) -> int:
         """One turn, as the module says. How many events were committed past."""
@@ -273,6 +273,9 @@ class Worker:
         except OffsetOutOfRangeError as error:
             self._land(consumer)
             raise deleted(error) from error
+        except LogError:
+            self._land(consumer)
+            raise
         except UnavailableError as error:
             self._problems.failed("poll", error)
             wait(timeout_s)

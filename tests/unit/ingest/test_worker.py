@@ -27,7 +27,7 @@ from featureflow.kernel import accept
 from featureflow.store.keys import Keys
 from featureflow.store.log import memory
 from featureflow.store.log.memory import MemoryConsumer, MemoryLog
-from featureflow.store.log.protocol import TRACE_PARENT, Partition, Record
+from featureflow.store.log.protocol import TRACE_PARENT, Partition, Polled, Record
 from featureflow.store.online import record
 from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.protocol import Advance, Commit, Committed, OffsetRecord, Refused, Track
@@ -560,6 +560,42 @@ def test_a_partition_that_readers_do_not_know_of_is_not_committed() -> None:
     rig.online.put_meta(partitions_document("trip"), b"1")
     with pytest.raises(StateError, match="featureflow apply"):
         rig.drain(started(rig))
+
+
+def test_what_is_on_its_way_is_finished_though_the_log_fails_in_the_middle_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, polls = Rig(1), itertools.count()
+    worker = started(rig, poll_records=1)
+    rig.drain(worker)
+    rig.append([rig.trip(at=rig.clock.now_us()) for _ in range(3)])
+    poll = MemoryConsumer.poll
+
+    def malformed(self: MemoryConsumer, **bounds: Any) -> Polled:
+        if next(polls) == 1:
+            raise LogError("the record batch at offset 1 is malformed: its records do not fill it")
+        return poll(self, **bounds)
+
+    before = worker.status().events
+    monkeypatch.setattr(MemoryConsumer, "poll", malformed)
+    with pytest.raises(LogError, match="malformed"):
+        worker.step(timeout_s=0.0)
+    worker.close()
+    assert worker.status().events == before + 1
+
+
+def test_a_worker_that_cannot_leave_its_group_keeps_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, closed = Rig(1), list[bool]()
+    worker = started(rig)
+    rig.drain(worker)
+
+    def stuck(self: MemoryConsumer) -> None:
+        raise LogError("leaving the group failed")
+
+    monkeypatch.setattr(MemoryConsumer, "close", stuck)
+    monkeypatch.setattr(Past, "close", lambda self: closed.append(True))
+    with pytest.raises(LogError, match="leaving the group"):
+        worker.close()
+    assert closed == [True]
+    assert (worker.status().ready, worker.status().partitions) == (False, ())
 
 
 # -- views at offsets of their own -------------------------------------------------------------------------------------
