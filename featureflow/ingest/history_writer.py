@@ -27,13 +27,14 @@ from featureflow.ingest.patient_registry import PatientRegistry
 from featureflow.kernel.decode import Decoder
 from featureflow.kernel.events import Events
 from featureflow.store.history.protocol import HistoryStore, RefusedRecord
-from featureflow.store.log.protocol import Batch, Consumer, Log, Partition
+from featureflow.store.log.protocol import Batch, Consumer, Log, Partition, TopicState
 from featureflow.store.schemas.open import records_of
 from featureflow.store.schemas.protocol import SchemaRegistry
 
 POLL_S = 0.5
 FIRST_WAIT_US, LONGEST_WAIT_US = 100_000, 10_000_000    # after an error
 LAG_EVERY_US = 5_000_000
+LOOK_US = 100_000                          # an append asks its topic's id anew after this: no topic is deleted, created and filled in it
 READ_AGAIN = 500                           # records of a partition, in one round
 
 
@@ -77,6 +78,8 @@ class HistoryWriter:
         self._rows = self._skipped = 0
         self._error = "not started"
         self._lag_due_us = 0
+        self._topic_ids: dict[str, str] = {}           # of the topics, as they were when a partition was first placed
+        self._look_due_us: dict[str, int] = {}         # when they are to be compared before an append
         self._logger = structlog.get_logger("featureflow.history")
 
     def status(self) -> HistoryStatus:
@@ -154,6 +157,9 @@ class HistoryWriter:
         try:
             polled = consumer.poll(timeout_s=timeout_s, max_records=limits.POLL_RECORDS, max_bytes=limits.POLL_BYTES)
         except OffsetOutOfRangeError as error:
+            with suppress(UnavailableError):
+                for name in {partition.source for partition in self._holding.held}:
+                    self._same(name, self._log.topic(self._sources[name].topic))
             raise OffsetOutOfRangeError(
                 f"{error}. Events were deleted before history had them: lengthen the retention of that topic"
             ) from error
@@ -195,12 +201,10 @@ class HistoryWriter:
             source = self._sources[name]
             topic = self._log.topic(source.topic)
             for row in self._history.query("topic", {"source": name}):
-                if row["topic"] == source.topic and row["topic_id"] != topic.topic_id:
-                    raise LogError(
-                        f"topic {source.topic!r} was deleted and created again (id {topic.topic_id}, was "
-                        f"{row['topic_id']}), and event {name!r} reads it: its offsets name other events now than those in history. "
-                        "Give the event a new name, and a topic with a new name"
-                    )
+                if row["topic"] == source.topic:
+                    self._topic_ids[name] = str(row["topic_id"])
+            self._topic_ids.setdefault(name, topic.topic_id)
+            self._same(name, topic)
             offsets = self._history.offsets(name)
             for partition in sorted((p for p in due if p.source == name), key=lambda p: p.partition):
                 beginning, end = topic.beginning[partition.partition], topic.end[partition.partition]
@@ -213,15 +217,35 @@ class HistoryWriter:
                         f"history of {name}/{partition.partition} stands at {offset}, but the log begins at {beginning}: "
                         f"{beginning - offset} events were deleted before history had them. Lengthen the retention of {source.topic!r}"
                     )
-                if offset > end:
-                    raise LogError(
-                        f"history of {name}/{partition.partition} stands at {offset}, but the log ends at {end}: "
-                        f"topic {source.topic!r} was truncated. Give the event a new name, and a topic with a new name"
-                    )
+                self._reaches(partition, offset, end)
                 self._failpoint("in_claim")
                 self._holding.take(consumer, partition, offset, offset)
                 self._to_read_again.add(partition)
                 self._moved(partition, offset)
+
+    def _look(self, name: str) -> None:
+        """Whether what was polled came from the topic that history holds. Raises LogError, UnavailableError."""
+        if (now_us := self._clock.now_us()) >= self._look_due_us.get(name, 0):
+            self._same(name, self._log.topic(self._sources[name].topic))
+            self._look_due_us[name] = now_us + LOOK_US
+
+    def _same(self, name: str, topic: TopicState) -> None:
+        known, source = self._topic_ids[name], self._sources[name]
+        if topic.topic_id != known:
+            raise LogError(
+                f"topic {source.topic!r} was deleted and created again (id {topic.topic_id}, was {known}), and event {name!r} "
+                "reads it: its offsets name other events now than those in history. Give the event a new name, and a topic with a new name"
+            )
+        for partition, offset in self._holding.held.items():
+            if partition.source == name:
+                self._reaches(partition, offset, topic.end.get(partition.partition, offset))
+
+    def _reaches(self, partition: Partition, offset: int, end: int) -> None:
+        if offset > end:
+            raise LogError(
+                f"history of {partition.source}/{partition.partition} stands at {offset}, but the log ends at {end}: "
+                f"topic {self._sources[partition.source].topic!r} was truncated. Give the event a new name, and a topic with a new name"
+            )
 
     def _let_go(self, consumer: Consumer, batches: Iterable[Batch], problem: str, wait_us: int = 0) -> None:
         """To be placed where history stands once the wait is over; ``run`` waits before the next step where a server is away."""
@@ -252,6 +276,7 @@ class HistoryWriter:
         )
         self._failpoint("after_decode")
         events, refused = decoded.events, [kept for r in decoded.refused if (kept := _kept(batch, r.index)) is not None]
+        self._look(batch.source)
         began_us = self._clock.now_us()
         self._failpoint("before_append")
         self._history.append(self._sources[batch.source], batch.partition, events, offset, batch.next, refused)
@@ -309,7 +334,9 @@ class HistoryWriter:
             return
         self._lag_due_us = now_us + LAG_EVERY_US
         for name in {partition.source for partition in self._holding.held}:
-            end = self._log.topic(self._sources[name].topic).end
+            topic = self._log.topic(self._sources[name].topic)
+            self._same(name, topic)
+            end = topic.end
             for partition, offset in self._holding.held.items():
                 if partition.source == name:
                     self._metrics.lag.labels(name, str(partition.partition)).set(max(0, end.get(partition.partition, offset) - offset))

@@ -250,6 +250,34 @@ def test_a_topic_that_was_created_again_or_truncated_stops_it_loudly(rig: Rig) -
         drain(rig.writer(), rig.log)
 
 
+@pytest.mark.parametrize("longer", [False, True])
+def test_a_topic_that_is_created_again_under_a_reading_writer_stops_it_before_its_records_are_history(rig: Rig, longer: bool) -> None:
+    rig.produce(10)
+    writer = rig.writer()
+    drain(writer, rig.log)
+    rig.log.delete_topic(DEPARTURE.topic)
+    rig.log.ensure_topic(DEPARTURE.topic, 2)
+    rig.clock.advance(100_000)
+    rig.produce(30 if longer else 4, 100)                      # others, from offset 0 on
+    with pytest.raises(LogError, match="deleted and created again.*Give the event a new name, and a topic with a new name"):
+        writer.step(timeout_s=0)
+    assert rig.notes() == notes(10)
+    assert rig.history.offsets("departure") == {0: 5, 1: 5}
+
+
+def test_a_topic_that_is_created_again_is_noticed_while_nothing_comes(rig: Rig) -> None:
+    rig.produce(10)
+    writer = rig.writer()
+    drain(writer, rig.log)
+    rig.log.delete_topic(DEPARTURE.topic)
+    rig.log.ensure_topic(DEPARTURE.topic, 2)
+    rig.produce(10, 100)                                       # as many as there were
+    rig.clock.advance(5_000_000)
+    with pytest.raises(LogError, match="deleted and created again"):
+        writer.step(timeout_s=0)
+    assert rig.notes() == notes(10)
+
+
 def test_run_ends_with_the_batch_in_hand_when_it_is_told_to_stop(rig: Rig) -> None:
     rig.produce(10)
     stop = threading.Event()
