@@ -7,8 +7,8 @@ comes of the same reduction, and so does what the part's commit must write.
 
     find -> load -> place -> fold -> (commits) -> committed          drop, after any refusal
 
-A second batch may be placed and folded before what became of the first is known, as if all of it were committed. If it is not, the
-second is forgotten: it is told of first, then the first.
+A second batch may be placed and folded before the first is answered, as if all of that were committed. Where some of it was not,
+the second batch is forgotten, and only then what of the first was not committed.
 
 What is here belongs to the claim under which it was read: after a refusal, or when the partition goes, ``drop`` it all.
 An entity is here whole or not at all, and one that was loaded absent is known to be empty. Nothing that a commit has yet

@@ -1,7 +1,7 @@
 """Which records count: decided one by one, in offset order, from the log alone.
 
 The verdict on a record is a pure function of its partition's log up to it, so that replay, another batch boundary or
-another worker's clock cannot change it. Everything hangs on the running maximum of *accepted* event times of the whole
+another worker's clock cannot change it. Everything depends on the running maximum of *accepted* event times of the whole
 partition, which is kept beside the offset.
 """
 
