@@ -17,7 +17,7 @@ from featureflow import limits
 from featureflow.clock import NO_TIME_US, ManualClock
 from featureflow.define.spec import DEFAULT_PROJECT, Aggregation, Column, Project, View, Window, with_version
 from featureflow.errors import LogError, OffsetMissingError, OffsetOutOfRangeError, StateError, UnavailableError
-from featureflow.ingest import failpoint
+from featureflow.ingest import failpoint, state_writes
 from featureflow.ingest.backfill import Backfill
 from featureflow.ingest.claim import take
 from featureflow.ingest.past import Past
@@ -91,6 +91,22 @@ def test_one_row_a_commit_is_slow_but_right() -> None:
     rig.produce(30)
     rig.drain(worker)
     assert rig.agrees()
+
+
+@pytest.mark.parametrize("fits", [state_writes.COMMITS, 1 << 20])
+def test_a_poll_that_is_cut_into_thousands_of_commits_loses_nothing(fits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time they are sorted by a number that so many do not fit into, to see that it would be noticed."""
+    monkeypatch.setattr(state_writes, "COMMITS", fits)
+    rig = Rig(1)
+    worker = started(rig, commit_rows=1)
+    now = rig.clock.now_us()
+    rig.append([rig.trip(at=now - (n % 50) * SECOND_US, rider=RIDERS[n % len(RIDERS)], zone=7) for n in range(2_100)])
+    try:
+        rig.drain(worker)
+    except IndexError:                     # rows beside those of their entity
+        assert fits > 2_100
+    else:
+        assert rig.agrees() is (fits < 2_100)
 
 
 def test_a_worker_that_starts_again_goes_on_where_the_store_stands() -> None:
