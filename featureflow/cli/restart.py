@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from featureflow.cli import tether
 
 FIRST_WAIT_S, LAST_WAIT_S = 0.5, 10.0  # before a start after a death; doubled by each further one
-STEADY_S = 30.0  # a death after so long counts as a first one
+STEADY_S = 30.0  # a death after so long counts as a first one, and no start is waited with: it will hardly die of the same again
 
 
 class Restarted:
@@ -37,8 +37,11 @@ class Restarted:
         if code is not None:
             tether.let_go(self._process)
             self._process = None
-            self.deaths = 1 if now - self._began > STEADY_S else self.deaths + 1
-            self._wait_s = self._first_wait_s if self.deaths == 1 else min(2 * self._wait_s, LAST_WAIT_S)
+            if now - self._began > STEADY_S:
+                self.deaths, self._wait_s = 1, 0.0
+            else:
+                self.deaths += 1
+                self._wait_s = max(self._first_wait_s, min(2 * self._wait_s, LAST_WAIT_S))
             self._due = now + self._wait_s
         return code
 

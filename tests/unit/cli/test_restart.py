@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
 
-from featureflow.cli.restart import LAST_WAIT_S, Restarted
+from featureflow.cli.restart import FIRST_WAIT_S, LAST_WAIT_S, STEADY_S, Restarted
 
 SLEEPS = [sys.executable, "-c", "import signal; signal.pause()"]
 DIES = [sys.executable, "-c", "raise SystemExit(3)"]
@@ -23,6 +24,12 @@ def next_death(restarted: Restarted) -> int:
     raise AssertionError("it did not die")
 
 
+def killed(restarted: Restarted) -> None:
+    assert restarted.pid is not None
+    os.kill(restarted.pid, signal.SIGKILL)
+    assert next_death(restarted) == -9
+
+
 def test_its_deaths_are_counted_and_the_waits_between_them_double_up_to_a_limit() -> None:
     restarted = Restarted(DIES, os.environ, first_wait_s=0.001)
     assert [next_death(restarted) for _ in range(3)] == [3, 3, 3]
@@ -31,6 +38,19 @@ def test_its_deaths_are_counted_and_the_waits_between_them_double_up_to_a_limit(
     next_death(restarted)
     assert restarted._wait_s == LAST_WAIT_S
     assert restarted.end(0.0) == 0
+
+
+def test_one_that_ran_for_long_is_started_again_at_once_and_one_that_dies_again_is_not() -> None:
+    restarted = Restarted(SLEEPS, os.environ)
+    restarted.look()
+    restarted._began -= STEADY_S + 1.0
+    killed(restarted)
+    assert restarted._wait_s == 0.0
+    restarted.look()
+    assert restarted.pid is not None       # the next look starts it
+    killed(restarted)
+    assert restarted._wait_s == FIRST_WAIT_S
+    assert restarted.deaths == 2
 
 
 def test_one_that_has_not_ended_in_time_is_killed() -> None:
