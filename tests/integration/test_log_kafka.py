@@ -131,14 +131,25 @@ def test_a_durable_member_comes_back_to_its_own_partitions_without_a_rebalance(
     log = KafkaLog(services.kafka, session_ms=LONGER_THAN_PATIENCE_MS)
     first, second = Member(log, topic, "worker-1"), Member(log, topic, "worker-2")
     until(lambda: len(first.owned) == 2 and len(second.owned) == 2, first, second)
-    before, told = set(first.owned), len(second.told)
-    first.consumer.close()
-    again = Member(log, topic, "worker-1")
-    until(lambda: again.owned == before, again, second)
-    assert len(second.told) == told
-    again.consumer.close()
-    second.consumer.close()
+    joined, members = generation(first), {"worker-1": first, "worker-2": second}
+    for name in members:                   # the group's leader is one of them
+        before, told = set(members[name].owned), {other: len(member.told) for other, member in members.items()}
+        members[name].consumer.close()
+        members[name] = Member(log, topic, name)
+        until(lambda name=name, before=before: members[name].owned == before, members[name])   # whatever the other does meanwhile
+        for member in members.values():
+            member.poll()
+        assert [generation(member) for member in members.values()] == [joined, joined]
+        assert {other: len(member.told) for other, member in members.items()} == {**told, name: 1}
+    for member in members.values():
+        member.consumer.close()
     log.close()
+
+
+def generation(member: Member) -> int:
+    """Of the group, as the member knows it: each rebalance makes another."""
+    number: int = member.consumer._consumer._coordinator._generation.generation_id
+    return number
 
 
 def test_an_evicted_member_hears_that_its_partitions_are_lost(

@@ -120,6 +120,25 @@ def test_a_worker_that_starts_again_goes_on_where_the_store_stands() -> None:
         assert rig.agrees()
 
 
+def test_a_worker_that_starts_after_one_was_killed_holds_its_partitions_in_its_first_turn() -> None:
+    class Died(BaseException): ...
+
+    def dies(name: failpoint.Name) -> None:
+        if name == "in_flight":
+            raise Died
+
+    rig = Rig()
+    rig.produce(50)
+    with pytest.raises(Died):
+        rig.drain(started(rig, failpoint=dies))
+    again = started(rig)
+    again.step(timeout_s=0.0)              # the clock stands: nothing is waited for, and no token has to grow old
+    assert again.status().ready
+    assert [status.problem for status in again.status().partitions] == ["", ""]
+    rig.drain(again)
+    assert rig.agrees()
+
+
 def test_stopping_finishes_what_is_in_hand_and_tells_the_log() -> None:
     rig = Rig(1)
     rig.produce(50)
