@@ -84,12 +84,15 @@ def requirements() -> list[str]:
 
 
 def install(extra: str) -> None:
-    """By uv, which is several times faster; by pip where uv cannot be had (pip has its own index settings, too)."""
+    """By uv, which is several times faster; by pip where uv cannot be had (pip has its own index settings, too).
+
+    With bytecode, which pip makes by itself: a process that may not write any would compile every library at each start.
+    """
     pip = (str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--quiet")
     wanted = ("--editable", f"{ROOT}[{extra},frames,otel,avro,protobuf]", *requirements())
     say("environment: installing FeatureFlow and its dependencies into .venv (a minute or two, once)")
     if attempt(*pip, "install", "uv>=0.5", attempts=1):
-        uv = (str(PYTHON), "-m", "uv", "pip", "install", "--quiet", "--python", str(PYTHON), "--link-mode", "copy")
+        uv = (str(PYTHON), "-m", "uv", "pip", "install", "--quiet", "--python", str(PYTHON), "--link-mode", "copy", "--compile-bytecode")
         if attempt(*uv, *wanted, attempts=2):
             return
     if not attempt(*pip, "install", *wanted):

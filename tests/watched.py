@@ -1,32 +1,27 @@
 """``featureflow ingest`` and ``history`` with a note of what they have in hand, in a file that outlives them.
 
-The verbs are the real ones, each in a process of its own, forked from a server that has imported everything: a start takes
-milliseconds, so that there is time for many. FEATUREFLOW_TEST_HAND names the file.
+The verbs are the real ones, each in a process of its own: ``python -m watched --project FOLDER VERB``, or, where many are started, one of
+``forked``. FEATUREFLOW_TEST_HAND names the file. How long such a process takes to start is measured, so it imports nothing of the
+tests: no more than what the command imports.
 
 The note says how many records were polled and are not known to be committed. It is written by the process itself, in memory that
 it shares with the file, so that a SIGKILL at any instruction leaves it as it was. With FEATUREFLOW_TEST_STOP naming a file that exists,
 the process stops itself (SIGSTOP) right before it sends its next commit that writes state, and removes the file.
 FEATUREFLOW_TEST_TRAP names a file like the note, in which a failpoint is armed and disarmed while the process runs. To the file of
-FEATUREFLOW_TEST_OPERATIONS each commit is appended, as one line. ``python -m watched --project FOLDER VERB`` is such a process from
-its start, imports and all.
+FEATUREFLOW_TEST_OPERATIONS each commit is appended, as one line.
 """
 
 from __future__ import annotations
 
-import contextlib
 import mmap
-import multiprocessing
 import os
 import signal
 import struct
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-from world import PATIENCE_S, Process, World
 
 from featureflow.cli import main as cli
 from featureflow.cli.context import Context
@@ -239,60 +234,10 @@ class WatchedContext(Context):
             os.kill(os.getpid(), signal.SIGSTOP)
 
 
-# -- processes ---------------------------------------------------------------------------------------------------------
-
-PRELOADED = ["watched", "featureflow.store.log.open", "featureflow.store.online.redis", "featureflow.store.history.sql", "pymysql"]
-
-
-def start(world: World, verb: str, **settings: str) -> Forked:
-    """``featureflow VERB`` of this project, watched; ended with the world."""
-    count = len(list(world.folder.glob("watched-*.out")))
-    process = Forked(world.folder, verb, world.environment(**settings), world.folder / f"watched-{count}-{verb}")
-    world.ended_with(process.close)
-    return process
-
-
-class Forked(Process):
-    """As ``Process``, forked."""
-
-    def __init__(self, folder: Path, verb: str, environment: Mapping[str, str], output: Path) -> None:
-        self.output = output
-        for suffix in (".out", ".err"):
-            output.with_suffix(suffix).touch()
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
-        self._process = context.Process(target=_run, args=(str(folder), verb, dict(environment), str(output)), daemon=True)
-        self._process.start()
-        assert self._process.pid is not None
-        self.pid = self._process.pid
-
-    def running(self) -> bool:
-        return self._process.is_alive()
-
-    def wait(self, seconds: float = PATIENCE_S) -> int:
-        self._process.join(seconds)
-        code = self._process.exitcode
-        assert code is not None, f"{self.output.name} still runs after {seconds:.0f} s"
-        return code
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        self._process.join()
-
-
-def _run(folder: str, verb: str, environment: dict[str, str], output: str) -> None:
-    """In the child: what ``python -m featureflow.cli --project FOLDER VERB`` does."""
-    for number, suffix in ((1, ".out"), (2, ".err")):
-        with open(output + suffix, "wb") as file:
-            os.dup2(file.fileno(), number)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = ["featureflow", "--project", folder, verb]
+def main() -> None:
     cli.Context = WatchedContext  # type: ignore[misc]  # the verbs are the real ones
     cli.main()
 
 
 if __name__ == "__main__":
-    cli.Context = WatchedContext  # type: ignore[misc]  # the verbs are the real ones
-    cli.main()
+    main()

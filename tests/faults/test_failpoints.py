@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
+import forked
 import pytest
 import redis
 import verdict
-import watched
 from conftest import fresh_database
+from forked import Forked
 from producer import SOURCES, Producer
-from watched import Forked, Trap
+from watched import Trap
 from world import SECOND_US, World, embedded, production, until
 
 import oracle
@@ -52,12 +53,12 @@ class Consumers:
             "FEATUREFLOW_TEST_HAND": str(self.world.folder / f"{verb}.hand"),
             "FEATUREFLOW_TEST_TRAP": str(self.world.folder / f"{verb}.trap"),
         }
-        self.running[verb] = watched.start(self.world, verb, **settings)
+        self.running[verb] = forked.start(self.world, verb, **settings)
         return self.running[verb]
 
     def join(self, verb: str) -> Forked:
         """Another member, without a name or a trap."""
-        return watched.start(self.world, verb, FEATUREFLOW_TEST_HAND=str(self.world.folder / f"{verb}-other.hand"))
+        return forked.start(self.world, verb, FEATUREFLOW_TEST_HAND=str(self.world.folder / f"{verb}-other.hand"))
 
     def produce(self, count: int = 12) -> None:
         for source in SOURCES:

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import forked
 import pytest
 import verdict
-import watched
+from forked import Forked
 from producer import Producer
-from watched import Forked, Hand
+from watched import Hand
 from world import PATIENCE_S, SECOND_US, World, production, until
 
 from servers import Services
@@ -53,7 +54,7 @@ class Killer:
         return [kill for kill in self.kills if kill.in_hand > 0]
 
     def start(self) -> Forked:
-        return watched.start(self.world, self.verb, **self._settings)
+        return forked.start(self.world, self.verb, **self._settings)
 
     def run(self) -> None:
         try:

@@ -9,8 +9,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import pytest
-import watched
 from ports import free_port
 from world import SECOND_US, World, check_state, metric, production, until
 
@@ -48,7 +48,7 @@ def test_the_late_commit_of_a_worker_stopped_past_its_session_is_refused_and_sta
     world.featureflow("apply")
     ports, stop = (free_port(), free_port()), tmp_path / "stop"
     zombie, successor = (
-        watched.start(
+        forked.start(
             world, "ingest", FEATUREFLOW_TEST_HAND=str(tmp_path / f"hand-{port}"), FEATUREFLOW_INGEST_METRICS_PORT=str(port), **own
         )
         for port, own in zip(ports, ({"FEATUREFLOW_TEST_STOP": str(stop)}, {}), strict=True)

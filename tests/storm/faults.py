@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
+import forked
 import pymysql
 import redis
-import watched
 from proxy import Cutter
 from world import World, until
 
@@ -118,7 +118,7 @@ def rebalances(stage: Stage) -> None:
     stage.operations.note("members come and go")
     for n in range(3):
         hand = stage.world.folder / f"guest-{time.monotonic_ns()}.hand"
-        guest = watched.start(stage.world, "ingest", **{**stage.workers[0].settings, "FEATUREFLOW_TEST_HAND": str(hand)})
+        guest = forked.start(stage.world, "ingest", **{**stage.workers[0].settings, "FEATUREFLOW_TEST_HAND": str(hand)})
         until(lambda guest=guest: '"claimed"' in guest.said() or not guest.running(), "a guest's share")  # type: ignore[misc]  # bound now
         time.sleep(stage.luck.uniform(0.2, 2.0))
         code = guest.told_to_end()

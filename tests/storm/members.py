@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import watched
+import forked
 from watched import Hand
 from world import Process, World, until
 
@@ -40,7 +40,7 @@ def cold(world: World, verb: str, **settings: str) -> Process:
 
 def warm(world: World, verb: str, **settings: str) -> Process:
     """Forked from a process that has imported everything."""
-    return watched.start(world, verb, **settings)
+    return forked.start(world, verb, **settings)
 
 
 @dataclass
