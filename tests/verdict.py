@@ -56,6 +56,11 @@ class Replay:
     events: list[oracle.Record]
     refused: set[str]
 
+    def lacks(self, acknowledged: Iterable[tuple[str, int, int]]) -> list[str]:
+        """Which of these (source, partition, offset) the log does not hold. A bad record whose append had no answer hides none of them."""
+        held = self.refused | {f"{record.source}/{record.partition}/{record.offset}" for record in self.events}
+        return sorted({"/".join(map(str, place)) for place in acknowledged} - held)
+
 
 def replay(world: World, bad: Iterable[bytes]) -> Replay:
     """Both topics, read back and decoded by the standard library; values in ``bad`` are no events."""

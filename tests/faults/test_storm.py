@@ -11,9 +11,20 @@ from pathlib import Path
 
 import pytest
 from storm.faults import OTHERS
+from verdict import Replay
+
+import oracle
 
 KILLS = 12
 TESTS = Path(__file__).resolve().parent.parent
+
+
+def test_a_bad_record_without_an_answer_hides_no_record_that_the_log_has_lost() -> None:
+    event = oracle.Record("ride", 0, 0, 7, 7, {})
+    log = Replay([event], {"ride/0/1", "tip/2/5"})                       # of which the second was never acknowledged
+    acknowledged = [("ride", 0, 0), ("ride", 0, 1), ("ride", 0, 2)]
+    assert log.lacks(acknowledged) == ["ride/0/2"]
+    assert log.lacks(acknowledged[:2]) == []
 
 
 @pytest.mark.timeout(1_500)                # about a minute and a half where the machine is free

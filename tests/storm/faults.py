@@ -203,7 +203,7 @@ def mysql_restarted(stage: Stage) -> None:
 
 
 def deadlock(stage: Stage) -> None:
-    """The database chooses the history writer as the victim of a deadlock.
+    """The database chooses the history writer as the victim of a deadlock; tried until it does.
 
         rival:    INSERT the rows that come next, and many others
         writer:   UPDATE the offset (locked), INSERT ... waits for the rival
@@ -217,28 +217,42 @@ def deadlock(stage: Stage) -> None:
         cursor.execute("SET SESSION transaction_isolation = 'READ-COMMITTED'")
         cursor.execute("SET SESSION innodb_lock_wait_timeout = 30")
         cursor.execute("SET autocommit = 0")
-        partition = stage.luck.randrange(3)
-        cursor.execute("SELECT next_offset FROM history_offsets WHERE source = 'tip' AND partition_id = %s", (partition,))
-        ((following,),) = cursor.fetchall()
-        rows = [(partition, following + n) for n in range(200)] + [(partition + 1_000, n) for n in range(3_000)]
-        try:
-            cursor.executemany(
-                "INSERT IGNORE INTO ev_tip (_partition, _offset, _timestamp_us, _append_time) VALUES (%s, %s, 0, 1)", rows
-            )
-            waiting = _waits(cursor)
-            cursor.execute("UPDATE history_offsets SET next_offset = 77 WHERE source = 'tip' AND partition_id = %s", (partition,))
-            stage.operations.note(f"a deadlock on history's offset of tip/{partition}" + ("" if waiting else " (nobody waited)"))
-        except pymysql.err.OperationalError as victim:     # the rival was it, this time
-            stage.operations.note(f"a deadlock on history's offset of tip/{partition}, of which the rival was the victim: {victim.args[0]}")
-        finally:
-            rival.rollback()
+        until(lambda: _rival(stage, rival, cursor), "a deadlock of which the history writer is the victim", seconds=120.0)
     stage.history_advances("after the deadlock")
 
 
+def _rival(stage: Stage, rival: pymysql.Connection[pymysql.cursors.Cursor], cursor: pymysql.cursors.Cursor) -> bool:
+    """Whether the writer was the victim, this time."""
+    partition = stage.luck.randrange(3)
+    cursor.execute("SELECT next_offset FROM history_offsets WHERE source = 'tip' AND partition_id = %s", (partition,))
+    ((following,),) = cursor.fetchall()
+    rows = [(partition, following + n) for n in range(200)] + [(partition + 1_000, n) for n in range(3_000)]
+    place = f"a deadlock on history's offset of tip/{partition}"
+    try:
+        cursor.executemany("INSERT IGNORE INTO ev_tip (_partition, _offset, _timestamp_us, _append_time) VALUES (%s, %s, 0, 1)", rows)
+        if not _waits(cursor):
+            stage.operations.note(f"no writer came for {place}: once more")
+            return False
+        cursor.execute("UPDATE history_offsets SET next_offset = 77 WHERE source = 'tip' AND partition_id = %s", (partition,))
+    except pymysql.err.OperationalError as victim:
+        stage.operations.note(f"{place}, of which the rival was the victim: once more ({victim.args[0]})")
+        return False
+    finally:
+        rival.rollback()
+    stage.operations.note(f"{place}, of which the writer was the victim")
+    return True
+
+
 def _waits(cursor: pymysql.cursors.Cursor) -> bool:
+    """Whether somebody comes who holds an offset and waits for our rows: then the one that gets the offset has won the deadlock."""
     deadline = time.monotonic() + 10.0
     while time.monotonic() < deadline:
-        cursor.execute("SELECT COUNT(*) FROM performance_schema.data_locks WHERE object_schema = DATABASE() AND lock_status = 'WAITING'")
+        cursor.execute(
+            "SELECT COUNT(*) FROM performance_schema.data_locks AS rows_ JOIN performance_schema.data_locks AS offsets "
+            "USING (engine_transaction_id) WHERE rows_.object_schema = DATABASE() AND rows_.object_name = 'ev_tip' "
+            "AND rows_.lock_status = 'WAITING' AND offsets.object_schema = DATABASE() AND offsets.object_name = 'history_offsets' "
+            "AND offsets.lock_type = 'RECORD' AND offsets.lock_status = 'GRANTED'"
+        )
         ((waiting,),) = cursor.fetchall()
         if waiting:
             return True

@@ -194,9 +194,8 @@ def _take_stock(stage: Stage, producer: Producer, report: Report) -> None:
     if report.problems:                    # what was not drained cannot be compared
         return
     log = verdict.replay(stage.world, producer.bad)
-    missing = producer.sent.keys() - {(r.source, r.partition, r.offset) for r in log.events}
-    if len(missing) > len(log.refused):
-        report.problems.append(f"the log lacks {len(missing) - len(log.refused)} records that it acknowledged")
+    if missing := log.lacks(producer.sent):
+        report.problems.append(f"the log lacks {len(missing)} records that it acknowledged, the first of them {missing[:3]}")
     report.events = len(log.events) + len(log.refused)
     newest = max(record.time_us for record in log.events)
     stage.operations.note(f"{report.events} records in the log; comparing")
