@@ -1,4 +1,4 @@
-"""SIGTERM under load: what is in hand is finished, and the process ends with exit code 0 within ten seconds."""
+"""SIGTERM under load: what is in hand is finished, and the process ends with exit code 0."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def load(world: World, port: int | None = None) -> Iterator[Load]:
             thread.join()
 
 
-def test_ingest_history_and_serve_drain_and_end_with_0_within_ten_seconds(world: World) -> None:
+def test_ingest_history_and_serve_drain_and_end_with_0(world: World) -> None:
     start_us = time.time_ns() // 1000
     ingest, history = world.start("ingest"), world.start("history")
     server, _ = world.serve()
@@ -103,7 +103,7 @@ def test_ingest_history_and_serve_drain_and_end_with_0_within_ten_seconds(world:
 
 
 @pytest.mark.parametrize("world", ["embedded"], indirect=True)
-def test_up_ends_its_whole_tree_with_0_within_ten_seconds(world: World) -> None:
+def test_up_ends_its_whole_tree_with_0(world: World) -> None:
     up = world.start("up")
     scorer = Http(world.serve_port)
     until(scorer.ready, "/readyz")

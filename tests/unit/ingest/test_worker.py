@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
-from worker_rig import PROJECT, RIDER, RIDERS, SECOND_US, TRIP, ZONE, Rig, TroubledStore
+from worker_rig import PROJECT, RIDER, RIDERS, SECOND_US, START_US, TRIP, ZONE, Rig, TroubledStore
 
 from featureflow import limits
 from featureflow.clock import NO_TIME_US, ManualClock
@@ -19,6 +19,7 @@ from featureflow.define.spec import DEFAULT_PROJECT, Aggregation, Column, Projec
 from featureflow.errors import LogError, OffsetMissingError, OffsetOutOfRangeError, StateError, UnavailableError
 from featureflow.ingest import failpoint, state_writes
 from featureflow.ingest.backfill import Backfill
+from featureflow.ingest.backoff import Backoff
 from featureflow.ingest.claim import take
 from featureflow.ingest.past import Past
 from featureflow.ingest.source_views import SourceViews
@@ -327,6 +328,43 @@ def test_views_that_catch_up_at_their_own_pace_in_bad_weather_come_to_the_same_v
 @pytest.mark.parametrize("seed", range(40))
 def test_lost_replies_duplicates_rollbacks_and_rivals_change_no_value(seed: int) -> None:
     assert storm(seed)
+
+
+class Away(MemoryOnlineStore):
+    """A store that is asked ``tried`` times whether it may hold state, and does not answer once it is ``away``."""
+
+    away, tried = False, 0
+
+    def check(self) -> list[str]:
+        self.tried += 1
+        if self.away:
+            raise UnavailableError("nobody answers; see online.url")
+        return super().check()
+
+
+def tried_in_a_minute() -> int:
+    """How often a worker asks a store that is away, by a clock that is told."""
+    clock = ManualClock(START_US)
+    store = Away(clock)
+    rig = Rig(online=store, clock=clock)
+    worker = rig.worker()
+    worker.open()
+    store.away, store.tried = True, 0
+    for _ in range(6_000):
+        worker.step(timeout_s=0.0, wait=lambda seconds: None)
+        clock.advance(10_000)
+    assert not worker.status().ready
+    store.away = False
+    rig.produce(50)
+    rig.drain(worker)
+    assert rig.agrees()
+    return store.tried
+
+
+def test_a_store_that_is_away_is_asked_again_after_waits_that_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 10 <= tried_in_a_minute() <= 60
+    monkeypatch.setattr(Backoff, "failed", lambda self: 0)
+    assert tried_in_a_minute() > 1_000, "the test would not show that nobody waits"
 
 
 class NoOffset(MemoryOnlineStore):
