@@ -41,7 +41,8 @@ class Course:
         number = np.searchsorted(self.slots, slots, side="right") - begin
         rows = spans(begin, number)
         at = np.repeat(np.cumsum(counts) - counts, number) + self.positions[rows]
-        newest = np.searchsorted(self._keys, rows * self._ends + commit, side="right") - 1
+        last = min(commit, self._ends - 1)                         # behind the last of these, the next row's pairs would follow
+        newest = np.searchsorted(self._keys, rows * self._ends + last, side="right") - 1
         changed = newest >= self.first[rows]
         table[at[changed]] = self.table[newest[changed]]
         there = np.ones(len(table), np.bool_)
