@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterator
 from itertools import count
@@ -138,6 +139,18 @@ def test_half_of_a_surrogate_pair_is_refused_and_nothing_is_written(mysql_url: s
     store.ensure_source(ORDER)
     with pytest.raises(HistoryError, match=r"order\.note holds a string that is not Unicode text"):
         store.append(ORDER, 0, events([(0, "a", "\udc27", None, None, None, None, None)]), 0, 2**41)
+    assert store.offsets("order") == {}
+    store.close()
+
+
+@pytest.mark.parametrize(("place", "value"), [(3, np.inf), (4, -np.inf), (6, (1.0, np.inf)), (6, (1.0, np.nan)), (7, -np.inf)])
+def test_an_infinity_is_refused_and_nothing_is_written_in_its_place(mysql_url: str, place: int, value: object) -> None:
+    store = SqlHistory(mysql_url)
+    store.migrate()
+    store.ensure_source(ORDER)
+    row = (0, "a", "b", None, None, None, None, None)
+    with pytest.raises(HistoryError, match=re.escape(f"order.{FIELDS[place].name} holds an infinity")):
+        store.append(ORDER, 0, events([row, (*row[:place], value, *row[place + 1 :])]), 0, 2**41)
     assert store.offsets("order") == {}
     store.close()
 

@@ -27,7 +27,7 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "'": "\\'", "\0": "\\0"})
 def row_texts(source: Source, events: Events) -> list[str]:
     """One text per event: its values in the order of the table's columns, between commas.
 
-    Raises HistoryError for a string that is not Unicode text, which no decoder gives.
+    Raises HistoryError for a string that is not Unicode text and for a number that is infinite, which no decoder gives.
     """
     n = len(events)
     if not n:
@@ -64,6 +64,11 @@ def _cells(source: Source, field: Field, column: NDArray[Any]) -> Sequence[str]:
             return _strings(column.tolist())
         except UnicodeEncodeError as error:
             raise HistoryError(f"field {source.name}.{field.name} holds a string that is not Unicode text: {error.reason}") from None
+    broken = np.isinf(column)
+    if field.type == "vector":             # null is a row of NaN
+        broken = ~np.isfinite(column) & ~np.isnan(column).all(axis=1, keepdims=True)
+    if broken.any():                       # a text of numbers has no such number: it would be written as null
+        raise HistoryError(f"field {source.name}.{field.name} holds an infinity or half a null, which no event has")
     if field.type == "vector":
         return _vectors(column)
     if field.type == "float":
