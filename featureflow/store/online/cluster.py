@@ -29,7 +29,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, RedisCluste
 from redis.retry import Retry
 
 from featureflow.errors import UnavailableError
-from featureflow.store.online import call
+from featureflow.store.online import call, tls
 from featureflow.store.online.redis import (
     SETTING,
     RedisOnlineStore,
@@ -51,7 +51,7 @@ def is_cluster(url: str) -> bool:
 
 
 def seeds(url: str) -> tuple[list[tuple[str, int]], dict[str, Any]]:
-    """``redis+cluster://[user:password@]host:port,host:port`` -> addresses, and what redis-py is told of all nodes.
+    """``redis+cluster://[user:password@]host:port,host:port[?ssl_...]`` -> addresses, and what redis-py is told of all nodes.
 
     Raises UnavailableError for what is none.
     """
@@ -66,9 +66,15 @@ def seeds(url: str) -> tuple[list[tuple[str, int]], dict[str, Any]]:
             addresses.append((one.hostname, one.port or 6379))
         if parts.path not in ("", "/", "/0"):
             raise ValueError(f"a cluster has no database {parts.path!r}")
+        options = tls.options(f"{parts.scheme.partition('+')[0]}://{addresses[0][0]}?{parts.query}")
+        if "db" in options:
+            raise ValueError("a cluster has no databases")
+        if parts.scheme == "rediss+cluster":
+            tls.context(options)
     except ValueError as problem:
         raise UnavailableError(f"{SETTING} is no URL of a Redis Cluster: {problem}. Write redis+cluster://HOST:PORT,HOST:PORT") from None
-    options: dict[str, Any] = {"ssl": True} if parts.scheme == "rediss+cluster" else {}
+    options = {name: value for name, value in options.items() if name != "host"}
+    options |= {"ssl": True} if parts.scheme == "rediss+cluster" else {}
     user, _, password = login.partition(":")
     if password:
         options["password"] = unquote(password)

@@ -15,6 +15,7 @@ import hiredis
 from redis.crc import key_slot
 
 from featureflow.errors import UnavailableError
+from featureflow.store.online import tls
 from featureflow.store.online.cluster import REDIRECTS, seeds
 from featureflow.store.online.reader import AsyncReader
 from featureflow.store.online.redis import SETTING
@@ -34,8 +35,9 @@ class ClusterReader:
 
     def __init__(self, url: str, *, timeout_s: float = 1.0) -> None:
         self._seeds, options = seeds(url)
-        self._scheme = "rediss" if options.pop("ssl", False) else "redis"
-        self._login = options
+        self._context = tls.context(options) if options.pop("ssl", False) else None
+        self._scheme = "rediss" if self._context else "redis"
+        self._login = {name: options[name] for name in ("username", "password") if name in options}
         self._timeout_s = timeout_s
         self._nodes: dict[Address, AsyncReader] = {}
         self._owners: list[Address | None] = [None] * SLOTS
@@ -165,7 +167,7 @@ class ClusterReader:
         if node is None:
             host, port = address
             url = f"{self._scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-            node = self._nodes[address] = AsyncReader(url, timeout_s=self._timeout_s, **self._login)
+            node = self._nodes[address] = AsyncReader(url, timeout_s=self._timeout_s, context=self._context, **self._login)
         return node
 
     async def _keep_looking(self) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, cast
 
 import hiredis
-from redis.connection import parse_url
 
 from featureflow.errors import UnavailableError
+from featureflow.store.online import tls
 from featureflow.store.online.redis import SETTING, place, version
 
 FIRST_WAIT_S = 0.05
@@ -86,15 +87,16 @@ class AsyncReader:
     Raises UnavailableError for what is no Redis URL.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 1.0, username: str = "", password: str = "") -> None:
-        """``username``, ``password``: in place of those of the URL."""
+    def __init__(
+        self, url: str, *, timeout_s: float = 1.0, username: str = "", password: str = "", context: ssl.SSLContext | None = None
+    ) -> None:
+        """``username``, ``password``, ``context`` (of TLS): in place of those of the URL."""
         try:
-            # as the worker's client reads it
-            self._options: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]  # untyped in redis-py
+            self._options = tls.options(url)
+            self._tls = None if not url.startswith("rediss:") else context or tls.context(self._options)
         except ValueError as problem:
             raise UnavailableError(f"{SETTING} is not a Redis URL: {problem}. Write redis://HOST:PORT/0") from None
         self._options |= {"username": username, "password": password} if password else {}
-        self._tls = url.startswith("rediss:")
         self._timeout_s = timeout_s
         self._connection: _Connection | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -208,7 +210,7 @@ class AsyncReader:
             _, connection = await loop.create_unix_connection(_Connection, options["path"])
         else:
             host, port = options.get("host", "localhost"), options.get("port", 6379)
-            _, connection = await loop.create_connection(_Connection, host, port, ssl=True if self._tls else None)
+            _, connection = await loop.create_connection(_Connection, host, port, ssl=self._tls)
         commands: list[tuple[bytes, ...]] = [(b"CLIENT", b"SETNAME", b"featureflow-serve")]
         if options.get("db"):
             commands.insert(0, (b"SELECT", str(options["db"]).encode()))

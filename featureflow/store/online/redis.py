@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
-from redis.connection import parse_url
 from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
@@ -23,7 +22,7 @@ from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import BeingRebuiltError, OffsetMissingError, StateError, UnavailableError, UnknownOutcomeError
 from featureflow.store.keys import ONE, Bucket, Keys, buckets, tag_of
-from featureflow.store.online import call, loss, published, record
+from featureflow.store.online import call, loss, published, record, tls
 from featureflow.store.online.protocol import Answer, Claim, Commit, Committed, OffsetRecord, Refused, Track
 from featureflow.store.online.wire import Reply, Request, Talk, Unsent, Wire
 
@@ -67,7 +66,9 @@ class RedisOnlineStore:
     def _place(url: str) -> str:
         """Where it points, without its password. Raises UnavailableError for what is no URL of such a store."""
         try:
-            parse_url(url)  # type: ignore[no-untyped-call]  # untyped in redis-py
+            options = tls.options(url)
+            if url.startswith("rediss:"):
+                tls.context(options)           # redis-py itself would say of a file that is not there neither its name nor the option's
         except ValueError as problem:
             raise UnavailableError(f"{SETTING} is not a Redis URL: {problem}. Write redis://HOST:PORT/0") from None
         return place(url)
