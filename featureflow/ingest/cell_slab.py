@@ -92,7 +92,8 @@ class CellSlab(Slab):
         place[place == len(distinct)] = 0
         near = np.flatnonzero(distinct[place] == held)
         rows, owner, code = rows[near], owner[near], owner[near] * len(distinct) + place[near]
-        asked = (np.cumsum(changes(slots)) - 1) * len(distinct) + rank
+        # Not every entity that is written here has a cell that changes: those that become rows with this batch.
+        asked = np.searchsorted(placed.entities, slots) * len(distinct) + rank
         order = np.argsort(asked)
         at = np.searchsorted(asked[order], code)
         at[at == len(asked)] = 0

@@ -124,6 +124,19 @@ def test_cells_are_written_with_the_rows_by_an_event_that_changes_none() -> None
     check(ingest)
 
 
+@pytest.mark.parametrize("op", SKETCHED)
+@pytest.mark.parametrize("turned", [False, True])
+def test_cells_written_with_rows_are_not_taken_for_those_of_another_entity_of_the_batch(op: str, turned: bool) -> None:
+    ingest = one_source(aggregation("count", [sliding(HOUR)]), aggregation(op, [sliding(HOUR)], value=Column("y"), size=3))
+    give(ingest, [click(i, NOON + i * SECOND, user="u1", y=float(i)) for i in range(15)])
+    give(ingest, [click(i, NOON + i * SECOND, user="u2", y=100.0 + i) for i in range(15, 40)])
+    news = [{"user": "u1"}, *({"user": "u2", "y": float(y)} for y in range(15))]     # of u1, which is rows from now on, no cell changes
+    batch = [click(40 + i, NOON + 40 * SECOND, **fields) for i, fields in enumerate(news[::-1] if turned else news)]
+    ingest.world = replace(ingest.world, records=(*ingest.world.records, *batch))
+    ingest.fold(batch)
+    check(ingest)
+
+
 def test_a_slow_entity_stays_few_events_for_ever() -> None:
     ingest = one_source(aggregation("sum", [sliding(HOUR)]), aggregation("approx_quantile", [sliding(HOUR)]))
     longest = 0
