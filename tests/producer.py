@@ -17,6 +17,7 @@ from featureflow.store.log.protocol import Record
 
 RIDERS = ("ada", "bob:{0}", "c\r\nd", "é*", "'; --", *(f"r{n}" for n in range(30)))
 SOURCES = ("ride", "tip")
+PAYMENTS = (None, *("card", "cash", "voucher", "'; --", "bébé 𝄞", "") * 7, "more than twelve bytes")
 RESENT = 0.03                              # of the records: the same bytes again, a while later
 KEPT = 500                                 # records that may be sent again
 
@@ -34,6 +35,7 @@ class Producer:
     size: int = 24
     pause_s: float = 0.1
     poison: float = 0.01
+    again: float = RESENT
     riders: tuple[str, ...] = RIDERS
     bad: set[bytes] = field(default_factory=set)
     sent: dict[tuple[str, int, int], bytes | None] = field(default_factory=dict)
@@ -64,7 +66,8 @@ class Producer:
         late_us = luck.choice((0, 0, luck.randrange(50 * SECOND_US), luck.randrange(90 * SECOND_US), 4_000 * SECOND_US, -400 * SECOND_US))
         rider = luck.choice(self.riders)
         values: dict[str, object] = {"at": now_us - (late_us if luck.random() < 0.3 else 0), "rider": rider}
-        if source == "ride":
+        if source == "ride":               # what a definitions file does not declare is ignored
+            values |= {"event_id": f"{luck.getrandbits(60):x}" if luck.random() < 0.95 else None, "payment": luck.choice(PAYMENTS)}
             values |= {"zone": luck.choice((1, 2, -3, None)), "cash": luck.random() < 0.5}
             values |= {"fare": luck.choice((None, 0.1, 1e-9, luck.random() * 1e6, -3.0, round(luck.gammavariate(2, 9), 2)))}
         else:
@@ -78,8 +81,8 @@ class Producer:
         return record
 
     def _again(self, source: str) -> Record | None:
-        """A record that was sent before, byte for byte: to the log it is another event."""
-        if self._recent and self.luck.random() < RESENT:
+        """A record that was sent before, byte for byte and with the id of its event: to the log it is another one."""
+        if self._recent and self.luck.random() < self.again:
             of, record = self.luck.choice(self._recent)
             if of == source:
                 self.resent += 1

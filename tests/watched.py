@@ -8,7 +8,8 @@ The note says how many records were polled and are not known to be committed. It
 it shares with the file, so that a SIGKILL at any instruction leaves it as it was. With FEATUREFLOW_TEST_STOP naming a file that exists,
 the process stops itself (SIGSTOP) right before it sends its next commit that writes state, and removes the file.
 FEATUREFLOW_TEST_TRAP names a file like the note, in which a failpoint is armed and disarmed while the process runs. To the file of
-FEATUREFLOW_TEST_OPERATIONS each commit is appended, as one line.
+FEATUREFLOW_TEST_OPERATIONS each commit is appended, as one line. FEATUREFLOW_TEST_WITHOUT names a guard of the worker's own that the
+process goes without: to show what it is for.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import signal
 import struct
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,9 +29,10 @@ from featureflow.cli import main as cli
 from featureflow.cli.context import Context
 from featureflow.define.spec import Source
 from featureflow.errors import UnknownOutcomeError
-from featureflow.ingest import failpoint
+from featureflow.ingest import failpoint, ids
 from featureflow.kernel.events import Events
 from featureflow.store.history.protocol import HistoryStore
+from featureflow.store.keys import Bucket
 from featureflow.store.log.protocol import Consumer, Log, Polled
 from featureflow.store.online.protocol import Answer, Commit, Committed, OnlineStore, Pipeline, Refused
 
@@ -137,14 +140,35 @@ class WatchedStore(_Wrapped):
     def pipeline(self) -> WatchedPipeline:
         return WatchedPipeline(self._inner.pipeline(), self)
 
+    @cached_property
+    def bounds(self) -> dict[tuple[str, int], dict[Bucket, tuple[int, int]]]:
+        """Of each partition and bucket, from where and to where it was committed."""
+        return defaultdict(dict)
+
     def told(self, commit: Commit, answer: Answer | None) -> None:
         first, to = min(advance.from_offset for advance in commit.advances), commit.advances[0].to_offset
         outcome = "committed" if isinstance(answer, Committed) else answer.reason if isinstance(answer, Refused) else "unknown"
         self.note(commit.source, commit.partition, first, to, outcome)
         if isinstance(answer, Committed):
-            self._hand.settled(to - first)
+            self._hand.settled(self._committed(commit, first, to))
         elif isinstance(answer, Refused):
             self._hand.was_refused()
+
+    def _committed(self, commit: Commit, first: int, to: int) -> int:
+        """Records that every bucket has now: the last to come settles them."""
+        bounds = self.bounds[commit.source, commit.partition]
+        if commit.bucket in bounds and bounds[commit.bucket][1] != first:
+            bounds.clear()                 # somebody else had the partition in between
+        begun, _ = bounds.get(commit.bucket, (first, first))
+        bounds[commit.bucket] = begun, to
+        if len(bounds) < commit.bucket.of:
+            return 0
+        begun, reached = max(begun for begun, _ in bounds.values()), min(to for _, to in bounds.values())
+        if reached <= begun:
+            return 0
+        for bucket, (_, at) in bounds.items():
+            bounds[bucket] = reached, at
+        return reached - begun
 
 
 class WatchedPipeline:
@@ -234,7 +258,19 @@ class WatchedContext(Context):
             os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def _forgotten(at: int, offset: int) -> bool:
+    return False
+
+
+GUARDS: dict[str, tuple[object, str, object]] = {
+    "ids": (ids, "counts", _forgotten),    # the ids that tell duplicates are not taken back with a claim
+}
+
+
 def main() -> None:
+    if guard := os.environ.get("FEATUREFLOW_TEST_WITHOUT", ""):
+        module, name, instead = GUARDS[guard]
+        setattr(module, name, instead)
     cli.Context = WatchedContext  # type: ignore[misc]  # the verbs are the real ones
     cli.main()
 

@@ -11,7 +11,6 @@ import contextlib
 import http.client
 import itertools
 import json
-import math
 import os
 import re
 import signal
@@ -35,7 +34,8 @@ from featureflow.define import system
 from featureflow.define.spec import Project, View
 from featureflow.errors import UnavailableError
 from featureflow.kernel import state
-from featureflow.kernel.finalize import Status, ViewKernel
+from featureflow.kernel.columns import Layout
+from featureflow.kernel.finalize import Status, Values, ViewKernel
 from featureflow.models.export import export_mlp
 from featureflow.store.keys import Keys, buckets
 from featureflow.store.log.protocol import Batch
@@ -236,10 +236,10 @@ class Http:
 class World:
     """A project's folder and settings. ``close`` ends every process that it started."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str], topic: str) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str], topic: str, definitions: str = DEFINITIONS) -> None:
         self.folder, self.topic = folder, topic
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "features.py").write_text(DEFINITIONS.format(topic=topic))
+        (folder / "features.py").write_text(definitions.format(topic=topic))
         self.serve_port = free_port()
         self.settings = {
             "FEATUREFLOW_PROJECT_NAME": topic,
@@ -348,26 +348,22 @@ class World:
         project = self.project
         sources = {source.name: source for source in project.sources}
         kernel = ViewKernel(view, sources)
-        states = {name: state.parse(layout, self._blobs(view, name, layout.keyed, ids)) for name, layout in kernel.layouts.items()}
-        found = kernel.finalize(states, np.full(len(ids), q_us, np.int64))
-        answers: dict[str | int, list[oracle.Answer]] = {}
-        for row, entity in enumerate(ids):
-            answers[entity] = []
-            for i, feature in enumerate(view.features):
-                at = kernel.columns[i]
-                time_us = int(found.event_times_us[row, i])
-                answers[entity].append(oracle.Answer(
-                    tuple(found.values[row, at:at + feature.size].tolist()), Status(int(found.statuses[row, i])).letter,
-                    None if time_us == NO_TIME_US else time_us,
-                ))
-        return answers
+        states = {name: state.parse(layout, self._blobs(view, name, layout, ids)) for name, layout in kernel.layouts.items()}
+        return answers(view, ids, kernel.finalize(states, np.full(len(ids), q_us, np.int64)))
 
-    def _blobs(self, view: View, source: str, keyed: bool, ids: Sequence[str | int]) -> list[list[bytes | None]]:
-        owners: list[int | None] = [None] if keyed else list(range(PARTITIONS))
+    def _blobs(self, view: View, source: str, layout: Layout, ids: Sequence[str | int]) -> list[list[bytes | None]]:
+        owners: list[int | None] = [None] if layout.keyed else list(range(PARTITIONS))
         names = Keys(self.project.name, buckets_of(self.context.online))
-        keys = [names.state(view.entity, entity, view.id, source, owner) for entity in ids for owner in owners]
-        blobs = self.context.online.read(keys)
-        return [blobs[i:i + len(owners)] for i in range(0, len(blobs), len(owners))]
+        keys = [names.state(view.entity, id_, view.id, source, owner, one.part) for id_ in ids for one in layout.all for owner in owners]
+        blobs, each = self.context.online.read(keys), len(owners) * len(layout.all)
+        return [blobs[i:i + each] for i in range(0, len(blobs), each)]
+
+    def published(self, view: View, ids: Sequence[str | int]) -> list[dict[str, Any] | None]:
+        """What the view publishes of these entities, None where nothing."""
+        names = Keys(self.project.name, buckets_of(self.context.online))
+        with redis.Redis.from_url(self.context.online_url) as client:
+            found = client.mget([names.plain(view.entity, entity, view.name) for entity in ids])
+        return [None if value is None else json.loads(value) for value in found]
 
     def state(self) -> dict[bytes, bytes]:
         """Every state key and its bytes."""
@@ -417,10 +413,26 @@ class World:
         return self.topic.encode() in base64.b64decode(letter["value"])
 
 
+def answers(view: View, ids: Sequence[str | int], found: Values) -> dict[str | int, list[oracle.Answer]]:
+    """The kernel's values of these entities in the oracle's form."""
+    return {
+        entity: [
+            oracle.Answer(
+                tuple((found.texts[i][row] if feature.is_text else found.values[row, span]).tolist()),
+                Status(int(found.statuses[row, i])).letter,
+                None if (time_us := int(found.event_times_us[row, i])) == NO_TIME_US else time_us,
+            )
+            for i, (feature, span) in enumerate(zip(view.features, view.spans, strict=True))
+        ]
+        for row, entity in enumerate(ids)
+    }
+
+
 class Naive:
     """A replay of the records: which ones each view takes, once, then any entity at any instant."""
 
     def __init__(self, project: Project, records: Sequence[oracle.Record]) -> None:
+        self.project = project
         self.sources = {source.name: source for source in project.sources}
         self._mine: dict[str, dict[str | int, list[oracle.Record]]] = {}
         for view in project.views:
@@ -454,8 +466,12 @@ def differences(one: Mapping[str | int, Sequence[oracle.Answer]], other: Mapping
     return found
 
 
-def _hex(values: Sequence[float]) -> list[str]:
-    return ["nan" if math.isnan(value) else (value + 0.0).hex() for value in values]
+def _hex(values: Sequence[float | str | None]) -> list[str]:
+    return [repr(value) if value is None or isinstance(value, str) else "nan" if value != value else _bits(value) for value in values]
+
+
+def _bits(value: float) -> str:
+    return (value + 0.0).hex()             # -0.0 is 0.0
 
 
 def check_state(world: World, records: Sequence[oracle.Record], q_us: Sequence[int]) -> int:
@@ -474,13 +490,15 @@ def check_state(world: World, records: Sequence[oracle.Record], q_us: Sequence[i
 
 # -- the two kinds -----------------------------------------------------------------------------------------------------
 
-def production(folder: Path, services: Services, redis_url: str, mysql_url: str, *, topic: str = "", **settings: str) -> World:
+def production(
+    folder: Path, services: Services, redis_url: str, mysql_url: str, *, topic: str = "", definitions: str = DEFINITIONS, **settings: str
+) -> World:
     urls = {
         "FEATUREFLOW_LOG_URL": f"kafka://{services.kafka}",
         "FEATUREFLOW_ONLINE_URL": redis_url,
         "FEATUREFLOW_HISTORY_URL": mysql_url,
     }
-    return World(folder, {**urls, **settings}, topic or new_topic())
+    return World(folder, {**urls, **settings}, topic or new_topic(), definitions)
 
 
 def embedded(folder: Path, *, topic: str = "", **settings: str) -> World:

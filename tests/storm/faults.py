@@ -18,6 +18,8 @@ import redis
 from proxy import Cutter
 from world import World, until
 
+from featureflow.store.keys import buckets
+from featureflow.store.registry import buckets_of
 from storm.members import Member
 from storm.operations import Operations
 from storm.servers import OwnServers
@@ -45,13 +47,16 @@ class Stage:
         return [*self.workers, self.writer]
 
     def offsets(self) -> dict[Place, int]:
-        """How far each partition is folded by all of its views."""
+        """How far each partition is folded by all of its views, in every bucket."""
         project, online = self.world.project, self.world.context.online
         return {
-            (source.name, partition): min(-1 if record is None else record.offset for record in records.values())
+            (source.name, partition): min(
+                -1 if record is None else record.offset
+                for bucket in buckets(buckets_of(online))
+                for record in online.offsets(source.name, partition, [view.id for view in project.views_of(source.name)], bucket).values()
+            )
             for source in project.sources
             for partition in self.world.context.log.topic(source.topic).end
-            for records in [online.offsets(source.name, partition, [view.id for view in project.views_of(source.name)])]
         }
 
     def advances(self, what: str, places: Iterable[Place] | None = None) -> float:

@@ -19,12 +19,15 @@ from world import SECOND_US, World, production, until
 
 from featureflow.errors import UnavailableError
 from storm import faults
+from storm.definitions import DEFINITIONS
 from storm.faults import Stage
 from storm.members import Killed, Launch, Member, cold
 from storm.operations import Operations
 from storm.servers import OwnServers
 
 WORKERS = 3
+BUCKETS = 4
+AGAIN = 0.1                                # of the records: the same bytes again, a while later
 KILLS_A_ROUND = 40
 MID_BATCH = 0.75                           # of the kills, at least
 NONEMPTY = 0.9                             # of the entities, at least
@@ -66,6 +69,8 @@ class Report:
             "kills with events in hand": self.mid_batch >= MID_BATCH * len(self.kills) > 0,
             "commits refused, one a pause": self.commits_refused >= self.pauses > 0,
             "entities that an event counts in": found.nonempty >= NONEMPTY * found.entities > 0,
+            "duplicates, which no view counts": found.duplicates > 0,
+            "published values": found.published > 0,
             "dead letters": found.letters == found.letters_expected > 0,
         }
         self.problems += [f"too few: {what}" for what, enough in wanted.items() if not enough]
@@ -92,23 +97,29 @@ class Report:
             "worst_takeover_s": round(max(self.takeovers_s, default=0.0), 2),
             "events_sent_again": self.resent,
             "history_rows": self.found.rows,
+            "duplicates": self.found.duplicates,
+            "published": self.found.published,
+            "buckets": BUCKETS,
             "faults": dict(sorted(self.faults.items())),
             "seconds": round(self.seconds, 1),
             "problems": self.problems,
         }
 
 
-def run(folder: Path, *, kills: int, seed: int, launch: Launch = cold) -> Report:
-    """``kills`` SIGKILLs of consumers, and every other fault once in KILLS_A_ROUND of them. Servers and processes end with it."""
+def run(folder: Path, *, kills: int, seed: int, launch: Launch = cold, without: str = "") -> Report:
+    """``kills`` SIGKILLs of consumers, and every other fault once in KILLS_A_ROUND of them. Servers and processes end with it.
+
+    ``without``: a guard of ``watched.GUARDS`` that the workers lack.
+    """
     operations, report, began = Operations(folder), Report(seed), time.monotonic()
     operations.note(f"seed {seed}, {kills} kills")
     luck = random.Random(seed)
     with ExitStack() as exits:
         servers = exits.enter_context(OwnServers(folder / "services"))
         operations.note("Kafka, Redis and MySQL are up")
-        stage, world = _staged(exits, folder, servers, operations, luck, launch)
+        stage, world = _staged(exits, folder, servers, operations, luck, launch, without)
         riders = (*RIDERS, *(f"r{n}" for n in range(30, 300)))
-        producer = Producer(world, random.Random(luck.random()), pause_s=0.2, riders=riders)
+        producer = Producer(world, random.Random(luck.random()), pause_s=0.2, riders=riders, again=AGAIN)
         stop = threading.Event()
         producing = threading.Thread(target=producer.run, args=(stop,), name="producer")
         producing.start()
@@ -130,20 +141,23 @@ def run(folder: Path, *, kills: int, seed: int, launch: Launch = cold) -> Report
 
 
 def _staged(
-    exits: ExitStack, folder: Path, servers: OwnServers, operations: Operations, luck: random.Random, launch: Launch
+    exits: ExitStack, folder: Path, servers: OwnServers, operations: Operations, luck: random.Random, launch: Launch, without: str
 ) -> tuple[Stage, World]:
     services = servers.services
     engine = sqlalchemy.create_engine(services.mysql, isolation_level="AUTOCOMMIT")
     with engine.connect() as link:
         link.execute(sqlalchemy.text("CREATE DATABASE storm"))
     engine.dispose()
-    world = exits.enter_context(production(folder / "project", services, f"{services.redis}/0", f"{services.mysql}/storm"))
+    world = exits.enter_context(production(
+        folder / "project", services, f"{services.redis}/0", f"{services.mysql}/storm",
+        definitions=DEFINITIONS, FEATUREFLOW_ONLINE_BUCKETS=str(BUCKETS),
+    ))
     world.featureflow("apply")
     to_redis = exits.enter_context(closing(Cutter(("127.0.0.1", servers.port("redis")), b"EVALSHA")))
     to_mysql = exits.enter_context(closing(Cutter(("127.0.0.1", servers.port("mysql")), b"\x03COMMIT")))
     mysql = urlsplit(f"{services.mysql}/storm")
     through = {
-        "ingest": {"FEATUREFLOW_ONLINE_URL": f"redis://127.0.0.1:{to_redis.port}/0"},
+        "ingest": {"FEATUREFLOW_ONLINE_URL": f"redis://127.0.0.1:{to_redis.port}/0", "FEATUREFLOW_TEST_WITHOUT": without},
         "history": {
             "FEATUREFLOW_HISTORY_URL": mysql._replace(          # the proxy reads along
                 netloc=f"{mysql.username}:{mysql.password}@127.0.0.1:{to_mysql.port}", query="ssl_disabled=true"
