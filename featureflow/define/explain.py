@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import traceback
 from collections.abc import Callable
@@ -88,11 +89,21 @@ def _said(error: Exception | SystemExit, module: ModuleType, tree: ast.Module, a
                 f"featureflow has no {wanted[1]}" if wanted else str(error),
                 f"from featureflow import {meant}" if meant else f"one of {', '.join(_public_names())}",
             )
+        case KeyError(args=(str(name),)) if _of_environment(error):
+            return f"the environment variable {name} is not set", (
+                f'{name}=... in the environment of every process that reads this file, or os.environ.get("{name}", "...") here'
+            )
         case SystemExit():
             return f"the file ends the program here: {error!r}", "the definitions without it, or raise an error that says what is wrong"
         case TypeError():
             return _type_error(str(error), known, tree, at)
     return f"{type(error).__name__}: {error}", "the file so that Python can import it"
+
+
+def _of_environment(error: BaseException) -> bool:
+    """Whether ``os.environ`` itself raised it."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and frames[-1][0].f_locals.get("self") is os.environ
 
 
 def _type_error(text: str, known: dict[str, object], tree: ast.Module, at: Place) -> tuple[str, str]:

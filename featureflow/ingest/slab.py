@@ -146,16 +146,19 @@ class Slab:
         ``keys``: the entities', where the caller has them.
 
         Returns those that were not taken in, since their state is folded from another partition, with that partition. Raises
-        StateError for a blob that is not a state of this layout.
+        StateError naming the first blob that is not a state of this layout.
         """
         if not ids:
             return {}
-        states = self._parse(blobs, beside)
+        try:
+            states = self._parse(blobs, beside)
+        except StateError as error:
+            raise self._damaged(partition, ids, blobs, beside) or error from error
         if (strange := states.owners != partition).any():
             if not self.layout.keyed:
                 raise StateError(
                     f"{self.key(partition, ids[int(states.blob_entity[strange][0])]).decode()} holds rows of another partition than its "
-                    "name says: something else writes to this database. Run `featureflow rebuild` for this view"
+                    f"name says: something else writes to this database. Run `featureflow rebuild {self.layout.view_id.partition('@')[0]}`"
                 )
             owners = dict(zip(states.blob_entity[strange].tolist(), states.owners[strange].tolist(), strict=True))
             mine = [place for place in range(len(ids)) if place not in owners]
@@ -410,6 +413,17 @@ class Slab:
 
     def _parse(self, blobs: Sequence[bytes | None], beside: Sequence[bytes | None]) -> States:
         return state.parse_rows(self.layout, [[blob] for blob in blobs])
+
+    def _damaged(
+        self, partition: int, ids: Sequence[Id], blobs: Sequence[bytes | None], beside: Sequence[bytes | None]
+    ) -> StateError | None:
+        """What is wrong with the first of these that is no state, and where it is."""
+        for i, entity_id in enumerate(ids):
+            try:
+                self._parse(blobs[i : i + 1], beside[i : i + 1])
+            except StateError as error:
+                return StateError(f"entity {entity_id!r}, key {self.key(partition, entity_id).decode()}: {error}")
+        return None
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 

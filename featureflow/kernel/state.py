@@ -79,7 +79,7 @@ def parse(layout: Layout, blobs: Sequence[Sequence[bytes | None]]) -> States:
     Where the layout has cells, the inner one is the partitions of the layout itself, then those of each of its cells. A value of few
     events (``kernel.event_form``) is read as the rows and cells that they make.
 
-    Raises StateError naming the entity's and the partition's place in ``blobs`` and what is wrong.
+    Raises StateError naming the view and what is wrong; of which entity, one that is parsed alone tells.
     """
     if not layout.cells:
         return parse_rows(layout, blobs)
@@ -124,7 +124,7 @@ def _read(layout: Layout, blobs: Sequence[Sequence[bytes | None]]) -> tuple[Stat
     few_of: list[int] = []
     few_blobs: list[bytes] = []
     for i, parts in enumerate(blobs):
-        for j, blob in enumerate(parts):
+        for blob in parts:
             if not blob:
                 continue
             if blob[0] == event_form.FORMAT:
@@ -133,8 +133,8 @@ def _read(layout: Layout, blobs: Sequence[Sequence[bytes | None]]) -> tuple[Stat
                 continue
             if len(blob) < size or (len(blob) - size) % row_bytes:
                 raise StateError(
-                    f"the state of {layout.view_id} from {layout.source}, entity {i}, part {j} has {len(blob)} bytes: "
-                    f"not a header of {size} and rows of {row_bytes}. {_REBUILD}"
+                    f"the state of {layout.view_id} from {layout.source} has {len(blob)} bytes: "
+                    f"not a header of {size} and rows of {row_bytes}. {_rebuild(layout)}"
                 )
             view = memoryview(blob)
             heads.append(view[:size])
@@ -145,7 +145,7 @@ def _read(layout: Layout, blobs: Sequence[Sequence[bytes | None]]) -> tuple[Stat
     lengths = np.array([len(body) for body in bodies], np.int64) // row_bytes
     extended = np.frombuffer(b"".join(heads), _headers(layout))
     fixed = extended["fixed"]
-    _check(layout, fixed, owners, FORMAT)
+    _check(layout, fixed, FORMAT)
     states = States(
         rows,
         np.repeat(blob_entity, lengths),
@@ -171,17 +171,19 @@ def _read(layout: Layout, blobs: Sequence[Sequence[bytes | None]]) -> tuple[Stat
 
 def _few(layout: Layout, entities: list[int], blobs: list[bytes]) -> Few:
     size = event_form.HEADER.itemsize
-    short = [entity for entity, blob in zip(entities, blobs, strict=True) if len(blob) < size]
-    if short:
-        raise StateError(f"the state of {layout.view_id} from {layout.source}, entity {short[0]} is not a header of {size}. {_REBUILD}")
+    if min(map(len, blobs)) < size:
+        raise StateError(
+            f"the state of {layout.view_id} from {layout.source} has {min(map(len, blobs))} bytes: "
+            f"not a header of {size}. {_rebuild(layout)}"
+        )
     heads = np.frombuffer(b"".join([blob[:size] for blob in blobs]), event_form.HEADER)
-    _check(layout, heads, entities, event_form.FORMAT)
+    _check(layout, heads, event_form.FORMAT)
     try:
         kept = event_form.decode(
             layout, [blob[size:] for blob in blobs], heads["owner"].astype(np.int64), heads["time_us"], heads["offset"]
         )
     except ValueError as error:
-        raise StateError(f"the state of {layout.view_id} from {layout.source} holds no events: {error}. {_REBUILD}") from error
+        raise StateError(f"the state of {layout.view_id} from {layout.source} holds no events: {error}. {_rebuild(layout)}") from error
     return Few(np.array(entities, np.int64), heads, kept)
 
 
@@ -193,14 +195,15 @@ def _with(states: States, layout: Layout, few: Few) -> States:
     return replace(states, rows=np.concatenate((states.rows, rows))[order], entity=entity[order])
 
 
-_REBUILD = "The value was damaged or written by something else: run `featureflow rebuild` for this view"
+def _rebuild(layout: Layout) -> str:
+    return f"The value was damaged or written by something else. Run `featureflow rebuild {layout.view_id.partition('@')[0]}`"
 
 
-def _check(layout: Layout, fixed: NDArray[np.void], entities: list[int], form: int) -> None:
+def _check(layout: Layout, fixed: NDArray[np.void], form: int) -> None:
     wrong = (fixed["format"] != form) | (fixed["layout"] != layout.id) | (fixed["levels"] != len(layout.levels))
     if wrong.any():
         i = int(np.flatnonzero(wrong)[0])
         raise StateError(
-            f"the state of {layout.view_id} from {layout.source}, entity {entities[i]} has format {fixed['format'][i]} and layout "
-            f"{fixed['layout'][i]:016x}; expected {form} and {layout.id:016x}. {_REBUILD}"
+            f"the state of {layout.view_id} from {layout.source} has format {fixed['format'][i]} and layout "
+            f"{fixed['layout'][i]:016x}; expected {form} and {layout.id:016x}. {_rebuild(layout)}"
         )

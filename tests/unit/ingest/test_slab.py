@@ -628,8 +628,10 @@ def test_rows_of_another_partition_under_a_key_that_names_one_are_refused_loudly
 
 
 def test_a_damaged_value_is_refused_loudly(driver: Driver) -> None:
+    driver.commit((0, 0))
     (write,) = driver.commit((1, 0))
     driver.slab.drop(0)
     driver.store.values[write.key] = driver.store.values[write.key][:-1]
-    with pytest.raises(StateError, match="bytes"):
-        driver.fold((1, 0))
+    with pytest.raises(StateError, match="bytes.*Run `featureflow rebuild paid`") as refused:
+        driver.fold((0, 0), (1, 0))
+    assert f"1', key {write.key.decode()}: " in str(refused.value) or f"entity 1, key {write.key.decode()}: " in str(refused.value)

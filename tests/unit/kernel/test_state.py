@@ -44,17 +44,17 @@ def test_a_value_is_its_header_and_then_its_rows() -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 8, 30])
-def test_a_truncated_value_is_refused_with_its_place(cut: int) -> None:
+def test_a_truncated_value_is_refused_with_its_view(cut: int) -> None:
     good = encode(LAYOUT, 3, 7, FRONTIERS, rows(1))
-    with pytest.raises(StateError, match=r"entity 1, part 0 has \d+ bytes: not a header"):
+    with pytest.raises(StateError, match=r"the state of (\w+)@\w+ from \w+ has \d+ bytes: not a header.*Run `featureflow rebuild \1`"):
         parse(LAYOUT, [[good], [good[:-cut]]])
 
 
 @pytest.mark.parametrize("byte", [0, 2, 8, 15])
-def test_a_value_of_another_format_or_layout_is_refused_with_its_place(byte: int) -> None:
+def test_a_value_of_another_format_or_layout_is_refused_with_its_view(byte: int) -> None:
     good = encode(LAYOUT, 3, 7, FRONTIERS, rows(1))
     bad = good[:byte] + bytes([good[byte] ^ 1]) + good[byte + 1:]
-    with pytest.raises(StateError, match="entity 1 has format .* and layout"):
+    with pytest.raises(StateError, match=r"the state of (\w+)@\w+ from \w+ has format .* and layout.*Run `featureflow rebuild \1`"):
         parse(LAYOUT, [[good], [bad]])
 
 

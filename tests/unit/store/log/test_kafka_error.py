@@ -20,6 +20,13 @@ def test_whatever_kafka_says_is_an_error_of_ours(kind: type[Exception], writing:
     assert isinstance(translated(kind("so"), "it cannot", writing=writing), LogError | UnavailableError | UnknownOutcomeError)
 
 
+def test_two_processes_of_one_name_are_said_with_the_setting() -> None:
+    said = str(translated(kafka.errors.FencedInstanceIdError("w1"), "it cannot"))
+    assert "another process joined with the same name" in said
+    assert "ingest.member" in said
+    assert "history_writer.member" in said
+
+
 @pytest.mark.parametrize("name", ["NodeNotReadyError", "KafkaConnectionError", "UnknownBrokerIdError", "BrokerNotAvailableError"])
 def test_what_a_broker_says_that_restarts_is_waited_out(name: str) -> None:
     """UnknownBrokerIdError: -1 is a partition without a leader, or a cluster without a controller, for a moment."""
