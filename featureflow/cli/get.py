@@ -122,7 +122,7 @@ async def _read(
     found = feature_values.finalize(reading, q_us)
     if now_us is None:
         return found, []
-    past = found.unanswerable | feature_values.expired(reading, q_us, now_us)
+    past = feature_values.no_exact_answer(found, reading, q_us, now_us)
     lost = {
         row
         for source in reading.sources.values()
@@ -135,7 +135,7 @@ async def _read(
 def _recalled(here: Context, plan: ViewPlan, found: Features, past: list[int], q_us: int) -> Values:
     questions = [Question(found.ids[row], q_us, found.applied(row), f"the state of {found.ids[row]!r} was read") for row in past]
     try:
-        return recall(here.history, here.applied, plan.view, questions)
+        return recall(here.history, here.applied, plan.view, questions, cut=True)
     except HistoryError as error:
         raise HistoryError(
             f"the state has no exact answer at {from_us(q_us).isoformat()}, and history has none yet: {error}. Start `featureflow history` "

@@ -122,6 +122,31 @@ def finalize(reading: Reading, q_us: int) -> Features:
     )
 
 
+def no_exact_answer(found: Features, reading: Reading, q_us: int, now_us: int) -> dict[int, str]:
+    """Rows of which the state says nothing exact at ``q_us``, an instant that somebody named: row -> what to say of it."""
+    return found.unanswerable | expired(reading, q_us, now_us) | newer(reading, q_us)
+
+
+def newer(reading: Reading, q_us: int) -> dict[int, str]:
+    """Entities with an event after ``q_us`` where nothing can leave it out: row -> what to say of it.
+
+    A source of which the view has no window but ``lifetime`` is kept as one row, of all its events. It answers for now, and for an
+    instant from its newest event on.
+    """
+    found: dict[int, str] = {}
+    for source in reading.plan.sources:
+        layout = source.layout
+        if layout.finest != LIFETIME_US:
+            continue
+        states = reading.sources[source.name].states
+        ahead = layout.table(states.rows)[:, layout.t_max] > q_us
+        for row in states.entity[ahead].tolist():
+            found.setdefault(
+                row, f"{layout.view_id} has folded an event from {source.name} that is newer, and keeps all of them in one row"
+            )
+    return found
+
+
 def expired(reading: Reading, q_us: int, now_us: int) -> dict[int, str]:
     """Entities of which a state key is absent that may have lived long enough ago for ``q_us`` only: row -> what to say of it.
 

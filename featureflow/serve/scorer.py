@@ -181,7 +181,7 @@ class Scorer:
         q_us = self.clock.now_us() if at_us is None else at_us
         found = feature_values.finalize(read[view], q_us)
         if at_us is not None:
-            unanswerable = found.unanswerable | feature_values.expired(read[view], at_us, self.clock.now_us())
+            unanswerable = feature_values.no_exact_answer(found, read[view], at_us, self.clock.now_us())
             if unanswerable:
                 index, why = next(iter(unanswerable.items()))
                 raise RequestError(

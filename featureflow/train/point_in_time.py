@@ -36,8 +36,12 @@ class Part:
     thresholds: Int
 
 
-def join(kernel: ViewKernel, entities: Entities, instants_us: Int, parts: Sequence[Part]) -> Values:
-    """One view's values for every row. ``entities.codes`` and ``instants_us`` are (n,), values come in that order."""
+def join(kernel: ViewKernel, entities: Entities, instants_us: Int, parts: Sequence[Part], *, cut: bool = False) -> Values:
+    """One view's values for every row. ``entities.codes`` and ``instants_us`` are (n,), values come in that order.
+
+    Of a source of which the view has no window but ``lifetime`` all that is seen counts, events that are newer than a row's instant too,
+    as they did for whoever was served then. ``cut`` leaves these out.
+    """
     n = len(instants_us)
     collected: list[Values] = []
     order = np.argsort(entities.codes, kind="stable")      # rows without an id come first, and have no events
@@ -45,7 +49,7 @@ def join(kernel: ViewKernel, entities: Entities, instants_us: Int, parts: Sequen
         first, end = np.searchsorted(entities.codes[order], group)
         rows = order[first:end]
         if len(rows):
-            collected.extend(_join_group(kernel, entities.codes, instants_us, rows, group, parts))
+            collected.extend(_join_group(kernel, entities.codes, instants_us, rows, group, parts, cut))
     if not collected:
         return kernel.finalize({name: _states(layout, [], 0) for name, layout in kernel.layouts.items()}, instants_us)
     back = np.empty(n, np.intp)
@@ -72,9 +76,9 @@ def _groups(layouts: Mapping[str, Layout], entities: Entities, parts: Sequence[P
 
 
 def _join_group(
-    kernel: ViewKernel, codes: Int, instants_us: Int, rows: NDArray[np.intp], group: tuple[int, int], parts: Sequence[Part]
+    kernel: ViewKernel, codes: Int, instants_us: Int, rows: NDArray[np.intp], group: tuple[int, int], parts: Sequence[Part], cut: bool
 ) -> Iterator[Values]:
-    runs = [[_Runs(layout, part, group) for layout in kernel.layouts[part.source].all] for part in parts]
+    runs = [[_Runs(layout, part, group, cut) for layout in kernel.layouts[part.source].all] for part in parts]
     chunk = max(1, min(CHUNK_BYTES // max(1, run.bytes_per_row) for each in runs for run in each)) if runs else len(rows)
     for start in range(0, len(rows), chunk):
         some = rows[start:start + chunk]
@@ -105,8 +109,8 @@ def _merged(layout: Layout, several: Sequence[tuple[Rows, Int]], n: int) -> Stat
 class _Runs:
     """The events of a group of entities, as a tree over (entity, time)."""
 
-    def __init__(self, layout: Layout, part: Part, group: tuple[int, int]) -> None:
-        self._layout = layout
+    def __init__(self, layout: Layout, part: Part, group: tuple[int, int], cut: bool) -> None:
+        self._layout, self._cut = layout, cut
         lifted, owners, codes, times, seen = [layout.empty()], [], [], [], []
         total = 0
         for gathered in part.gathered:
@@ -144,7 +148,9 @@ class _Runs:
         cuts = np.empty((len(bounds) + 1, n), np.int64)
         for i, bound in enumerate(bounds):
             cuts[i] = self._before(codes, bound)
-        if layout.finest == LIFETIME_US:
+        if layout.finest == LIFETIME_US and self._cut:
+            cuts[-1] = self._before(codes, instants_us + 1)
+        elif layout.finest == LIFETIME_US:
             cuts[-1] = np.searchsorted(self._keys, (codes + 1) * (len(self._instants) + 1))
         else:
             cuts[-1] = self._before(codes, floor(instants_us, layout.finest) + layout.finest)

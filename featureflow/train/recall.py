@@ -33,8 +33,10 @@ class Question:
     who: str
 
 
-def recall(history: HistoryStore, project: spec.Project, view: spec.View, questions: Sequence[Question]) -> Values:
-    """The view's values for each question, of one reading of history.
+def recall(
+    history: HistoryStore, project: spec.Project, view: spec.View, questions: Sequence[Question], *, cut: bool = False
+) -> Values:
+    """The view's values for each question, of one reading of history. ``cut``: of a past instant, see ``join``.
 
     Raises HistoryError where history has not come as far as an applied offset, or does not reach back to where the view was begun.
     """
@@ -60,7 +62,7 @@ def recall(history: HistoryStore, project: spec.Project, view: spec.View, questi
                 from_offset=begin, to_offset=int(applied.max()), progress=lambda rows: None,
             )
             parts.append(Part(name, gathered, applied))
-    return join(kernel, entities, instants, parts)
+    return join(kernel, entities, instants, parts, cut=cut)
 
 
 def _offsets(events: Events) -> NDArray[np.int64]:
