@@ -12,7 +12,7 @@ import typer
 
 from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output, counted
-from featureflow.errors import FeatureFlowError
+from featureflow.errors import FeatureFlowError, UnavailableError
 from featureflow.settings import mask
 from featureflow.store.schemas.open import lacking
 
@@ -136,6 +136,10 @@ def _applied(here: Context) -> list[Finding]:
         Finding("applied", "error", f"{problem}. Run: featureflow rebuild {view_id.partition('@')[0]}")
         for view_id, problem in here.registry.lost(current).items()
     ]
+    try:
+        findings += [Finding("applied", "error", problem) for problem in here.registry.strayed(current).values()]
+    except UnavailableError as error:
+        findings.append(Finding("applied", "warning", f"whether its topics are those that were applied was not looked at: {error}"))
     if current != here.written:
         findings.append(
             Finding(

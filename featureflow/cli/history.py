@@ -13,7 +13,6 @@ from featureflow.define.spec import Project
 from featureflow.ingest.history_metrics import HistoryMetrics
 from featureflow.ingest.history_writer import HistoryWriter
 from featureflow.log_lines import log_as_json
-from featureflow.store.registry import mirrored
 
 
 def register(app: typer.Typer) -> None:
@@ -46,5 +45,5 @@ def history(context: typer.Context, json: Json = False) -> None:
 
         here.history.ping()                # down at start is an error; later it is waited for
         here.registry.check_owner(here.settings.name)
-        consume.follow(stop, lambda: mirrored(here.online), run)
+        consume.follow(stop, here.registry.current, run)       # also where the online store was emptied: it needs nothing of it
         Output(json=json).result({"rows": rows})

@@ -11,6 +11,7 @@ from featureflow.ingest.ends import Ends
 from featureflow.ingest.failpoint import Failpoint, unarmed
 from featureflow.store.keys import Bucket
 from featureflow.store.log.protocol import Log, Partition, TopicState
+from featureflow.store.online.loss import emptied
 from featureflow.store.online.protocol import Advance, Commit, OnlineStore, Track
 from featureflow.store.online.writes import Writes
 from featureflow.store.registry import partitions_document
@@ -163,7 +164,9 @@ def fit(online: OnlineStore) -> list[str]:
 def listed(online: OnlineStore, partition: Partition, topic: TopicState) -> None:
     """A reader merges as many partitions as the document says; one that is not listed would be folded and never read."""
     document = online.get_meta(partitions_document(partition.source))
-    count = 0 if document is None else int(document)
+    if document is None:
+        raise StateError(emptied(f"the partitions of source {partition.source}"))
+    count = int(document)
     if not partition.partition < count or topic.partitions != count:
         raise StateError(
             f"source {partition.source} is applied with {count} partitions, its topic has {topic.partitions}: run "

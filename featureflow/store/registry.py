@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 import msgspec
 
@@ -21,9 +22,9 @@ from featureflow.errors import (
 from featureflow.store.history.protocol import Extent, HistoryStore, Statement
 from featureflow.store.keys import Bucket, buckets
 from featureflow.store.log.protocol import Log, TopicState
-from featureflow.store.online.loss import where
+from featureflow.store.online.loss import other_topic, where
 from featureflow.store.online.protocol import DROPPED, OnlineStore
-from featureflow.store.plan import Plan, plan
+from featureflow.store.plan import Change, Plan, plan
 
 PROJECT_DOCUMENT = "project"               # JSON of define.spec.Project
 BUCKETS_DOCUMENT = "buckets"               # how many buckets states are in, as decimal digits; absent: one
@@ -89,7 +90,8 @@ class Registry:
         except StateError:                 # of another version: nothing in it can be compared
             before = None
         rows = self._history.query("view_versions", {})
-        return plan(before, project, kept={str(row["view_id"]) for row in rows if row["state"] == "retired"})
+        changes = plan(before, project, kept={str(row["view_id"]) for row in rows if row["state"] == "retired"}).changes
+        return Plan((*changes, *self._more_partitions(project)))
 
     def apply(self, project: spec.Project, *, partitions: int | Mapping[str, int] = 1) -> Plan:
         """Make ``project`` the one that workers fold and scorers serve.
@@ -185,6 +187,29 @@ class Registry:
                     found.setdefault(view.id, problem)
         return found
 
+    def strayed(self, project: spec.Project) -> dict[str, str]:
+        """Source -> what is wrong with its topic, what to do included: it is gone, was created again, or has other partitions than are
+        applied. Raises UnavailableError."""
+        found: dict[str, str] = {}
+        for source in (*project.sources, *system_sources(project.name)):
+            try:
+                topic = self._log.topic(source.topic)
+            except LogError as error:
+                found[source.name] = str(error)
+                continue
+            if problem := self._of_other_topic(project, source, topic):
+                found[source.name] = f"{problem}. Then run: featureflow apply"
+            elif (count := self._listed(source)) not in (None, topic.partitions):
+                found[source.name] = (
+                    f"source {source.name} is applied with {count} partitions, its topic has {topic.partitions}. Run: featureflow apply"
+                )
+        return found
+
+    def emptied(self) -> bool:
+        """Whether definitions were applied whole, and the online store has lost them and all state."""
+        project = self.current()
+        return project is not None and mirrored(self._online) is None and bool(self.lost(project))
+
     def rebuild(self, project: spec.Project, view_ids: Iterable[str]) -> None:
         """Drop what is left of these views' state and start them again at the first event that history or the log still has.
 
@@ -216,6 +241,35 @@ class Registry:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
+    def _listed(self, source: spec.Source) -> int | None:
+        """How many partitions readers know of; None where the mirror does not say."""
+        document = self._online.get_meta(partitions_document(source.name))
+        return None if document is None else int(document)
+
+    def _more_partitions(self, project: spec.Project) -> list[Change]:
+        found = []
+        for source in project.sources:
+            if (had := self._listed(source)) is None:
+                continue
+            with suppress(LogError):           # ``apply`` makes it, or says what is wrong
+                if had != (has := self._log.topic(source.topic).partitions):
+                    found.append(Change("change", "event", source.name, f"partitions {had} -> {has}"))
+        return found
+
+    def _of_other_topic(self, project: spec.Project, source: spec.Source, topic: TopicState) -> str:
+        """As a worker says that is to claim it; for what no view is folded from, as ``apply`` says it."""
+        for view in project.views_of(source.name):
+            for row in self._history.query("positions", {"view_id": view.id}):
+                if row["source"] != source.name:
+                    continue
+                partition = _int(row["partition_id"])
+                with suppress(OffsetMissingError):         # ``lost`` says so
+                    stored = self._online.offsets(source.name, partition, [view.id], buckets(buckets_of(self._online))[0])[view.id]
+                    if stored is not None and stored.dirty != DROPPED and stored.topic_id != topic.topic_id:
+                        return other_topic(view.id, f"{source.name}/{partition}", stored, topic.topic_id)
+        recorded = self._history.query("topic", {"source": source.name})
+        return next((_created_again(source, topic, row) for row in recorded if row["topic_id"] != topic.topic_id), "")
+
     def _own(self, project: str) -> None:
         """After ``check_owner``; the first apply takes both stores."""
         if not self._history.query("owner", {}):
@@ -237,11 +291,7 @@ class Registry:
         topic = self._log.topic(source.topic)
         for row in recorded:
             if row["topic_id"] != topic.topic_id:
-                raise LogError(
-                    f"topic {source.topic!r} of event {source.name!r} was deleted and created again (id "
-                    f"{topic.topic_id}, was {row['topic_id']}): its "
-                    "offsets name other events now than those in history. Give the event a new name, and a topic with a new name"
-                )
+                raise LogError(_created_again(source, topic, row))
         return topic
 
     def _refuse_moved_ids(self, source: spec.Source, topic: TopicState) -> None:
@@ -364,6 +414,14 @@ def beginnings(topic: TopicState, held: Mapping[int, Extent]) -> dict[int, int]:
         reaches = extent is not None and extent.first <= beginning <= extent.next
         found[partition] = extent.first if extent is not None and reaches else beginning
     return found
+
+
+def _created_again(source: spec.Source, topic: TopicState, recorded: Mapping[str, object]) -> str:
+    return (
+        f"topic {source.topic!r} of event {source.name!r} was deleted and created again (id {topic.topic_id}, was "
+        f"{recorded['topic_id']}): its offsets name other events now than those in history. "
+        "Give the event a new name, and a topic with a new name"
+    )
 
 
 def _cut_short(view_id: str) -> str:

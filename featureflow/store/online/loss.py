@@ -56,6 +56,13 @@ def other_topic(view_id: str, place: str, stored: OffsetRecord, topic_id: str) -
     )
 
 
+def emptied(what: str) -> str:
+    return (
+        f"the online store does not have {what} any more: it was emptied, or online.url points at another one. "
+        "Run `featureflow rebuild`, which folds every view again"
+    )
+
+
 def not_dropped(view_id: str, place: str, for_good: bool) -> str:
     command = "featureflow apply --prune" if for_good else rebuild(view_id)
     return (

@@ -3,11 +3,13 @@ from __future__ import annotations
 import pytest
 
 from featureflow.clock import ManualClock
-from featureflow.errors import LogError, OffsetOutOfRangeError
+from featureflow.errors import LogError, OffsetOutOfRangeError, StateError
 from featureflow.ingest.backfill import Backfill
-from featureflow.ingest.claim import Owned, readable
+from featureflow.ingest.claim import Owned, listed, readable
 from featureflow.store.log.protocol import Partition, TopicState
+from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.protocol import Track
+from featureflow.store.registry import partitions_document
 
 PARTITION = Partition("departure", 0)
 NO_HISTORY = Backfill(None, {}, ManualClock(0))
@@ -34,3 +36,14 @@ def test_a_view_behind_the_logs_beginning_is_refused() -> None:
 def test_a_truncated_log_is_noticed_by_the_view_that_is_ahead_though_another_is_behind() -> None:
     with pytest.raises(LogError, match="ends at 6.*view old@1.*up to 7.*Give the event a new name"):
         readable(owned(old=7, new=3), "departures", state(0, 6), NO_HISTORY)
+
+
+def test_a_store_without_the_partitions_was_emptied_and_one_with_others_is_to_be_applied_to() -> None:
+    online, topic = MemoryOnlineStore(ManualClock(0)), state(0, 7)
+    with pytest.raises(StateError, match="partitions of source departure any more: it was emptied.*`featureflow rebuild`"):
+        listed(online, PARTITION, topic)
+    online.put_meta(partitions_document("departure"), b"2")
+    with pytest.raises(StateError, match="applied with 2 partitions, its topic has 1: run `featureflow apply`"):
+        listed(online, PARTITION, topic)
+    online.put_meta(partitions_document("departure"), b"1")
+    listed(online, PARTITION, topic)

@@ -325,8 +325,14 @@ def test_new_partitions_of_a_topic_get_offsets_and_the_count_is_said(place: Plac
     log = Grown(place.clock)
     registry = Registry(place.history, place.online, log, place.clock)
     registry.apply(PROJECT)
+    assert registry.strayed(PROJECT) == {}
     log.more, place.log = 1, log
-    registry.apply(PROJECT)
+    said = registry.strayed(PROJECT)["departure"]
+    assert said == "source departure is applied with 1 partitions, its topic has 2. Run: featureflow apply"
+    assert str(registry.plan(PROJECT)) == "~ event departure: partitions 1 -> 2"
+    assert registry.apply(PROJECT)
+    assert registry.strayed(PROJECT) == {}
+    assert not registry.plan(PROJECT)
     assert place.offsets(PROJECT.view("aircraft_ever")) == {("departure", 0): 0, ("departure", 1): 0}
     assert place.online.get_meta("partitions:departure") == b"2"
     assert place.history.extents("departure") == {0: Extent(0, 0), 1: Extent(0, 0)}
@@ -335,8 +341,32 @@ def test_new_partitions_of_a_topic_get_offsets_and_the_count_is_said(place: Plac
 def test_a_topic_that_was_created_again_is_refused(place: Place) -> None:
     place.registry.apply(PROJECT)
     place.log.delete_topic("departures")
+    assert "departures" in place.registry.strayed(PROJECT)["departure"]
     with pytest.raises(LogError, match="'departures' of event 'departure' was deleted and created again"):
         place.registry.apply(PROJECT)
+    (said,) = place.registry.strayed(PROJECT).values()
+    now = place.log.topic("departures").topic_id
+    assert f", but the log now has {now}: the topic was recreated" in said
+    assert said.endswith("Give the event a new name, and a topic with a new name. Then run: featureflow apply")
+
+
+def test_a_topic_of_the_systems_own_that_was_created_again_is_said(place: Place) -> None:
+    place.registry.apply(PROJECT)
+    letters = SOURCES[-1]
+    place.log.delete_topic(letters.topic)
+    place.log.ensure_topic(letters.topic, 1)
+    assert "was deleted and created again" in place.registry.strayed(PROJECT)[letters.name]
+
+
+def test_a_store_that_was_emptied_is_told_from_one_that_is_new(place: Place) -> None:
+    assert not place.registry.emptied()
+    place.registry.apply(PROJECT)
+    assert not place.registry.emptied()
+    place.online = MemoryOnlineStore(place.clock)
+    registry = Registry(place.history, place.online, place.log, place.clock)
+    assert registry.emptied()
+    registry.rebuild(PROJECT, [view.id for view in PROJECT.views])
+    assert not registry.emptied()
 
 
 def test_an_event_with_another_topic_is_refused_before_that_topic_is_made_and_as_another_event_it_is_read_whole(place: Place) -> None:
