@@ -92,12 +92,16 @@ def instant_us(value: str | int, place: str) -> int:
     """An instant as RFC 3339 with a zone, or as microseconds since 1970 UTC. Raises RequestError (422)."""
     try:
         us = value if isinstance(value, int) else to_us(msgspec.convert(value, datetime))
-    except (ValueError, OverflowError):  # msgspec's errors are ValueErrors
-        us = limits.INTEGER_ABS + 1
-    if abs(us) > limits.INTEGER_ABS:  # beyond it an instant has no exact float64
+    except ValueError as error:  # msgspec's errors are ValueErrors
         raise RequestError(
             "Not an instant",
             f'{place} must be RFC 3339 with a zone ("2013-12-30T22:00:00Z") or microseconds since 1970 UTC',
             status=422,
+        ) from error
+    except OverflowError:  # its date in UTC is beyond the year 9999, or before 1
+        us = limits.INTEGER_ABS + 1
+    if abs(us) > limits.INTEGER_ABS:  # beyond it an instant has no exact float64
+        raise RequestError(
+            "Instant out of range", f"{place} must be within 285 years of 1970: +-2^53 microseconds", status=422
         )
     return us

@@ -15,6 +15,7 @@ from featureflow.define.spec import Column, Field, Input
 from featureflow.errors import RequestError
 from featureflow.serve.asked import BodyDecoder, rows_of
 from featureflow.serve.plan import ModelPlan, Plan
+from featureflow.serve.request import instant_us
 from featureflow.serve.wire.v1 import SCORE_BODY
 
 PLAN: ModelPlan = Plan(WITH_MODELS, {"trip": 2}).models[TIP.name]
@@ -58,7 +59,7 @@ def test_one_row_or_many_may_be_asked() -> None:
         ({"context": {"hour": 17, "vip": 1}}, 422, "context.vip must be bool"),
         ({"context": {"hour": 17, "since": "yesterday"}}, 422, "RFC 3339"),
         ({"context": {"hour": 17, "since": "2013-12-30T22:00:00"}}, 422, "RFC 3339"),
-        ({"context": {"hour": 17, "since": 2**62}}, 422, "RFC 3339"),
+        ({"context": {"hour": 17, "since": 2**62}}, 422, "285 years of 1970"),
         ({"context": {"hour": 17, "city": "x" * 41}}, 422, "40 bytes"),
         ({"deadline_ms": 0}, 422, "$.deadline_ms"),
         ({"deadline_ms": 1e9}, 422, "$.deadline_ms"),
@@ -201,3 +202,25 @@ def test_a_categorical_input_is_one_of_its_categories() -> None:
         with pytest.raises(RequestError) as caught:
             decode(msgspec.json.encode({**GOOD, "context": {"hour": 17, "plan": value}}))
         assert says in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("written", "title", "says"),
+    [
+        ("9999-12-31T00:00:00Z", "Instant out of range", "285 years"),
+        ("9999-12-31T23:59:59-23:00", "Instant out of range", "285 years"),
+        (2**53 + 1, "Instant out of range", "285 years"),
+        ("noon", "Not an instant", "RFC 3339 with a zone"),
+        ("2026-03-01T00:00:00", "Not an instant", "RFC 3339 with a zone"),
+    ],
+)
+def test_an_instant_that_is_too_far_away_is_told_from_what_is_none(written: str | int, title: str, says: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        instant_us(written, "--at")
+    assert (caught.value.title, caught.value.status) == (title, 422)
+    assert says in caught.value.detail
+
+
+def test_instants_up_to_the_bound_are_taken() -> None:
+    assert instant_us(-(2**53), "at") == -(2**53)
+    assert instant_us("1970-01-01T01:00:00+01:00", "at") == 0
