@@ -323,11 +323,11 @@ class Rig:
 
     # -- what is and what should be ------------------------------------------------------------------------------------
 
-    def actual(self, view: View, q_us: int) -> Values:
-        """The view's values of every entity, from the store."""
+    def actual(self, view: View, q_us: int, ids: Sequence[str | int] = ()) -> Values:
+        """The view's values of these entities (all), from the store."""
         if (kernel := self._kernels.get(view.id)) is None:
             kernel = self._kernels[view.id] = ViewKernel(view, {"trip": self.source})
-        layout, ids = kernel.layouts["trip"], _ids(view)
+        layout, ids = kernel.layouts["trip"], ids or _ids(view)
         owners: list[int | None] = [None] if layout.keyed else list(range(self.partitions))
         blobs = [
             self.online.read(

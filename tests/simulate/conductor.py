@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from featureflow.store.online.memory import MemoryOnlineStore
 from simulate import truth
 from simulate.process import START, TURN, Fate, Process
+from simulate.projects import KEEPING, PLAIN
 from simulate.world import MOST_PROCESSES, World
 
 FATES = {                                  # of a call of that kind, but for FINE
@@ -34,9 +35,9 @@ class Outcome:
 
 def run(seed: int, store_class: type[MemoryOnlineStore] = MemoryOnlineStore, *, watched: bool = True) -> Outcome:
     """One world from beginning to end. Not ``watched``: only what is there in the end is judged. In every other world the state is in
-    three buckets."""
+    three buckets; in two of six copies of events are told, and one view has sketches and is published."""
     luck = random.Random(seed)
-    world = World(luck, store_class, watched=watched, buckets=3 if seed % 2 else 1)
+    world = World(luck, store_class, watched=watched, buckets=3 if seed % 2 else 1, project=KEEPING if seed // 2 % 3 == 2 else PLAIN)
     try:
         Conductor(world, luck).perform()
         world.drain()

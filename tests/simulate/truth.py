@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from datetime import datetime
 
-from worker_rig import RIDERS, SECOND_US, TRIP, ZONES
+from worker_rig import RIDERS, SECOND_US, ZONES
 from world import Naive, differences
 
 import oracle
-from featureflow.clock import NO_TIME_US
+from featureflow.clock import NO_TIME_US, to_us
 from featureflow.define.spec import View
 from featureflow.errors import StateError
 from featureflow.kernel.finalize import Status, Values
+from featureflow.store.online.published import encode
 from simulate.world import World
 
 AHEAD_US = (0, 61 * SECOND_US, 900 * SECOND_US)
@@ -19,7 +22,7 @@ AHEAD_US = (0, 61 * SECOND_US, 900 * SECOND_US)
 
 def judge(world: World) -> list[str]:
     """What is wrong in a world that was drained. Nothing, if all is well."""
-    return [*world.wrong, *_values(world), *_letters(world)]
+    return [*world.wrong, *_values(world), *_published(world), *_letters(world)]
 
 
 def _values(world: World) -> list[str]:
@@ -36,6 +39,33 @@ def _values(world: World) -> list[str]:
                 return [f"{view.name} cannot be read: {error}"]
             wrong = differences(answers(view, ids, actual), expected)
             found += [f"{view.name} in {ahead_us / SECOND_US:.0f} s: {difference} (state, oracle)" for difference in wrong]
+    return found
+
+
+def _published(world: World) -> list[str]:
+    """What is published of an entity is, to the byte, what its state gives at the instant that it names: none before its events."""
+    found = []
+    for view in world.project.views:
+        if not view.publish:
+            continue
+        mine: dict[str | int, int] = {}
+        for record in oracle.counting(view, {"trip": world.source}, world.records):
+            entity = record.fields[view.keys["trip"]]
+            mine[entity] = max(mine.get(entity, 0), record.time_us)
+        for entity in RIDERS:
+            keys = world.rig.keys
+            states = [keys.state(view.entity, entity, view.id, "trip", None), keys.plain(view.entity, entity, view.name)]
+            state, values = world.rig.online.read(states)
+            if not values:
+                if state is not None and values is None:
+                    found.append(f"{view.name} of {entity!r} has a state and was never published")
+                continue
+            world.happened["published values"] += 1
+            as_of_us = to_us(datetime.fromisoformat(json.loads(values)["as_of"]))
+            if as_of_us < mine.get(entity, 0):
+                found.append(f"{view.name} of {entity!r} is published as of {as_of_us}, before an event that counts")
+            if state is not None and (should := encode(view, world.rig.actual(view, as_of_us, [entity]), as_of_us)[0]) != values:
+                found.append(f"{view.name} of {entity!r} is published as {values!r}, its state gives {should!r}")
     return found
 
 
@@ -61,8 +91,9 @@ def _letters(world: World) -> list[str]:
     """Each record that is not folded stands among the dead letters, and no other."""
     expected = dict.fromkeys(world.poison, "undecodable")
     for view in world.project.views:
-        for record, verdict in oracle.verdicts(view, {"trip": TRIP}, world.records):
+        for record, verdict in oracle.verdicts(view, {"trip": world.source}, world.records):
             position = f"{record.source}/{record.partition}/{record.offset}"
+            world.happened["copies of events"] += verdict == "duplicate"
             if verdict == "future":
                 expected[position] = verdict
             elif verdict == "late":

@@ -6,13 +6,12 @@ import json
 import random
 from collections import Counter
 
-from msgspec import structs
 from prometheus_client import CollectorRegistry
-from worker_rig import PROJECT, SECOND_US, START_US, TRIP, WINDOWS, Rig
+from worker_rig import SECOND_US, START_US, TRIP, Rig
 
 import oracle
 from featureflow.clock import ManualClock
-from featureflow.define.spec import Aggregation, Column, Project, View, with_version
+from featureflow.define.spec import Project, View
 from featureflow.ingest.metrics import WorkerMetrics
 from featureflow.ingest.worker import Worker
 from featureflow.store.log.protocol import Partition, Record
@@ -21,18 +20,12 @@ from featureflow.store.online.protocol import DROPPED
 from simulate.group import Group, SimulatedLog
 from simulate.network import Link, Server, places
 from simulate.process import START, TURN, Fate, Point, Process, Reach
+from simulate.projects import PLAIN, larger
 
 PARTITIONS = 2
 MOST_PROCESSES = 3
 DAY_US = 86_400 * SECOND_US
-NEWCOMER = with_version(
-    View(
-        name="rider_spent", entity="rider", join_key="rider", keys={"trip": "rider"},
-        aggregations=(Aggregation(name="spent", op="sum", source="trip", value=Column("fare"), where=None, windows=WINDOWS[1:], size=1),),
-    ),
-    {"trip": TRIP},
-)  # fmt: skip
-LARGER = structs.replace(PROJECT, views=(*PROJECT.views, NEWCOMER))
+IDS_AGAIN = 0.1                            # of the events with an id: another event's
 LOST_REPLIES = (Fate.LOST_THERE, Fate.LOST_BACK, Fate.LOST_BACK_COPIED)
 
 
@@ -40,14 +33,16 @@ class World:
     """``luck`` decides what is not asked for: what a record holds, which of several messages arrives."""
 
     def __init__(
-        self, luck: random.Random, store_class: type[MemoryOnlineStore] = MemoryOnlineStore, *, watched: bool = True, buckets: int = 1
-    ) -> None:
+        self, luck: random.Random, store_class: type[MemoryOnlineStore] = MemoryOnlineStore, *, watched: bool = True, buckets: int = 1,
+        project: Project = PLAIN,
+    ) -> None:  # fmt: skip
         self.luck, self.happened = luck, Counter[str]()
         self.clock = ManualClock(START_US)
-        self.rig = Rig(PARTITIONS, online=store_class(self.clock), clock=self.clock, buckets=buckets)
+        self.rig = Rig(PARTITIONS, project=project, online=store_class(self.clock), clock=self.clock, buckets=buckets)
         self.rig.luck = luck
         self.partitions = [Partition("trip", number) for number in range(PARTITIONS)]
-        self.project = PROJECT
+        self.project, self._larger = project, larger(project)
+        self.source = project.source("trip")
         self.server = Server(self.rig.online, self.happened, self.note, watched=watched)  # type: ignore[arg-type]  # made above
         self.server.persist(only=True)
         self.group = Group()
@@ -57,7 +52,7 @@ class World:
         self.poison: set[str] = set()      # positions
         self.wrong = self.server.wrong
         self._appended: list[Record] = []
-        self._started = 0
+        self._started = self._ids = 0
         self._metrics = WorkerMetrics(CollectorRegistry())         # of all of them: nobody looks
         self._projects: dict[Process, Project] = {}
         self._notes: list[tuple[int, str, tuple[object, ...]]] = []
@@ -83,7 +78,14 @@ class World:
                 self.happened["records sent twice"] += 1
                 self._append(self.luck.choice(self._appended))
             else:
-                self._append(self.rig.trip())
+                self._append(self.rig.trip() if self.source.dedupe is None else self.rig.trip(id=self._id()))
+
+    def _id(self) -> int | None:
+        """None, a new one, or one that was there: by chance of an event of the same rider."""
+        if self.luck.random() < 0.2:
+            return None
+        self._ids += 1
+        return self.luck.randrange(max(0, self._ids - 20), self._ids) if self.luck.random() < IDS_AGAIN else self._ids
 
     def _append(self, record: Record, *, bad: bool = False) -> None:
         ((partition, offset),) = self.rig.memory_log.append(TRIP.topic, [record])
@@ -94,7 +96,7 @@ class World:
             self.poison.add(f"trip/{partition}/{offset}")
             return
         self._appended.append(record)
-        fields = json.loads(record.value)
+        fields = dict.fromkeys(field.name for field in self.source.fields) | json.loads(record.value)
         now_us = self.clock.now_us() // 1000 * 1000
         self.records.append(oracle.Record("trip", partition, offset, fields["at"], now_us, fields))
 
@@ -217,12 +219,13 @@ class World:
 
     def apply(self) -> None:
         """One view more: its offsets are made at the log's beginning, and workers that start from now on know it."""
-        if self.project is PROJECT:
-            self._create(NEWCOMER)
+        if self.project is not self._larger:
+            newcomer = self._larger.views[-1]
+            self._create(newcomer)
             self.server.persist(only=True)
-            self.project = LARGER
+            self.project = self._larger
             self.happened["views applied"] += 1
-            self.note("%s is applied", NEWCOMER.id)
+            self.note("%s is applied", newcomer.id)
 
     def drop(self) -> None:
         """The first half of a rebuild."""
