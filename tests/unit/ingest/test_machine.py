@@ -27,6 +27,7 @@ from simulate import truth
 from simulate.__main__ import quiet
 from simulate.conductor import FATES
 from simulate.process import START, TURN, Fate, Process
+from simulate.projects import KEEPING, PLAIN
 from simulate.unguarded import NoToken
 from simulate.world import MOST_PROCESSES, World
 
@@ -50,7 +51,7 @@ class WorkerMachine(RuleBasedStateMachine):
     def begin(self, seed: int) -> None:
         self._fired("an example")
         self.luck = random.Random(seed)
-        self.world = World(self.luck, self.store_class, buckets=3 if seed % 2 else 1)
+        self.world = World(self.luck, self.store_class, buckets=3 if seed % 2 else 1, project=KEEPING if seed // 4 % 3 == 2 else PLAIN)
         for _ in range(1 + seed // 2 % 2):
             self.world.turn(self.world.start())
         self.world.rebalance()
