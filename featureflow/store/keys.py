@@ -45,6 +45,12 @@ def tag_of(key: bytes) -> bytes:
     return key[key.index(b"{") : key.index(b"}") + 1]
 
 
+def view_of(key: bytes) -> str:
+    """The view that a key is of: with its version, except for what it publishes."""
+    kind, _, parts = key.decode().partition(":")
+    return parts[parts.index("}") + 2 :].split(":")[2 if kind in ("feat", "plain") else 0]
+
+
 def escape_id(entity_id: str | int) -> str:
     """Percent-escape everything but letters, digits and ``_.-~``: no ``:``, brace, space or control byte is left."""
     text = str(entity_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from featureflow.errors import OffsetMissingError, StateError
-from featureflow.store.keys import Bucket
+from featureflow.store.keys import Bucket, view_of
 from featureflow.store.online import record
 from featureflow.store.online.protocol import OffsetRecord
 
@@ -61,6 +61,10 @@ def emptied(what: str) -> str:
         f"the online store does not have {what} any more: it was emptied, or online.url points at another one. "
         "Run `featureflow rebuild`, which folds every view again"
     )
+
+
+def other_kind(key: bytes, problem: str) -> str:
+    return f"{key.decode()} {problem}: something else writes to this database. Run `{rebuild(view_of(key))}`"
 
 
 def not_dropped(view_id: str, place: str, for_good: bool) -> str:

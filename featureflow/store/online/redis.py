@@ -188,6 +188,8 @@ class RedisOnlineStore:
         reason, *rest = reply
         if reason == b"ok":
             return Committed(rest[0])
+        if reason == b"kind":
+            raise StateError(loss.other_kind(rest[1], rest[0].decode()))
         return Refused(reason.decode(), rest[0].decode(errors="replace"), tuple(rest[1:]))
 
     def now_ms(self) -> int:

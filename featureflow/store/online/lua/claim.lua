@@ -12,9 +12,12 @@ end
 -- (1) check every record
 local answer = {'ok'}
 for i = 1, #KEYS do
-  local record = redis.call('GET', KEYS[i])
+  local record = redis.pcall('GET', KEYS[i])
   if not record then
     return {'absent', i, ''}
+  end
+  if type(record) == 'table' then          -- of another type
+    return {'format', i, ''}
   end
   if #record < 136 or string.sub(record, 1, 4) ~= 'FFo2' then
     return {'format', i, record}

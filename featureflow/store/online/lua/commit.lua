@@ -10,9 +10,10 @@
 -- A patch gives its key a new ttl from the time "renew ms" on, a whole value always. complete_ms is kept where it is newer than the record's.
 -- Four arguments, since the server spends more on taking an argument than on writing a row.
 -- Offsets and times are sign and 19 digits (see record.py), compared as strings.
--- Returns {'ok', ms} or {reason, text, 0-based places...}; reasons: dropped fenced offset dirty mismatch expired.
+-- Returns {'ok', ms} or {reason, text, 0-based places...}; reasons: dropped fenced offset dirty mismatch expired; {'kind', text, key} of
+-- a key that holds what FeatureFlow does not write.
 local CLEAN, DROPPED = '-0000000000000000001', '-0000000000000000002'
-local call = redis.call
+local call, attempt = redis.call, redis.pcall
 local sub = string.sub
 local unpack = struct.unpack
 local WHOLE = 65535
@@ -28,12 +29,12 @@ end
 local known = {}                           -- of each record: the complete_ms that it has
 for i = 1, A do
   local key, from = KEYS[i], ARGV[7 + i]
-  local record = call('GET', key)
+  local record = attempt('GET', key)
   if not record then
     return {'offset', key .. ' is absent'}
   end
-  if #record < 136 or sub(record, 1, 4) ~= 'FFo2' then
-    return redis.error_reply('ERR commit: not an offset record: ' .. key)
+  if type(record) == 'table' or #record < 136 or sub(record, 1, 4) ~= 'FFo2' then
+    return {'kind', 'is not an offset record', key}
   end
   if sub(record, 57, 76) == DROPPED then
     return {'dropped', key .. ' is being rebuilt'}
@@ -50,7 +51,7 @@ for i = 1, A do
   known[i] = sub(record, 117, 136)
   local kind = call('TYPE', KEYS[A + i]).ok
   if kind ~= 'none' and kind ~= 'stream' then
-    return redis.error_reply('ERR commit: not a stream: ' .. KEYS[A + i])
+    return {'kind', 'is not a stream', KEYS[A + i]}
   end
 end
 
@@ -85,12 +86,15 @@ local header, at, p = 1, 1, 1
 for w = 1, W do
   local key, h = KEYS[2 * A + w], 5 * w - 4
   local expected, header_bytes, n = head[h], head[h + 1], head[h + 2]
-  local length = expected == ANY and 0 or call('STRLEN', key)
+  local length = expected == ANY and 0 or attempt('STRLEN', key)
   if expected == ANY then
     if n ~= WHOLE or header_bytes > 0 then
       return redis.error_reply('ERR commit: not a whole value, whatever is there: ' .. key)
     end
   elseif length ~= expected then
+    if type(length) == 'table' then        -- of another type
+      return {'kind', 'is not a state', key}
+    end
     if length > 0 then
       return {'mismatch', key .. ' has ' .. length .. ' bytes, not ' .. expected, w - 1}
     end

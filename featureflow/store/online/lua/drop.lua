@@ -6,7 +6,7 @@ if #ARGV ~= 2 or #ARGV[2] ~= 136 or not records or records > #KEYS then
   return redis.error_reply('ERR drop: wrong arguments')
 end
 for i = 1, records do
-  local record = redis.call('GET', KEYS[i])
+  local record = redis.pcall('GET', KEYS[i])    -- an error where it is of another type: it is no record either
   if record and record ~= ARGV[2] then
     redis.call('SET', KEYS[i], ARGV[2])
     marked = marked + 1
