@@ -309,7 +309,7 @@ class Slab:
             np.minimum.at(first, np.searchsorted(before.slots, touched.slots), touched.commits)
             at = np.searchsorted(before.slots, self.lifting.slots)
             last[at] = np.maximum(last[at], number)
-            alone = first[at] != number                            # no event of that commit changes a row of them here
+            alone = (first[at] != number) & (before.held[at] > 0)  # rows of which no event of that commit changes one
             touched = Touched(
                 np.concatenate((touched.commits, number[alone])),
                 np.concatenate((touched.slots, self.lifting.slots[alone])),

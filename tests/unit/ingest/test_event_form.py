@@ -32,6 +32,7 @@ from featureflow.errors import StateError
 from featureflow.ingest.event_form import EventForm
 from featureflow.ingest.slots import Index
 from featureflow.kernel import event_form
+from featureflow.store.online.writes import Writes
 from oracle import Record
 
 HOUR = 3_600
@@ -134,6 +135,33 @@ def test_cells_written_with_rows_are_not_taken_for_those_of_another_entity_of_th
     batch = [click(40 + i, NOON + 40 * SECOND, **fields) for i, fields in enumerate(news[::-1] if turned else news)]
     ingest.world = replace(ingest.world, records=(*ingest.world.records, *batch))
     ingest.fold(batch)
+    check(ingest)
+
+
+@pytest.mark.parametrize("op", SKETCHED)
+def test_cells_of_which_all_went_before_rows_are_written_leave_none_behind(op: str) -> None:
+    ingest = one_source(aggregation("count", [sliding(24 * HOUR)]), aggregation(op, [sliding(60)], value=Column("y"), size=3))
+    give(ingest, [click(i, NOON + i * SECOND, y=float(i)) for i in range(15)])
+    late = NOON + 2 * HOUR * SECOND
+    give(ingest, [click(15, late, user="u2")])                     # the cells of u1 are of the past by now
+    batch = [click(16, late), click(17, late, y=99.0)]             # rows from the first one on, which changes no cell
+    after_the_first: list[dict[bytes, bytes]] = []
+    for of in ingest.views.values():
+        of._commit_rows = 1
+    apply = ingest.store.apply
+
+    def applied(writes: Writes) -> None:
+        apply(writes)
+        after_the_first.append(dict(ingest.store))
+
+    ingest.store.apply = applied  # type: ignore[method-assign]
+    ingest.world = replace(ingest.world, records=(*ingest.world.records, *batch))
+    ingest.fold(batch)
+    check(ingest)
+    assert len(after_the_first) == 2
+    ingest.store.clear()
+    ingest.store.update(after_the_first[0])                        # the process died between the two
+    ingest.world = replace(ingest.world, records=ingest.world.records[:-1])
     check(ingest)
 
 
