@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import redis
 from ports import free_port
 from proxy import Proxy
 from world import MODEL, SECOND_US, Http, Process, World, check_state, metric, production, until
@@ -159,3 +160,23 @@ def degraded(scorer: Http) -> bool:
     status, answer = scorer.post(f"/v1/score/{MODEL}", {"entities": {"rider": "r1", "zone": 1}, "context": {"hour": 1}})
     assert status == 200, answer
     return any(what.startswith("fetch:") for what in answer["degraded"])
+
+
+def test_an_emptied_online_store_is_called_so_and_history_goes_on_without_it(
+    tmp_path: Path, services: Services, production_redis_url: str, mysql_url: str
+) -> None:
+    with production(tmp_path / "project", services, production_redis_url, mysql_url) as world:
+        world.featureflow("apply")
+        with redis.Redis.from_url(production_redis_url) as emptied:
+            emptied.flushdb()
+        history, ingest = world.start("history"), world.start("ingest")
+        world.context.log.append(world.topic_of("ride"), [Record(b"{}", partition=0)])
+        until(lambda: not ingest.running(), "ingest ends")
+        assert ingest.wait() == 1
+        assert "it was emptied, or online.url points at another one. Run `featureflow rebuild`" in ingest.err()
+        until(lambda: any(e.next for e in world.context.history.extents("ride").values()), "history takes the event")
+        assert history.running(), history.err()
+        world.featureflow("rebuild")
+        again = world.start("ingest")
+        again.wait_for("claimed")
+        assert [process.told_to_end() for process in (history, again)] == [0, 0]
