@@ -60,7 +60,7 @@ def test_an_emptied_redis_is_rebuilt_from_history_and_the_log_though_the_log_has
     with redis.Redis.from_url(world.context.online_url) as client:
         client.flushdb()
 
-    assert "featureflow apply" in world.featureflow("ingest", code=1), "loud, and with a command"
+    assert "featureflow rebuild" in world.featureflow("ingest", code=1), "loud, and with a command"
     assert sorted(world.featureflow("rebuild")["rebuilt"]) == sorted(view.id for view in world.project.views)
     _, scorer = world.serve()
     status, answer = scorer.get("/v1/features/rider_now/ada")

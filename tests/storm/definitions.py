@@ -57,7 +57,8 @@ class RiderSession(View, of=Rider, ttl="1h"):
 
 
 class RiderExact(View, of=Rider):
-    rides = count(Ride, over=("2m", tumbling("5m")), exact=True)
+    rides = count(Ride, over=("1h",))
+    lately = count(Ride, over=("2m", tumbling("5m")), exact=True)
     spent = sum(Ride.fare, over=(tumbling("5m"), tumbling("1h")))
 
 
