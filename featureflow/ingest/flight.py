@@ -39,6 +39,17 @@ class Servers:
     failpoint: Failpoint
 
 
+def take(
+    servers: Servers, source: SourceViews, owned: Owned, commit: Commit, rows: int, sent_us: int, outcome: Committed | Refused
+) -> None:
+    """The answer to a commit that changes so many rows."""
+    now_us = servers.clock.now_us()
+    servers.tally.sent(outcome, rows, now_us - sent_us)
+    if isinstance(outcome, Committed):
+        owned.moved(commit, now_us)
+        source.moved(commit)
+
+
 @dataclass(frozen=True)
 class Wave:
     """Commits that were sent together, one of each share that has more, and how many rows each changes."""
@@ -144,12 +155,8 @@ class Flight:
                 past = min(share.start for share in shares)
                 for share, commit, rows in zip(wave.shares, wave.commits, wave.rows, strict=True):
                     outcome = next(outcomes)
-                    now_us = servers.clock.now_us()
-                    servers.tally.sent(outcome, rows, now_us - wave.sent_us)
+                    take(servers, source, self.owned, commit, rows, wave.sent_us, outcome)
                     share.settle(outcome)
-                    if isinstance(outcome, Committed):
-                        self.owned.moved(commit, now_us)
-                        source.moved(commit)
                 if (now_past := min(share.start for share in shares)) > past:
                     newest_ms = max(share.times_ms[-1] for share in shares if share.times_ms) or servers.clock.now_us() // 1000
                     servers.tally.committed(judged, past, now_past, newest_ms, fresh=judged.stand.until is None)

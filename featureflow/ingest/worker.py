@@ -49,7 +49,7 @@ from featureflow.ingest.catching_up import CatchingUp, deleted
 from featureflow.ingest.claim import Owned, Stand
 from featureflow.ingest.commit import Sending
 from featureflow.ingest.failpoint import Failpoint, unarmed
-from featureflow.ingest.flight import Flight, Servers
+from featureflow.ingest.flight import Flight, Servers, take
 from featureflow.ingest.holding import FIRST_WAIT_US, Holding
 from featureflow.ingest.lookout import Lookout
 from featureflow.ingest.metrics import PartitionStatus, WorkerMetrics, WorkerStatus
@@ -332,11 +332,7 @@ class Worker:
         sending.send(beats)
         answers = []
         for commit, answer in zip(beats, sending.outcomes(), strict=True):
-            now_us = self._clock.now_us()
-            self._tally.sent(answer, 0, now_us - sent_us)
-            if isinstance(answer, Committed):
-                owned.moved(commit, now_us)
-                self._sources[commit.source].moved(commit)
+            take(self._servers, self._sources[commit.source], owned, commit, 0, sent_us, answer)
             answers.append(answer)
         return answers
 
