@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from featureflow import limits
 from featureflow.ingest.arena import Table
-from featureflow.ingest.slab import Placed, Slab, previous
+from featureflow.ingest.placed import Placed, previous
+from featureflow.ingest.slab import Slab
 from featureflow.ingest.slots import Index
 from featureflow.ingest.state_writes import changes
 from featureflow.kernel import cells, state

@@ -29,6 +29,7 @@ from featureflow.clock import NO_TIME_US
 from featureflow.errors import StateError
 from featureflow.ingest.arena import SPARE, Arena, Table, spans
 from featureflow.ingest.course import Course
+from featureflow.ingest.placed import Placed, in_order_of_row, previous
 from featureflow.ingest.roll_up import roll_up
 from featureflow.ingest.slots import Id, Index, Slots
 from featureflow.ingest.state_writes import Entities, StateWrites, Touched, changes
@@ -37,35 +38,12 @@ from featureflow.kernel.columns import LEVEL, START, Layout, Rows
 from featureflow.kernel.events import Events
 from featureflow.kernel.fold import combine, fold
 from featureflow.kernel.state import States
-from featureflow.kernel.tile import SECOND_US
 from featureflow.store.keys import Keys
 from featureflow.store.online.writes import Writes
 
 OUTSTANDING = 2                        # batches that are folded and not known to be in the store
 EVICT_TO = 0.9                         # of the bound, so that evicting is seldom
 ENTITY_OVERHEAD_BYTES = 550            # id, state key, header, dict entry, and a line in each array
-
-# What events are sorted by: slot, level, and start in seconds, in one int64. Rows of exact windows start at a microsecond: ``_by_row``.
-TIME_BITS = 35
-LEVEL_BITS = 4
-SLOT_SHIFT = TIME_BITS + LEVEL_BITS
-EARLIEST_US = -(2**53)                 # no event is earlier; the lifetime tile, which is, counts from here
-
-
-@dataclass(frozen=True)
-class Placed:
-    """Events of one batch beside the rows that they change: k events in order of row, then of offset, and r rows in order of slot."""
-
-    partition: int
-    events: Events
-    order: Index                           # (k,) places among the batch's events
-    begins: NDArray[np.bool_]              # (k,) where a row's events begin
-    slots: Index                           # (r,)
-    level: Index                           # (r,)
-    start: Index                           # (r,)
-    entities: Index                        # (e,) distinct slots, in order
-    before: tuple[Index, ...]              # (n,) of each of the batch's events, see ``cuts``: one for each row that an event may change
-    weights: Index                         # (n,) likewise
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +176,7 @@ class Slab:
         """
         n = len(events)
         entities, weights, level, start = self._settle(events, chosen, slots, watermark_us)
-        by_row, begins = _by_row(self.layout, slots, level, start)
+        by_row, begins = in_order_of_row(self.layout, slots, level, start)
         rows = by_row[begins]
         order = by_row if len(chosen) == n else chosen[by_row]
         before = [np.full(n, n, np.int64)]
@@ -480,25 +458,6 @@ class Slab:
         order = np.lexsort((start, owner))
         self._known.newest_start[owner[order]] = start[order]
         self._known.newest_at[owner[order]] = (rows - self._arena.base[owner])[order]
-
-
-def _by_row(layout: Layout, slots: Index, level: Index, start: Index) -> tuple[Index, NDArray[np.bool_]]:
-    """Events in order of slot, level and start, and where in that order each row's begin."""
-    if layout.finest < SECOND_US:
-        order = np.lexsort((start, level, slots))
-        return order, changes(slots[order]) | changes(level[order]) | changes(start[order])
-    ticks = np.maximum(start, EARLIEST_US) // SECOND_US + (1 << (TIME_BITS - 1))
-    keys = (slots << SLOT_SHIFT) | (level << TIME_BITS) | ticks
-    order = np.argsort(keys, kind="stable")
-    return order, changes(keys[order])
-
-
-def previous(order: Index, begins: NDArray[np.bool_]) -> Index:
-    """(k,) what stands before each in its run; -1 where a run begins."""
-    before = np.empty(len(order), np.int64)
-    before[1:] = order[:-1]
-    before[begins] = -1
-    return before
 
 
 def plain(column: NDArray[np.generic]) -> list[Id]:

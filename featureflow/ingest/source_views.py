@@ -18,8 +18,9 @@ from featureflow.ingest.dead_letter import DeadLetter, letters
 from featureflow.ingest.decode import Decoder
 from featureflow.ingest.event_form import EventForm, Staying
 from featureflow.ingest.ids import KeptIds
+from featureflow.ingest.placed import Placed
 from featureflow.ingest.publish import Publisher
-from featureflow.ingest.slab import Pending, Placed, Slab, plain
+from featureflow.ingest.slab import Pending, Slab, plain
 from featureflow.ingest.slots import Id, Index
 from featureflow.kernel import accept
 from featureflow.kernel.columns import Layout
