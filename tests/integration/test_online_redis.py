@@ -344,36 +344,40 @@ def proxy(raw: redis.Redis) -> Iterator[Proxy]:
         yield proxy
 
 
-@SERVERS
-def test_a_commit_whose_reply_is_lost_is_sent_once_and_its_outcome_is_unknown(
-    proxy: Proxy, redis_url: str, store: RedisOnlineStore, claim: Claim, raw: redis.Redis
-) -> None:
+@pytest.fixture
+def far(proxy: Proxy, raw: redis.Redis) -> Iterator[RedisOnlineStore]:
+    """The same store through the proxy."""
     database = raw.connection_pool.connection_kwargs.get("db", 0)
     with closing(RedisOnlineStore(f"redis://127.0.0.1:{proxy.port}/{database}")) as far:
-        far.commit(moved(claim, 0, 1, whole(b"headaaaa")))
-        proxy.cut = True
-        with pytest.raises(UnknownOutcomeError, match=r"online\.url"):
-            far.commit(moved(claim, 1, 2, patched(8, 8, b"bbbb")))
-        assert far.offsets(SOURCE, 0, [VIEW])[VIEW].offset == 2, "it was applied"  # type: ignore[union-attr]  # it is there
-        assert far.read([KEY]) == [b"headaaaabbbb"], "and not twice"
-        assert [to for _, to in far.visible(VIEW, SOURCE, 0)] == [1, 2]
+        yield far
+
+
+@SERVERS
+def test_a_commit_whose_reply_is_lost_is_sent_once_and_its_outcome_is_unknown(
+    proxy: Proxy, far: RedisOnlineStore, claim: Claim
+) -> None:
+    far.commit(moved(claim, 0, 1, whole(b"headaaaa")))
+    proxy.cut = True
+    with pytest.raises(UnknownOutcomeError, match=r"online\.url"):
+        far.commit(moved(claim, 1, 2, patched(8, 8, b"bbbb")))
+    assert far.offsets(SOURCE, 0, [VIEW])[VIEW].offset == 2, "it was applied"  # type: ignore[union-attr]  # it is there
+    assert far.read([KEY]) == [b"headaaaabbbb"], "and not twice"
+    assert [to for _, to in far.visible(VIEW, SOURCE, 0)] == [1, 2]
 
 
 @SERVERS
 def test_of_many_commits_on_their_way_whose_replies_are_lost_each_is_found_out_and_none_is_applied_twice(
-    proxy: Proxy, redis_url: str, store: RedisOnlineStore, claim: Claim, raw: redis.Redis
+    proxy: Proxy, far: RedisOnlineStore, claim: Claim
 ) -> None:
-    database = raw.connection_pool.connection_kwargs.get("db", 0)
-    with closing(RedisOnlineStore(f"redis://127.0.0.1:{proxy.port}/{database}")) as far:
-        far.commit(moved(claim, 0, 1, whole(b"head")))
-        sending = Sending(far)
-        for start in range(1, 101):
-            proxy.cut |= start == 50
-            sending.send([moved(claim, start, start + 1, patched(3 + start, 3 + start, b"x"))])
-        assert all(isinstance(outcome, Committed) for outcome in sending.outcomes())
-        assert not proxy.cut, "replies were lost"
-        assert far.read([KEY]) == [b"head" + b"x" * 100]
-        assert [to for _, to in far.visible(VIEW, SOURCE, 0)] == list(range(1, 102))
+    far.commit(moved(claim, 0, 1, whole(b"head")))
+    sending = Sending(far)
+    for start in range(1, 101):
+        proxy.cut |= start == 50
+        sending.send([moved(claim, start, start + 1, patched(3 + start, 3 + start, b"x"))])
+    assert all(isinstance(outcome, Committed) for outcome in sending.outcomes())
+    assert not proxy.cut, "replies were lost"
+    assert far.read([KEY]) == [b"head" + b"x" * 100]
+    assert [to for _, to in far.visible(VIEW, SOURCE, 0)] == list(range(1, 102))
 
 
 def test_a_server_that_is_away_is_named_with_its_setting_and_without_its_password() -> None:
