@@ -101,7 +101,8 @@ class Sender:
         self._client.get_broker_version(10_000)
         (self._node,) = [broker.node_id for broker in self._client.cluster.brokers()]
 
-    def send(self, partition: int, records: bytes) -> None:
+    def send(self, partition: int, records: bytes) -> int:
+        """The offset of the first of them."""
         data = ProduceRequest.TopicProduceData
         request = ProduceRequest(
             transactional_id=None, acks=-1, timeout_ms=10_000,
@@ -111,7 +112,7 @@ class Sender:
         for _ in range(100):               # a topic that was made a moment ago has no leader yet
             (answer,) = self._client.send_and_receive(self._node, request).responses[0].partition_responses
             if not answer.error_code:
-                return
+                return int(answer.base_offset)
             time.sleep(0.1)
         raise SystemExit(f"the broker refused a record batch of {self._topic}: {answer}")
 
