@@ -362,7 +362,7 @@ class World:
         """What the view publishes of these entities, None where nothing."""
         names = Keys(self.project.name, buckets_of(self.context.online))
         with redis.Redis.from_url(self.context.online_url) as client:
-            found = client.mget([names.plain(view.entity, entity, view.name) for entity in ids])
+            found = client.mget([names.published(view.entity, entity, view.name) for entity in ids])
         return [None if value is None else json.loads(value) for value in found]
 
     def state(self) -> dict[bytes, bytes]:

@@ -24,7 +24,7 @@ from featureflow.define.vector import Vector
 from featureflow.define.window import Window, lifetime, windows
 
 Text: TypeAlias = "Expr[str | None]"
-Plain: TypeAlias = "Number | Truth | Instant"
+Scalar: TypeAlias = "Number | Truth | Instant"
 Vectors: TypeAlias = "Expr[Vector | None]"
 
 
@@ -84,7 +84,7 @@ class LastEntries(Aggregation, Windowless):
     @overload
     def __getitem__(self, field: Text) -> LastTexts: ...  # type: ignore[overload-overlap]  # only of an Expr[None]: there is none
     @overload
-    def __getitem__(self, field: Plain) -> LastN: ...
+    def __getitem__(self, field: Scalar) -> LastN: ...
     def __getitem__(self, field: object) -> LastN | LastTexts:
         """The sequence of one of the fields. Raises DefinitionError for another."""
         for kept, part in zip(self.fields, self.parts.values(), strict=True):
@@ -110,7 +110,7 @@ def first(  # type: ignore[overload-overlap]  # as above
 ) -> WindowedText: ...
 @overload
 def first(
-    value: Plain, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
+    value: Scalar, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
 ) -> Windowed: ...
 @overload
 def first(
@@ -131,7 +131,7 @@ def last(  # type: ignore[overload-overlap]  # as above
 ) -> WindowedText: ...
 @overload
 def last(
-    value: Plain, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
+    value: Scalar, *, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None, exact: bool = False
 ) -> Windowed: ...
 @overload
 def last(
@@ -152,7 +152,7 @@ def max_by(  # type: ignore[overload-overlap]  # as above
 ) -> WindowedText: ...
 @overload
 def max_by(
-    value: Plain, *, by: Number | Instant, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None,
+    value: Scalar, *, by: Number | Instant, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None,
     exact: bool = False,
 ) -> Windowed: ...
 @overload
@@ -175,7 +175,7 @@ def min_by(  # type: ignore[overload-overlap]  # as above
 ) -> WindowedText: ...
 @overload
 def min_by(
-    value: Plain, *, by: Number | Instant, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None,
+    value: Scalar, *, by: Number | Instant, over: tuple[str | Window, ...], where: Truth | None = None, default: float | None = None,
     exact: bool = False,
 ) -> Windowed: ...
 @overload
@@ -200,7 +200,7 @@ def last_n(  # type: ignore[overload-overlap]  # as above
     value: Text, n: int, *, where: Truth | None = None, default: str | None = None, width: int = ...
 ) -> LastTexts: ...
 @overload
-def last_n(value: Plain, n: int, *, where: Truth | None = None, default: float | None = None) -> LastN: ...
+def last_n(value: Scalar, n: int, *, where: Truth | None = None, default: float | None = None) -> LastN: ...
 def last_n(
     value: object, n: int, *, where: Truth | None = None, default: Any = None, width: int | None = None
 ) -> LastN | LastTexts | LastEntries:

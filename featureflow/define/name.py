@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from featureflow.define.place import Place, wrong
 
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_PLAIN = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
 def snake(name: str) -> str:
@@ -43,7 +43,7 @@ def shown(value: object) -> str:
 def check_class_name(cls: type, kind: str, at: Place) -> str:
     """The class's name in references. Raises DefinitionError where it cannot be one."""
     name = snake(cls.__name__)
-    if not _PLAIN.fullmatch(name) or name.startswith("featureflow"):
+    if not _NAME.fullmatch(name) or name.startswith("featureflow"):
         raise wrong(
             f"the {kind} {cls.__name__} would be called {name!r} in references, which is not allowed",
             write="another name: letters and digits, at most 63, not starting with Featureflow",
@@ -54,10 +54,10 @@ def check_class_name(cls: type, kind: str, at: Place) -> str:
 
 def check_attribute_name(name: str, where: str, at: Place) -> None:
     """Raises DefinitionError where ``name`` cannot be a field's or a feature's name."""
-    if not _PLAIN.fullmatch(name):
+    if not _NAME.fullmatch(name):
         better = re.sub(r"[^a-z0-9_]", "", snake(name)).strip("_")[:63]
         raise wrong(
             f"{where} is named {name!r}; a name is lower-case letters, digits and _, starts with a letter, has at most 63 characters",
-            write=f"{better if _PLAIN.fullmatch(better) else 'value'}",
+            write=f"{better if _NAME.fullmatch(better) else 'value'}",
             at=at.within(name),
         )

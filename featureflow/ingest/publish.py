@@ -57,4 +57,4 @@ class Publisher:
         return [value for slot in slots for value in self._values(partition, commit, slot[np.newaxis], q_us)]
 
     def _key(self, entity_id: Id) -> bytes:
-        return self._names.plain(self._view.entity, entity_id, self._view.name)
+        return self._names.published(self._view.entity, entity_id, self._view.name)

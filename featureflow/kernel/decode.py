@@ -30,16 +30,16 @@ from featureflow.kernel.events import Events
 from featureflow.kernel.field import (
     Reason,
     Refused,
+    as_json,
     bound,
     column,
     instants,
-    plain,
     shown,
     struct_field,
     too_long,
     value_of,
 )
-from featureflow.kernel.record import Records, given, plainer
+from featureflow.kernel.record import Records, given, writable
 
 NESTING = 256                          # levels of lists and objects in one record; a decoder recurses
 FLAT_BYTES = 2 * NESTING               # a record this short cannot nest deeper
@@ -138,7 +138,7 @@ class Decoder:
         rows: list[Any]
         longest = max(map(len, filter(None, values)), default=0)
         try:
-            rows = list(map(self._decode, values)) if longest <= FLAT_BYTES or all(map(_plain, values)) else []  # type: ignore[arg-type]  # a tombstone raises TypeError
+            rows = list(map(self._decode, values)) if longest <= FLAT_BYTES or all(map(_surely_flat, values)) else []  # type: ignore[arg-type]  # a tombstone raises TypeError
             _refuse_other_text(b"".join(values))                 # type: ignore[arg-type]  # there is none
         except (ValueError, TypeError):                          # msgspec's and Unicode's errors are ValueErrors
             rows = []
@@ -177,7 +177,7 @@ class Decoder:
         return rows, refused
 
     def _row_of(self, record: Mapping[str, Any]) -> Any:
-        record = {name: plainer(value) for name, value in record.items()}
+        record = {name: writable(value) for name, value in record.items()}
         try:
             return msgspec.convert(record, self._struct)
         except ValueError:
@@ -198,7 +198,7 @@ class Decoder:
             raise Refused("tombstone", "the record has no value")
         if len(value) > limits.RECORD_BYTES:
             raise Refused("oversized", too_large(value))
-        if not _plain(value) and _depth(value) > NESTING:
+        if not _surely_flat(value) and _depth(value) > NESTING:
             raise Refused("undecodable", f"lists and objects are nested deeper than {NESTING}")
         try:
             row = self._decode(value)
@@ -266,7 +266,7 @@ class Encoder:
         unknown = [field for field in values if field not in self.source.by_name]
         if unknown:
             raise ValueError(f"event {name!r} has no field {unknown[0]!r}; its fields are {', '.join(self.source.by_name)}")
-        written = {field: plain(self.source.by_name[field], value) for field, value in values.items()}
+        written = {field: as_json(self.source.by_name[field], value) for field, value in values.items()}
         try:
             data = msgspec.json.encode(written)
         except (TypeError, ValueError, OverflowError) as error:
@@ -299,7 +299,7 @@ def _equal(texts: list[str], keys: Sequence[bytes | None]) -> bool:
     return len(texts) == len(keys) and joined.count(b"\0") == max(0, len(keys) - 1) and "\0".join(texts).encode() == joined
 
 
-def _plain(value: bytes) -> bool:
+def _surely_flat(value: bytes) -> bool:
     """Whether the record is surely neither too long nor nested too deep."""
     return len(value) <= FLAT_BYTES or (
         len(value) <= limits.RECORD_BYTES and value.count(b"[") + value.count(b"{") <= NESTING

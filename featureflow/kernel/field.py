@@ -187,12 +187,12 @@ def instants(values: list[Any]) -> NDArray[Any]:
     return np.array(mixed, dtype=np.float64 if None in mixed else np.int64)
 
 
-def plain(field: Field, value: Any) -> Any:
+def as_json(field: Field, value: Any) -> Any:
     """A Python value as one that JSON has; raises ValueError for NaN and infinities."""
     if isinstance(value, np.generic):
         value = value.item()
     if field.type == "vector" and isinstance(value, list | tuple | np.ndarray):
-        return [plain(Field(name=field.name, type="float"), number) for number in value]
+        return [as_json(Field(name=field.name, type="float"), number) for number in value]
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"field {field.name!r} is {value}; NaN and infinities cannot be aggregated, use None")
     if isinstance(value, datetime):                 # a naive one is written without a zone, for the decoder to refuse

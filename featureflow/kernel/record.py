@@ -19,7 +19,7 @@ from msgspec import UNSET, Raw
 from featureflow.define.spec import Field
 from featureflow.kernel.field import Refused, value_of
 
-PLAIN = (str, int, float, datetime, list, tuple, dict)     # bool is an int
+WRITABLE = (str, int, float, datetime, list, tuple, dict)     # as JSON; bool is an int
 _NAMES: dict[type, str] = {bytes: "bytes"}
 
 
@@ -45,7 +45,7 @@ def given(field: Field, values: Mapping[str, Any]) -> Any:
     return value_of(field, Raw(msgspec.json.encode(value)))
 
 
-def plainer(value: Any) -> Any:
+def writable(value: Any) -> Any:
     """Decimals as the nearest float, also in lists, and UUIDs as they are written: what other formats have and JSON has not."""
     if isinstance(value, UUID):
         return str(value)
@@ -61,5 +61,5 @@ def _refuse_strange(field: Field, value: Any) -> None:
     for one in value if isinstance(value, list | tuple) else (value,):
         if isinstance(one, float) and not math.isfinite(one):
             raise Refused("out_of_range", f"field {field.name!r} is {one}, which cannot be aggregated; send null")
-        if one is not None and not isinstance(one, PLAIN):
+        if one is not None and not isinstance(one, WRITABLE):
             raise Refused("wrong_type", f"field {field.name!r} is {_NAMES.get(type(one), f'a {type(one).__name__}')}")

@@ -1,6 +1,6 @@
 """Connections. Plain score requests are read and answered here; with anything else a connection is handed to aiohttp, for good.
 
-    a connection -> Connection -> plain.RequestHeads -> Scoring -> one write
+    a connection -> Connection -> plain_request.RequestHeads -> Scoring -> one write
                       \\-> aiohttp -> Routes              (other routes, large or chunked bodies, pipelining, slow readers)
 
 One request of a connection is under way at a time, and nothing is read ahead of it, so what a connection may hold is bounded.
@@ -19,7 +19,7 @@ from aiohttp import web
 from featureflow.serve import failure, problem
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.identity import trace_of
-from featureflow.serve.plain import Head, RequestHeads, Unplain
+from featureflow.serve.plain_request import Head, RequestHeads, Unplain
 from featureflow.serve.routes import Routes
 from featureflow.serve.scoring import Scoring
 

@@ -107,9 +107,9 @@ def document(version: str) -> dict[str, Any]:
                     },
                 }
             },
-            "/metrics": {"get": _plain("metrics", "Prometheus exposition text", "text/plain")},
-            "/openapi.json": {"get": _plain("openapi", "This document", "application/json")},
-            "/": {"get": _plain("index", "What there is", "text/plain")},
+            "/metrics": {"get": _without_schema("metrics", "Prometheus exposition text", "text/plain")},
+            "/openapi.json": {"get": _without_schema("openapi", "This document", "application/json")},
+            "/": {"get": _without_schema("index", "What there is", "text/plain")},
         },
         "components": {"schemas": components},
     }
@@ -140,7 +140,7 @@ def _operation(
     return operation
 
 
-def _plain(name: str, summary: str, content_type: str) -> dict[str, Any]:
+def _without_schema(name: str, summary: str, content_type: str) -> dict[str, Any]:
     kind = "string" if content_type.startswith("text") else "object"
     return {
         "operationId": name,

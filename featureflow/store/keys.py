@@ -20,7 +20,7 @@ from urllib.parse import quote
 from zlib import crc32
 
 META = "meta"
-_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*").fullmatch
+_UNESCAPED = re.compile(r"[A-Za-z0-9_.~-]*").fullmatch
 
 
 class Bucket(NamedTuple):
@@ -54,7 +54,7 @@ def view_of(key: bytes) -> str:
 def escape_id(entity_id: str | int) -> str:
     """Percent-escape everything but letters, digits and ``_.-~``: no ``:``, brace, space or control byte is left."""
     text = str(entity_id)
-    return text if _PLAIN(text) else quote(text, safe="")
+    return text if _UNESCAPED(text) else quote(text, safe="")
 
 
 class Keys:
@@ -82,7 +82,7 @@ class Keys:
         escaped = escape_id(entity_id)
         return f"feat:{self._tag_of(escaped)}:{entity}:{escaped}:{view_id}:{source}{tail}".encode()
 
-    def plain(self, entity: str, entity_id: str | int, view: str) -> bytes:
+    def published(self, entity: str, entity_id: str | int, view: str) -> bytes:
         """What a view (its name, without its version) publishes of an entity, in the bucket of its states."""
         escaped = escape_id(entity_id)
         return f"plain:{self._tag_of(escaped)}:{entity}:{escaped}:{view}".encode()
@@ -105,7 +105,7 @@ class Keys:
         tags = self._tag("*")
         return f"offset:{tags}:{view_id}:*", f"seen:{tags}:{view_id}:*", f"feat:{tags}:*:{view_id}:*", f"ids:{tags}:{view_id}:*"
 
-    def plain_pattern(self, view: str = "") -> str:
+    def published_pattern(self, view: str = "") -> str:
         """What matches all that is published: by this view, or by any."""
         return f"plain:{self._tag('*')}:*" + (view and f":{view}")
 

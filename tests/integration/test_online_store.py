@@ -378,7 +378,7 @@ def test_a_view_that_is_dropped_to_begin_anew_refuses_commits_and_claims_until_i
 
 
 def test_a_value_that_replaces_whatever_is_there_is_written_with_the_state_or_not_at_all(store: OnlineStore, claim: Claim) -> None:
-    plain = KEYS.plain("carrier", "UA", "now")
+    plain = KEYS.published("carrier", "UA", "now")
     for number, value in enumerate((b"{}", b'{"longer": 1}', b"[]")):
         assert isinstance(store.commit(move(claim, number, number + 1, any_length(plain, value))), Committed)
         assert store.read([plain]) == [value]
@@ -391,8 +391,8 @@ def test_a_value_that_replaces_whatever_is_there_is_written_with_the_state_or_no
 
 def test_values_that_no_live_version_published_are_withdrawn(store: OnlineStore, claim: Claim) -> None:
     old, new = (b'{"view":"now@%b","n":1}' % version for version in (b"0123456789", b"9876543210"))
-    keys = [KEYS.plain("carrier", entity_id, "now") for entity_id in ("UA", "a:b{c}\r\n\0*", "DL")]
-    keys.append(KEYS.plain("carrier", "UA", "not_now"))
+    keys = [KEYS.published("carrier", entity_id, "now") for entity_id in ("UA", "a:b{c}\r\n\0*", "DL")]
+    keys.append(KEYS.published("carrier", "UA", "not_now"))
     values = [old, new, new, b'{"view":"not_now@0123456789","n":1}']
     store.commit(move(claim, 0, 1, whole(KEY, HEADER), *map(any_length, keys, values)))
     assert store.withdraw([VIEW, "now@9876543210", "not_now@0123456789"]) == 0

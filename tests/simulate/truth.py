@@ -54,7 +54,7 @@ def _published(world: World) -> list[str]:
             mine[entity] = max(mine.get(entity, 0), record.time_us)
         for entity in RIDERS:
             keys = world.rig.keys
-            states = [keys.state(view.entity, entity, view.id, "trip", None), keys.plain(view.entity, entity, view.name)]
+            states = [keys.state(view.entity, entity, view.id, "trip", None), keys.published(view.entity, entity, view.name)]
             state, values = world.rig.online.read(states)
             if not values:
                 if state is not None and values is None:

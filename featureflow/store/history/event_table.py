@@ -106,13 +106,13 @@ def rows_of(source: Source, events: Events) -> list[tuple[Any, ...]]:
         if field.name == source.time_field:
             columns.append(events.times_us.tolist())
         elif field.name in events.columns:
-            columns.append(_plain(field, events.columns[field.name]))
+            columns.append(_cells(field, events.columns[field.name]))
         else:
             columns.append([None] * n)
     return list(zip(*columns, strict=True))
 
 
-def _plain(field: Field, column: NDArray[Any]) -> list[Any]:
+def _cells(field: Field, column: NDArray[Any]) -> list[Any]:
     if field.type == "str" or column.dtype == object:
         return list(column)
     if field.type == "vector":

@@ -109,14 +109,14 @@ class RedisOnlineStore:
                 left += self._delete(pattern, records)
             total += left - marked
             if not for_good:                   # not counted as left: another version of the view may be publishing still
-                total += self._delete(self._keys.plain_pattern(view_id.partition("@")[0]), records)
+                total += self._delete(self._keys.published_pattern(view_id.partition("@")[0]), records)
             if not left and before == self._whereabouts(known):
                 return total
         raise UnavailableError(loss.not_dropped(view_id, self.place, for_good))
 
     def withdraw(self, live: Collection[str]) -> int:
         staying, gone = list(map(published.begins, live)), 0
-        keys = self._scan(self._keys.plain_pattern())
+        keys = self._scan(self._keys.published_pattern())
         while some := list(islice(keys, 1000)):
             gone += sum(number for (number,) in self._run_each("withdraw", [(of_tag, staying) for of_tag in _by_tag(some).values()]))
         return gone

@@ -33,7 +33,7 @@ PUBLISHED = publishing()
 
 
 def published(rig: Rig, entity_id: str, view: View = RIDER) -> dict[str, Any] | None:
-    (value,) = rig.online.read([rig.keys.plain("rider", entity_id, view.name)])
+    (value,) = rig.online.read([rig.keys.published("rider", entity_id, view.name)])
     return None if value is None else json.loads(value)
 
 
@@ -327,7 +327,7 @@ def test_a_published_value_lives_as_long_as_the_state_beside_it() -> None:
     rig.append([rig.trip(rider="ada", at=rig.clock.now_us())])
     rig.drain(worker)
     values = store.snapshot().values
-    state, plain = values[rig.keys.state("rider", "ada", RIDER.id, "trip", None)], values[rig.keys.plain("rider", "ada", RIDER.name)]
+    state, plain = values[rig.keys.state("rider", "ada", RIDER.id, "trip", None)], values[rig.keys.published("rider", "ada", RIDER.name)]
     assert state.dies_ms == plain.dies_ms > 0
 
 

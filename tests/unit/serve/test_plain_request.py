@@ -10,7 +10,7 @@ from aiohttp.http import HttpProcessingError, HttpRequestParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featureflow.serve.plain import HEAD_BYTES, Head, RequestHeads, Unplain
+from featureflow.serve.plain_request import HEAD_BYTES, Head, RequestHeads, Unplain
 
 LINES = st.sampled_from(
     [
