@@ -23,8 +23,8 @@ from featureflow.ingest.worker import Worker
 from featureflow.limits import SLAB_BYTES
 from featureflow.log_lines import log_as_json
 from featureflow.store.log.open import open_log
+from featureflow.store.mirror import buckets_of, mirrored
 from featureflow.store.online.redis import RedisOnlineStore
-from featureflow.store.registry import buckets_of, mirrored
 
 
 class Stages:

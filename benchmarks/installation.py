@@ -18,9 +18,10 @@ from featureflow.define.project import load
 from featureflow.store.history.sql import SqlHistory
 from featureflow.store.keys import Keys
 from featureflow.store.log.open import open_log
+from featureflow.store.mirror import BUCKETS_DOCUMENT
 from featureflow.store.online import record
 from featureflow.store.online.redis import RedisOnlineStore
-from featureflow.store.registry import BUCKETS_DOCUMENT, Registry
+from featureflow.store.registry import Registry
 from servers import Servers
 
 HERE = Path(__file__).parent

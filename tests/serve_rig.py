@@ -30,8 +30,8 @@ from featureflow.serve.produce import Producer
 from featureflow.serve.routes import Routes
 from featureflow.serve.scorer import Scorer
 from featureflow.serve.upkeep import Upkeep
+from featureflow.store.mirror import PROJECT_DOCUMENT
 from featureflow.store.online.protocol import OnlineStore
-from featureflow.store.registry import PROJECT_DOCUMENT
 
 PREDICTIONS = system.predictions(DEFAULT_PROJECT)
 

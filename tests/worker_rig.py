@@ -42,6 +42,7 @@ from featureflow.store.history.protocol import HistoryStore
 from featureflow.store.keys import ONE, Bucket, Keys
 from featureflow.store.log.memory import MemoryLog
 from featureflow.store.log.protocol import Batch, Log, Record
+from featureflow.store.mirror import BUCKETS_DOCUMENT, partitions_document
 from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.protocol import (
     Claim,
@@ -52,7 +53,6 @@ from featureflow.store.online.protocol import (
     OnlineStore,
     Refused,
 )
-from featureflow.store.registry import BUCKETS_DOCUMENT, partitions_document
 from featureflow.tracing import Tracer
 
 KEYS = Keys(DEFAULT_PROJECT)

@@ -39,7 +39,7 @@ from featureflow.kernel.finalize import Status, Values, ViewKernel
 from featureflow.models.export import export_mlp
 from featureflow.store.keys import Keys, buckets
 from featureflow.store.log.protocol import Batch
-from featureflow.store.registry import buckets_of, mirrored
+from featureflow.store.mirror import buckets_of, mirrored
 from servers import Services
 
 SECOND_US = 1_000_000

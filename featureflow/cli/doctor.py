@@ -132,12 +132,10 @@ def _applied(here: Context) -> list[Finding]:
     current = here.registry.current()
     if current is None:
         return [Finding("applied", "warning", "nothing is applied yet. Run: featureflow apply")]
-    findings = [
-        Finding("applied", "error", f"{problem}. Run: featureflow rebuild {view_id.partition('@')[0]}")
-        for view_id, problem in here.registry.lost(current).items()
-    ]
+    inspection = here.registry.inspection
+    findings = [Finding("applied", "error", problem) for problem in inspection.lost(current).values()]
     try:
-        findings += [Finding("applied", "error", problem) for problem in here.registry.strayed(current).values()]
+        findings += [Finding("applied", "error", problem) for problem in inspection.strayed(current).values()]
     except UnavailableError as error:
         findings.append(Finding("applied", "warning", f"whether its topics are those that were applied was not looked at: {error}"))
     if current != here.written:

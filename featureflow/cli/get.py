@@ -20,8 +20,8 @@ from featureflow.serve.fetch import Fetcher, Unread
 from featureflow.serve.plan import Plan, ViewPlan
 from featureflow.serve.request import check_id, instant_us
 from featureflow.settings import duration_us
+from featureflow.store.mirror import buckets_of, partitions_document
 from featureflow.store.online.protocol import OnlineStore
-from featureflow.store.registry import buckets_of, partitions_document
 from featureflow.train.recall import Question, recall
 
 

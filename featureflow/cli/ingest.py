@@ -17,8 +17,8 @@ from featureflow.ingest.metrics import WorkerMetrics
 from featureflow.ingest.worker import Worker
 from featureflow.log_lines import log_as_json
 from featureflow.store.history.protocol import HistoryStore
+from featureflow.store.mirror import buckets_of, mirrored
 from featureflow.store.online.loss import emptied
-from featureflow.store.registry import buckets_of, mirrored
 from featureflow.tracing import open_telemetry
 
 
@@ -41,7 +41,7 @@ def ingest(context: typer.Context, json: Json = False) -> None:
             project = mirrored(here.online)
             if project is not None:
                 return project, buckets_of(here.online)
-            if here.registry.emptied():
+            if here.registry.inspection.emptied(here.registry.current()):
                 raise StateError(emptied("the definitions that were applied"))
             return None
 

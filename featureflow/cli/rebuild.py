@@ -28,7 +28,7 @@ def rebuild(
         ids = {view.name: view.id for view in project.views}
         if unknown := sorted(set(views or ()) - ids.keys()):
             raise StateError(f"{', '.join(unknown)} is no view that is applied here; there are {', '.join(sorted(ids))}")
-        chosen = [ids[name] for name in views] if views else sorted(here.registry.lost(project))
+        chosen = [ids[name] for name in views] if views else sorted(here.registry.inspection.lost(project))
         here.registry.rebuild(project, chosen)
         for view_id in chosen:
             output.say(f"{view_id} is folded again, from history where the log has deleted events, then from the log.")

@@ -10,11 +10,12 @@ from featureflow.ingest.backfill import Backfill
 from featureflow.ingest.ends import Ends
 from featureflow.ingest.failpoint import Failpoint, unarmed
 from featureflow.store.keys import Bucket
+from featureflow.store.log.loss import created_again, truncated
 from featureflow.store.log.protocol import Log, Partition, TopicState
+from featureflow.store.mirror import partitions_document
 from featureflow.store.online.loss import emptied
 from featureflow.store.online.protocol import Advance, Commit, OnlineStore, Track
 from featureflow.store.online.writes import Writes
-from featureflow.store.registry import partitions_document
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def readable(owned: Owned, topic: str, state: TopicState, backfill: Backfill) ->
     partition = owned.partition
     place = f"{topic}/{partition.partition}"
     if state.topic_id != owned.topic_id:
-        raise LogError(f"topic {topic} was recreated while it was read ({owned.topic_id} -> {state.topic_id})")
+        raise LogError(created_again(f"topic {topic!r} of event {partition.source!r}", state.topic_id, owned.topic_id))
     begin, end = state.beginning[partition.partition], state.end[partition.partition]
     owned.beginning = begin
     if owned.position < begin != owned.vouched:
@@ -198,7 +199,4 @@ def readable(owned: Owned, topic: str, state: TopicState, backfill: Backfill) ->
         owned.vouched = begin
     ahead, furthest = max(owned.offsets.items(), key=lambda item: item[1])
     if furthest > end:                     # also where another view is behind: this one would skip what is written there now
-        raise LogError(
-            f"{place} ends at {end}, but view {ahead.view_id} has folded it up to {furthest}: the topic was truncated, "
-            "and its offsets will name other events. Give the event a new name, and a topic with a new name"
-        )
+        raise LogError(truncated(place, end, f"view {ahead.view_id} has folded it", furthest))

@@ -27,6 +27,8 @@ from featureflow.ingest.patient_registry import PatientRegistry
 from featureflow.kernel.decode import Decoder
 from featureflow.kernel.events import Events
 from featureflow.store.history.protocol import HistoryStore, RefusedRecord
+from featureflow.store.ledger import Ledger
+from featureflow.store.log.loss import created_again, truncated
 from featureflow.store.log.protocol import Batch, Consumer, Log, Partition, TopicState
 from featureflow.store.schemas.open import records_of
 from featureflow.store.schemas.protocol import SchemaRegistry
@@ -200,9 +202,9 @@ class HistoryWriter:
         for name in sorted({partition.source for partition in due}):
             source = self._sources[name]
             topic = self._log.topic(source.topic)
-            for row in self._history.query("topic", {"source": name}):
-                if row["topic"] == source.topic:
-                    self._topic_ids[name] = str(row["topic_id"])
+            applied = Ledger(self._history).topic(name)
+            if applied is not None and applied.topic == source.topic:
+                self._topic_ids[name] = applied.topic_id
             self._topic_ids.setdefault(name, topic.topic_id)
             self._same(name, topic)
             offsets = self._history.offsets(name)
@@ -232,20 +234,15 @@ class HistoryWriter:
     def _same(self, name: str, topic: TopicState) -> None:
         known, source = self._topic_ids[name], self._sources[name]
         if topic.topic_id != known:
-            raise LogError(
-                f"topic {source.topic!r} was deleted and created again (id {topic.topic_id}, was {known}), and event {name!r} "
-                "reads it: its offsets name other events now than those in history. Give the event a new name, and a topic with a new name"
-            )
+            raise LogError(created_again(f"topic {source.topic!r} of event {name!r}", topic.topic_id, known))
         for partition, offset in self._holding.held.items():
             if partition.source == name:
                 self._reaches(partition, offset, topic.end.get(partition.partition, offset))
 
     def _reaches(self, partition: Partition, offset: int, end: int) -> None:
         if offset > end:
-            raise LogError(
-                f"history of {partition.source}/{partition.partition} stands at {offset}, but the log ends at {end}: "
-                f"topic {self._sources[partition.source].topic!r} was truncated. Give the event a new name, and a topic with a new name"
-            )
+            place = f"{self._sources[partition.source].topic}/{partition.partition}"
+            raise LogError(truncated(place, end, "history holds it", offset))
 
     def _let_go(self, consumer: Consumer, batches: Iterable[Batch], problem: str, wait_us: int = 0) -> None:
         """To be placed where history stands once the wait is over; ``run`` waits before the next step where a server is away."""

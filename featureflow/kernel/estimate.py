@@ -12,7 +12,7 @@ from featureflow.kernel import cells as of_cells
 from featureflow.kernel.columns import CELL, START, WORDS, CellLayout
 from featureflow.kernel.partial.sketch import INDEX_BITS
 from featureflow.kernel.plan import Estimate, Plan
-from featureflow.kernel.state import States
+from featureflow.kernel.state import States, rolled_up_past
 from featureflow.kernel.tile import tile_for, window_start
 
 Int = NDArray[np.int64]
@@ -71,7 +71,4 @@ def _refuse_what_was_rolled_up(layout: CellLayout, states: States, q_us: Int) ->
         larger = np.array(layout.levels[1:]) > tile_for(window)
         wrong |= (states.frontiers[:, larger] > begin[:, np.newaxis]).any(axis=1) | (states.horizons > begin)
     if wrong.any():
-        raise StateError(
-            f"{layout.view_id} from {layout.source} was rolled up past the instant asked for, for the entities at "
-            f"{sorted(set(states.blob_entity[wrong].tolist()))}. Ask for a later instant, or have it answered from history"
-        )
+        raise rolled_up_past(layout, states.blob_entity[wrong])

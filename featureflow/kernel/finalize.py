@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow.define.spec import Source, View
-from featureflow.errors import StateError
 from featureflow.kernel.columns import FIRST, OLDEST, START, Layout, Table
 from featureflow.kernel.decay import decayed
 from featureflow.kernel.estimate import estimate
@@ -25,7 +24,7 @@ from featureflow.kernel.partial.base import LOWEST
 from featureflow.kernel.partial.entries import Entries
 from featureflow.kernel.plan import Fading, Plan, Session
 from featureflow.kernel.session import session_begin
-from featureflow.kernel.state import States
+from featureflow.kernel.state import States, rolled_up_past
 from featureflow.kernel.tile import LIFETIME_START_US
 
 _ZERO = np.zeros(1, np.intp)
@@ -277,7 +276,4 @@ def _refuse_what_was_rolled_up(plan: Plan, states: States, begin: Int) -> None:
     edges = np.concatenate((states.frontiers, horizons), axis=1)  # nothing is above the largest tile
     wrong = (np.maximum(edges[:, plan.above], horizons) > (begin if begin.shape[1] == 1 else begin[:, blob]).T).any(axis=1)
     if wrong.any():
-        raise StateError(
-            f"{plan.layout.view_id} from {plan.layout.source} was rolled up past the instant asked for, for the entities at "
-            f"{sorted(set(blob[wrong].tolist()))}. Ask for a later instant, or have it answered from history"
-        )
+        raise rolled_up_past(plan.layout, blob[wrong])

@@ -49,6 +49,14 @@ class States:
         return States(rows, entity, n, none, none, none, np.zeros((0, len(layout.levels) - 1), np.int64))
 
 
+def rolled_up_past(layout: Layout, entities: Int) -> StateError:
+    """The refusal of instants that states cannot answer exactly any more; ``entities`` (k,): whose, by their places."""
+    return StateError(
+        f"{layout.view_id} from {layout.source} was rolled up past the instant asked for, for the entities at "
+        f"{sorted(set(entities.tolist()))}. Ask for a later instant, or have it answered from history"
+    )
+
+
 def encode(layout: Layout, owner: int, horizon: int, frontiers: Int, rows: Rows) -> bytes:
     """The bytes of one state value. ``frontiers`` (levels - 1,), finest first."""
     return header(layout, owner, horizon, frontiers) + layout.to_bytes(layout.table(rows))

@@ -38,7 +38,7 @@ from featureflow.serve.request import Request
 from featureflow.serve.turn import Batch, Turns
 from featureflow.serve.work import Wanted, Work
 from featureflow.store.keys import Keys
-from featureflow.store.registry import BUCKETS_DOCUMENT, PROJECT_DOCUMENT, partitions_document
+from featureflow.store.mirror import BUCKETS_DOCUMENT, PROJECT_DOCUMENT, partitions_document
 
 log = structlog.get_logger("featureflow.serve")
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from featureflow.define import spec
 from featureflow.errors import HistoryError
 from featureflow.store.history.protocol import HistoryStore
+from featureflow.store.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,8 @@ class Prediction:
 
 def view_definitions(history: HistoryStore, project: spec.Project) -> dict[str, spec.View]:
     """View id -> definition, of every version that was ever applied; the project's own as the project says."""
-    rows = history.query("view_versions", {})
-    recorded = {str(row["view_id"]): msgspec.json.decode(str(row["definition"]), type=spec.View) for row in rows}
+    versions = Ledger(history).versions()
+    recorded = {view_id: msgspec.json.decode(version.definition, type=spec.View) for view_id, version in versions.items()}
     return {**recorded, **{view.id: view for view in project.views}}
 
 

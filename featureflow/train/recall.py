@@ -17,6 +17,7 @@ from featureflow.errors import HistoryError
 from featureflow.kernel.events import Events
 from featureflow.kernel.finalize import Values, ViewKernel
 from featureflow.store.history.protocol import Extent, HistoryStore
+from featureflow.store.ledger import Ledger
 from featureflow.train.gather import Entities, Wanted, gather
 from featureflow.train.point_in_time import Part, join
 from featureflow.train.prediction import view_sources
@@ -46,7 +47,7 @@ def recall(
     ids[:] = [question.entity_id for question in questions]
     entities = Entities.of(ids)
     instants = np.array([question.instant_us for question in questions], np.int64)
-    began = {(str(row["source"]), row["partition_id"]): row["beginning"] for row in history.query("positions", {"view_id": view.id})}
+    began = {(position.source, position.partition_id): position.beginning for position in Ledger(history).positions(view.id)}
     parts: list[Part] = []
     for name in view.sources:
         wanted = Wanted.of(kernel.layouts[name], entities, instants)
@@ -55,7 +56,6 @@ def recall(
             applied = np.array([question.applied.get(name, {}).get(partition, 0) for question in questions], np.int64)
             extent = extents.get(partition, Extent(0, 0))
             begin = began.get((name, partition), extent.first)
-            assert isinstance(begin, int)
             _refuse(questions, applied, extent, begin, f"{name}/{partition}")
             gathered = gather(
                 history, sources[name], [wanted], columns=(), seen=_offsets, partition=partition,

@@ -12,7 +12,7 @@ from world import MODEL, PARTITIONS, SECOND_US, World, check_state, until
 
 from featureflow.store.keys import Keys
 from featureflow.store.log.protocol import Record
-from featureflow.store.registry import buckets_of
+from featureflow.store.mirror import buckets_of
 from servers import Services
 
 

@@ -32,9 +32,9 @@ from featureflow.serve import deadline
 from featureflow.serve.app import ServeOptions, Server
 from featureflow.store.keys import Keys
 from featureflow.store.log.memory import MemoryLog
+from featureflow.store.mirror import PROJECT_DOCUMENT
 from featureflow.store.online.embedded import EmbeddedServer
 from featureflow.store.online.redis import RedisOnlineStore
-from featureflow.store.registry import PROJECT_DOCUMENT
 
 PREDICTIONS = system.predictions(DEFAULT_PROJECT)
 

@@ -19,7 +19,7 @@ from proxy import Cutter
 from world import World, until
 
 from featureflow.store.keys import buckets
-from featureflow.store.registry import buckets_of
+from featureflow.store.mirror import buckets_of
 from storm.members import Member
 from storm.operations import Operations
 from storm.servers import OwnServers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from featureflow.errors import OffsetMissingError, StateError
 from featureflow.store.keys import Bucket, view_of
+from featureflow.store.log.loss import created_again
 from featureflow.store.online import record
 from featureflow.store.online.protocol import OffsetRecord
 
@@ -17,6 +18,11 @@ def absent(view_id: str, place: str) -> str:
         f"the offset of view {view_id} on {place} is not in the online store: the view was never applied, "
         f"or the store was emptied. Run `featureflow apply` for a new view, `{rebuild(view_id)}` for a lost one"
     )
+
+
+def gone(view_id: str, place: str) -> str:
+    """Of an offset record that is known to have been made."""
+    return f"the offset of view {view_id} on {place} was made and is gone: the online store has lost state. Run `{rebuild(view_id)}`"
 
 
 def dirty(view_id: str, place: str, stored: OffsetRecord) -> str:
@@ -49,11 +55,8 @@ def decoded(view_id: str, place: str, value: bytes) -> OffsetRecord:
 
 
 def other_topic(view_id: str, place: str, stored: OffsetRecord, topic_id: str) -> str:
-    return (
-        f"the offset of view {view_id} on {place} belongs to topic {stored.topic_id}, but the log now has "
-        f"{topic_id}: the topic was recreated, and its offsets name other events now. "
-        "Give the event a new name, and a topic with a new name"
-    )
+    """``topic_id``: of the topic that the log has."""
+    return created_again(f"the topic of {place}, which view {view_id} has folded,", topic_id, stored.topic_id)
 
 
 def emptied(what: str) -> str:

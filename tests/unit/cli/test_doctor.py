@@ -41,5 +41,5 @@ def test_a_topic_that_was_created_again_is_an_error_that_names_both(here: Contex
     here.log.ensure_topic("departures", 1)
     (finding,) = applied(here)
     assert finding.state == "error"
-    assert f"belongs to topic {before}, but the log now has {here.log.topic('departures').topic_id}" in finding.said
+    assert f"was deleted and created again (id {here.log.topic('departures').topic_id}, was {before})" in finding.said
     assert "featureflow apply" in finding.said

@@ -7,9 +7,9 @@ from featureflow.errors import LogError, OffsetOutOfRangeError, StateError
 from featureflow.ingest.backfill import Backfill
 from featureflow.ingest.claim import Owned, listed, readable
 from featureflow.store.log.protocol import Partition, TopicState
+from featureflow.store.mirror import partitions_document
 from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.protocol import Track
-from featureflow.store.registry import partitions_document
 
 PARTITION = Partition("departure", 0)
 NO_HISTORY = Backfill(None, {}, ManualClock(0))

@@ -23,7 +23,7 @@ from featureflow.ingest.metrics import WorkerMetrics
 from featureflow.ingest.worker import Worker
 from featureflow.store.history.sql import SqlHistory
 from featureflow.store.log.protocol import Record
-from featureflow.store.registry import partitions_document
+from featureflow.store.mirror import partitions_document
 from featureflow.store.schemas.memory import MemorySchemaRegistry
 from featureflow.store.schemas.protocol import Schema
 

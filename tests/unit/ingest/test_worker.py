@@ -29,10 +29,10 @@ from featureflow.store.keys import Keys
 from featureflow.store.log import memory
 from featureflow.store.log.memory import MemoryConsumer, MemoryLog
 from featureflow.store.log.protocol import TRACE_PARENT, Partition, Polled, Record
+from featureflow.store.mirror import partitions_document
 from featureflow.store.online import record
 from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.protocol import Advance, Commit, Committed, OffsetRecord, Refused, Track
-from featureflow.store.registry import partitions_document
 
 KEYS = Keys(DEFAULT_PROJECT)
 ALL_VIEWS = [view.id for view in PROJECT.views]
@@ -595,7 +595,7 @@ def test_a_topic_that_was_recreated_stops_the_worker() -> None:
     rig = Rig()
     rig.memory_log.delete_topic(TRIP.topic)
     rig.log.ensure_topic(TRIP.topic, 2)
-    with pytest.raises(OffsetMissingError, match="recreated"):
+    with pytest.raises(OffsetMissingError, match="created again"):
         rig.drain(started(rig))
 
 

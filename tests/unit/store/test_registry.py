@@ -31,11 +31,12 @@ from featureflow.store.history.sql import SqlHistory
 from featureflow.store.keys import Bucket, Keys, buckets
 from featureflow.store.log.memory import MemoryLog
 from featureflow.store.log.protocol import Record, TopicState
+from featureflow.store.mirror import buckets_of, mirrored, partitions_document
 from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.protocol import DROPPED, Advance, Commit, Committed, OffsetRecord
 from featureflow.store.online.redis import RedisOnlineStore
 from featureflow.store.online.writes import StateWrite, Writes
-from featureflow.store.registry import Registry, beginnings, buckets_of, mirrored, partitions_document
+from featureflow.store.registry import Registry, beginnings
 
 KEYS = Keys(DEFAULT_PROJECT)
 SOURCES = (*PROJECT.sources, *system.system_sources(DEFAULT_PROJECT))
@@ -222,13 +223,13 @@ def test_state_that_was_lost_is_loud_and_is_never_made_again_in_silence(place: P
     place.registry.apply(PROJECT)
     lost = PROJECT.view("carrier_last")
     place.online.drop_view(lost.id)
-    assert list(place.registry.lost(PROJECT)) == [lost.id]
+    assert list(place.registry.inspection.lost(PROJECT)) == [lost.id]
     with pytest.raises(OffsetMissingError, match=rf"{lost.id}.*featureflow rebuild"):
         place.registry.apply(PROJECT)
     assert place.offsets(lost) == {("arrival", 0): None}
     place.registry.rebuild(PROJECT, [lost.id])
     assert place.offsets(lost) == {("arrival", 0): 0}
-    assert place.registry.lost(PROJECT) == {}
+    assert place.registry.inspection.lost(PROJECT) == {}
 
 
 class Died(Exception):
@@ -250,14 +251,14 @@ def test_a_rebuild_that_was_cut_short_is_said_and_is_finished_by_the_next(
         patch.setattr(place.online, step, dies)
         with pytest.raises(Died):
             place.registry.rebuild(PROJECT, [view.id])
-    lost = place.registry.lost(PROJECT)
+    lost = place.registry.inspection.lost(PROJECT)
     assert list(lost) == [view.id]
     assert "cut short" in lost[view.id]
     if finish == "rebuild":
         place.registry.rebuild(PROJECT, list(lost))
     else:
         place.registry.apply(PROJECT)
-    assert place.registry.lost(PROJECT) == {}
+    assert place.registry.inspection.lost(PROJECT) == {}
     assert place.offsets(view) == {("arrival", 0): 0}
 
 
@@ -278,7 +279,7 @@ def test_a_rebuild_whose_drop_was_taken_back_is_no_success_and_is_cured_by_the_n
         with pytest.raises(StateError, match="Run again: featureflow rebuild carrier_last"):
             place.registry.rebuild(PROJECT, [view.id])
     place.registry.rebuild(PROJECT, [view.id])
-    assert place.registry.lost(PROJECT) == {}
+    assert place.registry.inspection.lost(PROJECT) == {}
 
 
 def test_while_a_view_is_rebuilt_its_offset_records_are_marked_and_not_gone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,11 +300,11 @@ def test_state_of_an_older_format_is_found_and_rebuilt(place: Place) -> None:
     place.registry.apply(PROJECT)
     view = PROJECT.view("carrier_last")
     place.online.damage(KEYS.offset(view.id, "arrival", 0), b"FFo1" + b"0" * 140)
-    assert "format" in place.registry.lost(PROJECT)[view.id]
+    assert "format" in place.registry.inspection.lost(PROJECT)[view.id]
     with pytest.raises(OffsetMissingError, match="format.*featureflow rebuild carrier_last"):
         place.registry.apply(PROJECT)
     place.registry.rebuild(PROJECT, [view.id])
-    assert place.registry.lost(PROJECT) == {}
+    assert place.registry.inspection.lost(PROJECT) == {}
     assert place.offsets(view) == {("arrival", 0): 0}
 
 
@@ -325,13 +326,13 @@ def test_new_partitions_of_a_topic_get_offsets_and_the_count_is_said(place: Plac
     log = Grown(place.clock)
     registry = Registry(place.history, place.online, log, place.clock)
     registry.apply(PROJECT)
-    assert registry.strayed(PROJECT) == {}
+    assert registry.inspection.strayed(PROJECT) == {}
     log.more, place.log = 1, log
-    said = registry.strayed(PROJECT)["departure"]
+    said = registry.inspection.strayed(PROJECT)["departure"]
     assert said == "source departure is applied with 1 partitions, its topic has 2. Run: featureflow apply"
     assert str(registry.plan(PROJECT)) == "~ event departure: partitions 1 -> 2"
     assert registry.apply(PROJECT)
-    assert registry.strayed(PROJECT) == {}
+    assert registry.inspection.strayed(PROJECT) == {}
     assert not registry.plan(PROJECT)
     assert place.offsets(PROJECT.view("aircraft_ever")) == {("departure", 0): 0, ("departure", 1): 0}
     assert place.online.get_meta("partitions:departure") == b"2"
@@ -341,12 +342,13 @@ def test_new_partitions_of_a_topic_get_offsets_and_the_count_is_said(place: Plac
 def test_a_topic_that_was_created_again_is_refused(place: Place) -> None:
     place.registry.apply(PROJECT)
     place.log.delete_topic("departures")
-    assert "departures" in place.registry.strayed(PROJECT)["departure"]
+    assert "departures" in place.registry.inspection.strayed(PROJECT)["departure"]
     with pytest.raises(LogError, match="'departures' of event 'departure' was deleted and created again"):
         place.registry.apply(PROJECT)
-    (said,) = place.registry.strayed(PROJECT).values()
+    (said,) = place.registry.inspection.strayed(PROJECT).values()
     now = place.log.topic("departures").topic_id
-    assert f", but the log now has {now}: the topic was recreated" in said
+    assert said.startswith("the topic of departure/0, which view ")
+    assert f" was deleted and created again (id {now}, was " in said
     assert said.endswith("Give the event a new name, and a topic with a new name. Then run: featureflow apply")
 
 
@@ -355,18 +357,18 @@ def test_a_topic_of_the_systems_own_that_was_created_again_is_said(place: Place)
     letters = SOURCES[-1]
     place.log.delete_topic(letters.topic)
     place.log.ensure_topic(letters.topic, 1)
-    assert "was deleted and created again" in place.registry.strayed(PROJECT)[letters.name]
+    assert "was deleted and created again" in place.registry.inspection.strayed(PROJECT)[letters.name]
 
 
 def test_a_store_that_was_emptied_is_told_from_one_that_is_new(place: Place) -> None:
-    assert not place.registry.emptied()
+    assert not place.registry.inspection.emptied(place.registry.current())
     place.registry.apply(PROJECT)
-    assert not place.registry.emptied()
+    assert not place.registry.inspection.emptied(place.registry.current())
     place.online = MemoryOnlineStore(place.clock)
     registry = Registry(place.history, place.online, place.log, place.clock)
-    assert registry.emptied()
+    assert registry.inspection.emptied(registry.current())
     registry.rebuild(PROJECT, [view.id for view in PROJECT.views])
-    assert not registry.emptied()
+    assert not registry.inspection.emptied(registry.current())
 
 
 def test_an_event_with_another_topic_is_refused_before_that_topic_is_made_and_as_another_event_it_is_read_whole(place: Place) -> None:
@@ -588,7 +590,7 @@ def test_the_number_of_buckets_is_settled_by_the_first_apply_and_changed_by_rebu
     registry(2).rebuild(PROJECT, [view.id for view in PROJECT.views])
     assert buckets_of(place.online) == 2
     assert made(2) == set(buckets(2))
-    assert registry(2).lost(PROJECT) == {}
+    assert registry(2).inspection.lost(PROJECT) == {}
 
 
 def test_what_one_bucket_lost_is_found_and_named(place: Place) -> None:
@@ -597,12 +599,12 @@ def test_what_one_bucket_lost_is_found_and_named(place: Place) -> None:
     view = PROJECT.view("carrier_last")
     key = Keys(DEFAULT_PROJECT, 4).offset(view.id, "arrival", 0, Bucket(3, 4))
     place.online.damage(key, None)
-    (problem,) = registry.lost(PROJECT).values()
+    (problem,) = registry.inspection.lost(PROJECT).values()
     assert "arrival/0, bucket 3/4 was made and is gone" in problem
-    with pytest.raises(OffsetMissingError, match=f"bucket 3/4 .* featureflow rebuild {view.name}"):
+    with pytest.raises(OffsetMissingError, match=f"bucket 3/4 .*featureflow rebuild {view.name}"):
         registry.apply(PROJECT)
     registry.rebuild(PROJECT, [view.id])
-    assert registry.lost(PROJECT) == {}
+    assert registry.inspection.lost(PROJECT) == {}
 
 
 def test_before_the_first_apply_nothing_is_applied_rather_than_broken(sqlite_url: str) -> None:

@@ -1,0 +1,48 @@
+"""What the online store mirrors of the registry, so that workers and scorers start and run while SQL is down."""
+
+from __future__ import annotations
+
+import msgspec
+
+from featureflow.define import spec
+from featureflow.errors import StateError
+from featureflow.store.online.protocol import OnlineStore
+
+PROJECT_DOCUMENT = "project"               # JSON of define.spec.Project
+BUCKETS_DOCUMENT = "buckets"               # how many buckets states are in, as decimal digits; absent: one
+OWNER_DOCUMENT = "owner"                   # id of the history database that these definitions are registered in
+
+
+def partitions_document(source: str) -> str:
+    """Name of the meta document that holds a source's partition count, as decimal digits."""
+    return f"partitions:{source}"
+
+
+def mirrored(online: OnlineStore) -> spec.Project | None:
+    """The applied project as the online store mirrors it; None before the first apply.
+
+    Raises StateError where another version of FeatureFlow wrote it, UnavailableError.
+    """
+    document = online.get_meta(PROJECT_DOCUMENT)
+    return None if document is None else project_of(document)
+
+
+def buckets_of(online: OnlineStore) -> int:
+    """How many buckets the project's states are in. Raises UnavailableError."""
+    return int(online.get_meta(BUCKETS_DOCUMENT) or 1)
+
+
+def partitions_of(online: OnlineStore, source: str) -> int | None:
+    """How many partitions of the source readers know of; None where the mirror does not say. Raises UnavailableError."""
+    document = online.get_meta(partitions_document(source))
+    return None if document is None else int(document)
+
+
+def project_of(document: bytes | str) -> spec.Project:
+    """The project as JSON that was applied. Raises StateError where another version of FeatureFlow wrote it."""
+    try:
+        return msgspec.json.decode(document, type=spec.Project)
+    except msgspec.MsgspecError as error:
+        raise StateError(
+            f"the definitions that are applied were written by another version of FeatureFlow ({error}). Run: featureflow apply"
+        ) from error
