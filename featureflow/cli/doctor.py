@@ -93,6 +93,7 @@ def _log(here: Context) -> list[Finding]:
                 "log", "ok", f"topic {source.topic}: {counted(topic.partitions, 'partition')}, {counted(sum(topic.end.values()), 'record')}"
             )
         )
+        findings += [Finding("log", "warning", problem) for problem in here.log.check(source.topic)]
     return findings
 
 

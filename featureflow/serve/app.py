@@ -144,7 +144,7 @@ def run(
     ending: Callable[[], None] | None = None,
     restarts: Callable[[], int] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and return (within 10 s). Call it in the process's main thread.
+    """Serve until SIGTERM or SIGINT, then drain (``DRAIN_S``, ``FLUSH_S``) and return. Call it in the process's main thread.
 
     Raises UnavailableError when a server does not answer at start (naming its setting), SettingsError when the port is taken.
     ``started`` is called with the URL once it listens, ``ending`` when it is told to end, before it drains. ``restarts`` says how often

@@ -43,6 +43,17 @@ def test_a_port_that_another_process_has_is_an_error_that_names_it(tmp_path: Pat
             assert "serve.port" in said
 
 
+def test_a_child_that_does_not_finish_is_killed_and_the_exit_code_says_so(tmp_path: Path) -> None:
+    with embedded(tmp_path / "project") as world:
+        world.featureflow("apply")
+        up = world.start("up")
+        until(lambda: '"event":"serving"' in up.err(), "the scorer")
+        ours = [pid for pid in up.children() if b"featureflow.cli" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(ours[0], signal.SIGSTOP)               # it hears no SIGTERM
+        assert up.told_to_end() == 1, "told_to_end does not wait for ever"
+        assert not any(map(running, ours))
+
+
 def test_children_of_an_up_that_was_killed_finish_and_end(tmp_path: Path) -> None:
     with embedded(tmp_path / "project") as world:
         world.featureflow("apply")

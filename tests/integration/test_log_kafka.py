@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import msgspec
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
+from trips import PROJECT
 
+from featureflow.cli.context import Context
+from featureflow.cli.doctor import examine
 from featureflow.errors import OffsetOutOfRangeError, UnavailableError
 from featureflow.store.log.kafka import KafkaLog
 from featureflow.store.log.kafka_consumer import KafkaConsumer
@@ -246,6 +251,28 @@ def test_a_batch_has_one_kind_of_timestamp(
     assert member.batches[0].next == member.batches[1].first
     assert member.batches[1].timestamps_us.tolist() == [1_000_000]
     member.consumer.close()
+
+
+def test_a_topic_whose_producers_set_the_time_is_warned_of_and_one_of_ours_is_not(
+    kafka_log: KafkaLog, admin: KafkaAdminClient, topic: str, tmp_path: Path
+) -> None:
+    (tmp_path / "featureflow.toml").write_text('[project]\nname = "default"\n')
+    source = msgspec.structs.replace(PROJECT.sources[0], topic=topic)
+
+    def warned() -> list[str]:
+        with Context(tmp_path, {}) as here:
+            here.log, here.written = kafka_log, msgspec.structs.replace(PROJECT, sources=(source,))  # type: ignore[misc]
+            return [finding.said for finding in examine(here) if (finding.part, finding.state) == ("log", "warning")]
+
+    assert warned() == []
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"message.timestamp.type": "CreateTime"})])
+    end = time.monotonic() + PATIENCE_S
+    while not warned():
+        assert time.monotonic() < end
+    (said,) = warned()
+    assert said.startswith(f"topic {topic} has message.timestamp.type=CreateTime")
+    command = said.partition("kafka-configs.sh ")[2].split()
+    assert command[-1] == "message.timestamp.type=LogAppendTime"
 
 
 def test_lag_tools_see_the_advisory_offset(kafka_log: KafkaLog, admin: KafkaAdminClient, topic: str) -> None:

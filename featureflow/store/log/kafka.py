@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import kafka.errors
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
-from kafka.admin import OffsetSpec
+from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 
 from featureflow.errors import UnavailableError
 from featureflow.store.log.kafka_consumer import KafkaConsumer
@@ -25,6 +25,7 @@ FLUSH_S = DELIVERY_MS / 1000 + 5.0          # after a broker's restart kafka-pyt
 RECONNECT_MS = 1_000                       # between two attempts, at most: kafka-python's 30 s go on after a broker is back
 SESSION_MS = 6_000                         # a dead member costs this long, the least that brokers allow by default; a worker that was
                                            # only slow loses its partitions too, and nothing else: its commits are refused
+TIMESTAMP_TYPE, APPEND_TIME = "message.timestamp.type", "LogAppendTime"
 
 T = TypeVar("T")
 
@@ -78,7 +79,7 @@ class KafkaLog:
         wanted = {
             "num_partitions": partitions,
             "replication_factor": replication,
-            "configs": {"message.timestamp.type": "LogAppendTime"},
+            "configs": {TIMESTAMP_TYPE: APPEND_TIME},
         }
         try:
             self._call(
@@ -107,6 +108,25 @@ class KafkaLog:
             )
 
         return self._call(f"describe topic {topic!r}", ask)
+
+    def check(self, topic: str) -> list[str]:
+        """Whether the producer sets the timestamps of records."""
+        self.topic(topic)
+        asked = ConfigResource(ConfigResourceType.TOPIC, topic, [TIMESTAMP_TYPE])
+
+        def ask() -> str:
+            found = self._administrator().describe_configs([asked], config_filter="all")
+            return str(found["topic"][topic][TIMESTAMP_TYPE]["value"])
+
+        if (kind := self._call(f"describe the settings of topic {topic!r}", ask)) == APPEND_TIME:
+            return []
+        wanted = f"{TIMESTAMP_TYPE}={APPEND_TIME}"
+        return [(
+            f"topic {topic} has {TIMESTAMP_TYPE}={kind}: how far ahead of its time an event may be is measured from its partition's newest "
+            "event. Where none comes for longer than future=, all that come later are refused as `future`; and a first one with a wrong "
+            f"clock makes those after it late. Set {wanted}: kafka-configs.sh --bootstrap-server {self._servers} --alter "
+            f"--entity-type topics --entity-name {topic} --add-config {wanted}"
+        )]
 
     def append(self, topic: str, records: Sequence[Record]) -> list[tuple[int, int]]:
         """Idempotent, acknowledged by all in-sync replicas. A key's partition is Kafka's own choice (murmur2), so that

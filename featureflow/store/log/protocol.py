@@ -139,6 +139,10 @@ class Log(Protocol):
         """Raises LogError for an unknown topic, UnavailableError."""
         ...
 
+    def check(self, topic: str) -> list[str]:
+        """What of the topic's settings costs events, and what to do about it; nothing where there is nothing. Raises as ``topic``."""
+        ...
+
     def append(self, topic: str, records: Sequence[Record]) -> list[tuple[int, int]]:
         """Append durably; (partition, offset) of each record, in order. Raises UnavailableError, LogError."""
         ...

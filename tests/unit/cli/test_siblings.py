@@ -8,6 +8,8 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 from featureflow.cli.siblings import DEATHS, Siblings
 
 SLEEPS = [sys.executable, "-c", "import signal; print('up', flush=True); signal.pause()"]
@@ -52,6 +54,23 @@ def test_one_that_keeps_dying_is_given_up_once() -> None:
     siblings.end()
     siblings.wait()
     assert (said, siblings.restarts) == ([1], DEATHS - 1)
+
+
+def test_one_that_does_not_end_in_time_is_killed_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featureflow.cli.siblings.STOP_S", 0.2)
+    deaf = [sys.executable, "-c", "import signal; signal.signal(15, signal.SIG_IGN); open(0).read()"]
+    siblings = Siblings(deaf, os.environ, 1, lambda: None)
+    siblings.start()
+    (pid,) = pids(siblings)
+    wait_for(lambda: _ignores(pid, signal.SIGTERM))
+    siblings.end()
+    assert not siblings.wait()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def _ignores(pid: int, signum: int) -> bool:
+    (ignored,) = (line.split()[1] for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigIgn"))
+    return bool(int(ignored, 16) >> (signum - 1) & 1)
 
 
 def test_when_told_to_end_all_end_and_none_is_started_again(tmp_path: Path) -> None:
