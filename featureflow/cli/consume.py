@@ -14,9 +14,9 @@ import structlog
 from prometheus_client import CollectorRegistry, start_http_server
 
 from featureflow import port
+from featureflow.backoff import Backoff
 from featureflow.clock import SystemClock
 from featureflow.errors import SettingsError, StateError, UnavailableError
-from featureflow.ingest.backoff import Backoff
 from featureflow.settings import WorkerSettings
 
 LOOK_S = 2.0  # how often new definitions are looked for

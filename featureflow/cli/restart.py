@@ -6,9 +6,11 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 
+from featureflow.backoff import Backoff
 from featureflow.cli import tether
+from featureflow.clock import SystemClock
 
-FIRST_WAIT_S, LAST_WAIT_S = 0.5, 10.0  # before a start after a death; doubled by each further one
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 10.0  # before a start after a death; doubled by each further one
 STEADY_S = 30.0  # a death after so long counts as a first one, and no start is waited with: it will hardly die of the same again
 
 
@@ -16,9 +18,11 @@ class Restarted:
     """``look`` at it now and then: nothing happens between."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], *, first_wait_s: float = FIRST_WAIT_S) -> None:
-        self._command, self._environment, self._first_wait_s = list(command), dict(environment), first_wait_s
+        self._command, self._environment = list(command), dict(environment)
+        self._backoff = Backoff(SystemClock(), round(first_wait_s * 1e6), round(LONGEST_WAIT_S * 1e6))
         self.deaths = 0  # in a row
-        self._due = self._wait_s = 0.0
+        self.wait_s = 0.0  # from its last death to the next start
+        self._due = 0.0
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -38,11 +42,12 @@ class Restarted:
             tether.let_go(self._process)
             self._process = None
             if now - self._began > STEADY_S:
-                self.deaths, self._wait_s = 1, 0.0
+                self._backoff.succeeded()
+                self.deaths, self.wait_s = 1, 0.0
             else:
                 self.deaths += 1
-                self._wait_s = max(self._first_wait_s, min(2 * self._wait_s, LAST_WAIT_S))
-            self._due = now + self._wait_s
+                self.wait_s = self._backoff.failed() / 1e6
+            self._due = now + self.wait_s
         return code
 
     def ask_to_end(self) -> None:

@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 
 from featureflow import limits
+from featureflow.backoff import Backoff
 from featureflow.clock import Clock
 from featureflow.define.spec import Source
 from featureflow.errors import HistoryAwayError, OffsetOutOfRangeError, UnavailableError
-from featureflow.ingest.backoff import Backoff
 from featureflow.ingest.decode import Recalled
 from featureflow.kernel.events import Events
 from featureflow.store.history.protocol import Extent, HistoryStore

@@ -15,11 +15,11 @@ import numpy as np
 import structlog
 
 from featureflow import limits
+from featureflow.backoff import Backoff
 from featureflow.clock import Clock
 from featureflow.define import system
 from featureflow.define.spec import Project, Source
 from featureflow.errors import LogError, OffsetConflictError, OffsetOutOfRangeError, SchemasAwayError, UnavailableError
-from featureflow.ingest.backoff import Backoff
 from featureflow.ingest.failpoint import Failpoint, unarmed
 from featureflow.ingest.history_metrics import HistoryMetrics
 from featureflow.ingest.holding import Holding

@@ -12,8 +12,8 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from featureflow.backoff import Backoff
 from featureflow.clock import Clock
-from featureflow.ingest.backoff import Backoff
 from featureflow.store.log.protocol import Assignment, Consumer, Partition
 
 FIRST_WAIT_US, LONGEST_WAIT_US = 100_000, 5_000_000

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from featureflow import limits
+from featureflow.backoff import Backoff
 from featureflow.clock import Clock
 from featureflow.errors import UnavailableError
-from featureflow.ingest.backoff import Backoff
 from featureflow.store.log.protocol import Batch, Consumer, Log, Partition
 
 FIRST_WAIT_US, LONGEST_WAIT_US = 1_000_000, 30_000_000    # an attempt may take time-outs, and the present waits meanwhile

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from featureflow.backoff import Backoff
 from featureflow.clock import Clock
 from featureflow.errors import SchemasAwayError, UnavailableError
-from featureflow.ingest.backoff import Backoff
 from featureflow.store.schemas.protocol import Schema, SchemaRegistry
 
 FIRST_WAIT_US, LONGEST_WAIT_US = 1_000_000, 30_000_000    # an attempt may take a time-out, and all sources wait meanwhile

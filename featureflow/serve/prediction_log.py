@@ -17,13 +17,15 @@ import structlog
 from numpy.typing import NDArray
 
 from featureflow import limits
+from featureflow.backoff import Backoff
+from featureflow.clock import SystemClock
 from featureflow.kernel.finalize import Status
 from featureflow.serve.request import Row
 from featureflow.store.log.protocol import TRACE_PARENT, Log, Record
 
 BATCH_ROWS = 200  # appended in one call: small, so that neither the interpreter nor the store is held for long
 GATHER_S = 0.02  # the thread looks this often: to be woken by every turn would cost the loop more
-FIRST_RETRY_S, LAST_RETRY_S = 0.1, 5.0
+FIRST_WAIT_US, LONGEST_WAIT_US = 100_000, 5_000_000  # before a log that refuses is asked again
 _ENCODER = msgspec.json.Encoder()
 log = structlog.get_logger("featureflow.serve")
 LETTERS = np.array([status.letter for status in sorted(Status)], "S1")
@@ -135,7 +137,7 @@ class PredictionLog:
 
     def _append(self, records: list[Record]) -> bool:
         """Append them, again and again until the log takes them; False where the log is being closed and does not."""
-        retry_s = FIRST_RETRY_S
+        backoff = Backoff(SystemClock(), FIRST_WAIT_US, LONGEST_WAIT_US)
         while records:
             try:
                 self._log.append(self._topic, records)
@@ -144,9 +146,8 @@ class PredictionLog:
                 break
             except Exception as error:  # whatever it is, as above
                 self.problem = str(error)
-                if self._closing.wait(retry_s):
+                if self._closing.wait(backoff.failed() / 1e6):
                     return False
-                retry_s = min(2 * retry_s, LAST_RETRY_S)
         return True
 
 

@@ -244,8 +244,8 @@ def test_closing_lets_the_loop_end_and_fails_what_was_under_way(redis_url: str, 
 
 
 def test_a_reader_is_closed_even_while_a_connection_is_being_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "FIRST_WAIT_S", 0.0005)
-    monkeypatch.setattr(reader, "LONGEST_WAIT_S", 0.0005)
+    monkeypatch.setattr(reader, "FIRST_WAIT_US", 500)
+    monkeypatch.setattr(reader, "LONGEST_WAIT_US", 500)
     port = free_port()
 
     async def close_at_every_turn_of_the_loop() -> None:

@@ -16,12 +16,13 @@ from typing import Any, cast
 
 import hiredis
 
+from featureflow.backoff import Backoff
+from featureflow.clock import SystemClock
 from featureflow.errors import UnavailableError
 from featureflow.store.online import tls
 from featureflow.store.online.redis import SETTING, place, version
 
-FIRST_WAIT_S = 0.05
-LONGEST_WAIT_S = 2.0
+FIRST_WAIT_US, LONGEST_WAIT_US = 50_000, 2_000_000  # before it is connected to again
 CANCEL_S = 0.05
 
 
@@ -188,7 +189,7 @@ class AsyncReader:
 
     async def _keep_connected(self) -> None:
         assert self._attempt is not None
-        wait_s = FIRST_WAIT_S
+        backoff = Backoff(SystemClock(), FIRST_WAIT_US, LONGEST_WAIT_US)
         while True:
             try:
                 async with asyncio.timeout(self._timeout_s):
@@ -196,10 +197,10 @@ class AsyncReader:
             except (OSError, TimeoutError, UnavailableError) as problem:
                 self.problem = str(problem) or type(problem).__name__
                 self._attempt.set()
-                await asyncio.sleep(wait_s * (0.5 + random.random()))
-                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+                await asyncio.sleep(backoff.failed() / 1e6 * (0.5 + random.random()))  # not all scorers at once
                 continue
-            wait_s, self.problem, self._connection = FIRST_WAIT_S, None, connection
+            backoff.succeeded()
+            self.problem, self._connection = None, connection
             self._attempt.set()
             why = await connection.lost
             self._connection, self.problem = None, str(why or "the server closed the connection")

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 
-from featureflow.cli.restart import FIRST_WAIT_S, LAST_WAIT_S, STEADY_S, Restarted
+from featureflow.cli.restart import FIRST_WAIT_S, LONGEST_WAIT_S, STEADY_S, Restarted
 
 SLEEPS = [sys.executable, "-c", "import signal; signal.pause()"]
 DIES = [sys.executable, "-c", "raise SystemExit(3)"]
@@ -33,11 +33,14 @@ def killed(restarted: Restarted) -> None:
 def test_its_deaths_are_counted_and_the_waits_between_them_double_up_to_a_limit() -> None:
     restarted = Restarted(DIES, os.environ, first_wait_s=0.001)
     assert [next_death(restarted) for _ in range(3)] == [3, 3, 3]
-    assert (restarted.deaths, restarted._wait_s, restarted.pid) == (3, 0.004, None)
-    restarted._wait_s, restarted._due = 0.9 * LAST_WAIT_S, 0.0
-    next_death(restarted)
-    assert restarted._wait_s == LAST_WAIT_S
+    assert (restarted.deaths, restarted.wait_s, restarted.pid) == (3, 0.004, None)
     assert restarted.end(0.0) == 0
+    patient = Restarted(DIES, os.environ, first_wait_s=0.9 * LONGEST_WAIT_S)
+    next_death(patient)
+    patient._due = 0.0
+    next_death(patient)
+    assert patient.wait_s == LONGEST_WAIT_S
+    assert patient.end(0.0) == 0
 
 
 def test_one_that_ran_for_long_is_started_again_at_once_and_one_that_dies_again_is_not() -> None:
@@ -45,11 +48,11 @@ def test_one_that_ran_for_long_is_started_again_at_once_and_one_that_dies_again_
     restarted.look()
     restarted._began -= STEADY_S + 1.0
     killed(restarted)
-    assert restarted._wait_s == 0.0
+    assert restarted.wait_s == 0.0
     restarted.look()
     assert restarted.pid is not None       # the next look starts it
     killed(restarted)
-    assert restarted._wait_s == FIRST_WAIT_S
+    assert restarted.wait_s == FIRST_WAIT_S
     assert restarted.deaths == 2
 
 

@@ -14,12 +14,12 @@ from prometheus_client import CollectorRegistry
 from worker_rig import PROJECT, RIDER, RIDERS, SECOND_US, START_US, TRIP, ZONE, Rig, TroubledStore
 
 from featureflow import limits
+from featureflow.backoff import Backoff
 from featureflow.clock import NO_TIME_US, ManualClock
 from featureflow.define.spec import DEFAULT_PROJECT, Aggregation, Column, Project, View, Window, with_version
 from featureflow.errors import LogError, OffsetMissingError, OffsetOutOfRangeError, StateError, UnavailableError
 from featureflow.ingest import failpoint, state_writes
 from featureflow.ingest.backfill import Backfill
-from featureflow.ingest.backoff import Backoff
 from featureflow.ingest.claim import take
 from featureflow.ingest.past import Past
 from featureflow.ingest.source_views import SourceViews

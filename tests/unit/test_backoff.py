@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from featureflow.backoff import Backoff
 from featureflow.clock import ManualClock
-from featureflow.ingest.backoff import Backoff
 
 
 def test_each_failure_waits_twice_as_long_up_to_the_longest() -> None:
