@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 import msgspec
 import numpy as np
 from prometheus_client import CollectorRegistry
+from trips import LIFETIME
 
 from featureflow import limits
 from featureflow.clock import ManualClock
@@ -86,7 +87,6 @@ def project_on(topic: str) -> Project:
         ),
     )
     costly = Call("gt", (_FARE, Literal(10.0)))
-    lifetime = (Window(kind="lifetime", length_us=0, text="lifetime"),)
     rider = View(
         name="rider_now",
         entity="rider",
@@ -99,7 +99,7 @@ def project_on(topic: str) -> Project:
         entity="zone",
         join_key="zone",
         keys={"trip": "zone"},
-        aggregations=(_of("count", where=costly), _of("last_n", lifetime, size=3)),
+        aggregations=(_of("count", where=costly), _of("last_n", (LIFETIME,), size=3)),
         ttl_us=86_400 * SECOND_US,
     )
     views = tuple(with_version(view, {"trip": trip}) for view in (rider, zone))
@@ -123,7 +123,7 @@ def with_sketches(project: Project) -> Project:
     """The same, with an approximate aggregation of each kind in both views, beside the others."""
     views = []
     for view in project.views:
-        windows = WINDOWS if view.entity == "rider" else (WINDOWS[1], Window(kind="lifetime", length_us=0, text="lifetime"))
+        windows = WINDOWS if view.entity == "rider" else (WINDOWS[1], LIFETIME)
         more = tuple(_of(op, windows, size=3 if op.startswith("top") else 1) for op in SKETCHED)
         changed = msgspec.structs.replace(view, aggregations=(*view.aggregations, *more))
         views.append(with_version(changed, {source.name: source for source in project.sources}))

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import redis
 from ports import free_port
+from rides import ENTITIES, TIP, VIEWS
 
 import oracle
 from featureflow.cli.context import Context
@@ -55,13 +56,7 @@ from datetime import datetime
 
 from featureflow import Entity, Event, Field, Model, Request, View, count, key, last, last_n, max, mean, stddev, sum
 
-
-class Rider(Entity[str]): ...
-
-
-class Zone(Entity[int]): ...
-
-
+''' + ENTITIES + '''
 class Ride(Event, topic="{topic}-rides", time="at", disorder="1m", keyed_by="rider"):
     at: Field[datetime]
     rider: Field[str] = key(Rider)
@@ -69,26 +64,7 @@ class Ride(Event, topic="{topic}-rides", time="at", disorder="1m", keyed_by="rid
     fare: Field[float | None]
     cash: Field[bool]
 
-
-class Tip(Event, topic="{topic}-tips", time="at", disorder="1m"):
-    at: Field[datetime]
-    rider: Field[str] = key(Rider)
-    amount: Field[float]
-
-
-class RiderNow(View, of=Rider):
-    rides = count(Ride, over=("1m", "10m", "1h"))
-    spent = sum(Ride.fare, over=("10m", "1h"))
-    spread = stddev(Ride.fare, over=("1h",))
-    tips = mean(Tip.amount, over=("10m", "1h"))
-    largest = max(Tip.amount, over=("1h",))
-
-
-class ZoneNow(View, of=Zone, ttl="2d"):
-    cash = count(Ride, where=Ride.cash, over=("10m", "1h"))
-    fares = last_n(Ride.fare, 4)
-
-
+''' + TIP + VIEWS + '''
 class RiderLast(View, of=Rider):
     fare = last(Ride.fare, over=("1h",))
 

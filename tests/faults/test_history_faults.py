@@ -17,6 +17,7 @@ import numpy as np
 import pymysql
 import pytest
 import sqlalchemy
+from histories import history_of
 from proxy import Cutter
 from trips import DEPARTURE, events
 
@@ -38,12 +39,9 @@ def mysql(mysql_url: str) -> Iterator[SqlHistory]:
 
 
 def _prepared(url: str) -> Iterator[SqlHistory]:
-    store = SqlHistory(url)
-    store.migrate()
-    store.ensure_source(DEPARTURE)
-    store.create_offsets("departure", {0: 0})
-    yield store
-    store.close()
+    with history_of(url) as store:
+        store.create_offsets("departure", {0: 0})
+        yield store
 
 
 def offsets_of(history: SqlHistory) -> list[int]:
@@ -136,25 +134,17 @@ def test_a_connection_that_broke_while_idle_is_replaced(mysql: SqlHistory, mysql
 
 
 def test_a_database_that_is_read_only_is_unavailable_and_not_a_lost_batch(sqlite_url: str) -> None:
-    (store,) = [*_keep(sqlite_url)]
-    sqlalchemy.event.listen(sqlalchemy.Engine, "begin", _read_only)
-    try:
-        with pytest.raises(UnavailableError, match=r"history\.url"):
-            store.append(DEPARTURE, 0, GIVEN, 0, END)
-    finally:
-        sqlalchemy.event.remove(sqlalchemy.Engine, "begin", _read_only)
-    store.close()
+    with history_of(sqlite_url) as store:
+        sqlalchemy.event.listen(sqlalchemy.Engine, "begin", _read_only)
+        try:
+            with pytest.raises(UnavailableError, match=r"history\.url"):
+                store.append(DEPARTURE, 0, GIVEN, 0, END)
+        finally:
+            sqlalchemy.event.remove(sqlalchemy.Engine, "begin", _read_only)
 
 
 def _read_only(connection: sqlalchemy.Connection) -> None:
     connection.exec_driver_sql("PRAGMA query_only = ON")
-
-
-def _keep(url: str) -> Iterator[SqlHistory]:
-    store = SqlHistory(url)
-    store.migrate()
-    store.ensure_source(DEPARTURE)
-    yield store
 
 
 # -- the database chooses a victim -------------------------------------------------------------------------------------
@@ -225,16 +215,15 @@ def test_a_new_sqlite_file_that_another_process_writes_at_this_moment_is_waited_
 
 
 def test_a_second_writer_of_sqlite_waits_for_the_first(sqlite_url: str) -> None:
-    (store,) = [*_keep(sqlite_url)]
-    engine = sqlalchemy.create_engine(sqlite_url, isolation_level="AUTOCOMMIT")
-    done: list[dict[int, int]] = []
-    with engine.connect() as blocker:
-        blocker.exec_driver_sql("BEGIN IMMEDIATE")
-        thread = threading.Thread(target=lambda: done.append(store.append(DEPARTURE, 0, GIVEN, 0, END) or store.offsets("departure")))
-        thread.start()
-        assert done == []
-        blocker.exec_driver_sql("ROLLBACK")
-    thread.join()
-    engine.dispose()
-    store.close()
+    with history_of(sqlite_url) as store:
+        engine = sqlalchemy.create_engine(sqlite_url, isolation_level="AUTOCOMMIT")
+        done: list[dict[int, int]] = []
+        with engine.connect() as blocker:
+            blocker.exec_driver_sql("BEGIN IMMEDIATE")
+            thread = threading.Thread(target=lambda: done.append(store.append(DEPARTURE, 0, GIVEN, 0, END) or store.offsets("departure")))
+            thread.start()
+            assert done == []
+            blocker.exec_driver_sql("ROLLBACK")
+        thread.join()
+        engine.dispose()
     assert done == [{0: END}]

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 import sqlalchemy
+from histories import history_of
 from pymysql.connections import Connection
 from structlog.testing import capture_logs
 from trips import DEPARTURE, FIELDS, events
@@ -29,11 +30,8 @@ END = int(GIVEN.offsets[-1]) + 1
 
 @pytest.fixture
 def mysql(mysql_url: str) -> Iterator[SqlHistory]:
-    store = SqlHistory(mysql_url)
-    store.migrate()
-    store.ensure_source(DEPARTURE)
-    yield store
-    store.close()
+    with history_of(mysql_url) as store:
+        yield store
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 import sqlalchemy
+from histories import history_of
 from trips import DEPARTURE, FIELDS, events
 
 from featureflow.define import system
@@ -28,11 +29,8 @@ COLUMNS = tuple(field.name for field in FIELDS)
 
 @pytest.fixture
 def history(history_url: str) -> Iterator[SqlHistory]:
-    store = SqlHistory(history_url)
-    store.migrate()
-    store.ensure_source(DEPARTURE)
-    yield store
-    store.close()
+    with history_of(history_url) as store:
+        yield store
 
 
 def everything(history: SqlHistory, source: Source, partition: int, **bounds: int) -> list[Events]:
@@ -287,10 +285,8 @@ def test_statements_that_write_are_one_transaction(history: SqlHistory) -> None:
 
 
 def _migrate(url: str) -> None:
-    store = SqlHistory(url)
-    store.migrate()
-    store.ensure_source(DEPARTURE)
-    store.close()
+    with history_of(url):
+        pass
 
 
 def test_several_processes_may_migrate_at_once(history_url: str) -> None:

@@ -1,5 +1,7 @@
 """What a storm folds: every way in which state is kept, of events that are written twice."""
 
+from rides import ENTITIES, TIP, VIEWS
+
 DEFINITIONS = '''"""Rides, of which copies are told, and tips."""
 
 from datetime import datetime
@@ -8,13 +10,7 @@ from featureflow import (
     Entity, Event, Field, View, approx_distinct, count, key, last, last_n, max, mean, session, stddev, sum, top_k, tumbling,
 )
 
-
-class Rider(Entity[str]): ...
-
-
-class Zone(Entity[int]): ...
-
-
+''' + ENTITIES + '''
 class Ride(Event, topic="{topic}-rides", time="at", disorder="1m", keyed_by="rider", dedupe="event_id", within="1m"):
     at: Field[datetime]
     rider: Field[str] = key(Rider)
@@ -24,26 +20,7 @@ class Ride(Event, topic="{topic}-rides", time="at", disorder="1m", keyed_by="rid
     event_id: Field[str | None]
     payment: Field[str | None]
 
-
-class Tip(Event, topic="{topic}-tips", time="at", disorder="1m"):
-    at: Field[datetime]
-    rider: Field[str] = key(Rider)
-    amount: Field[float]
-
-
-class RiderNow(View, of=Rider):
-    rides = count(Ride, over=("1m", "10m", "1h"))
-    spent = sum(Ride.fare, over=("10m", "1h"))
-    spread = stddev(Ride.fare, over=("1h",))
-    tips = mean(Tip.amount, over=("10m", "1h"))
-    largest = max(Tip.amount, over=("1h",))
-
-
-class ZoneNow(View, of=Zone, ttl="2d"):
-    cash = count(Ride, where=Ride.cash, over=("10m", "1h"))
-    fares = last_n(Ride.fare, 4)
-
-
+''' + TIP + VIEWS + '''
 class RiderTaste(View, of=Rider):
     rides = count(Ride, over=("1h",))
     fares = approx_distinct(Ride.fare, error=0.1, over=("10m", "1h"))

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from trips import LIFETIME
 from worker_rig import PROJECT, RIDER, RIDERS, SECOND_US, START_US, TRIP, ZONE, Rig, TroubledStore, with_sketches
 
 from featureflow.clock import to_us
@@ -351,11 +352,10 @@ def test_published_values_count_among_the_rows_of_a_commit(monkeypatch: pytest.M
 
 def test_strings_lists_defaults_and_what_is_undefined_are_json() -> None:
     hour = Window(kind="sliding", length_us=3_600 * SECOND_US, text="1h")
-    lifetime = Window(kind="lifetime", length_us=0, text="lifetime")
     aggregations = (
         Aggregation(name="mean", op="mean", source="trip", value=Column("fare"), where=None, windows=(hour,)),
         Aggregation(name="low", op="min", source="trip", value=Column("fare"), where=None, windows=(hour,), default=-1.0),
-        Aggregation(name="fares", op="last_n", source="trip", value=Column("fare"), where=None, windows=(lifetime,), size=3, bare=True),
+        Aggregation(name="fares", op="last_n", source="trip", value=Column("fare"), where=None, windows=(LIFETIME,), size=3, bare=True),
     )
     view = with_version(
         View(

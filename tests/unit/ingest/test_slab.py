@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from trips import LIFETIME
 
 from featureflow import limits
 from featureflow.clock import NO_TIME_US
@@ -51,7 +52,6 @@ def exact(window: Window) -> Window:
     return Window(kind=window.kind, length_us=window.length_us, text=window.text, exact=True)
 
 
-LIFETIME = Window(kind="lifetime", length_us=0, text="lifetime")
 
 
 def layout_of(*windows: Window, key: str = "user", keyed_by: str | None = None, size: int = 0) -> Layout:

@@ -11,12 +11,13 @@ from typing import Any
 import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
+from trips import LIFETIME
 from worker_rig import PROJECT, RIDER, RIDERS, SECOND_US, START_US, TRIP, ZONE, Rig, TroubledStore
 
 from featureflow import limits
 from featureflow.backoff import Backoff
 from featureflow.clock import NO_TIME_US, ManualClock
-from featureflow.define.spec import DEFAULT_PROJECT, Aggregation, Column, Project, View, Window, with_version
+from featureflow.define.spec import DEFAULT_PROJECT, Aggregation, Column, Project, View, with_version
 from featureflow.errors import LogError, OffsetMissingError, OffsetOutOfRangeError, StateError, UnavailableError
 from featureflow.ingest import failpoint, state_writes
 from featureflow.ingest.backfill import Backfill
@@ -36,12 +37,11 @@ from featureflow.store.online.protocol import Advance, Commit, Committed, Offset
 
 KEYS = Keys(DEFAULT_PROJECT)
 ALL_VIEWS = [view.id for view in PROJECT.views]
-LIFETIME = (Window(kind="lifetime", length_us=0, text="lifetime"),)
 ALL = with_version(                        # counts all that is not older than a day and the disorder when it comes
     msgspec.structs.replace(
         ZONE, name="zone_all", ttl_us=86_400 * SECOND_US,
         aggregations=tuple(
-            Aggregation(name=op, op=op, source="trip", value=value, where=None, windows=LIFETIME)
+            Aggregation(name=op, op=op, source="trip", value=value, where=None, windows=(LIFETIME,))
             for op, value in (("count", None), ("sum", Column("fare")))
         ),
     ),

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from trips import LIFETIME
 
 from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import (
@@ -33,7 +34,6 @@ from oracle import Answer, Record
 
 SECOND = 1_000_000
 NOON = 1_700_000_000 * SECOND // (86_400 * SECOND) * 86_400 * SECOND + 43_200 * SECOND
-LIFETIME = Window(kind="lifetime", length_us=0, text="lifetime")
 X, Y, KIND, V = Column("x"), Column("y"), Column("kind"), Column("v")
 SKETCHED = tuple(op for op, kind in AGGREGATIONS.items() if any(issubclass(partial, Sketch) for partial in kind.needs))
 EXACT = tuple(op for op in AGGREGATIONS if op not in SKETCHED)

@@ -8,20 +8,18 @@ import msgspec
 import numpy as np
 import pytest
 from serve_rig import listening, serving
+from trips import LIFETIME, SOURCES, events
 from trips import PROJECT as TRIPS
-from trips import SOURCES, events
 from unit.serve.test_routes import get, post
 from worker_rig import PROJECT, SECOND_US, TRIP, ZONES, Rig
 
-from featureflow.define.spec import Aggregation, Column, View, Window, with_version
+from featureflow.define.spec import Aggregation, Column, View, with_version
 from featureflow.kernel.fold import lift_rows
 from featureflow.kernel.state import States
 from featureflow.models.store import ModelStore
 from featureflow.serve import features
 from featureflow.serve.fetch import Reading, SourceReading
 from featureflow.serve.plan import Plan
-
-LIFETIME = (Window(kind="lifetime", length_us=0, text="lifetime"),)
 
 
 def ever(ttl_us: int | None) -> View:
@@ -33,9 +31,9 @@ def ever(ttl_us: int | None) -> View:
             join_key="zone",
             keys={"trip": "zone"},
             aggregations=(
-                Aggregation(name="n", op="count", source="trip", value=None, where=None, windows=LIFETIME, default=0.0),
+                Aggregation(name="n", op="count", source="trip", value=None, where=None, windows=(LIFETIME,), default=0.0),
                 Aggregation(
-                    name="fares", op="last_n", source="trip", value=Column("fare"), where=None, windows=LIFETIME, bare=True, size=3
+                    name="fares", op="last_n", source="trip", value=Column("fare"), where=None, windows=(LIFETIME,), bare=True, size=3
                 ),
             ),
             ttl_us=ttl_us,

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from serve_rig import listening, serving, train
+from trips import LIFETIME
 from unit.serve.test_routes import get, post
 from worker_rig import PROJECT, TRIP, WINDOWS, ZONES, Rig
 
@@ -22,7 +23,6 @@ from featureflow.define.spec import (
     Payload,
     Project,
     View,
-    Window,
     with_version,
 )
 from featureflow.kernel.finalize import Status
@@ -30,7 +30,6 @@ from featureflow.models.store import ModelStore
 
 RIDER, FARE = Column("rider"), Column("fare")
 HISTORY = (Payload(FARE), Payload(RIDER, 4))
-LIFETIME = (Window(kind="lifetime", length_us=0, text="lifetime"),)
 ZONE_LAST = with_version(
     View(
         name="zone_last",
@@ -46,7 +45,7 @@ ZONE_LAST = with_version(
             ),
             *(
                 Aggregation(
-                    name=f"history_{name}", op="last_n", source="trip", value=kept.value, where=None, windows=LIFETIME, bare=True,
+                    name=f"history_{name}", op="last_n", source="trip", value=kept.value, where=None, windows=(LIFETIME,), bare=True,
                     size=3, width=kept.width, entry=HISTORY,
                 )
                 for name, kept in zip(("fare", "rider"), HISTORY, strict=True)

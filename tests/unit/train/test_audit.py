@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from histories import history_of
 from trips import BEGIN_US, HOUR_US, PROJECT, SOURCES, events, spine
 
 from featureflow.define import spec, system
@@ -33,15 +34,11 @@ PARTITIONS, ROWS = 2, 60
 
 @pytest.fixture
 def history(sqlite_url: str) -> Iterator[SqlHistory]:
-    store = SqlHistory(sqlite_url)
-    store.migrate()
-    for source in (*SOURCES.values(), PREDICTIONS):
-        store.ensure_source(source)
-    for name, parts in WRITTEN.items():
-        for part in parts:
-            store.append(SOURCES[name], part.partition, part, 0, int(part.offsets[-1]) + 1)
-    yield store
-    store.close()
+    with history_of(sqlite_url, (*SOURCES.values(), PREDICTIONS)) as store:
+        for name, parts in WRITTEN.items():
+            for part in parts:
+                store.append(SOURCES[name], part.partition, part, 0, int(part.offsets[-1]) + 1)
+        yield store
 
 
 WRITTEN = {name: [events(20 + i, p, 200) for p in range(PARTITIONS)] for i, name in enumerate(SOURCES)}

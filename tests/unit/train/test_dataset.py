@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 import pytest
+from histories import history_of
 from pyarrow import parquet
 from trips import BEGIN_US, HOUR_US, PROJECT, REFERENCES, SOURCES, VIEWS, events, spine
 
@@ -33,12 +34,8 @@ KNOWN = {"departure": "known", "arrival": "known"}
 
 @pytest.fixture
 def history(sqlite_url: str) -> Iterator[SqlHistory]:
-    store = SqlHistory(sqlite_url)
-    store.migrate()
-    for source in SOURCES.values():
-        store.ensure_source(source)
-    yield store
-    store.close()
+    with history_of(sqlite_url, SOURCES.values()) as store:
+        yield store
 
 
 def fill(history: SqlHistory, seed: int, *, n: int = 150, append_time: bool = True) -> dict[str, list[Events]]:

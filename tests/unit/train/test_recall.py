@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from histories import history_of
 from trips import PROJECT, SOURCES, spine
 from unit.train.test_dataset import PARTITIONS, fill, records
 
@@ -19,12 +20,8 @@ from oracle import Answer, answer, counting
 
 @pytest.fixture
 def history(sqlite_url: str) -> Iterator[SqlHistory]:
-    store = SqlHistory(sqlite_url)
-    store.migrate()
-    for source in SOURCES.values():
-        store.ensure_source(source)
-    yield store
-    store.close()
+    with history_of(sqlite_url, SOURCES.values()) as store:
+        yield store
 
 
 @pytest.mark.parametrize("name", ["aircraft_now", "aircraft_ever"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from trips import BEGIN_US, HOUR_US
+from trips import BEGIN_US, HOUR_US, LIFETIME
 
 from featureflow.define.spec import (
     Aggregation,
@@ -41,7 +41,7 @@ VIEW = with_version(
             Aggregation(name="one", op="last", source="visit", value=Column("one"), where=None, windows=DAY, vector=1),
             Aggregation(
                 name="word", op="last_n", source="visit", value=Column("word"), where=None, bare=True, width=8,
-                windows=(Window(kind="lifetime", length_us=0, text="lifetime"),),
+                windows=(LIFETIME,),
             ),
         ),
     ),
