@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from featureflow import limits
 from featureflow.ingest.arena import Table
+from featureflow.ingest.order import changes
 from featureflow.ingest.placed import Placed, previous
 from featureflow.ingest.slab import Slab
 from featureflow.ingest.slots import Index
-from featureflow.ingest.state_writes import changes
 from featureflow.kernel import cells, state
 from featureflow.kernel.columns import LEVEL, START, CellLayout, Layout
 from featureflow.kernel.events import Events

@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow import limits
-from featureflow.ingest.arena import spans
+from featureflow.ingest.order import changes, in_order, lengths
 from featureflow.ingest.slab import Lifting, Slab
 from featureflow.ingest.slots import Index
-from featureflow.ingest.state_writes import changes
 from featureflow.kernel import event_form, rollup
 from featureflow.kernel.events import Events
 from featureflow.store.online.writes import HEAD, PLACE, WHOLE, Writes
@@ -51,29 +50,34 @@ class EventForm:
         """Before the events at the places ``chosen`` are placed in the slabs: what of each entity becomes. ``slots`` of each slab (c,)."""
         for slab in (self._rows, *self._cells):
             slab.lifting = None
-        undecided = np.flatnonzero(self._known.stored_rows[slots[0]] < 0) if self._possible else chosen[:0]
+        known, layout = self._known, self._layout
+        undecided = (known.stored_rows[slots[0]] < 0).nonzero()[0] if self._possible else chosen[:0]
         if not len(undecided):
             return None
-        known, layout = self._known, self._layout
-        undecided = undecided[np.argsort(slots[0][undecided], kind="stable")]
-        of = slots[0][undecided]
-        first = np.flatnonzero(changes(of))
-        entities, counts = of[first], np.diff(first, append=len(of))
+        undecided = undecided[in_order(slots[0][undecided])]
+        of, at = slots[0][undecided], chosen[undecided]
+        first = changes(of).nonzero()[0]
+        entities, counts = of[first], lengths(first, len(of))
         beside = [one[undecided[first]] for one in slots[1:]]
-        at = chosen[undecided]
-        new = known.event_bytes[entities] == 0
-        fresh = entities[new]
-        known.since_us[fresh], known.since_offset[fresh] = events.times_us[at[first[new]]], events.offsets[at[first[new]]]
+        stored = known.event_bytes[entities]
+        new = stored == 0
+        if new.any():
+            fresh, begin = entities[new], at[first[new]]
+            known.since_us[fresh], known.since_offset[fresh] = events.times_us[begin], events.offsets[begin]
         known.events_whole[entities] = new
         stays = counts <= limits.FEW_EVENTS
-        stays &= new | (known.event_count[entities] < 2) | (self._as_rows(entities, beside) > known.event_bytes[entities])
-        mine = np.repeat(stays, counts)
-        data, sizes = event_form.encode(layout, events, at[mine], known.since_us[of[mine]], known.since_offset[of[mine]])
-        added, widest = np.zeros(len(entities), np.int64), np.zeros(len(entities), np.int64)
-        if len(sizes):
-            begins = (np.cumsum(counts[stays]) - counts[stays])
-            added[stays], widest[stays] = np.add.reduceat(sizes, begins), np.maximum.reduceat(sizes, begins)
-        stays &= widest <= event_form.BYTES
+        stays &= new | (known.event_count[entities] < 2) | (self._as_rows(entities, beside) > stored)
+        mine = stays.repeat(counts).nonzero()[0]
+        whose = of[mine]
+        data, sizes = event_form.encode(layout, events, at[mine], known.since_us[whose], known.since_offset[whose])
+        added = np.zeros(len(entities), np.int64)
+        encoded = stays.nonzero()[0]
+        if len(encoded):
+            ends = counts[encoded].cumsum()
+            begins = ends - counts[encoded]
+            added[encoded] = np.add.reduceat(sizes, begins)
+            if sizes.max() > event_form.BYTES:
+                stays[encoded] = np.maximum.reduceat(sizes, begins) <= event_form.BYTES
         over = stays & ~self._fits(entities, counts, added)
         if over.any():
             dead = over & ~new
@@ -84,25 +88,24 @@ class EventForm:
             slab.known.as_events[others] = stays
         if not stays.all():
             self._lift(entities, beside, ~stays, at[first])
-        kept = np.repeat(stays, counts)
-        if len(sizes) and kept[mine].all():
-            return Staying(at[mine], of[mine], data, sizes)
-        if not kept.any():
-            return None
-        return Staying(at[kept], of[kept], data[np.repeat(kept[mine], sizes)], sizes[kept[mine]])
+        kept = stays[encoded]
+        if kept.all():
+            return Staying(at[mine], whose, data, sizes) if len(mine) else None
+        kept = kept.repeat(counts[encoded])
+        return Staying(at[mine][kept], whose[kept], data[kept.repeat(sizes)], sizes[kept]) if kept.any() else None
 
     def _as_rows(self, entities: Index, beside: Sequence[Index]) -> Index:
         """Bytes of entities as rows and cells."""
-        total = np.zeros(len(entities), np.int64)
+        total: Index | int = 0
         for slab, slots in zip((self._rows, *self._cells), (entities, *beside), strict=True):
             count = slab.arena.count[slots]
-            total += np.where(count > 0, slab.layout.header_bytes + count * slab.layout.row_bytes, 0)
-        return total
+            total = total + count * slab.layout.row_bytes + slab.layout.header_bytes * (count > 0)
+        return np.asarray(total)
 
     def _fits(self, entities: Index, counts: Index, added: Index) -> NDArray[np.bool_]:
         known = self._known
         fits: NDArray[np.bool_] = (known.event_count[entities] + counts <= limits.FEW_EVENTS) & (
-            HEADER_BYTES + known.events.count[entities] + added <= limits.FEW_EVENTS_BYTES
+            HEADER_BYTES + known.body_bytes[entities] + added <= limits.FEW_EVENTS_BYTES
         )
         return fits
 
@@ -113,10 +116,7 @@ class EventForm:
         entities, counts = entities[old], counts[old]              # of the others, even the first is needed, and so most likely all
         if not len(entities):
             return
-        where, _ = known.events.where(entities)
-        ends = np.cumsum(known.events.count[entities])
-        data = known.events.table[where, 0]
-        bodies = [body.tobytes() for body in np.split(data, ends[:-1])]
+        bodies = list(map(known.bodies.__getitem__, entities.tolist()))
         kept = event_form.decode(
             self._layout, bodies, np.zeros(len(entities), np.int64), known.since_us[entities], known.since_offset[entities]
         )
@@ -124,9 +124,11 @@ class EventForm:
         live = np.bincount(kept.of, alive, len(entities)).astype(np.int64)
         makes_room = (live < known.event_count[entities]) & (live + counts + ROOM <= limits.FEW_EVENTS)
         smaller = entities[makes_room]
-        staying = np.repeat(alive & makes_room[kept.of], kept.sizes)
-        left = np.bincount(kept.of, alive * kept.sizes, len(entities)).astype(np.int64)
-        known.events.replace(smaller, data[staying][:, np.newaxis], left[makes_room])
+        left: list[list[bytes]] = [[] for _ in bodies]
+        places = (column[alive].tolist() for column in (kept.of, kept.starts, kept.starts + kept.sizes))
+        for value, begin, end in zip(*places, strict=True):
+            left[value].append(bodies[value][begin:end])
+        known.set_events(smaller, [b"".join(left[value]) for value in makes_room.nonzero()[0].tolist()])
         known.event_count[smaller], known.events_whole[smaller] = live[makes_room], True
         known.horizon[smaller] = np.maximum(known.horizon[smaller], horizon)
 
@@ -137,65 +139,62 @@ class EventForm:
             order = np.argsort(slots[mine])
             slab.lifting = Lifting(slots[mine][order], first[mine][order])
             slab.known.rewrite[slots[mine]] = True
-        self._known.events.free(entities[lifted])
+        self._known.drop_events(entities[lifted])
 
     def fold(self, staying: Staying, commit_of: Index, commits: int) -> list[tuple[Writes, int]]:
         """What each of so many commits writes, and of how many events. ``commit_of`` (n,) is the commit of each event of the batch."""
         known, slots, number = self._known, staying.slots, commit_of[staying.at]
         begins = changes(slots)
-        firsts = np.flatnonzero(begins)
+        firsts = begins.nonzero()[0]
         entities = slots[firsts]
         begins[1:] |= number[1:] != number[:-1]
-        pairs = np.flatnonzero(begins)                             # (entity, commit)
+        pairs = begins.nonzero()[0]                                # (entity, commit)
         whose, when = slots[pairs], number[pairs]
-        lengths = np.add.reduceat(staying.sizes, pairs)            # of what the commit adds
-        starts = np.cumsum(lengths) - lengths
-        leads = changes(whose)
-        rank = np.cumsum(leads) - 1
-        held = known.events.count[entities]
-        before = HEADER_BYTES + held[rank] + starts - starts[leads][rank]
-        whole = known.events_whole[whose] & leads
-        stored, old = known.event_bytes[whose], known.headers[whose, :HEADER_BYTES]
-        fresh = entities[known.events_whole[entities]]
-        known.headers[fresh, :HEADER_BYTES] = event_form.headers(
-            self._layout, known.partition[fresh], known.horizon[fresh], known.since_us[fresh], known.since_offset[fresh]
-        )
+        grown = np.add.reduceat(staying.sizes, pairs)              # by what the commit adds
+        ends = grown.cumsum()
+        starts, leads = ends - grown, changes(whose)
+        before = (known.body_bytes[entities] - starts[leads])[leads.cumsum() - 1] + starts + HEADER_BYTES
         heads, places = np.empty(len(pairs), HEAD), np.empty(len(pairs), PLACE)
-        heads["expected"] = np.where(whole, stored, before)
-        heads["header"] = np.where(whole & (stored == 0), 0, HEADER_BYTES)
-        heads["patches"] = np.where(whole, WHOLE, 1)
-        heads["ttl_ms"] = self._rows.life_ms
-        heads["renew_ms"] = np.where(known.events_whole[whose], 0, known.renew_ms[whose])   # after a whole value of the same batch too
-        places["position"] = np.where(whole, 0, before)
-        places["size"] = np.where(whole, before, 0) + lengths
-        expected = np.where(whole[:, np.newaxis], old, known.headers[whose, :HEADER_BYTES])
-        by_commit = np.argsort(when, kind="stable")
-        heads, places, whose = heads[by_commit], places[by_commit], whose[by_commit]
-        ends = np.cumsum(places["size"].astype(np.int64))
-        at = np.empty(len(pairs), np.int64)                        # where the bytes of each begin
-        at[by_commit] = ends - places["size"]
-        data = np.empty(int(ends[-1]), np.uint8)
-        data[spans(at + np.where(whole, before, 0), lengths)] = staying.data
-        new = np.flatnonzero(whole)
-        if len(new):
-            mine = slots[pairs[new]]
-            kept = known.events.count[mine]
-            data[spans(at[new], np.full(len(new), HEADER_BYTES))] = known.headers[mine, :HEADER_BYTES].ravel()
-            data[spans(at[new] + HEADER_BYTES, kept)] = known.events.table[spans(known.events.base[mine], kept), 0]
-        added = np.add.reduceat(staying.sizes, firsts)
-        known.add_events(entities, added, staying.data)
-        known.event_count[entities] += np.diff(firsts, append=len(slots))
-        known.event_bytes[entities] = HEADER_BYTES + held + added
-        expected, checked = expected[by_commit], heads["header"] > 0
-        keys = tuple(map(known.keys.__getitem__, whose.tolist()))
+        heads["expected"], heads["header"], heads["patches"] = before, HEADER_BYTES, 1
+        heads["ttl_ms"], heads["renew_ms"] = self._rows.life_ms, known.renew_ms[whose]
+        places["position"], places["size"] = before, grown
+        data, edges = staying.data.tobytes(), ends.tolist()
+        added = [data[begin:end] for begin, end in pairwise((0, *edges))]
+        parts = added
+        whole = (known.events_whole[whose] & leads).nonzero()[0]
+        if not len(whole):
+            expected = known.headers[whose, :HEADER_BYTES]
+        else:
+            fresh = whose[whole]
+            old = known.headers[fresh, :HEADER_BYTES]
+            known.headers[fresh, :HEADER_BYTES] = new = event_form.headers(
+                self._layout, known.partition[fresh], known.horizon[fresh], known.since_us[fresh], known.since_offset[fresh]
+            )
+            expected = known.headers[whose, :HEADER_BYTES]
+            expected[whole], stored = old, known.event_bytes[fresh]
+            heads["expected"][whole], heads["header"][whole], heads["patches"][whole] = stored, HEADER_BYTES * (stored > 0), WHOLE
+            heads["renew_ms"][known.events_whole[whose]] = 0       # after a whole value of the same batch too
+            places["position"][whole], places["size"][whole] = 0, (before + grown)[whole]
+            parts, fronts = added.copy(), new.tobytes()
+            for i, (place, slot) in enumerate(zip(whole.tolist(), fresh.tolist(), strict=True)):
+                parts[place] = fronts[i * HEADER_BYTES : (i + 1) * HEADER_BYTES] + known.bodies[slot] + added[place]
+        known.add_events(entities, np.add.reduceat(staying.sizes, firsts), whose, added)
+        known.event_count[entities] += lengths(firsts, len(slots))
+        known.event_bytes[entities] = HEADER_BYTES + known.body_bytes[entities]
+        keys = list(map(known.keys.__getitem__, whose.tolist()))
+        if commits > 1:
+            by_commit = in_order(when)
+            heads, places, expected, when = heads[by_commit], places[by_commit], expected[by_commit], when[by_commit]
+            listed = by_commit.tolist()
+            keys, parts = [keys[i] for i in listed], [parts[i] for i in listed]
+        checked = heads["header"] > 0
         counts = np.bincount(number, minlength=commits).tolist()
-        bounds = np.searchsorted(when[by_commit], np.arange(commits + 1)).tolist()
-        edges = np.concatenate(([0], ends))[bounds].tolist()
+        bounds = when.searchsorted(np.arange(commits + 1)).tolist()
         return [
             (
                 Writes(
-                    keys[k:k1], heads[k:k1].tobytes(), expected[k:k1][checked[k:k1]].tobytes(), places[k:k1].tobytes(),
-                    data[edges[i] : edges[i + 1]].tobytes(),
+                    tuple(keys[k:k1]), heads[k:k1].tobytes(), expected[k:k1][checked[k:k1]].tobytes(), places[k:k1].tobytes(),
+                    b"".join(parts[k:k1]),
                 ),
                 counts[i],
             )

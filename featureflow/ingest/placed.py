@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from featureflow.ingest.order import FEW, changes, in_order
 from featureflow.ingest.slots import Index
-from featureflow.ingest.state_writes import changes
 from featureflow.kernel.columns import Layout
 from featureflow.kernel.events import Events
 from featureflow.kernel.tile import SECOND_US
@@ -43,7 +43,7 @@ def in_order_of_row(layout: Layout, slots: Index, level: Index, start: Index) ->
         return order, changes(slots[order]) | changes(level[order]) | changes(start[order])
     ticks = np.maximum(start, EARLIEST_US) // SECOND_US + (1 << (TIME_BITS - 1))
     keys = (slots << SLOT_SHIFT) | (level << TIME_BITS) | ticks
-    order = np.argsort(keys, kind="stable")
+    order = keys.argsort(kind="stable") if len(keys) < FEW else in_order(slots, in_order(level, in_order(ticks - ticks.min())))
     return order, changes(keys[order])
 
 

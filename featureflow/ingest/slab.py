@@ -29,10 +29,11 @@ from featureflow.clock import NO_TIME_US
 from featureflow.errors import StateError
 from featureflow.ingest.arena import SPARE, Arena, Table, spans
 from featureflow.ingest.course import Course
+from featureflow.ingest.order import changes
 from featureflow.ingest.placed import Placed, in_order_of_row, previous
 from featureflow.ingest.roll_up import roll_up
 from featureflow.ingest.slots import Id, Index, Slots
-from featureflow.ingest.state_writes import Entities, StateWrites, Touched, changes
+from featureflow.ingest.state_writes import Entities, StateWrites, Touched
 from featureflow.kernel import event_form, rollup, state
 from featureflow.kernel.columns import LEVEL, START, Layout, Rows
 from featureflow.kernel.events import Events
@@ -43,7 +44,7 @@ from featureflow.store.online.writes import Writes
 
 OUTSTANDING = 2                        # batches that are folded and not known to be in the store
 EVICT_TO = 0.9                         # of the bound, so that evicting is seldom
-ENTITY_OVERHEAD_BYTES = 550            # id, state key, header, dict entry, and a line in each array
+ENTITY_OVERHEAD_BYTES = 570            # id, state key, header, dict entry, an object for its events, and a line in each array
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,7 @@ class Slab:
     @property
     def used_bytes(self) -> int:
         """Estimated memory in use: rows, with the room that their entities keep to grow, and what finds them."""
-        return 8 * self._arena.rows * self.layout.width + self.entities * ENTITY_OVERHEAD_BYTES + self._known.events.rows
+        return 8 * self._arena.rows * self.layout.width + self.entities * ENTITY_OVERHEAD_BYTES + self._known.events_bytes
 
     def ids(self, events: Events) -> list[Id]:
         """Each event's entity id."""
@@ -375,7 +376,7 @@ class Slab:
         idle = np.flatnonzero((self._known.partition >= 0) & ~self._known.dirty)
         idle = idle[np.argsort(self._known.last_used[idle], kind="stable")]
         arena = self._arena
-        sizes = 8 * arena.capacity[idle] * self.layout.width + ENTITY_OVERHEAD_BYTES + self._known.events.capacity[idle]
+        sizes = 8 * arena.capacity[idle] * self.layout.width + ENTITY_OVERHEAD_BYTES + self._known.body_bytes[idle]
         idle = idle[: int(np.searchsorted(np.cumsum(sizes), excess)) + 1]
         self._forget_ids(idle)
         self._forget(idle)

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from featureflow.clock import NO_TIME_US
 from featureflow.errors import StateError
-from featureflow.ingest.arena import Arena, spans
 from featureflow.kernel import event_form
 from featureflow.kernel.columns import Layout
 
@@ -43,7 +42,9 @@ class Slots:
         self.horizon = np.zeros(0, np.int64)
         self.frontiers = np.zeros((0, coarser), np.int64)
         # Of an entity whose state is few events (``event_form``): stored_rows is -1.
-        self.events = Arena(1, 0, np.uint8)                            # as stored, without the header: rows of one byte
+        self.bodies: list[bytes] = []                                  # as stored, without the header; of a whole value that is to come too
+        self.body_bytes = np.zeros(0, np.int64)                        # of each,
+        self.events_bytes = 0                                          # and of all
         self.event_bytes = np.zeros(0, np.int64)                       # of the value, with its header; 0: it is not in this form
         self.event_count = np.zeros(0, np.int64)
         self.since_us = np.zeros(0, np.int64)                          # what times and offsets of its events are counted from
@@ -86,19 +87,38 @@ class Slots:
         heads = np.frombuffer(b"".join([value[:size] for value in values]), event_form.HEADER)
         self.headers[slots, :size] = heads.view(np.uint8).reshape(-1, size)
         self.since_us[slots], self.since_offset[slots] = heads["time_us"], heads["offset"]
-        lengths = np.array(list(map(len, values)), np.int64)
-        self.event_bytes[slots], self.event_count[slots] = lengths, [event_form.count(value[size:]) for value in values]
-        self.add_events(slots, lengths - size, np.frombuffer(b"".join([value[size:] for value in values]), np.uint8))
+        bodies = [value[size:] for value in values]
+        self.set_events(slots, bodies)
+        self.event_bytes[slots] = self.body_bytes[slots] + size
+        self.event_count[slots] = list(map(event_form.count, bodies))
 
-    def add_events(self, slots: Index, lengths: Index, data: NDArray[np.uint8]) -> None:
-        """Behind the events of the slots (distinct), so many bytes of ``data`` each."""
-        begins = self.events.extend(slots, lengths)
-        self.events.table[spans(self.events.base[slots] + begins, lengths), 0] = data
+    def set_events(self, slots: Index, bodies: Sequence[bytes]) -> None:
+        """What the slots (distinct) hold as events from now on."""
+        for slot, body in zip(slots.tolist(), bodies, strict=True):
+            self.bodies[slot] = body
+        self._count(slots, np.array(list(map(len, bodies)), np.int64))
+
+    def add_events(self, slots: Index, lengths: Index, whose: Index, chunks: Sequence[bytes]) -> None:
+        """Behind the events of the slots (distinct), so many bytes each: the chunks, in order, of ``whose`` events each is."""
+        bodies = self.bodies
+        for slot, chunk in zip(whose.tolist(), chunks, strict=True):
+            bodies[slot] += chunk
+        self._count(slots, self.body_bytes[slots] + lengths)
+
+    def drop_events(self, slots: Index) -> None:
+        """Of slots (distinct) that are rows from now on."""
+        for slot in slots.tolist():
+            self.bodies[slot] = b""
+        self._count(slots, np.zeros(len(slots), np.int64))
+
+    def _count(self, slots: Index, lengths: Index) -> None:
+        self.events_bytes += int(lengths.sum() - self.body_bytes[slots].sum())
+        self.body_bytes[slots] = lengths
 
     def release(self, slots: Index) -> None:
         self.partition[slots] = -1
         self.event_bytes[slots] = 0
-        self.events.free(slots)
+        self.drop_events(slots)
         self.rewrite[slots] = self.dirty[slots] = self.as_events[slots] = self.events_whole[slots] = False
         listed = slots.tolist()
         for slot in listed:
@@ -109,7 +129,7 @@ class Slots:
         old, new = len(self), len(self) + more
         self.ids += [""] * more
         self.keys += [b""] * more
-        self.events.reserve(new)
+        self.bodies += [b""] * more
         self._free += range(new - 1, old - 1, -1)
         for name, column in vars(self).items():
             if isinstance(column, np.ndarray):

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow.ingest.arena import Table, spans
+from featureflow.ingest.order import changes, in_order, lengths
 from featureflow.ingest.slots import Index, Slots
 from featureflow.kernel import event_form, state
 from featureflow.kernel.columns import Layout
@@ -15,10 +16,7 @@ from featureflow.store.online.writes import HEAD, PLACE, WHOLE, Writes
 
 RENEW_SHARE = 8
 
-# What touched rows are sorted by: the commit, the slot, and the row's position, in one int64 where the commits are no more than fit.
-POSITION_BITS = 28
-SLOT_BITS = 24
-COMMITS = 1 << (63 - POSITION_BITS - SLOT_BITS)
+POSITION_BITS = 28                     # of a row's position, beside its slot in an int64
 
 
 @dataclass(frozen=True)
@@ -62,34 +60,40 @@ class StateWrites:
 
         An entity that is written whole has the header from now on that this gives it.
         """
-        order = _in_order(touched, commits)
+        order = _in_order(touched)
         number, slots, positions = touched.commits[order], touched.slots[order], touched.positions[order]
         begins = changes(slots)
         begins[1:] |= number[1:] != number[:-1]
-        pairs = np.flatnonzero(begins)                             # (entity, commit): where its rows begin
-        entity = np.searchsorted(entities.slots, slots[pairs])
-        grown = np.add.reduceat(touched.fresh[order].astype(np.int64), pairs)
-        by_entity = np.argsort(entity, kind="stable")
-        first = np.flatnonzero(changes(entity[by_entity]))         # each entity's first commit
-        before = np.cumsum(grown[by_entity]) - grown[by_entity]
-        held = np.empty(len(pairs), np.int64)                      # rows that the key has when the commit comes
-        held[by_entity] = before + np.repeat(entities.held - before[first], np.diff(first, append=len(pairs)))
-        whole = np.zeros(len(pairs), np.bool_)
-        whole[by_entity[first]] = entities.whole
+        pairs = begins.nonzero()[0]                                # (entity, commit): where its rows begin
+        entity = entities.slots.searchsorted(slots[pairs])
+        grown = np.add.reduceat(touched.fresh[order], pairs, dtype=np.int64)
         table = touched.table[order]
-        if not whole.any():
-            writes = self._patches(commits, number, slots, positions, begins, held, entities.whole[entity], table)
+        if commits == 1:                                           # all there is of each entity
+            held, whole, last = entities.held, entities.whole, np.zeros(len(pairs), np.int64)
         else:
-            of_whole = whole[np.cumsum(begins) - 1]
-            rest = np.flatnonzero(~of_whole)
+            by_entity = in_order(entity)
+            first = changes(entity[by_entity]).nonzero()[0]        # each entity's first commit
+            before = grown[by_entity].cumsum() - grown[by_entity]
+            times = lengths(first, len(pairs))
+            held = np.empty(len(pairs), np.int64)                  # rows that the key has when the commit comes
+            held[by_entity] = before + (entities.held - before[first]).repeat(times)
+            whole = np.zeros(len(pairs), np.bool_)
+            whole[by_entity[first]] = entities.whole
+            last = number[pairs[by_entity[first + times - 1]]]
+        if not entities.whole.any():
+            writes = self._patches(commits, number, slots, positions, begins, held, np.zeros(len(pairs), np.bool_), table)
+        elif whole.all():
+            writes = self._wholes(commits, number[pairs], slots[pairs], held, grown, entities, lengths(pairs, len(order)), positions, table)
+        else:
+            of_whole = whole.repeat(lengths(pairs, len(order)))
+            rest = (~of_whole).nonzero()[0]
             each = self._wholes(commits, number[pairs[whole]], slots[pairs[whole]], held[whole], grown[whole], entities,
-                                np.diff(pairs, append=len(order))[whole], positions[of_whole], table[of_whole])
+                                lengths(pairs, len(order))[whole], positions[of_whole], table[of_whole])
             patched = self._patches(commits, number[rest], slots[rest], positions[rest], begins[rest], held[~whole],
                                     entities.whole[entity[~whole]], table[rest])
             writes = [a + b for a, b in zip(patched, each, strict=True)]
-        last = np.append(first[1:], len(pairs)) - 1
         rows = np.bincount(number, minlength=commits).tolist()
-        return list(zip(writes, rows, strict=True)), number[pairs[by_entity[last]]]
+        return list(zip(writes, rows, strict=True)), last
 
     def _patches(
         self, commits: int, number: Index, slots: Index, positions: Index, begins: NDArray[np.bool_], held: Index,
@@ -99,17 +103,17 @@ class StateWrites:
         if len(slots) == 0:
             return [Writes()] * commits
         known, size, header = self._slots, self._layout.row_bytes, self._layout.header_bytes
-        firsts = np.flatnonzero(begins | changes(positions - np.arange(len(positions))))
+        firsts = (begins | changes(positions - np.arange(len(positions)))).nonzero()[0]
         places = np.empty(len(firsts), PLACE)
         places["position"] = header + positions[firsts] * size
-        places["size"] = np.diff(firsts, append=len(slots)) * size
-        starts = np.flatnonzero(begins[firsts])
+        places["size"] = lengths(firsts, len(slots)) * size
+        starts = begins[firsts].nonzero()[0]
         at = firsts[starts]
         entities = slots[at]
         heads = np.empty(len(entities), HEAD)
         heads["expected"] = header + held * size
         heads["header"] = header
-        heads["patches"] = np.diff(starts, append=len(firsts))
+        heads["patches"] = lengths(starts, len(firsts))
         heads["ttl_ms"] = self.life_ms
         heads["renew_ms"] = np.where(renewed, 0, known.renew_ms[entities])   # after a whole value of the same batch: when is not known
         keys = tuple(map(known.keys.__getitem__, entities.tolist()))
@@ -117,9 +121,9 @@ class StateWrites:
         if commits == 1:
             return [Writes(keys, heads.tobytes(), headers.tobytes(), places.tobytes(), data)]
         ends = np.arange(1, commits + 1)
-        bounds = np.stack([np.searchsorted(n, ends) for n in (number[at], number[firsts], number)], axis=1).tolist()
+        bounds = [n.searchsorted(ends, side="left").tolist() for n in (number[at], number[firsts], number)]
         out, k, p, r = [], 0, 0, 0
-        for k1, p1, r1 in bounds:
+        for k1, p1, r1 in zip(*bounds, strict=True):
             out.append(
                 Writes(
                     keys[k:k1], heads[k:k1].tobytes(), headers[k:k1].tobytes(), places[p:p1].tobytes(), data[r * size : r1 * size]
@@ -135,12 +139,13 @@ class StateWrites:
         """One write per entity: the rows that it held, with those of its first commit, ``counts`` of the ``positions`` each."""
         known, size, header = self._slots, self._layout.row_bytes, self._layout.header_bytes
         sizes = held + grown
-        offsets = np.cumsum(sizes) - sizes
+        offsets = sizes.cumsum() - sizes
         values = np.empty((int(sizes.sum()), self._layout.width), np.int64)
-        by_slot = np.searchsorted(entities.slots[entities.whole], slots)
-        kept = entities.held[entities.whole]
-        values[spans(offsets, held)] = entities.rows[spans((np.cumsum(kept) - kept)[by_slot], held)]
-        values[np.repeat(offsets, counts) + positions] = table
+        if len(entities.rows):
+            by_slot = entities.slots[entities.whole].searchsorted(slots)
+            kept = entities.held[entities.whole]
+            values[spans(offsets, held)] = entities.rows[spans((kept.cumsum() - kept)[by_slot], held)]
+        values[offsets.repeat(counts) + positions] = table
         stored, few = known.stored_rows[slots], known.event_bytes[slots]
         heads = np.empty(len(slots), HEAD)
         heads["expected"] = np.where(stored < 0, few, header + stored * size)
@@ -156,7 +161,7 @@ class StateWrites:
         keys = tuple(map(known.keys.__getitem__, slots.tolist()))
         begun, ended = (offsets * size).tolist(), ((offsets + sizes) * size).tolist()
         data, fronts = self._layout.to_bytes(values), new.tobytes()
-        bounds = np.searchsorted(number, np.arange(1, commits + 1)).tolist()
+        bounds = number.searchsorted(np.arange(1, commits + 1)).tolist()
         out, k = [], 0
         for k1 in bounds:
             parts: list[bytes] = []
@@ -171,16 +176,9 @@ class StateWrites:
         return out
 
 
-def _in_order(touched: Touched, commits: int) -> Index:
+def _in_order(touched: Touched) -> Index:
     """(k,) the rows by commit, slot and position."""
-    if commits > COMMITS:                                          # seldom: many rows of each event, or many views
-        return np.lexsort((touched.positions, touched.slots, touched.commits))
-    return np.argsort((touched.commits << (POSITION_BITS + SLOT_BITS)) | (touched.slots << POSITION_BITS) | touched.positions)
-
-
-def changes(ordered: Index) -> NDArray[np.bool_]:
-    """(n,) where a value differs from the one before it; the first does."""
-    different = np.empty(len(ordered), np.bool_)
-    different[:1] = True
-    np.not_equal(ordered[1:], ordered[:-1], out=different[1:])
-    return different
+    row = (touched.slots << POSITION_BITS) | touched.positions
+    if (row[1:] >= row[:-1]).all():                                # most often: rows come by slot, then by start
+        return in_order(touched.commits)
+    return in_order(touched.commits, in_order(touched.slots, in_order(touched.positions)))
