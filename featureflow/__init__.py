@@ -17,9 +17,9 @@ from featureflow.define.aggregation import (
 from featureflow.define.decayed import decayed_count, decayed_mean, decayed_sum
 from featureflow.define.entity import Entity
 from featureflow.define.event import Event
-from featureflow.define.expression import abs, is_null, log1p, maximum, minimum
 from featureflow.define.field import Field, key
 from featureflow.define.frequent import top_k
+from featureflow.define.function import abs, is_null, log1p, maximum, minimum
 from featureflow.define.kept import first, last, last_n, max_by, min_by
 from featureflow.define.model import Model
 from featureflow.define.request import Request

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Aggregation, Column, Expr, Source, View, Window, columns_of, is_keyed
+from featureflow.kernel import cell_key
 from featureflow.kernel.aggregation.table import aggregation
 from featureflow.kernel.partial.base import Merge, Partial
 from featureflow.kernel.partial.basic import Count
@@ -35,20 +36,15 @@ from featureflow.kernel.partial.decayed import Decayed
 from featureflow.kernel.partial.entries import Entries
 from featureflow.kernel.partial.frequent import FrequentValues
 from featureflow.kernel.partial.newest import LastN
-from featureflow.kernel.partial.sketch import CELL_BITS, Sketch
+from featureflow.kernel.partial.sketch import Sketch
 from featureflow.kernel.partial.time import Earliest
-from featureflow.kernel.tile import LADDER_US, LIFETIME_START_US, LIFETIME_US, SECOND_US, tile_for
+from featureflow.kernel.tile import LADDER_US, LIFETIME_US, tile_for
 
 FORMAT = 1
 HEADER = np.dtype([("format", "<u2"), ("levels", "u1"), ("reserved", "u1"), ("owner", "<i4"), ("layout", "<u8"), ("horizon", "<i8")])
 START, LEVEL, FIRST = 0, 1, 2
 OLDEST = Earliest(None, None)              # the oldest event time folded into a row: where there is a session window
 CELL, WORDS = 2, 3                         # of a row of cells
-
-# A row's start in seconds, level and cell as one uint64 in the store: what equal rows have in common.
-TICK_BITS = 36
-TICK_BIAS = 1 << (TICK_BITS - 1)
-LIFETIME_TICK = 0                          # before any other start
 
 Rows = NDArray[np.void]                    # (k,) of ``Layout.dtype``
 Table = NDArray[np.int64]                  # (k, Layout.width)
@@ -383,21 +379,14 @@ class CellLayout(Layout):
     def from_bytes(self, data: bytes) -> Rows:
         stored = np.frombuffer(data, "<i8").reshape(-1, 1 + self.words)
         table = np.empty((len(stored), self.width), np.int64)
-        key = stored[:, 0].view(np.uint64)
-        tick = (key >> np.uint64(CELL_BITS)).astype(np.int64) & ((1 << TICK_BITS) - 1)
-        table[:, START] = np.where(tick == LIFETIME_TICK, LIFETIME_START_US, (tick - TICK_BIAS) * SECOND_US)
-        table[:, LEVEL] = (key >> np.uint64(CELL_BITS + TICK_BITS)).astype(np.int64)
-        table[:, CELL] = stored[:, 0] & ((1 << CELL_BITS) - 1)
+        table[:, START], table[:, LEVEL], table[:, CELL] = cell_key.unpacked(stored[:, 0])
         table[:, WORDS:] = stored[:, 1:]
         return self.rows(table)
 
     @staticmethod
     def packed(table: Table) -> NDArray[np.int64]:
         """(k,) what rows must have in common to be merged, as one int64 each."""
-        start = table[:, START]
-        tick = np.where(start == LIFETIME_START_US, LIFETIME_TICK, start // SECOND_US + TICK_BIAS)
-        level = table[:, LEVEL].astype(np.uint64) << np.uint64(CELL_BITS + TICK_BITS)
-        return level.view(np.int64) | (tick << CELL_BITS) | table[:, CELL]
+        return cell_key.packed(table[:, START], table[:, LEVEL], table[:, CELL])
 
 
 def _shared(partial: Partial, required: frozenset[str]) -> Partial:
