@@ -4,7 +4,7 @@ A record is ``length, attributes, timestamp delta, offset delta, key, value, hea
 "Record batch"). Python only hops from length to length; numpy decodes the fields of all records at once. A 150-byte record, lz4,
 batches of about 120: 1.1 us of CPU from the socket to the columns, where the public path takes 8.
 
-One of the two places that build on kafka-python's private parts (``kafka_joins`` is the other): ``Fetcher.PartitionRecords``, and a
+One of the three places that build on kafka-python's private parts (``kafka_joins``, ``kafka_fetches``): ``Fetcher.PartitionRecords``, and a
 batch's ``_maybe_uncompress``, ``_buffer`` and ``_pos``. Checksums, aborted transactions, control batches and positions stay
 kafka-python's own: each batch is handed on as if it were one record whose value is the batch. The contract tests run with and without this.
 """

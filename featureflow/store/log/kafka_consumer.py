@@ -27,6 +27,7 @@ from featureflow.errors import OffsetOutOfRangeError
 from featureflow.store.log.columns import Columns, batch_of
 from featureflow.store.log.kafka_columns import WholeBatch, decode, decode_whole_batches
 from featureflow.store.log.kafka_error import translated
+from featureflow.store.log.kafka_fetches import take_fetches
 from featureflow.store.log.kafka_gaps import Gaps
 from featureflow.store.log.kafka_joins import keep_joins
 from featureflow.store.log.protocol import Assignment, Batch, Partition, Polled
@@ -82,6 +83,7 @@ class KafkaConsumer:
         if describe is not None and member is not None and self._joins is not None:
             self._gaps = Gaps(describe, self._all, self._joins.again)
         self._whole_batches = whole_batches and decode_whole_batches(self._consumer)
+        self._fetches = take_fetches(self._consumer) if whole_batches else None
         notes = _Notes(self._consumer, self._noted)
         if group is None:
             self._consumer.assign(list(places))
@@ -91,19 +93,16 @@ class KafkaConsumer:
 
     def poll(self, *, timeout_s: float, max_records: int, max_bytes: int) -> Polled:
         until = time.monotonic() + timeout_s
-        while True:
-            if self._noted:
-                return Polled(self._assignment(), ())
-            if batches := self._batches({}, max_records, max_bytes):
+        at_once = FETCHED_BATCHES if self._whole_batches else max_records
+        while not self._noted:
+            while self._lacks(max_records, max_bytes) and self._keep(self._fetch(0, at_once)):
+                pass                       # another fetch, which has arrived as well
+            if not self._noted and (batches := self._batches(max_records, max_bytes)):
                 return Polled(Assignment(), batches)
             left_ms = max(0, int((until - time.monotonic()) * 1000))
-            records = self._fetch(min(left_ms, SLICE_MS), FETCHED_BATCHES if self._whole_batches else max_records)
-            if self._noted:
-                self._keep(records)
-            elif batches := self._batches(records, max_records, max_bytes):
-                return Polled(Assignment(), batches)
-            elif left_ms == 0:
+            if not self._keep(self._fetch(min(left_ms, SLICE_MS), at_once)) and not left_ms and not self._noted:
                 return Polled(Assignment(), self._skipped())
+        return Polled(self._assignment(), ())
 
     def seek(self, partition: Partition, offset: int) -> None:
         place = self._place(partition)
@@ -160,11 +159,20 @@ class KafkaConsumer:
     def _all(self) -> set[TopicPartition]:
         return {TopicPartition(topic, n) for topic in self._sources for n in self._consumer.partitions_for_topic(topic) or ()}
 
-    def _keep(self, records: dict[TopicPartition, list[Any]]) -> None:
+    def _keep(self, records: dict[TopicPartition, list[Any]]) -> bool:
+        """Whether there were any."""
         for place, found in records.items():
             if place in self._next:
                 parts = [part.since(self._next[place]) for part in parts_of(found)]
                 self._held.setdefault(place, []).extend(part for part in parts if len(part))
+        return bool(records)
+
+    def _lacks(self, max_records: int, max_bytes: int) -> bool:
+        """Whether more has arrived, and is wanted: so no more is held than a poll may give and one fetch."""
+        if self._noted or self._fetches is None or not self._fetches.more():
+            return False
+        held = [part for place, parts in self._held.items() if place not in self._paused for part in parts]
+        return sum(map(len, held)) < max_records and sum(int(part.sizes.sum()) for part in held) < max_bytes
 
     def _assignment(self) -> Assignment:
         """What was noted since the last poll, as the caller's change: told apart by what it knew and what is so now."""
@@ -183,10 +191,7 @@ class KafkaConsumer:
                     told[kind].append(place)
         return Assignment(**{kind: self._partitions(places) for kind, places in told.items()})
 
-    def _batches(
-        self, records: dict[TopicPartition, list[Any]], max_records: int, max_bytes: int
-    ) -> tuple[Batch, ...]:
-        self._keep(records)
+    def _batches(self, max_records: int, max_bytes: int) -> tuple[Batch, ...]:
         batches: list[Batch] = []
         for place in [place for place in self._held if place not in self._paused]:
             taken, rest = cut(self._held.pop(place), max_records, max_bytes, at_least=0 if batches else 1)

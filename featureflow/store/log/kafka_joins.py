@@ -7,8 +7,8 @@ ends first, and both leave a member with nothing, for good where they come in st
 - a leader whose JoinGroup was answered but not its SyncGroup believes that nothing is left to do (the metadata that made it join
   is the one it now has): its assignment is never applied and no heartbeat is sent.
 
-One of the two places that build on kafka-python's private parts (``kafka_columns`` is the other): the consumer's ``_coordinator``, its
-``_do_join_and_sync_async``, ``_on_join_complete_async`` and ``_generation``, and ``rejoining``, ``need_rejoin`` and ``request_rejoin``.
+One of the three places that build on kafka-python's private parts (``kafka_columns``, ``kafka_fetches``): the consumer's ``_coordinator``,
+its ``_do_join_and_sync_async``, ``_on_join_complete_async`` and ``_generation``, and ``rejoining``, ``need_rejoin`` and ``request_rejoin``.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from structlog.testing import capture_logs
 from featureflow.errors import LogError
 from featureflow.store.log.columns import Columns
 from featureflow.store.log.kafka_columns import WholeBatch, decode, decode_whole_batches
+from featureflow.store.log.kafka_fetches import COORDINATOR, FETCHER, MANAGER, take_fetches
 from featureflow.store.log.kafka_joins import PARTS, keep_joins
 
 NOW_MS = 1_700_000_000_000
@@ -165,12 +166,27 @@ def test_a_kafka_python_without_the_private_parts_is_left_as_it_is() -> None:
         assert vars(coordinator) == before
 
 
+def test_a_kafka_python_without_one_of_the_parts_of_fetching_is_left_as_it_is() -> None:
+    for of, parts in (("fetcher", FETCHER), ("coordinator", COORDINATOR), ("manager", MANAGER)):
+        for missing in parts:
+            manager = SimpleNamespace(**{part: part for part in MANAGER})
+            fetcher = SimpleNamespace(**{part: part for part in FETCHER} | {"_manager": manager})
+            coordinator = SimpleNamespace(**{part: part for part in COORDINATOR})
+            delattr({"fetcher": fetcher, "coordinator": coordinator, "manager": manager}[of], missing)
+            before = [vars(one).copy() for one in (fetcher, coordinator, manager)]
+            with capture_logs() as said:
+                assert take_fetches(SimpleNamespace(_fetcher=fetcher, _coordinator=coordinator)) is None
+            assert [line["event"] for line in said] == ["fetches_waited_for"]
+            assert [vars(one) for one in (fetcher, coordinator, manager)] == before
+
+
 def test_the_installed_kafka_python_has_the_private_parts() -> None:
     client = KafkaNetClient(bootstrap_servers="127.0.0.1:1", api_version=API_VERSION)  # connects to nothing before it is used
     coordinator = ConsumerCoordinator(
         client, SubscriptionState(), group_id="any", assignors=[CooperativeStickyAssignor], api_version=API_VERSION
     )
-    consumer = SimpleNamespace(_fetcher=object.__new__(Fetcher), _coordinator=coordinator)
+    consumer = SimpleNamespace(_fetcher=Fetcher(client, SubscriptionState()), _coordinator=coordinator)
+    assert take_fetches(consumer) is not None
     assert decode_whole_batches(consumer)
     assert issubclass(consumer._fetcher.PartitionRecords, Fetcher.PartitionRecords)
     assert consumer._fetcher.PartitionRecords is not Fetcher.PartitionRecords
