@@ -39,32 +39,44 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ProjectSettings(_Section, frozen=True):
+    """What the project is called, and where its files are."""
+
     name: str = ""  # what it is called on servers that projects share; empty: "default", on servers of its own only
     definitions: str = "features.py"  # the file that says what features are
     data: str = ".featureflow"  # embedded servers and SQLite keep their files here
 
 
 class LogSettings(_Section, frozen=True):
+    """The log that events are read from."""
+
     url: str = EMBEDDED  # or kafka://host:9092,host:9092
     partitions: AtLeastOne = 4  # of topics that ``apply`` creates
     schema_registry_url: str = ""  # http[s]://[user:password@]host:8081, of events in Avro or Protobuf; empty: none
 
 
 class OnlineSettings(_Section, frozen=True):
+    """The store that states are in."""
+
     url: str = EMBEDDED  # or redis://[user:password@]host:6379/0, rediss://, unix:///path, redis+cluster://host:6379,host:6379
     buckets: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0  # that states are in, for good; 0: 16 in a cluster, else 1
     stale_after: str = "30s"  # features are ``stale`` where an event that was in the log so long ago may not be counted
 
 
 class HistorySettings(_Section, frozen=True):
+    """The database that events, predictions and dead letters are written to."""
+
     url: str = EMBEDDED  # or mysql+pymysql://user:password@host:3306/database, sqlite:///file
 
 
 class ModelSettings(_Section, frozen=True):
+    """The folder of model versions, relative to the project's."""
+
     path: str = "models"
 
 
 class ServeSettings(_Section, frozen=True):
+    """Where the scorer listens, in how many processes."""
+
     host: str = "127.0.0.1"
     port: Port = 8080
     workers: AtLeastOne = 1
@@ -81,14 +93,20 @@ class WorkerSettings(_Section, frozen=True):
 
 
 class ClockSettings(_Section, frozen=True):
+    """What time it is."""
+
     shift_us: int = 0  # added to the system's clock: a replayed past that counts as now
 
 
 class TracingSettings(_Section, frozen=True):
+    """Whether spans are made."""
+
     enabled: bool = False  # spans over OTLP, as the OTEL_* variables say; needs the otel extra
 
 
 class Settings(_Section, frozen=True):
+    """All settings of one project, by section."""
+
     project: ProjectSettings = ProjectSettings()
     log: LogSettings = LogSettings()
     online: OnlineSettings = OnlineSettings()

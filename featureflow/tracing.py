@@ -12,6 +12,8 @@ from featureflow.errors import SettingsError
 
 
 class Tracer(Protocol):
+    """Where spans go."""
+
     def span(self, name: str, parent: str, began_ns: int, ended_ns: int, attributes: dict[str, str | int]) -> None:
         """A finished span. ``parent``: a W3C traceparent, or empty. Instants: nanoseconds since 1970 UTC."""
         ...

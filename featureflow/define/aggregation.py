@@ -250,6 +250,7 @@ def time_since_last(
 
 
 def check_countable(op: str, source: object) -> None:
+    """Raises DefinitionError for anything but an event class."""
     if isinstance(source, type) and issubclass(source, Event) and source is not Event:
         return
     if isinstance(source, Expr) and len(source.owners) == 1:
@@ -280,6 +281,7 @@ def event_of(op: str, value: object) -> type[Event]:
 
 
 def value_of(op: str, value: object) -> tuple[type[Event], spec.Expr]:
+    """The event that is aggregated, and the number of it. Raises DefinitionError for anything but a number of one event's fields."""
     event = event_of(op, value)
     assert isinstance(value, Expr)
     if value.type == "vector":
@@ -298,6 +300,7 @@ def value_of(op: str, value: object) -> tuple[type[Event], spec.Expr]:
 
 
 def where_of(op: str, event: type[Event], where: object) -> spec.Expr | None:
+    """The condition as data; None where there is none. Raises DefinitionError for anything but a condition on the fields of ``event``."""
     if where is None:
         return None
     if not isinstance(where, Expr) or where.type != "bool":
@@ -317,6 +320,7 @@ def where_of(op: str, event: type[Event], where: object) -> spec.Expr | None:
 
 
 def owner_of(expr: Expr[Any], text: str) -> type[Event]:
+    """The event whose fields an expression reads; ``text``: how the message calls it. Raises DefinitionError where it reads none."""
     if not expr.owners:
         raise wrong(f"{text} reads no field", write="an expression over a field: Departure.delay_min")
     owner = next(iter(expr.owners))
@@ -334,6 +338,7 @@ def _a_number(event: type[Event]) -> str:
 
 
 def default_number(default: object) -> float | None:
+    """Raises DefinitionError for anything but a finite number or None."""
     if default is None:
         return None
     if isinstance(default, bool) or not isinstance(default, int | float) or not math.isfinite(default):

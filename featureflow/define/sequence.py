@@ -180,13 +180,16 @@ class Calculated:
         return self._length
 
 
-class CalculatedNumbers(Calculated, Numbers): ...
+class CalculatedNumbers(Calculated, Numbers):
+    """Numbers that are calculated from those of others, value by value."""
 
 
-class CalculatedTruths(Calculated, Truths): ...
+class CalculatedTruths(Calculated, Truths):
+    """Answers to a question that is asked of each value."""
 
 
-class CalculatedStrings(Calculated, Strings): ...
+class CalculatedStrings(Calculated, Strings):
+    """Strings that are chosen value by value."""
 
 
 def derived(one: Expr[Any], length: int) -> Numbers | Truths:

@@ -69,11 +69,15 @@ def columns_of(expr: Expr | None) -> tuple[str, ...]:
 # -- what happens ------------------------------------------------------------------------------------------------------
 
 class Entity(_Value, frozen=True):
+    """What features are of, by its id."""
+
     name: str                              # "carrier"
     type: L["str", "int"]
 
 
 class Field(_Value, frozen=True):
+    """One field of an event or of a request."""
+
     name: str
     type: FieldType
     nullable: bool = False
@@ -111,6 +115,7 @@ class Source(_Value, frozen=True):
 
     @cached_property
     def by_name(self) -> dict[str, Field]:
+        """Field name -> field."""
         return {field.name: field for field in self.fields}
 
 
@@ -186,6 +191,7 @@ class Aggregation(_Value, frozen=True):
         return self.value, self.where, self.by, *(payload.value for payload in self.entry)
 
     def feature_name(self, window: Window) -> str:
+        """The feature's name in its view: ``bare`` the aggregation's own, else with its window, as in ``rides_1h``."""
         return self.name if self.bare else f"{self.name}_{window.suffix}"
 
 
@@ -199,6 +205,7 @@ class Feature(_Value, frozen=True):
 
     @property
     def reference(self) -> str:
+        """As requests, models and training sets name it: ``view:feature``."""
         return f"{self.view}:{self.name}"
 
     @property
@@ -236,16 +243,19 @@ class View(_Value, frozen=True):
 
     @property
     def id(self) -> str:
+        """``name@version``: of equal meaning where it is equal."""
         return f"{self.name}@{self.version}"
 
     @cached_property
     def features(self) -> tuple[Feature, ...]:
+        """One for each aggregation and window, in the order of the file."""
         return tuple(
             Feature(name=a.feature_name(w), view=self.name, aggregation=a, window=w) for a in self.aggregations for w in a.windows
         )
 
     @property
     def sources(self) -> tuple[str, ...]:
+        """Names of the events that it reads."""
         return tuple(self.keys)
 
     @cached_property
@@ -282,6 +292,8 @@ class Input(_Value, frozen=True):
 
 
 class Model(_Value, frozen=True):
+    """What a model is given, and what it may cost."""
+
     name: str
     inputs: tuple[Input, ...]
     deadline_us: int
@@ -300,15 +312,19 @@ class Project(_Value, frozen=True):
     models: tuple[Model, ...] = ()
 
     def source(self, name: str) -> Source:
+        """Raises StopIteration where there is none of that name."""
         return next(s for s in self.sources if s.name == name)
 
     def view(self, name: str) -> View:
+        """Raises StopIteration where there is none of that name."""
         return next(v for v in self.views if v.name == name)
 
     def model(self, name: str) -> Model:
+        """Raises StopIteration where there is none of that name."""
         return next(m for m in self.models if m.name == name)
 
     def views_of(self, source: str) -> tuple[View, ...]:
+        """Those that read the source."""
         return tuple(v for v in self.views if source in v.keys)
 
 

@@ -73,6 +73,7 @@ def dead_letters(project: str) -> Source:
 
 
 def system_sources(project: str) -> tuple[Source, Source]:
+    """The events that FeatureFlow writes itself: predictions and dead letters, on topics of the project's own."""
     return predictions(project), dead_letters(project)
 
 

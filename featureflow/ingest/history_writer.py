@@ -85,6 +85,7 @@ class HistoryWriter:
         self._logger = structlog.get_logger("featureflow.history")
 
     def status(self) -> HistoryStatus:
+        """A moment of the writer, safe to read from any thread."""
         adrift = [adrift.problem for adrift in self._holding.adrift.values()]
         error = self._error or next(iter(adrift), "")
         return HistoryStatus(not error, dict(self._holding.held), self._rows, self._skipped, error)

@@ -56,6 +56,8 @@ class WorkerMetrics:
 
 @dataclass(frozen=True)
 class PartitionStatus:
+    """How far one partition is folded."""
+
     source: str
     partition: int
     offset: int                            # the lowest of its views

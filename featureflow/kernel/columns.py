@@ -127,6 +127,7 @@ class Layout:
 
     @property
     def finest(self) -> int:
+        """Microseconds: the tile of the rows that events are folded into."""
         return self.levels[0]
 
     @cached_property
@@ -217,6 +218,7 @@ class Layout:
 
     @cached_property
     def entries(self) -> tuple[Entries, ...]:
+        """Partials whose columns are entries, merged by which are best."""
         return tuple(p for p in self.partials if isinstance(p, Entries))
 
     @cached_property
@@ -270,6 +272,7 @@ class Layout:
 
     @property
     def header_bytes(self) -> int:
+        """Of a state value, before its rows."""
         return HEADER.itemsize + 8 * (len(self.levels) - 1)
 
     @cached_property
@@ -298,6 +301,7 @@ class Layout:
         return np.ascontiguousarray(table).view(self.dtype).reshape(len(table))
 
     def empty(self) -> Rows:
+        """No row."""
         return np.zeros(0, self.dtype)
 
     def to_bytes(self, table: Table) -> bytes:

@@ -53,4 +53,5 @@ class Gathered(Events):
     partitions: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def positions(self, index: NDArray[np.intp]) -> NDArray[np.int64]:
+        """(k,) int64 places in the log of these events, which order those of one time (``position``)."""
         return position(self.partitions[index], self.offsets[index])

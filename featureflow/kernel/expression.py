@@ -24,6 +24,8 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Operator:
+    """``apply`` takes ``arity`` arrays that broadcast, float64, bool or strings as objects."""
+
     arity: int
     apply: Callable[..., Array]
 

@@ -48,6 +48,7 @@ class Status(IntEnum):
 
     @property
     def letter(self) -> str:
+        """One of ``p d x s m``, as the prediction log writes it."""
         return "pdxsm"[self]
 
 

@@ -58,6 +58,8 @@ class FromEntries:
 
 @dataclass(frozen=True)
 class Taken:
+    """What one feature takes of an entry."""
+
     row: int                               # the feature's place in ``Plan.features``
     feature: int                           # ... and in the view's
     payload: int                           # of the entry

@@ -101,6 +101,7 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -121,6 +122,7 @@ def thinned(rows: Float64, labels: Bools | None) -> tuple[Float64, Bools | None]
 
 
 def pack(rows: Float64, labels: Bools | None) -> bytes:
+    """The rows float64 (n, width) and their labels bool (n,), where known, as the bytes of an .npz file."""
     buffer = io.BytesIO()
     arrays: dict[str, NDArray[np.float64] | NDArray[np.bool_]] = {"inputs": np.asarray(rows, np.float64)}
     if labels is not None:
@@ -130,5 +132,6 @@ def pack(rows: Float64, labels: Bools | None) -> bytes:
 
 
 def unpack(content: bytes) -> tuple[Float64, Bools | None]:
+    """The inverse of ``pack``."""
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return arrays["inputs"], arrays.get("labels")

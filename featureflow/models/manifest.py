@@ -84,10 +84,13 @@ class VariantReport(_Value, frozen=True):
     problem: str | None = None             # why it is no choice on this provider
 
     def at(self, batch: int) -> BatchTime:
+        """The times at this batch size. Raises StopIteration where it was not measured."""
         return next(time for time in self.times if time.batch == batch)
 
 
 class QuantizationReport(_Value, frozen=True):
+    """What was measured of every variant when the version was added, on rows that no calibration had seen."""
+
     tolerance: float
     calibration_rows: int
     held_out_rows: int
@@ -98,10 +101,13 @@ class QuantizationReport(_Value, frozen=True):
     tried: tuple[str, ...] = ()            # the other ways to quantize, each with its numbers
 
     def of(self, variant: Variant, provider: Provider = "cpu") -> VariantReport | None:
+        """None where the variant was not tried on this provider."""
         return next((v for v in self.variants if v.variant == variant and v.provider == provider), None)
 
 
 class Choice(_Value, frozen=True):
+    """The variant that answers on one provider, and why that."""
+
     variant: Variant
     reason: str
 
@@ -203,6 +209,7 @@ def inputs_of(model: spec.Model) -> tuple[ModelInput, ...]:
 
 
 def artifact(file: str, content: bytes) -> Artifact:
+    """A file with its checksum."""
     return Artifact(file=file, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
 
 
@@ -231,4 +238,5 @@ def _digest(manifest: Manifest) -> str:
 
 
 def probe_of(rows: NDArray[np.float32], scores: NDArray[np.float64], tolerance: float) -> Probe:
+    """From transformed rows float32 (n, width) and the scores float64 (n,) that FP32 gives them."""
     return Probe(rows=tuple(tuple(row) for row in rows.tolist()), scores=tuple(scores.tolist()), tolerance=tolerance)

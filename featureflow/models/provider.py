@@ -17,6 +17,8 @@ CUDA_MEMORY_BYTES = 2 * 1024**3            # of one session's arena
 
 @dataclass(frozen=True)
 class ProviderChoice:
+    """Where models run, and why there, in words."""
+
     provider: Provider
     reason: str
 

@@ -58,6 +58,8 @@ class Rows:
 
 @dataclass(frozen=True)
 class Quantized:
+    """All that ``quantize`` found out: the files of the variants that passed, and which of them answers where."""
+
     files: dict[Variant, bytes]            # without FP32
     report: QuantizationReport
     chosen: dict[Provider, Choice]

@@ -41,6 +41,8 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Listed:
+    """One version in the store, also where it cannot be read."""
+
     name: str
     version: str
     aliases: tuple[str, ...]

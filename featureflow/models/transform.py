@@ -126,10 +126,12 @@ class Transforms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=T
 
     @property
     def width_in(self) -> int:
+        """Columns of the matrix that it is given."""
         return len(self.columns)
 
     @cached_property
     def width_out(self) -> int:
+        """Columns of the matrix that the model is given."""
         return sum(column.width for column in self.columns)
 
     @cached_property

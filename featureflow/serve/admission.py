@@ -64,11 +64,13 @@ class Admission:
         return self._turn_s
 
     def started(self, rows: int) -> None:
+        """A turn with so many of the queued rows has begun."""
         self.queued_rows -= rows
         self.running_turns += 1
         self._began_s = self._now_s()
 
     def ended(self, seconds: float) -> None:
+        """A turn has ended that took so long: the next are expected to take the median of those of late, with a margin."""
         self.running_turns -= 1
         now_s = self._now_s()
         self._recent.append((now_s, seconds))

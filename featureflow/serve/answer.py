@@ -8,6 +8,8 @@ JSON = "application/json"
 
 
 class Answer(Struct, frozen=True):
+    """``headers`` beside those that every answer has."""
+
     status: int
     body: bytes
     content_type: str = JSON

@@ -52,6 +52,7 @@ def _furthest_behind(of_buckets: Sequence[OffsetRecord | None]) -> OffsetRecord 
 
 
 def models(scorer: Scorer) -> v1.ModelsAnswer:
+    """Every model of the applied definitions, and what answers for it."""
     out = []
     for name, plan in scorer.current().models.items():
         loaded = scorer.models.latest(name)

@@ -20,6 +20,7 @@ class Deadline:
         return self.at_s - monotonic()
 
     def passed(self) -> bool:
+        """Whether nothing is left."""
         return monotonic() >= self.at_s
 
 

@@ -41,6 +41,8 @@ class Standing:
 
 @dataclass(slots=True)
 class SourceReading:
+    """What was read of one source, for the entities of one view."""
+
     states: States
     blobs: list[Blobs]  # per entity, what the states were parsed from
     standings: dict[int, Standing]  # by number of each bucket that was read

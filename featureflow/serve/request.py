@@ -38,6 +38,8 @@ class Row:
 
 
 class Request:
+    """A score request that was admitted, on its way through a turn. ``future`` is what its connection waits for."""
+
     __slots__ = ("deadline", "explain", "future", "id", "loaded", "plan", "rows", "trace")
 
     def __init__(

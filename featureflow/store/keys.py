@@ -37,6 +37,7 @@ ONE = Bucket()
 
 
 def buckets(of: int) -> tuple[Bucket, ...]:
+    """All of so many."""
     return tuple(Bucket(number, of) for number in range(of))
 
 
@@ -88,6 +89,7 @@ class Keys:
         return f"plain:{self._tag_of(escaped)}:{entity}:{escaped}:{view}".encode()
 
     def offset(self, view_id: str, source: str, partition: int, bucket: Bucket = ONE) -> bytes:
+        """How far a view version has folded the entities of one bucket: see ``store.online.record``."""
         return f"offset:{self._tag(bucket)}:{view_id}:{source}:{partition}".encode()
 
     def visibility(self, view_id: str, source: str, partition: int, bucket: Bucket = ONE) -> bytes:
@@ -95,9 +97,11 @@ class Keys:
         return f"seen:{self._tag(bucket)}:{view_id}:{source}:{partition}".encode()
 
     def ids(self, view_id: str, source: str, partition: int, tile: int, number: int, bucket: Bucket = ONE) -> bytes:
+        """The ids by which duplicates are told, of one tile of event time; ``number`` tells the parts that one tile is cut into."""
         return f"ids:{self._tag(bucket)}:{view_id}:{source}:{partition}:{tile}:{number}".encode()
 
     def meta(self, name: str) -> bytes:
+        """A document of what is applied: see ``store.mirror``."""
         return f"meta:{self._tag(META)}:{name}".encode()
 
     def patterns(self, view_id: str) -> tuple[str, str, str, str]:

@@ -16,6 +16,8 @@ SIGNS: dict[str, str] = {"add": "+", "change": "~", "remove": "-"}
 
 @dataclass(frozen=True)
 class Change:
+    """One line of a plan."""
+
     action: Action
     kind: Kind
     name: str

@@ -22,6 +22,8 @@ from featureflow.train.recall import Question, recall
 
 @dataclass(frozen=True)
 class Difference:
+    """One feature's values as they were served, and as history has them."""
+
     feature: str                           # view:feature
     served: tuple[float | str | None, ...]
     recomputed: tuple[float | str | None, ...]
@@ -37,6 +39,7 @@ class Audited:
 
     @property
     def equal(self) -> bool:
+        """Whether history agrees, to the bit."""
         return not self.differences
 
 

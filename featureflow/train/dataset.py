@@ -230,6 +230,7 @@ def features_at(history: HistoryStore, needs: Needs, spine: Spine, visibility: V
 
 
 def assemble(needs: Needs, values: Mapping[str, Values], spine: Spine, *, simulated: bool) -> Dataset:
+    """The training set of the spine's n rows from the values of each view, (n, width) by its name."""
     columns = needs.columns(values, spine.context)
     statuses = {
         feature.reference: values[view.name].statuses[:, i]

@@ -34,6 +34,7 @@ class Entities:
 
     @staticmethod
     def of(ids: NDArray[Any]) -> Entities:
+        """From one id a row, (n,); None and NaN are none."""
         places: dict[Any, int] = {}
         codes = [NOBODY if value is None or value != value else places.setdefault(value, len(places)) for value in ids.tolist()]
         return Entities(places, np.array(codes, dtype=np.int64))
@@ -57,6 +58,7 @@ class Wanted:
 
     @staticmethod
     def of(layout: Layout, entities: Entities, instants_us: Int) -> Wanted:
+        """For rows at these instants (n,), microseconds."""
         if not len(instants_us):
             return Wanted(layout, entities, 0, 0)
         first, last = int(instants_us.min()), int(instants_us.max())

@@ -57,6 +57,7 @@ class Needs:
 
     @property
     def sources(self) -> tuple[spec.Source, ...]:
+        """Of all its views, each once."""
         return tuple(self.project.source(name) for name in dict.fromkeys(name for view in self.views for name in view.sources))
 
     def kernels(self) -> dict[str, ViewKernel]:

@@ -61,6 +61,7 @@ class Visibility:
         return [] if "*" in declared else [source.name for source in sources if source.name not in declared]
 
     def columns(self, source: str) -> tuple[str, ...]:
+        """Fields of the source's events that ``seen_us`` reads."""
         name = self.known_at.get(source)
         return () if name is None else (name,)
 

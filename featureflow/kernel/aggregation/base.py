@@ -32,6 +32,7 @@ class Aggregation:
 
     @classmethod
     def partials(cls, declared: spec.Aggregation) -> tuple[Partial, ...]:
+        """What is kept of the events, in the order in which ``finalize`` takes it."""
         return tuple(partial.of(declared) for partial in cls.needs)
 
     @classmethod
@@ -46,4 +47,5 @@ class Aggregation:
 
     @staticmethod
     def finalize(*partials: NDArray[np.float64 | np.int64]) -> Float:
+        """(f, n) float64 values; see the class."""
         return np.asarray(partials[-1], np.float64)

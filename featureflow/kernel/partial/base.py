@@ -27,6 +27,8 @@ LOWEST = NO_TIME_US  # the identity of MAX, of times as of codes: no number's co
 
 
 class Merge(Enum):
+    """How equal columns of two rows are merged. The order is that of the columns in a row."""
+
     ADD = "add"
     LIMBS = "limbs"
     MAX = "max"

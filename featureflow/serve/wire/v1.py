@@ -29,6 +29,8 @@ DeadlineMs = Annotated[
 
 
 class RowBody(Struct, forbid_unknown_fields=True):
+    """One row of several to be scored."""
+
     entities: Entities
     context: Context = {}
 
@@ -52,6 +54,8 @@ class FeatureValue(Struct):
 
 
 class ScoreAnswer(Struct, omit_defaults=False):
+    """One score per row, and what made them."""
+
     model: str
     version: str
     variant: str
@@ -68,17 +72,23 @@ class ScoreAnswer(Struct, omit_defaults=False):
 
 
 class Position(Struct):
+    """Where an event stands in the log."""
+
     partition: int
     offset: int
 
 
 class EventsAnswer(Struct):
+    """All events are in the log."""
+
     source: str
     positions: list[Position]  # in the order of the events sent; durable when this is read
     request_id: str
 
 
 class RefusedEvent(Struct):
+    """Why an event would be no event; then none of those sent is in the log."""
+
     index: int
     reason: str
     detail: str
@@ -88,11 +98,15 @@ class RefusedEvent(Struct):
 
 
 class FeaturesBody(Struct, forbid_unknown_fields=True):
+    """Entities by id, or by join key, as of an instant or of now."""
+
     entities: Annotated[list[EntityId | dict[str, EntityId]], Meta(max_length=limits.ROWS_PER_REQUEST)]
     at: str | int | None = None  # RFC 3339 with a zone, or microseconds since 1970 UTC
 
 
 class FeaturesRow(Struct):
+    """One entity's values, statuses and times of their newest events, each in the order of ``features``."""
+
     id: EntityId
     values: list[float | str | list[float | str | None] | None]  # in the order of ``features``; last_n is a list, newest first
     statuses: list[str]
@@ -101,6 +115,8 @@ class FeaturesRow(Struct):
 
 
 class FeaturesAnswer(Struct):
+    """One view's values at the instant ``at``, ``q`` in microseconds since 1970 UTC."""
+
     view: str
     version: str
     entity: str
@@ -113,6 +129,8 @@ class FeaturesAnswer(Struct):
 
 
 class EntityFeatures(Struct):
+    """One entity's values in one view, by name."""
+
     view: str
     version: str
     entity: str
@@ -128,6 +146,8 @@ class EntityFeatures(Struct):
 
 
 class FeatureInfo(Struct):
+    """One feature as it is defined."""
+
     name: str
     op: str
     source: str
@@ -137,6 +157,8 @@ class FeatureInfo(Struct):
 
 
 class PartitionInfo(Struct):
+    """How far a partition is folded."""
+
     partition: int
     offset: int | None  # null: the offset record is absent
     committed_ms_ago: int | None
@@ -145,6 +167,8 @@ class PartitionInfo(Struct):
 
 
 class ViewInfo(Struct):
+    """One view as it is applied, and how far its partitions are folded."""
+
     name: str
     version: str
     entity: str
@@ -154,10 +178,14 @@ class ViewInfo(Struct):
 
 
 class ViewsAnswer(Struct):
+    """All views that are applied."""
+
     views: list[ViewInfo]
 
 
 class LoadedInfo(Struct):
+    """The version of a model that is in memory."""
+
     version: str
     variant: str  # fp32 | fp16 | int8
     provider: str  # cpu | cuda
@@ -165,6 +193,8 @@ class LoadedInfo(Struct):
 
 
 class ModelInfo(Struct):
+    """One model as it is applied, and what answers for it."""
+
     name: str
     inputs: list[str]
     entities: list[str]  # join keys that a request must give
@@ -176,16 +206,22 @@ class ModelInfo(Struct):
 
 
 class ModelsAnswer(Struct):
+    """All models that are applied."""
+
     models: list[ModelInfo]
 
 
 class Ready(Struct):
+    """Whether scores can be answered, and what is wrong."""
+
     ready: bool
     down: dict[str, str]  # part -> what is wrong and what to do
     warnings: dict[str, str]  # what does not work yet, and is nobody's fault: a model without a version
 
 
 class Health(Struct):
+    """The process runs."""
+
     status: str = "ok"
 
 

@@ -27,6 +27,7 @@ SHORT_BYTES, TEXT_BYTES, MEDIUM_BYTES = 255, 2**16 - 1, 2**24 - 1
 
 
 def table_name(source: str) -> str:
+    """Of a source's events."""
     return f"ev_{source}"
 
 

@@ -8,6 +8,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 
 class Failure(Enum):
+    """What can be done about it."""
+
     TRY_AGAIN = "try again"                # the whole transaction was, or must be, rolled back; the same one may be sent again
     UNAVAILABLE = "unavailable"            # the server is down, shutting down, read-only or full: wait
     DUPLICATE = "duplicate"

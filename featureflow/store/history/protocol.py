@@ -47,6 +47,11 @@ class Statement:
 
 
 class HistoryStore(Protocol):
+    """Events in the order of the log, how far they reach, and what is recorded of the definitions. Safe to use from several threads.
+
+    Anything raises UnavailableError where the database is away, and HistoryError for what waiting does not cure.
+    """
+
     def migrate(self) -> None:
         """Bring the fixed tables (offsets, registry, ...) to the newest revision."""
         ...
@@ -116,6 +121,10 @@ class HistoryStore(Protocol):
         """Run named statements that write, all in one transaction."""
         ...
 
-    def ping(self) -> str: ...
+    def ping(self) -> str:
+        """The database's name and version. Raises UnavailableError."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of its connections."""
+        ...

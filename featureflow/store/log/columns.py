@@ -51,6 +51,7 @@ class Columns:
         return self.part(start, len(self)) if start else self
 
     def part(self, start: int, stop: int) -> Columns:
+        """The records from place ``start`` up to ``stop``, sharing memory."""
         return Columns(
             self.offsets[start:stop],
             self.timestamps_us[start:stop],

@@ -41,6 +41,7 @@ class Gaps:
             self._due = time.monotonic() + FIRST_LOOK_S
 
     def look(self) -> None:
+        """Where it is due: join again if a partition is nobody's. Never raises."""
         if self._done or self._due is None or time.monotonic() < self._due:
             return
         self._due = time.monotonic() + NEXT_LOOK_S

@@ -15,6 +15,8 @@ TRACE_PARENT = "traceparent"               # the W3C header that a record may ca
 
 @dataclass(frozen=True)
 class Partition:
+    """Of a source's topic."""
+
     source: str
     partition: int
 
@@ -106,9 +108,13 @@ class Consumer(Protocol):
         """
         ...
 
-    def pause(self, partition: Partition) -> None: ...
+    def pause(self, partition: Partition) -> None:
+        """Poll none of its records until ``resume``. It stays owned."""
+        ...
 
-    def resume(self, partition: Partition) -> None: ...
+    def resume(self, partition: Partition) -> None:
+        """Go on where it was paused."""
+        ...
 
     def commit_advisory(self, offsets: dict[Partition, int]) -> None:
         """Tell the log how far this group is, for lag tools. Never read back to resume. Never raises."""
@@ -151,4 +157,6 @@ class Log(Protocol):
         """The server's name and version, or UnavailableError."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of its connections; what was appended is durable already."""
+        ...

@@ -33,10 +33,12 @@ T = TypeVar("T")
 
 
 def topic_key(topic: str) -> str:
+    """A hash: the topic's id, its number of partitions, and the next offset of each."""
     return f"log:{{0}}:{topic}"
 
 
 def stream_key(topic: str, partition: int) -> str:
+    """A stream, whose entry ids are offsets."""
     return f"log:{{0}}:{topic}:{partition}"
 
 

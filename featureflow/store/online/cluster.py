@@ -47,6 +47,7 @@ Address = tuple[str, int]
 
 
 def is_cluster(url: str) -> bool:
+    """Whether the URL names nodes of a Redis Cluster."""
     return url.partition(":")[0] in SCHEMES
 
 

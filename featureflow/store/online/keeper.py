@@ -14,6 +14,7 @@ import sys
 
 
 def main(users_file: str, command: list[str]) -> int:
+    """The server's exit code, once it has ended."""
     with open(users_file, "rb") as users:
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
 

@@ -108,6 +108,7 @@ class AsyncReader:
 
     @property
     def connected(self) -> bool:
+        """Whether a read would be sent now."""
         return self._connection is not None
 
     async def start(self) -> None:
@@ -168,6 +169,7 @@ class AsyncReader:
         return version(fields)
 
     async def close(self) -> None:
+        """Connect no more. Reads that are under way fail."""
         if self._keeper is not None:
             while not self._keeper.done():     # a connection refused at the same moment can take the cancellation's place
                 self._keeper.cancel()

@@ -30,6 +30,7 @@ def digits(number: int) -> bytes:
 
 
 def encode(record: OffsetRecord) -> bytes:
+    """``FIXED_BYTES`` and the topic's id; the inverse of ``decode``."""
     return b"".join((
         MAGIC,
         record.token.hex().encode(),

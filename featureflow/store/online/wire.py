@@ -27,7 +27,9 @@ class Request(NamedTuple):
 class Talk(Protocol):
     """To whichever servers are to be asked."""
 
-    def send(self, requests: Sequence[Request]) -> None: ...
+    def send(self, requests: Sequence[Request]) -> None:
+        """Never raises and does not wait: what went wrong stands among the ``replies``."""
+        ...
 
     def replies(self) -> list[Reply]:
         """To everything that was sent. The last call: a connection goes back to its pool."""

@@ -154,4 +154,5 @@ class Writes:
 
 
 def too_many(key: bytes, patches: int) -> str:
+    """The refusal of more than a commit takes."""
     return f"{patches} patches of {key!r}; a commit takes at most {limits.PATCHES_PER_KEY}: write it whole"
