@@ -45,7 +45,7 @@ from servers import Services
 
 SECOND_US = 1_000_000
 PATIENCE_S = 150.0                         # never waited for where things work
-DRAIN_S = 60.0                             # of a process told to end: ten are promised, to one that is given a processor
+DRAIN_S = 60.0                             # of a process told to end, which may have to wait for a processor
 PARTITIONS = 3
 TESTS = Path(__file__).resolve().parent
 MODEL = "generous"
@@ -144,7 +144,7 @@ class Process:
         until(is_so, f"{text!r} from {self.output.name}", seconds=seconds)
 
     def told_to_end(self) -> int:
-        """SIGTERM; its exit code, or subprocess.TimeoutExpired where draining takes longer than the promise."""
+        """SIGTERM; its exit code, or subprocess.TimeoutExpired where it has not drained by then."""
         self.signal(signal.SIGTERM)
         return self.wait(DRAIN_S)
 

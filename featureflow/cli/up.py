@@ -22,7 +22,7 @@ from featureflow.settings import EMBEDDED
 
 VERBS = ("ingest", "history", "serve")
 LOOK_S = 0.2
-STOP_S = 9.5  # then a child is killed, so that all have ended within the ten that are promised
+STOP_S = 9.5  # then a child is killed
 
 
 def register(app: typer.Typer) -> None:

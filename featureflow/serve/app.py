@@ -32,7 +32,7 @@ from featureflow.store.log.protocol import Log
 from featureflow.store.online.open import open_reader
 from featureflow.tracing import Tracer, open_telemetry
 
-DRAIN_S = 6.0  # for requests under way; with the two logs' FLUSH_S each, all ends within ten
+DRAIN_S = 6.0  # for requests under way; then come the two logs, with FLUSH_S each
 FLUSH_S = 1.5
 SWITCH_S = 0.0005
 log = structlog.get_logger("featureflow.serve")
