@@ -20,7 +20,7 @@ from featureflow.store.keys import Keys
 from featureflow.store.log.open import open_log
 from featureflow.store.mirror import BUCKETS_DOCUMENT
 from featureflow.store.online import record
-from featureflow.store.online.redis import RedisOnlineStore
+from featureflow.store.online.redis import BUCKETS, RedisOnlineStore
 from featureflow.store.registry import Registry
 from servers import Servers
 
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 
 
 def apply(
-    servers: Servers, topic: str, partitions: int, *, definitions: str = "payments.py", keyed: bool = True, buckets: int = 1
+    servers: Servers, topic: str, partitions: int, *, definitions: str = "payments.py", keyed: bool = True, buckets: int = BUCKETS
 ) -> spec.Project:
     project = load(HERE / definitions)
     source = msgspec.structs.replace(project.sources[0], topic=topic, keyed_by=project.sources[0].keyed_by if keyed else None)

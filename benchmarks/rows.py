@@ -21,6 +21,7 @@ from featureflow.define import spec
 from featureflow.store.keys import Keys
 from featureflow.store.log.open import open_log
 from featureflow.store.online import record
+from featureflow.store.online.redis import BUCKETS
 from servers import Servers
 
 Figures = dict[str, object]
@@ -42,7 +43,7 @@ class Fold:
     workers: int = 1
     times: float = 1.0  # of the events that the benchmark is told
     rebuild: bool = False
-    buckets: int = 1
+    buckets: int = BUCKETS
 
     def __call__(self, servers: Servers, events: int) -> Figures:
         events = int(events * self.times)
@@ -100,7 +101,8 @@ def freshness(servers: Servers, events: int, per_s: int = 20_000) -> Figures:
     with Workers(servers, 1, 1):
         child = Producing(servers, topic, Stream.of(per_s * LIVE_S, 10_000, span_s=LIVE_S, seed=2), per_s)
         taken, until, sender = [], time.monotonic() + LIVE_S - 2, Sender(servers.kafka, topic)
-        key = Keys(project.name).offset(project.views[0].id, project.sources[0].name, 0)
+        keys = Keys(project.name, BUCKETS)
+        key = keys.offset(project.views[0].id, project.sources[0].name, 0, keys.buckets[keys.number("user-0000001")])
         time.sleep(1)
         with servers.client() as client:
             while time.monotonic() < until:
@@ -123,7 +125,7 @@ def reader(servers: Servers, events: int, per_s: int = 100_000) -> Figures:
     topic = f"reader-{servers.run}"
     servers.empty()
     project = apply(servers, topic, 1)
-    view, source, names = project.views[0], project.sources[0], Keys(project.name)
+    view, source, names = project.views[0], project.sources[0], Keys(project.name, BUCKETS)
     keys = [names.state(view.entity, f"user-{u:07d}", view.id, source.name, None) for u in range(10_000)]
     chance = np.random.default_rng(3)
 
@@ -219,10 +221,8 @@ class Producing:
 
 ROWS: dict[str, Callable[[Servers, int], Figures]] = {
     "uniform": Fold("uniform"),
-    "4-buckets": Fold("buckets-four", buckets=4),
-    "8-buckets": Fold("buckets-eight", buckets=8),
+    "1-bucket": Fold("buckets-one", buckets=1),
     "16-buckets": Fold("buckets-sixteen", buckets=16),
-    "32-buckets": Fold("buckets-more", buckets=32),
     "zipf": Fold("zipf", users=1_000_000, zipf=1.1),
     "capped": Fold("capped", users=1_000_000, slab_bytes=256 * 1024 * 1024),
     "wide": Fold("wide", definitions="payments_wide.py", times=0.3),

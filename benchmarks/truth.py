@@ -11,7 +11,7 @@ from featureflow.define import spec
 from featureflow.kernel.finalize import ViewKernel
 from featureflow.kernel.state import parse
 from featureflow.store.keys import Keys
-from featureflow.store.online.redis import RedisOnlineStore
+from featureflow.store.online.redis import BUCKETS, RedisOnlineStore
 from servers import Servers
 
 LADDER_US = [seconds * 1_000_000 for seconds in (1, 10, 60, 300, 900, 3_600, 21_600, 86_400)]
@@ -23,7 +23,7 @@ def tile_us(length_us: int) -> int:
     return max(step for step in LADDER_US if length_us >= 12 * step)
 
 
-def verify(servers: Servers, project: spec.Project, stream: Stream, buckets: int = 1) -> dict[str, object]:
+def verify(servers: Servers, project: spec.Project, stream: Stream, buckets: int = BUCKETS) -> dict[str, object]:
     """Compare every feature of 300 users, spread over all that have events, with a replay; raises where one differs."""
     view, source = project.views[0], project.sources[0]
     kernel = ViewKernel(view, {source.name: source})

@@ -157,11 +157,12 @@ class WatchedStore(_Wrapped):
     def _committed(self, commit: Commit, first: int, to: int) -> int:
         """Records that every bucket has now: the last to come settles them."""
         bounds = self.bounds[commit.source, commit.partition]
-        if commit.bucket in bounds and bounds[commit.bucket][1] != first:
+        moved = {advance.bucket for advance in commit.advances}
+        if any(bucket in bounds and bounds[bucket][1] != first for bucket in moved):
             bounds.clear()                 # somebody else had the partition in between
-        begun, _ = bounds.get(commit.bucket, (first, first))
-        bounds[commit.bucket] = begun, to
-        if len(bounds) < commit.bucket.of:
+        for bucket in moved:
+            bounds[bucket] = bounds.get(bucket, (first, first))[0], to
+        if len(bounds) < commit.advances[0].bucket.of:
             return 0
         begun, reached = max(begun for begun, _ in bounds.values()), min(to for _, to in bounds.values())
         if reached <= begun:

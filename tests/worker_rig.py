@@ -176,6 +176,10 @@ class TroubledStore:
     def pipeline(self) -> OneByOne:
         return OneByOne(self.commit)
 
+    @property
+    def one_server(self) -> bool:
+        return self.store.one_server
+
     def create_offsets(self, view_id: str, source: str, topic_id: str, offsets: dict[int, int], of: int = 1) -> list[int]:
         return self.store.create_offsets(view_id, source, topic_id, offsets, of)
 

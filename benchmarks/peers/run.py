@@ -25,7 +25,7 @@ from featureflow.kernel.finalize import ViewKernel
 from featureflow.kernel.state import parse
 from featureflow.store.keys import Keys
 from featureflow.store.log.open import open_log
-from featureflow.store.online.redis import RedisOnlineStore
+from featureflow.store.online.redis import BUCKETS, RedisOnlineStore
 from servers import Servers
 
 ENGINES: dict[str, Callable[[], Command]] = {
@@ -89,7 +89,7 @@ def _ours(servers: Servers, stream: Stream, window: str) -> Figures:
         redis_s = servers.redis_cpu_s() - redis_before
         (report,) = workers.stop()
     view, source = project.views[0], project.sources[0]
-    kernel, names, online = ViewKernel(view, {source.name: source}), Keys(project.name), RedisOnlineStore(servers.redis)
+    kernel, names, online = ViewKernel(view, {source.name: source}), Keys(project.name, BUCKETS), RedisOnlineStore(servers.redis)
     ids, q = np.unique(stream.users), int(stream.at.max())
     blobs = online.read([names.state(view.entity, f"user-{user:07d}", view.id, source.name, None) for user in ids.tolist()])
     values = kernel.finalize({source.name: parse(kernel.layouts[source.name], [[b] for b in blobs])}, np.full(len(ids), q)).values

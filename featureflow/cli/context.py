@@ -106,13 +106,12 @@ class Context:
 
     @cached_property
     def registry(self) -> Registry:
-        return Registry(self.history, self.online, self.log, buckets=self._buckets)
+        from featureflow.store.online.open import buckets_at_first
 
-    @property
-    def _buckets(self) -> int | None:
-        from featureflow.store.online.open import buckets
-
-        return buckets(self.settings.online.url, self.settings.online.buckets)
+        online = self.settings.online
+        return Registry(
+            self.history, self.online, self.log, buckets=online.buckets or None, buckets_at_first=buckets_at_first(online.url)
+        )
 
     @cached_property
     def written(self) -> Project:

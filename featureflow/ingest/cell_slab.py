@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featureflow import limits
 from featureflow.ingest.arena import Table
+from featureflow.ingest.cuts import Changes, Whole
 from featureflow.ingest.order import changes
-from featureflow.ingest.placed import Placed, previous
+from featureflow.ingest.placed import Placed
 from featureflow.ingest.slab import Slab
 from featureflow.ingest.slots import Index
 from featureflow.kernel import cells, state
@@ -52,9 +52,11 @@ class CellSlab(Slab):
         taking = np.unique(of)                                     # the events that change any
         if not len(taking):
             none = np.zeros(0, np.int64)
-            lifted, weights = self._lift(none, np.zeros(n, np.int64))
-            return _PlacedCells(partition, events, none, none.astype(np.bool_), none, none, none, lifted, (), weights, table, none)
-        entities, weights, level, start = self._settle(events, chosen[taking], slots[taking], watermark_us)
+            lifted, whole = self._lift(none, Whole(none, none))
+            return _PlacedCells(
+                partition, events, none, none.astype(np.bool_), none, none, none, lifted, Changes(none, none), whole, table, none
+            )  # fmt: skip
+        entities, keys, whole, level, start = self._settle(events, chosen[taking], slots[taking], watermark_us)
         of = np.searchsorted(taking, of)
         table[:, START], table[:, LEVEL] = start[of], level[of]
         packed, owner, event = self.layout.packed(table), slots[taking][of], chosen[taking][of]
@@ -62,18 +64,18 @@ class CellSlab(Slab):
         begins = changes(owner[by_row]) | changes(packed[by_row])
         rows = by_row[begins]
         order = event[by_row]
-        entities, weights = self._lift(entities, weights)
+        entities, whole = self._lift(entities, whole)
         return _PlacedCells(
-            partition, events, order, begins, owner[rows], table[rows, LEVEL], table[rows, START], entities,
-            _before(order, begins, n), weights, table[by_row], packed[rows],
+            partition, events, order, begins, owner[rows], table[rows, LEVEL], table[rows, START], entities, keys, whole, table[by_row],
+            packed[rows],
         )  # fmt: skip
 
-    def _lift(self, entities: Index, weights: Index) -> tuple[Index, Index]:
+    def _lift(self, entities: Index, whole: Whole) -> tuple[Index, Whole]:
         """With those that are written here from this batch on, whether an event changes a cell of theirs or not."""
         if self.lifting is None or not len(self.lifting.slots):
-            return entities, weights
-        np.add.at(weights, self.lifting.events, self._arena.count[self.lifting.slots])
-        return np.union1d(entities, self.lifting.slots), weights
+            return entities, whole
+        lifted = Whole(self.lifting.events, self._arena.count[self.lifting.slots])
+        return np.union1d(entities, self.lifting.slots), Whole(*map(np.concatenate, zip(whole, lifted, strict=True)))
 
     def _folded(self, placed: Placed, first: Index) -> Table:
         assert isinstance(placed, _PlacedCells)
@@ -108,18 +110,3 @@ class CellSlab(Slab):
 
     def _find_newest(self, slots: Index) -> None:
         pass
-
-
-def _before(order: Index, begins: NDArray[np.bool_], n: int) -> tuple[Index, ...]:
-    """As ``cuts`` is given it: for the first cell of each event, the second, ... the event before that changes it."""
-    by_event = np.argsort(order, kind="stable")
-    runs = np.flatnonzero(changes(order[by_event]))
-    rank = np.arange(len(order)) - np.repeat(runs, np.diff(runs, append=len(order)))
-    found = previous(order, begins)[by_event]
-    out = []
-    for number in range(int(rank.max()) + 1):
-        mine = np.flatnonzero(rank == number)
-        before = np.full(n, n, np.int64)
-        before[order[by_event[mine]]] = found[mine]
-        out.append(before)
-    return tuple(out)

@@ -94,24 +94,24 @@ class Owned:
     def moved(self, commit: Commit, now_us: int) -> None:
         """The commit was applied."""
         for advance in commit.advances:
-            track = Track(advance.view_id, commit.bucket)
-            self.offsets[track] = advance.to_offset
-            self.maxima[track] = commit.max_time_us
-            self.committed_us[track] = now_us
+            self.offsets[advance.track] = advance.to_offset
+            self.maxima[advance.track] = commit.max_time_us
+            self.committed_us[advance.track] = now_us
 
-    def beats(self, before_us: int) -> list[Commit]:
-        """Empty commits for the tracks whose last one is older: one for each bucket, offset and running maximum that tracks stand at."""
-        due: dict[tuple[Bucket, int, int], list[str]] = {}
+    def beats(self, before_us: int, *, one_server: bool) -> list[Commit]:
+        """Empty commits for the tracks whose last one is older: one for each offset and running maximum that tracks stand at, and for
+        each bucket where they are not on one server."""
+        due: dict[tuple[int, int, Bucket | None], list[Track]] = {}
         for track, at_us in self.committed_us.items():
             if at_us <= before_us:
-                due.setdefault((track.bucket, self.offsets[track], self.maxima[track]), []).append(track.view_id)
+                due.setdefault((self.offsets[track], self.maxima[track], None if one_server else track.bucket), []).append(track)
         source, partition = self.partition.source, self.partition.partition
         return [
             Commit(
-                source, partition, self.token, tuple(Advance(v, offset, offset) for v in ids), max_time_us, Writes(),
-                self.ends.complete_ms(offset), bucket,
+                source, partition, self.token, tuple(Advance(view_id, offset, offset, bucket) for view_id, bucket in tracks), max_time_us,
+                Writes(), self.ends.complete_ms(offset),
             )
-            for (bucket, offset, max_time_us), ids in due.items()
+            for (offset, max_time_us, _), tracks in due.items()
         ]
 
 

@@ -7,11 +7,21 @@ from typing import Literal
 
 from featureflow.errors import UnavailableError, UnknownOutcomeError
 from featureflow.ingest.failpoint import Failpoint, unarmed
-from featureflow.store.online.protocol import Answer, Commit, Committed, OffsetRecord, OnlineStore, Refused, answered
+from featureflow.store.keys import Bucket
+from featureflow.store.online.protocol import (
+    Answer,
+    Commit,
+    Committed,
+    OffsetRecord,
+    OnlineStore,
+    Refused,
+    Track,
+    answered,
+)
 
 ATTEMPTS = 3                               # of one commit whose reply is lost each time
-Lane = tuple[object, ...]
-"""What commits follow one another in: a bucket and the views that they move."""
+Lane = tuple[str, int, Track]
+"""What commits follow one another in: a track of a partition."""
 
 
 class Sending:
@@ -25,7 +35,7 @@ class Sending:
         them: it was applied. Mine and at ``from``: send the identical bytes again; if both arrive, the offset refuses the second.
         Anything else: somebody else's now.
 
-    What becomes of one says nothing of another of other buckets or views.
+    What becomes of one says nothing of another of other tracks.
     """
 
     def __init__(self, online: OnlineStore, failpoint: Failpoint = unarmed) -> None:
@@ -45,10 +55,10 @@ class Sending:
         """
         void: set[Lane] = set()
         for commit, answer in zip(self._sent, self._pipeline.answers(), strict=True):
-            lane = commit.source, commit.partition, commit.bucket, *views(commit)
-            outcome = _void(answer) if lane in void else _settled(self._online, commit, answer, self._failpoint)
+            lanes = {(commit.source, commit.partition, advance.track) for advance in commit.advances}
+            outcome = _void(answer) if lanes & void else _settled(self._online, commit, answer, self._failpoint)
             if isinstance(outcome, Refused):
-                void.add(lane)
+                void |= lanes
             self._failpoint("after_commit")
             yield outcome
 
@@ -65,8 +75,7 @@ def _settled(online: OnlineStore, commit: Commit, answer: Answer, failpoint: Fai
     while isinstance(answer, UnavailableError):
         if not isinstance(answer, UnknownOutcomeError):
             raise answer
-        stored = online.offsets(commit.source, commit.partition, views(commit), commit.bucket)          # (4)
-        match outcome(commit, stored):
+        match outcome(commit, _stored(online, commit)):                                      # (4)
             case "applied", committed_ms:
                 answer = Committed(committed_ms)
             case "not applied", _ if attempt < ATTEMPTS:
@@ -80,14 +89,22 @@ def _settled(online: OnlineStore, commit: Commit, answer: Answer, failpoint: Fai
     return answer                                                                            # (2) (3)
 
 
-def views(commit: Commit) -> list[str]:
-    return [advance.view_id for advance in commit.advances]
+def _stored(online: OnlineStore, commit: Commit) -> dict[Track, OffsetRecord | None]:
+    """The records that it moves, bucket by bucket: one that arrives between two reads looks like neither, and is ``lost``."""
+    views: dict[Bucket, list[str]] = {}
+    for advance in commit.advances:
+        views.setdefault(advance.bucket, []).append(advance.view_id)
+    return {
+        Track(view_id, bucket): record
+        for bucket, view_ids in views.items()
+        for view_id, record in online.offsets(commit.source, commit.partition, view_ids, bucket).items()
+    }
 
 
-def outcome(commit: Commit, stored: dict[str, OffsetRecord | None]) -> tuple[Literal["applied", "not applied", "lost"], int]:
+def outcome(commit: Commit, stored: dict[Track, OffsetRecord | None]) -> tuple[Literal["applied", "not applied", "lost"], int]:
     """What became of a commit whose reply was lost, from the offset records as they are now, and the store's time of it: 0 where
     others have moved them since."""
-    pairs = [(advance, stored[advance.view_id]) for advance in commit.advances]
+    pairs = [(advance, stored[advance.track]) for advance in commit.advances]
     records = [record for _, record in pairs if record is not None and record.token == commit.token and record.dirty == -1]
     if len(records) == len(pairs):
         if all(record.offset >= advance.to_offset for record, advance in zip(records, commit.advances, strict=True)):

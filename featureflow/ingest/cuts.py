@@ -1,8 +1,9 @@
-"""Where a batch is cut into commits: one Lua call may hold readers up only so long."""
+"""Where events are cut into commits: one Lua call may hold readers up only so long."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,21 +11,38 @@ from numpy.typing import NDArray
 Index = NDArray[np.int64]
 
 
-def cuts(before: Sequence[Index], weights: Sequence[Index], start: int, stop: int, *, rows: int, rewritten: int) -> list[int]:
+class Changes(NamedTuple):
+    """Events that change something: rows, or keys."""
+
+    places: Index                          # (m,) among the batch's events
+    before: Index                          # (m,) the place of the event before that changes the same; -1 where there is none
+
+
+class Whole(NamedTuple):
+    """Events with which entities are written whole."""
+
+    places: Index                          # (w,) among the batch's events
+    rows: Index                            # (w,) of those entities
+
+
+def cuts(changes: Sequence[tuple[Changes, int]], whole: Whole, start: int, stop: int, *, rewritten: int) -> list[int]:
     """Where each commit of the events ``start`` to ``stop`` ends: at least one, the last at ``stop``.
 
-    ``before`` holds for each view (n,) the event before each one that changes the same row: -1 where there is none, n where the view does
-    not fold the event. ``weights`` (n,) are the rows that are written whole with each event. A commit has as many events as change at most
-    ``rows`` rows and write at most ``rewritten`` whole, and at least one.
+    A commit has as many events as change at most so much of each kind, and write at most ``rewritten`` rows whole; and at least one event.
+    All are in order of their places, of which none is before ``start``.
     """
-    heavy = np.cumsum(sum(weights, np.zeros(stop, np.int64))[start:stop])
+    heavy = whole.rows.cumsum()
     ends: list[int] = []
     at = start
     while at < stop:
-        new = np.cumsum(sum([(each[at:stop] < at).view(np.int8) for each in before], np.zeros(stop - at, np.int64)))
-        end = at + int(np.searchsorted(new, rows, side="right"))
-        written = heavy[at - start - 1] if at > start else 0
-        end = min(end, start + int(np.searchsorted(heavy, written + rewritten, side="right")))
+        first = int(whole.places.searchsorted(at))
+        over = int(heavy.searchsorted((heavy[first - 1] if first else 0) + rewritten, side="right"))
+        end = int(whole.places[over]) if over < len(heavy) else stop
+        for (places, before), most in changes:
+            first, last = places.searchsorted((at, end)).tolist()
+            if last - first > most:
+                over = first + int((before[first:last] < at).cumsum().searchsorted(most, side="right"))
+                end = int(places[over]) if over < last else end
         at = max(end, at + 1)
         ends.append(at)
     return ends or [stop]

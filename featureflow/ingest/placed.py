@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from featureflow.ingest.cuts import Changes, Whole
 from featureflow.ingest.order import FEW, changes, in_order
 from featureflow.ingest.slots import Index
 from featureflow.kernel.columns import Layout
@@ -32,8 +33,13 @@ class Placed:
     level: Index                           # (r,)
     start: Index                           # (r,)
     entities: Index                        # (e,) distinct slots, in order
-    before: tuple[Index, ...]              # (n,) of each of the batch's events, see ``cuts``: one for each row that an event may change
-    weights: Index                         # (n,) likewise
+    keys: Changes                          # which events change each entity, in order of slot
+    whole: Whole                           # entities that are written whole, with their first event
+
+    @property
+    def rows(self) -> Changes:
+        """Which events change each row, in order of row."""
+        return Changes(self.order, previous(self.order, self.begins))
 
 
 def in_order_of_row(layout: Layout, slots: Index, level: Index, start: Index) -> tuple[Index, NDArray[np.bool_]]:

@@ -27,7 +27,7 @@ def roll_up(layout: Layout, arena: Arena, known: Slots, entities: Index, waterma
     if len(slots) == 0:
         return slots
     slots = slots[np.argsort(-arena.count[slots], kind="stable")]
-    most = limits.ROLL_UP_ROWS * -(-len(entities) // limits.COMMIT_ROWS)
+    most = limits.ROLL_UP_ROWS * -(-len(entities) // limits.COMMIT_KEYS)
     slots = slots[: max(1, int(np.searchsorted(np.cumsum(arena.count[slots]), most)))]
     horizon = np.maximum(known.horizon[slots], now_horizon)
     frontiers = np.maximum(known.frontiers[slots], now_frontiers)

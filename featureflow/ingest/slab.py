@@ -29,7 +29,8 @@ from featureflow.clock import NO_TIME_US
 from featureflow.errors import StateError
 from featureflow.ingest.arena import SPARE, Arena, Table, spans
 from featureflow.ingest.course import Course
-from featureflow.ingest.order import changes
+from featureflow.ingest.cuts import Changes, Whole
+from featureflow.ingest.order import changes, in_order
 from featureflow.ingest.placed import Placed, in_order_of_row, previous
 from featureflow.ingest.roll_up import roll_up
 from featureflow.ingest.slots import Id, Index, Slots
@@ -74,7 +75,7 @@ class Slab:
 
     def __init__(self, layout: Layout, keys: Keys, max_bytes: int = limits.SLAB_BYTES, *, publishes: bool = False) -> None:
         self.layout = layout
-        self._publishes = publishes
+        self.publishes = publishes
         self._course: Course | None = None
         self._names = keys
         self.max_bytes = max_bytes
@@ -175,40 +176,31 @@ class Slab:
         Each changes one row: that of the finest tile which its entity has not rolled up. Entities of which much can be rolled up are so
         before. ``watermark_us`` is the partition's running maximum of accepted event times before the batch.
         """
-        n = len(events)
-        entities, weights, level, start = self._settle(events, chosen, slots, watermark_us)
+        entities, keys, whole, level, start = self._settle(events, chosen, slots, watermark_us)
         by_row, begins = in_order_of_row(self.layout, slots, level, start)
         rows = by_row[begins]
-        order = by_row if len(chosen) == n else chosen[by_row]
-        before = [np.full(n, n, np.int64)]
-        before[0][order] = previous(order, begins)
-        if self._publishes:
-            by_entity = np.argsort(slots, kind="stable")
-            before.append(np.full(n, n, np.int64))
-            before[1][chosen[by_entity]] = previous(chosen[by_entity], changes(slots[by_entity]))
-        return Placed(partition, events, order, begins, slots[rows], level[rows], start[rows], entities, tuple(before), weights)
+        return Placed(partition, events, chosen[by_row], begins, slots[rows], level[rows], start[rows], entities, keys, whole)
 
-    def _settle(self, events: Events, chosen: Index, slots: Index, watermark_us: int) -> tuple[Index, Index, Index, Index]:
-        """The distinct slots, rolled up where that is due; the ``weights`` that ``cuts`` is given; each event's level and start."""
+    def _settle(self, events: Events, chosen: Index, slots: Index, watermark_us: int) -> tuple[Index, Changes, Whole, Index, Index]:
+        """The distinct slots, rolled up where that is due; which events change each, and with which they are written whole; each event's
+        level and start."""
         if len(self._pending) == OUTSTANDING:
             raise RuntimeError(f"partition {self._pending[0].partition} has folds to commit or drop before more is folded")
-        layout, known, n = self.layout, self._known, len(events)
-        times_us = events.times_us if len(chosen) == n else events.times_us[chosen]
-        entities = np.sort(slots)
-        entities = entities[changes(entities)]
+        layout, known = self.layout, self._known
+        times_us = events.times_us if len(chosen) == len(events) else events.times_us[chosen]
+        by_entity = in_order(slots)
+        entities = slots[by_entity]
+        begins = changes(entities)
+        entities, places = entities[begins], chosen[by_entity]
         # The first commits of a batch publish values of instants that frontiers of its last events would lie beyond.
-        begin_us = watermark_us if self._publishes else int(times_us.max())
+        begin_us = watermark_us if self.publishes else int(times_us.max())
         self._begin(entities[known.stored_rows[entities] < 0], begin_us)
         rolled = roll_up(layout, self._arena, known, entities, watermark_us)
-        weights = np.zeros(n, np.int64)
         if len(rolled):
             self._find_newest(rolled)
-        if len(rolled) or self.lifting is not None:
-            heavy = np.flatnonzero(known.rewrite[slots])
-            _, first = np.unique(slots[heavy], return_index=True)
-            heavy = heavy[first]
-            weights[chosen[heavy]] = self._arena.count[slots[heavy]]
-        return entities, weights, *rollup.level_of(layout, times_us, known.frontiers[slots])
+        heavy = known.rewrite[entities].nonzero()[0]
+        whole = Whole(places[begins][heavy], self._arena.count[entities[heavy]])
+        return entities, Changes(places, previous(places, begins)), whole, *rollup.level_of(layout, times_us, known.frontiers[slots])
 
     def fold(self, placed: Placed, commit_of: Index, commits: int) -> list[tuple[Writes, int]]:
         """Fold what was placed: what each of so many commits writes, and of how many rows. ``commit_of`` (n,) is the commit of each event.
@@ -237,7 +229,7 @@ class Slab:
         apart = known.as_events[entities]                          # what is written of them is not written here
         whole = (known.rewrite[entities] | (known.stored_rows[entities] < 0)) & ~apart
         kept = arena.table[spans(arena.base[entities[whole]], held[whole])]
-        earlier = arena.table[rows] if self._publishes else None
+        earlier = arena.table[rows] if self.publishes else None
         lifted = None if self.lifting is None else arena.table[arena.base[self.lifting.slots]]
         if len(there):
             self._combine(table, row_at[there], layout.rows(arena.table[rows[there]]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from featureflow import limits
 from featureflow.define.spec import Project, Source
 from featureflow.ingest.cell_slab import CellSlab
 from featureflow.ingest.claim import Owned, Stand
-from featureflow.ingest.cuts import cuts
+from featureflow.ingest.cuts import Changes, Whole, cuts
 from featureflow.ingest.dead_letter import DeadLetter, letters
 from featureflow.ingest.decode import Decoder
 from featureflow.ingest.event_form import EventForm, Staying
 from featureflow.ingest.ids import KeptIds
+from featureflow.ingest.order import in_order
 from featureflow.ingest.placed import Placed
 from featureflow.ingest.publish import Publisher
 from featureflow.ingest.slab import Pending, Slab, plain
@@ -68,10 +70,10 @@ class Part:
 
 @dataclass
 class Share:
-    """What a batch means for one bucket: the commits that it is cut into, one after the other, how many were sent and how many applied."""
+    """What a batch means for some buckets that commit together: the commits that it is cut into, one after the other, how many were sent
+    and how many applied."""
 
-    bucket: Bucket
-    tracks: tuple[Track, ...]              # of the bucket, where the batch begins
+    tracks: tuple[Track, ...]              # all that stand where the batch begins, of one bucket or more
     start: int = 0                         # events of the batch that are committed past
     parts: list[Part] = field(default_factory=list)            # of the last ``fold``
     sent: int = 0
@@ -93,12 +95,12 @@ class Share:
 
 
 class SourceViews:
-    """``of``: how many buckets the store has. ``commit_rows`` bounds the rows that one commit changes, ``slab_bytes`` the memory of
-    all slabs together."""
+    """``of``: how many buckets the store has, and ``one_server``, whether one commit may move several of them. ``commit_rows`` bounds the
+    rows that one commit changes, ``slab_bytes`` the memory of all slabs together."""
 
     def __init__(
         self, project: Project, source: Source, *, slab_bytes: int, commit_rows: int = limits.COMMIT_ROWS, of: int = 1,
-        records: Records | None = None,
+        one_server: bool = True, records: Records | None = None,
     ) -> None:
         self.source = source
         self.layouts = {view.id: Layout.of(view, source) for view in project.views_of(source.name)}
@@ -120,7 +122,7 @@ class SourceViews:
         self.columns = tuple(sorted(fields))
         self._decoder = Decoder(source, columns=self.columns, records=records)
         self._ids = None if source.dedupe is None else KeptIds(source, self._keys)
-        self._commit_rows = commit_rows
+        self._commit_rows, self._commit_keys, self._one_server = commit_rows, min(commit_rows, limits.COMMIT_KEYS), one_server
 
     def judge(self, batch: Batch, stand: Stand) -> Judged:
         """Decode the batch, which begins where these tracks stand, and decide on each record: a pure function of the log up to it."""
@@ -223,29 +225,37 @@ class SourceViews:
                 taken[duplicate] = False
 
     def shares(self, judged: Judged) -> list[Share]:
-        """One for each bucket that stands where the batch begins."""
+        """Of the buckets that stand where the batch begins: one for each, or, where one commit may move several, as few as have the rows
+        of one commit each. A row that several events of a batch change is written once for its share, so a large batch has one for each."""
         tracks: dict[Bucket, list[Track]] = {}
         for track in judged.stand.tracks:
             tracks.setdefault(track.bucket, []).append(track)
-        return [Share(bucket, tuple(mine)) for bucket, mine in tracks.items()]
+        each, count = list(tracks.values()), len(tracks)
+        if self._one_server:
+            rows = sum(int(takes.sum()) * len(self._slabs[view_id]) for view_id, takes in judged.takes.items())     # at most
+            count = min(count, 1 + rows // self._commit_keys)
+        return [
+            Share(tuple(track for mine in each[len(each) * i // count : len(each) * (i + 1) // count] for track in mine))
+            for i in range(count)
+        ]
 
     def fold(self, judged: Judged, shares: Sequence[Share]) -> None:
         """Fold what follows what the shares have committed, each cut into as many parts as it needs: at least one."""
         n, partition = len(judged.events), judged.batch.partition
         first = min(share.start for share in shares)
-        several = len(self._keys.buckets) > 1
-        starts = np.full(len(self._keys.buckets), n)
-        for share in shares:
-            starts[share.bucket.number] = share.start
+        whole = len(shares[0].tracks) == len(judged.stand.tracks)  # there is no other
         placed: list[tuple[str, Slab, Placed]] = []
         staying: dict[str, Staying] = {}
-        buckets: dict[str, Index] = {}     # view id -> (n,) of each event that it folds, the number of its bucket
+        of: dict[str, Index] = {}          # view id -> (n,) the number of each event's share; of those that are not folded, none
         for view_id, takes in judged.takes.items():
             chosen = first + np.flatnonzero(takes[first:])
-            if several:
-                buckets[view_id] = of_events = np.full(n, -1)
-                of_events[chosen] = self._slabs[view_id][0].buckets(judged.slots[view_id][0][chosen])
-                chosen = chosen[chosen >= starts[of_events[chosen]]]
+            of[view_id] = of_events = np.full(n, len(shares))
+            of_events[chosen] = 0
+            if not whole and len(chosen):
+                share_of, starts = self._of_buckets(view_id, shares, n)
+                buckets = self._slabs[view_id][0].buckets(judged.slots[view_id][0][chosen])
+                of_events[chosen] = share_of[buckets]
+                chosen = chosen[chosen >= starts[buckets]]
             if len(chosen):
                 watermark_us = int(judged.running_max_us[first - 1]) if first else judged.stand.max_time_us
                 slots = [every[chosen] for every in judged.slots[view_id]]
@@ -255,21 +265,9 @@ class SourceViews:
                     one = slab.place(partition, judged.events, chosen, those, watermark_us)
                     if len(one.entities):
                         placed.append((view_id, slab, one))
-        commit_of = {view_id: np.zeros(n, np.int64) for view_id in judged.takes}
-        writes: list[Writes] = []
-        ends: list[list[int]] = []
-        for share in shares:
-            before, weights = [before for _, _, one in placed for before in one.before], [one.weights for _, _, one in placed]
-            mine = {view_id: of_events == share.bucket.number for view_id, of_events in buckets.items()}
-            if several:
-                before = [np.where(mine[view_id], before, n) for view_id, _, one in placed for before in one.before]
-                weights = [np.where(mine[view_id], one.weights, 0) for view_id, _, one in placed]
-            own = cuts(before, weights, share.start, n, rows=self._commit_rows, rewritten=limits.ROLL_UP_ROWS)
-            numbers = len(writes) + np.searchsorted(own, np.arange(n), side="right")
-            for view_id in judged.takes:
-                commit_of[view_id] = np.where(mine[view_id], numbers, commit_of[view_id]) if several else numbers
-            ends.append(own)
-            writes += [Writes()] * len(own)
+        ends = self._cut(shares, of, placed, n)
+        commit_of = {view_id: _commit_of(of_events, ends) for view_id, of_events in of.items()}
+        writes = [Writes()] * sum(map(len, ends))
         rows = [0] * len(writes)
         folded = [slab.fold(one, commit_of[view_id], len(writes)) for view_id, slab, one in placed]
         folded += [self._forms[view_id].fold(few, commit_of[view_id], len(writes)) for view_id, few in staying.items()]
@@ -291,19 +289,46 @@ class SourceViews:
             share.parts, share.sent, share.times_ms, share.refused = list(map(Part, own, writes[at:], rows[at:])), 0, [], None
             at += len(own)
 
+    def _of_buckets(self, view_id: str, shares: Sequence[Share], none: int) -> tuple[Index, Index]:
+        """Of each of the view's buckets, the number of its share, and up to where that is committed: ``none`` where it is of no share."""
+        numbers, starts = np.full(len(self._keys.buckets), len(shares)), np.full(len(self._keys.buckets), none)
+        for number, share in enumerate(shares):
+            mine = [track.bucket.number for track in share.tracks if track.view_id == view_id]
+            numbers[mine], starts[mine] = number, share.start
+        return numbers, starts
+
+    def _cut(self, shares: Sequence[Share], of: dict[str, Index], placed: Sequence[tuple[str, Slab, Placed]], n: int) -> list[list[int]]:
+        """Of each share, where its parts end."""
+        if not placed:
+            return [[n] for _ in shares]
+        rows, keys, whole = [], [], []
+        for view_id, slab, one in placed:
+            rows.append((of[view_id][one.order], *one.rows))
+            keys.append((of[view_id][one.keys.places], *one.keys))
+            whole.append((of[view_id][one.whole.places], *one.whole))
+            if slab.publishes:
+                rows.append(keys[-1])
+                keys.append(keys[-1])
+        each = (_of_shares(found, len(shares)) for found in (rows, keys, whole))
+        return [
+            cuts([(Changes(*of_rows), self._commit_rows), (Changes(*of_keys), self._commit_keys)], Whole(*written), share.start, n,
+                 rewritten=limits.ROLL_UP_ROWS)
+            for share, of_rows, of_keys, written in zip(shares, *each, strict=True)
+        ]  # fmt: skip
+
     def commit(self, owned: Owned, judged: Judged, share: Share) -> Commit:
         """The share's next one to send, which begins where the one before it ends, whatever becomes of that: the offset says."""
         part, sent = share.parts[share.sent], share.sent
         to_offset, max_time_us = judged.reach(part.stop)
         begins = {track: judged.reach(share.parts[sent - 1].stop)[0] if sent else owned.offsets[track] for track in share.tracks}
-        advances = tuple(Advance(track.view_id, begins[track], to_offset) for track in share.tracks)
+        advances = tuple(Advance(track.view_id, begins[track], to_offset, track.bucket) for track in share.tracks)
         share.sent += 1
         complete_ms = owned.ends.complete_ms(to_offset)
         partition, writes = owned.partition.partition, part.writes
         if self._ids is not None:
             for track in share.tracks:
                 writes += self._ids.writes(partition, track, to_offset, max_time_us)
-        return Commit(self.source.name, partition, owned.token, advances, max_time_us, writes, complete_ms, share.bucket)
+        return Commit(self.source.name, partition, owned.token, advances, max_time_us, writes, complete_ms)
 
     def begin(self, partition: int) -> None:
         """Commits are packed from now on, and none of the partition are on their way."""
@@ -323,7 +348,7 @@ class SourceViews:
         """The commit was applied."""
         if self._ids is not None:
             for advance in commit.advances:
-                self._ids.moved(commit.partition, Track(advance.view_id, commit.bucket), advance.to_offset, commit.max_time_us)
+                self._ids.moved(commit.partition, advance.track, advance.to_offset, commit.max_time_us)
 
     def drop(self, partition: int) -> None:
         """Forget everything of a partition: its rows live and die with its token."""
@@ -331,6 +356,25 @@ class SourceViews:
             slab.drop(partition)
         if self._ids is not None:
             self._ids.drop(partition)
+
+
+def _commit_of(of: Index, ends: list[list[int]]) -> Index:
+    """(n,) the number of each event's commit, counted over all shares: of those of no share, any."""
+    places = np.arange(len(of))
+    if len(ends) == 1:
+        return np.asarray(ends[0]).searchsorted(places, side="right")
+    every, span = np.concatenate([np.asarray(own) + i * (len(of) + 1) for i, own in enumerate(ends)]), len(of) + 1
+    found: Index = every.searchsorted(of * span + places, side="right")
+    return found
+
+
+def _of_shares(found: Sequence[tuple[Index, Index, Index]], count: int) -> list[tuple[Index, Index]]:
+    """(share, place, value) of several -> of each share the places, in order, and their values."""
+    share, places, values = map(np.concatenate, zip(*found, strict=True))
+    order = in_order(share, in_order(places))
+    places, values = places[order], values[order]
+    bounds = share[order].searchsorted(np.arange(count + 1)).tolist()
+    return [(places[a:b], values[a:b]) for a, b in pairwise(bounds)]
 
 
 def _present(column: NDArray[Any]) -> NDArray[np.bool_]:

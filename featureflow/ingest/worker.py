@@ -105,7 +105,7 @@ class Worker:
         self._sources = {
             source.name: SourceViews(
                 project, source, slab_bytes=slab_bytes // len(used), commit_rows=commit_rows, of=buckets,
-                records=records_of(source, asked[source.name], clock),
+                one_server=online.one_server, records=records_of(source, asked[source.name], clock),
             )
             for source in used
         }
@@ -317,7 +317,7 @@ class Worker:
     def _beat(self, consumer: Consumer) -> None:
         """An empty commit for each track of each partition that has had none for a second, so that lost state and lag show."""
         for partition, owned in list(self._holding.held.items()):
-            if not (beats := owned.beats(self._clock.now_us() - BEAT_US)):
+            if not (beats := owned.beats(self._clock.now_us() - BEAT_US, one_server=self._online.one_server)):
                 continue
             try:
                 answers = self._send_beats(owned, beats)

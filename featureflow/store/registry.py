@@ -43,11 +43,13 @@ class Registry:
     """``apply`` may be run again at any time, also after it was cut short: every step does only what is missing."""
 
     def __init__(
-        self, history: HistoryStore, online: OnlineStore, log: Log, clock: Clock | None = None, *, buckets: int | None = None
+        self, history: HistoryStore, online: OnlineStore, log: Log, clock: Clock | None = None, *, buckets: int | None = None,
+        buckets_at_first: int = 1,
     ) -> None:
-        """``buckets``: how many a project that is new to the online store is given, and no other number is accepted later; None:
-        as many as it has, at first one."""
-        self._history, self._online, self._log, self._buckets = history, online, log, buckets
+        """``buckets``: how many states are to be in, and no other number is accepted; None: as many as they are in, and of a project
+        that is new to the online store ``buckets_at_first``."""
+        self._history, self._online, self._log = history, online, log
+        self._buckets, self._buckets_at_first = buckets, buckets_at_first
         self._clock: Clock = clock if clock is not None else SystemClock()
         self._ledger = Ledger(history)
         self.inspection = Inspection(self._ledger, online, log)
@@ -120,7 +122,7 @@ class Registry:
             self._history.create_offsets(name, topic.beginning)
         # 5
         if self._online.get_meta(BUCKETS_DOCUMENT) is None:
-            self._online.put_meta(BUCKETS_DOCUMENT, b"%d" % (self._buckets or 1))
+            self._online.put_meta(BUCKETS_DOCUMENT, b"%d" % (self._buckets or self._buckets_at_first))
         for view in project.views:
             self._create_offsets(view, buckets_of(self._online), anew=view.id in anew)
         # 6

@@ -8,6 +8,7 @@ import time
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
+from zlib import crc32
 
 import redis
 from world import SECOND_US, Naive, World, until
@@ -55,9 +56,11 @@ def fold(world: World) -> None:
 def read(world: World) -> dict[str, Any]:
     """Rider -> what stands there, read as a stranger would: by the names that the documents give."""
     with redis.Redis.from_url(world.context.online_url) as client:
-        found = {}
+        found, buckets = {}, int(client.get(f"meta:{{{world.topic}:meta}}:buckets"))  # type: ignore[arg-type]  # bytes
+        assert buckets > 1
         for rider in RIDERS:
-            value = client.get(f"plain:{{{world.topic}:0}}:rider:{quote(rider, safe='')}:rider_public")
+            escaped = quote(rider, safe="")
+            value = client.get(f"plain:{{{world.topic}:{crc32(escaped.encode()) % buckets}/{buckets}}}:rider:{escaped}:rider_public")
             if value is not None:
                 assert isinstance(value, bytes)
                 found[rider] = json.loads(value)

@@ -19,7 +19,7 @@ from featureflow.ingest.worker import Worker
 from featureflow.store.keys import Keys
 from featureflow.store.online.cluster import ClusterOnlineStore, is_cluster, seeds
 from featureflow.store.online.cluster_reader import ClusterReader
-from featureflow.store.online.open import buckets
+from featureflow.store.online.open import buckets_at_first
 from featureflow.store.online.protocol import DROPPED, Advance, Commit, Committed
 from featureflow.store.online.redis import RedisOnlineStore
 from featureflow.store.online.writes import Patch, StateWrite, Writes
@@ -64,7 +64,7 @@ def test_a_url_names_nodes_and_whoever_logs_in() -> None:
             ClusterReader(wrong)
     assert is_cluster("redis+cluster://a")
     assert not is_cluster("redis://a")
-    assert [buckets("redis+cluster://a", 0), buckets("redis+cluster://a", 4), buckets("redis://a", 0)] == [16, 4, None]
+    assert [buckets_at_first(url) for url in ("redis+cluster://a", "redis://a", "unix:///a")] == [16, 32, 32]
 
 
 def test_a_cluster_that_is_away_is_named_with_its_setting_and_without_its_password() -> None:
@@ -81,7 +81,7 @@ def test_commits_follow_a_slot_and_scripts_that_a_node_lost(cluster: RealCluster
     mine = KEYS.buckets[KEYS.number("ada")]
 
     def commit(start: int, write: StateWrite) -> Committed:
-        answer = store.commit(Commit(SOURCE, 0, claim.token, (Advance(VIEW, start, start + 1),), 5, Writes.of([write]), bucket=mine))
+        answer = store.commit(Commit(SOURCE, 0, claim.token, (Advance(VIEW, start, start + 1, mine),), 5, Writes.of([write])))
         assert isinstance(answer, Committed), answer
         return answer
 
@@ -108,7 +108,7 @@ def test_commits_on_their_way_follow_a_slot_that_moves_between_two_of_them(clust
     _, key = keys_of("ada")
     commits = [
         Commit(
-            SOURCE, 0, claim.token, (Advance(VIEW, start, start + 1),), 5, bucket=KEYS.buckets[KEYS.number("ada")],
+            SOURCE, 0, claim.token, (Advance(VIEW, start, start + 1, KEYS.buckets[KEYS.number("ada")]),), 5,
             writes=Writes.of([
                 StateWrite(key, 4 + start, b"head", 60_000, patches=(Patch(4 + start, b"x"),)) if start
                 else StateWrite(key, 0, b"head", 60_000, whole=b"headx")
@@ -133,7 +133,7 @@ def written(store: ClusterOnlineStore, cluster: RealCluster, entity_id: str) -> 
     offset, state = keys_of(entity_id)
     bucket = KEYS.buckets[KEYS.number(entity_id)]
     one = Writes.of([StateWrite(state, 0, b"head", 60_000, whole=b"headaaaa")])
-    assert isinstance(store.commit(Commit(SOURCE, 0, claim.token, (Advance(VIEW, 0, 1),), 5, one, bucket=bucket)), Committed)
+    assert isinstance(store.commit(Commit(SOURCE, 0, claim.token, (Advance(VIEW, 0, 1, bucket),), 5, one)), Committed)
     (record,) = store.read([offset])
     assert record is not None
     return offset, state, record

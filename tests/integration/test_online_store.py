@@ -11,7 +11,7 @@ from featureflow import limits
 from featureflow.clock import NO_TIME_US, ManualClock
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import BeingRebuiltError, OffsetMissingError, UnavailableError
-from featureflow.store.keys import Keys
+from featureflow.store.keys import Bucket, Keys
 from featureflow.store.online import record
 from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.open import open_online
@@ -151,7 +151,7 @@ def test_each_bucket_is_claimed_committed_and_refused_by_itself_in_one_round_tri
     ids = [next(f"u{i}" for i in range(1_000) if keys.number(f"u{i}") == bucket.number) for bucket in keys.buckets]
     states = [keys.state("user", entity_id, VIEW, SOURCE, None) for entity_id in ids]
     commits = [
-        replace(move(claim, 0, 7, whole(key, HEADER + bytes([bucket.number]))), bucket=bucket)
+        replace(move(claim, 0, 7, whole(key, HEADER + bytes([bucket.number]))), advances=(Advance(VIEW, 0, 7, bucket),))
         for key, bucket in zip(states, keys.buckets, strict=True)
     ]
     assert isinstance(store.commit(commits[2]), Committed)
@@ -168,6 +168,34 @@ def test_each_bucket_is_claimed_committed_and_refused_by_itself_in_one_round_tri
     assert stored.offset == 7
     assert store.offsets(SOURCE, 0, [VIEW])[VIEW] is None, "one bucket of one is another than any of four"
     assert store.drop_view(VIEW) == 4 + 4 + 8
+
+
+def test_one_commit_moves_several_buckets_of_a_server_or_none(store: OnlineStore) -> None:
+    keys = Keys(DEFAULT_PROJECT, 4)
+    store.create_offsets(VIEW, SOURCE, TOPIC, {0: 0}, 4)
+    claim = store.claim(SOURCE, 0, [VIEW], TOPIC, 4)
+    ids = [next(f"u{i}" for i in range(1_000) if keys.number(f"u{i}") == bucket.number) for bucket in keys.buckets]
+    states = [keys.state("user", entity_id, VIEW, SOURCE, None) for entity_id in ids]
+
+    def moved(start: int, to: int, among: Sequence[Bucket] = keys.buckets) -> Commit:
+        writes = Writes.of([whole(states[bucket.number], HEADER + b"%d" % to) for bucket in among])
+        return replace(move(claim, start, to), advances=tuple(Advance(VIEW, start, to, bucket) for bucket in among), writes=writes)
+
+    def stands() -> list[int]:
+        found = [store.offsets(SOURCE, 0, [VIEW], bucket)[VIEW] for bucket in keys.buckets]
+        return [record.offset for record in found if record is not None]
+
+    if not store.one_server:
+        assert isinstance(store.commit(moved(0, 7, keys.buckets[:1])), Committed)
+        return
+    assert isinstance(store.commit(moved(0, 7)), Committed)
+    assert (stands(), store.read(states)) == ([7] * 4, [HEADER + b"7"] * 4)
+    assert [[to for _, to in store.visible(VIEW, SOURCE, 0, bucket)] for bucket in keys.buckets] == [[7]] * 4
+    ahead = replace(moved(7, 9, keys.buckets[2:3]), writes=Writes())
+    assert isinstance(store.commit(ahead), Committed)
+    refused = store.commit(replace(moved(7, 9), writes=Writes()))
+    assert isinstance(refused, Refused)
+    assert (refused.reason, stands()) == ("offset", [7, 7, 9, 7])
 
 
 def test_commits_sent_one_behind_the_other_are_applied_in_that_order_up_to_one_that_is_refused(store: OnlineStore, claim: Claim) -> None:

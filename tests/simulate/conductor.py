@@ -37,7 +37,10 @@ def run(seed: int, store_class: type[MemoryOnlineStore] = MemoryOnlineStore, *, 
     """One world from beginning to end. Not ``watched``: only what is there in the end is judged. In every other world the state is in
     three buckets; in two of six copies of events are told, and one view has sketches and is published."""
     luck = random.Random(seed)
-    world = World(luck, store_class, watched=watched, buckets=3 if seed % 2 else 1, project=KEEPING if seed // 2 % 3 == 2 else PLAIN)
+    world = World(
+        luck, store_class, watched=watched, buckets=3 if seed % 2 else 1, one_server=seed % 4 < 3,
+        project=KEEPING if seed // 2 % 3 == 2 else PLAIN,
+    )  # fmt: skip
     try:
         Conductor(world, luck).perform()
         world.drain()

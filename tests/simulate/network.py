@@ -179,6 +179,7 @@ class Link:
 
     def __init__(self, server: Server, reach: Reach) -> None:
         self._server, self._reach = server, reach
+        self.one_server = server.store.one_server
 
     def pipeline(self) -> SimulatedPipeline:
         return SimulatedPipeline(self._server, self._reach)
@@ -238,7 +239,7 @@ class Link:
 def said(commit: Commit) -> str:
     moves = {(advance.from_offset, advance.to_offset) for advance in commit.advances}
     way = " ".join(f"{start}->{to}" for start, to in sorted(moves))
-    place = f"{commit.source}/{commit.partition} bucket {commit.bucket}"
+    place = f"{commit.source}/{commit.partition} bucket {' '.join(sorted({str(advance.bucket) for advance in commit.advances}))}"
     return f"commit {way} of {place} by {commit.token.hex()[:4]} with {len(commit.writes)} keys"
 
 

@@ -9,20 +9,20 @@ import msgspec
 
 from featureflow.store.online import record
 from featureflow.store.online.memory import MemoryOnlineStore, _Value
-from featureflow.store.online.protocol import Commit, Committed, OffsetRecord, Refused
+from featureflow.store.online.protocol import Commit, Committed, OffsetRecord, Refused, Track
 from featureflow.store.online.writes import StateWrite, Writes
 
 
 class Unguarded(MemoryOnlineStore):
     """What the classes below share: the records that a commit names, by key."""
 
-    def _named(self, commit: Commit) -> dict[str, tuple[bytes, OffsetRecord]]:
-        """View id -> key and record."""
+    def _named(self, commit: Commit) -> dict[Track, tuple[bytes, OffsetRecord]]:
+        """Track -> key and record."""
         named = {}
         for key, stored in self.snapshot().offsets().items():
             for advance in commit.advances:
-                if key.endswith(f":{commit.bucket}}}:{advance.view_id}:{commit.source}:{commit.partition}".encode()):
-                    named[advance.view_id] = key, stored
+                if key.endswith(f":{advance.bucket}}}:{advance.view_id}:{commit.source}:{commit.partition}".encode()):
+                    named[advance.track] = key, stored
         return named
 
 
@@ -41,8 +41,8 @@ class NoOffset(Unguarded):
         held = self.snapshot()
         named = self._named(commit)
         for advance in commit.advances:
-            if advance.view_id in named:
-                key, stored = named[advance.view_id]
+            if advance.track in named:
+                key, stored = named[advance.track]
                 self.damage(key, record.encode(replace(stored, offset=advance.from_offset)))
         answer = super().commit(commit)
         if isinstance(answer, Refused):

@@ -34,16 +34,17 @@ class World:
 
     def __init__(
         self, luck: random.Random, store_class: type[MemoryOnlineStore] = MemoryOnlineStore, *, watched: bool = True, buckets: int = 1,
-        project: Project = PLAIN,
+        one_server: bool = True, project: Project = PLAIN,
     ) -> None:  # fmt: skip
         self.luck, self.happened = luck, Counter[str]()
         self.clock = ManualClock(START_US)
-        self.rig = Rig(PARTITIONS, project=project, online=store_class(self.clock), clock=self.clock, buckets=buckets)
+        store = store_class(self.clock, one_server=one_server)
+        self.rig = Rig(PARTITIONS, project=project, online=store, clock=self.clock, buckets=buckets)
         self.rig.luck = luck
         self.partitions = [Partition("trip", number) for number in range(PARTITIONS)]
         self.project, self._larger = project, larger(project)
         self.source = project.source("trip")
-        self.server = Server(self.rig.online, self.happened, self.note, watched=watched)  # type: ignore[arg-type]  # made above
+        self.server = Server(store, self.happened, self.note, watched=watched)
         self.server.persist(only=True)
         self.group = Group()
         self.processes: list[Process] = []

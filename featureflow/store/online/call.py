@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from featureflow import limits
-from featureflow.store.keys import Keys
+from featureflow.store.keys import Bucket, Keys
 from featureflow.store.online.protocol import Commit
 from featureflow.store.online.record import digits
 
@@ -19,17 +19,22 @@ def check(commit: Commit) -> None:
         raise ValueError(f"the views of one commit share a running maximum, so go to one offset: {commit.advances}")
     if any(not 0 <= advance.from_offset <= advance.to_offset for advance in commit.advances):
         raise ValueError(f"an offset goes back: {commit.advances}")
-    if len({advance.view_id for advance in commit.advances}) != len(commit.advances):
-        raise ValueError(f"a view is named twice: {commit.advances}")
+    if len({advance.track for advance in commit.advances}) != len(commit.advances):
+        raise ValueError(f"a view is named twice in one bucket: {commit.advances}")
     commit.writes.check()
+
+
+def visibility_entries(bucket: Bucket) -> int:
+    """Commits that a visibility stream of such a bucket remembers."""
+    return max(1, limits.VISIBILITY_ENTRIES // bucket.of)
 
 
 def arguments(commit: Commit, keys: Keys) -> tuple[list[bytes], list[bytes]]:
     """KEYS and ARGV of ``commit.lua``. Raises ValueError as ``check`` does."""
     check(commit)
     source, partition, writes = commit.source, commit.partition, commit.writes
-    names = [keys.offset(advance.view_id, source, partition, commit.bucket) for advance in commit.advances]
-    names += [keys.visibility(advance.view_id, source, partition, commit.bucket) for advance in commit.advances]
+    names = [keys.offset(advance.view_id, source, partition, advance.bucket) for advance in commit.advances]
+    names += [keys.visibility(advance.view_id, source, partition, advance.bucket) for advance in commit.advances]
     names += writes.keys
     values = [
         commit.token.hex().encode(),
@@ -38,7 +43,7 @@ def arguments(commit: Commit, keys: Keys) -> tuple[list[bytes], list[bytes]]:
         digits(commit.complete_ms),
         b"%d" % len(commit.advances),
         b"%d" % len(writes),
-        b"%d" % limits.VISIBILITY_ENTRIES,
+        b"%d" % visibility_entries(commit.advances[0].bucket),
     ]
     values += [digits(advance.from_offset) for advance in commit.advances]
     values += [writes.heads, writes.headers, writes.places, writes.data]

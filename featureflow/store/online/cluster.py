@@ -168,6 +168,10 @@ class ClusterOnlineStore(RedisOnlineStore):
         if "_redis" in vars(self):
             self._redis.close()
 
+    @property
+    def one_server(self) -> bool:
+        return False
+
     def _whereabouts(self, keys: Collection[bytes]) -> object:
         """Slot -> its owner. One that is on its way, or has no owner, is like no other."""
         wanted = {key_slot(key) for key in keys} or range(SLOTS)

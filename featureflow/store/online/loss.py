@@ -6,12 +6,17 @@ from featureflow.errors import OffsetMissingError, StateError
 from featureflow.store.keys import Bucket, view_of
 from featureflow.store.log.loss import created_again
 from featureflow.store.online import record
-from featureflow.store.online.protocol import OffsetRecord
+from featureflow.store.online.protocol import Commit, OffsetRecord
 
 
 def where(source: str, partition: int, bucket: Bucket) -> str:
     """A partition, and the bucket where there are several, as messages name the place."""
     return f"{source}/{partition}" + (f", bucket {bucket}" if bucket.of > 1 else "")
+
+
+def commit_of(commit: Commit) -> str:
+    first, *others = {advance.bucket: None for advance in commit.advances}
+    return f"{commit.source}/{commit.partition}, {len(others) + 1} buckets" if others else where(commit.source, commit.partition, first)
 
 
 def absent(view_id: str, place: str) -> str:

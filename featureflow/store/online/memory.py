@@ -7,7 +7,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from featureflow import limits
 from featureflow.clock import NO_TIME_US, Clock
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import BeingRebuiltError, OffsetMissingError
@@ -45,10 +44,10 @@ class Snapshot:
 
 
 class MemoryOnlineStore:
-    """One process, one thread. Time to live and ``committed_ms`` come from the clock that is given."""
+    """One process, one thread. Time to live and ``committed_ms`` come from the clock that is given. ``one_server``: see the protocol."""
 
-    def __init__(self, clock: Clock, *, project: str = DEFAULT_PROJECT) -> None:
-        self._clock, self._keys = clock, Keys(project)
+    def __init__(self, clock: Clock, *, project: str = DEFAULT_PROJECT, one_server: bool = True) -> None:
+        self._clock, self._keys, self.one_server = clock, Keys(project), one_server
         self._values: dict[bytes, _Value] = {}
         self._seen: dict[bytes, list[tuple[int, int]]] = {}
 
@@ -134,13 +133,13 @@ class MemoryOnlineStore:
             self._values[write.key] = _Value(bytes(data), dies_ms if renewed else stored.dies_ms if stored else 0)
         # (4) move offsets
         for advance in commit.advances:
-            stored_record = self._record(advance.view_id, commit.source, commit.partition, commit.bucket)
+            stored_record = self._record(advance.view_id, commit.source, commit.partition, advance.bucket)
             assert stored_record is not None
             if advance.to_offset != advance.from_offset:
-                seen = self._seen.setdefault(self._keys.visibility(advance.view_id, commit.source, commit.partition, commit.bucket), [])
+                seen = self._seen.setdefault(self._keys.visibility(advance.view_id, commit.source, commit.partition, advance.bucket), [])
                 seen.append((now_ms, advance.to_offset))
-                del seen[: -limits.VISIBILITY_ENTRIES]
-            key = self._keys.offset(advance.view_id, commit.source, commit.partition, commit.bucket)
+                del seen[: -call.visibility_entries(advance.bucket)]
+            key = self._keys.offset(advance.view_id, commit.source, commit.partition, advance.bucket)
             moved = replace(
                 stored_record,
                 offset=advance.to_offset,
@@ -205,8 +204,8 @@ class MemoryOnlineStore:
 
     def _refusal(self, commit: Commit) -> Refused | None:
         for advance in commit.advances:
-            stored = self._record(advance.view_id, commit.source, commit.partition, commit.bucket)
-            place = f"{advance.view_id} of {loss.where(commit.source, commit.partition, commit.bucket)}"
+            stored = self._record(advance.view_id, commit.source, commit.partition, advance.bucket)
+            place = f"{advance.view_id} of {loss.where(commit.source, commit.partition, advance.bucket)}"
             if stored is None:
                 return Refused("offset", f"{place} is absent")
             if stored.dirty == DROPPED:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from featureflow.define.spec import DEFAULT_PROJECT
-from featureflow.store.online.cluster import BUCKETS, ClusterOnlineStore, is_cluster
+from featureflow.store.online import cluster, redis
+from featureflow.store.online.cluster import ClusterOnlineStore, is_cluster
 from featureflow.store.online.cluster_reader import ClusterReader
 from featureflow.store.online.reader import AsyncReader
 from featureflow.store.online.redis import RedisOnlineStore
@@ -19,6 +20,6 @@ def open_reader(url: str) -> AsyncReader | ClusterReader:
     return ClusterReader(url) if is_cluster(url) else AsyncReader(url)
 
 
-def buckets(url: str, wanted: int) -> int | None:
-    """How many buckets a project that is new there is given; ``wanted`` 0: as many as suits the store, which None leaves to it."""
-    return wanted or (BUCKETS if is_cluster(url) else None)
+def buckets_at_first(url: str) -> int:
+    """How many buckets a project that is new there is given where nobody says."""
+    return cluster.BUCKETS if is_cluster(url) else redis.BUCKETS

@@ -51,17 +51,23 @@ class Claim:
 
 @dataclass(frozen=True)
 class Advance:
-    """The offset of one view version in the commit's bucket moving on."""
+    """The offset of one track moving on."""
 
     view_id: str
     from_offset: int
     to_offset: int
+    bucket: Bucket = ONE
+
+    @property
+    def track(self) -> Track:
+        return Track(self.view_id, self.bucket)
 
 
 @dataclass(frozen=True)
 class Commit:
-    """Of one bucket. ``advances`` all go to the same offset: they share ``max_time_us``, the running maximum there, and ``complete_ms``, an
-    instant of the store's clock at which the log ended there or before (0: none is known; the newest one told is kept)."""
+    """Of one bucket, or of several of one server. ``advances`` all go to the same offset: they share ``max_time_us``, the running maximum
+    there, and ``complete_ms``, an instant of the store's clock at which the log ended there or before (0: none is known; the newest one
+    told is kept)."""
 
     source: str
     partition: int
@@ -70,7 +76,6 @@ class Commit:
     max_time_us: int
     writes: Writes
     complete_ms: int = 0
-    bucket: Bucket = ONE
 
 
 @dataclass(frozen=True)
@@ -109,8 +114,8 @@ def answered(commit: Callable[[Commit], Committed | Refused], one: Commit) -> An
 class Pipeline(Protocol):
     """Commits on their way to the store: one behind the other, none of them waited for before the last is sent.
 
-    Those of one bucket arrive in the order in which they were sent. Where one is refused or lost, each behind it that starts from where
-    that one was to go is refused too, by its offset.
+    Those that move one track arrive in the order in which they were sent. Where one is refused or lost, each behind it that starts from
+    where that one was to go is refused too, by its offset.
     """
 
     def send(self, commits: Sequence[Commit]) -> None:
@@ -137,6 +142,11 @@ class OneByOne:
 
 class OnlineStore(Protocol):
     """Used by the worker and the command line, from one thread. Every method may raise UnavailableError."""
+
+    @property
+    def one_server(self) -> bool:
+        """Whether all buckets are on one, so that a commit may move several of them."""
+        ...
 
     def create_offsets(
         self, view_id: str, source: str, topic_id: str, offsets: dict[int, int], of: int = 1
@@ -199,7 +209,7 @@ class OnlineStore(Protocol):
         ...
 
     def visible(self, view_id: str, source: str, partition: int, bucket: Bucket = ONE) -> list[tuple[int, int]]:
-        """(store's time in ms, offset) of the last VISIBILITY_ENTRIES or so commits that moved it, oldest first."""
+        """(store's time in ms, offset) of the last commits that moved it, oldest first; VISIBILITY_ENTRIES or so in all buckets."""
         ...
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:

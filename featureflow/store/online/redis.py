@@ -27,6 +27,7 @@ from featureflow.store.online.protocol import Answer, Claim, Commit, Committed, 
 from featureflow.store.online.wire import Reply, Request, Talk, Unsent, Wire
 
 SETTING = "online.url"
+BUCKETS = 32                               # of a project that is new to a server
 SCRIPTS = ("claim", "commit", "create_offsets", "drop", "withdraw")
 DROP_PASSES = 5                            # over a view that is dropped; the last finds nothing
 OLDEST = 7
@@ -86,6 +87,10 @@ class RedisOnlineStore:
             health_check_interval=0,
             client_name="featureflow",
         )
+
+    @property
+    def one_server(self) -> bool:
+        return True
 
     def create_offsets(self, view_id: str, source: str, topic_id: str, offsets: dict[int, int], of: int = 1) -> list[int]:
         if not offsets:
@@ -181,7 +186,7 @@ class RedisOnlineStore:
 
     def answer(self, commit: Commit, reply: Reply) -> Answer:
         if isinstance(reply, RedisError):
-            error = self._error(reply, f"a commit of {loss.where(commit.source, commit.partition, commit.bucket)}")
+            error = self._error(reply, f"a commit of {loss.commit_of(commit)}")
             if isinstance(error, UnavailableError):
                 return error
             raise error from reply

@@ -13,7 +13,7 @@ from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.ingest import roll_up
 from featureflow.ingest.cell_slab import CellSlab
-from featureflow.ingest.cuts import cuts
+from featureflow.ingest.cuts import Changes, Whole, cuts
 from featureflow.ingest.slab import Slab
 from featureflow.kernel.columns import CellLayout, Layout
 from featureflow.kernel.events import Events
@@ -54,7 +54,10 @@ class Ingest:
             placed = slab.place(0, events, np.arange(at, n), slab.find(0, ids)[at:], watermark_us)
             if not len(placed.slots):
                 return
-            ends = cuts(placed.before, [placed.weights], at, n, rows=commit_rows, rewritten=4_000)
+            by_place, heavy = placed.order.argsort(kind="stable"), placed.whole.places.argsort(kind="stable")
+            rows = Changes(placed.order[by_place], placed.rows.before[by_place])
+            whole = Whole(placed.whole.places[heavy], placed.whole.rows[heavy])
+            ends = cuts([(rows, commit_rows)], whole, at, n, rewritten=4_000)
             each = slab.fold(placed, np.searchsorted(ends, np.arange(n), side="right"), len(ends))
             self.parts = max(self.parts, len(each))
             if len(each) > 1 and luck.random() < 0.3:

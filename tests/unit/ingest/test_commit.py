@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -49,14 +48,18 @@ class Scripted(MemoryOnlineStore):
     def moved_on(self, to: int) -> Committed | Refused:
         return super().commit(Commit("trip", 0, self.token, (Advance("v@1", 0, to),), 0, Writes()))
 
+    def records(self, of: int) -> list[OffsetRecord]:
+        found = [self.offsets("trip", 0, ["v@1"], bucket)["v@1"] for bucket in buckets(of)]
+        return [record for record in found if record is not None]
+
     def offset(self) -> int:
         record = self.offsets("trip", 0, ["v@1"])["v@1"]
         assert record is not None
         return record.offset
 
 
-def commit(store: Scripted, *writes: StateWrite, start: int = 0, to: int = 3) -> Commit:
-    return Commit("trip", 0, store.token, (Advance("v@1", start, to),), 7, Writes.of(writes))
+def commit(store: Scripted, *writes: StateWrite, start: int = 0, to: int = 3, of: Sequence[Bucket] = (ONE,)) -> Commit:
+    return Commit("trip", 0, store.token, tuple(Advance("v@1", start, to, bucket) for bucket in of), 7, Writes.of(writes))
 
 
 def send(store: Scripted, commits: Sequence[Commit]) -> list[Committed | Refused]:
@@ -190,14 +193,45 @@ def test_each_of_several_commits_has_an_outcome_of_its_own() -> None:
     store = Scripted(Scripted.lost_back, Scripted.applied, Scripted.lost_there)
     store.create_offsets("v@1", "trip", "topic", {0: 0}, 3)
     store.token = store.claim("trip", 0, ["v@1"], "topic", 3).token
-    mine = [replace(commit(store, start=start), bucket=bucket) for start, bucket in zip((0, 1, 0), buckets(3), strict=True)]
+    mine = [commit(store, start=start, of=[bucket]) for start, bucket in zip((0, 1, 0), buckets(3), strict=True)]
     first, second, third = send(store, mine)
     assert first == third == Committed(1_000)
     assert isinstance(second, Refused)
     assert second.reason == "offset"
     assert store.sent == [*mine, mine[2]], "only what did not arrive is sent again"
-    stored = [store.offsets("trip", 0, ["v@1"], bucket)["v@1"] for bucket in buckets(3)]
-    assert [record.offset for record in stored if record is not None] == [3, 0, 3]
+    assert [record.offset for record in store.records(3)] == [3, 0, 3]
+
+
+def test_a_commit_of_several_buckets_is_sent_again_only_where_none_of_them_moved() -> None:
+    store = Scripted(Scripted.lost_back, Scripted.applied, Scripted.lost_there, Scripted.applied, Scripted.lost_there)
+    store.create_offsets("v@1", "trip", "topic", {0: 0}, 3)
+    store.token = store.claim("trip", 0, ["v@1"], "topic", 3).token
+    first, second, _ = buckets(3)
+    applied, ahead = send(store, [commit(store, of=buckets(3)), commit(store, start=3, to=5, of=[first, second])])
+    assert applied == Committed(0), "when it was is not known, since two of its records moved on"
+    assert ahead == Committed(1_000)
+    again = commit(store, start=5, to=6, of=[first, second])
+    assert send(store, [again]) == [Committed(1_000)]
+    assert store.sent[2:] == [again, again]
+    assert [record.offset for record in store.records(3)] == [6, 6, 3]
+    (torn,) = send(store, [commit(store, start=3, to=7, of=buckets(3))])
+    assert isinstance(torn, Refused)
+    assert (torn.reason, len(store.sent)) == ("fenced", 5)
+
+
+def test_what_follows_in_any_of_its_buckets_is_void_behind_one_that_was_refused() -> None:
+    def refused(store: Scripted, sent: Commit) -> Committed | Refused:
+        return Refused("expired", "")
+
+    store = Scripted(refused, Scripted.lost_there, Scripted.applied)
+    store.create_offsets("v@1", "trip", "topic", {0: 0}, 3)
+    store.token = store.claim("trip", 0, ["v@1"], "topic", 3).token
+    first, second, third = buckets(3)
+    _, behind, beside = send(store, [
+        commit(store, of=[first]), commit(store, start=3, to=5, of=[first, second]), commit(store, of=[third])
+    ])  # fmt: skip
+    assert isinstance(behind, Refused)
+    assert (behind.reason, beside, len(store.sent)) == ("unknown", Committed(1_000), 3)
 
 
 def test_a_commit_that_was_not_taken_is_raised_though_others_were() -> None:
@@ -208,5 +242,5 @@ def test_a_commit_that_was_not_taken_is_raised_though_others_were() -> None:
     store.create_offsets("v@1", "trip", "topic", {0: 0}, 2)
     store.token = store.claim("trip", 0, ["v@1"], "topic", 2).token
     with pytest.raises(UnavailableError, match="takes no writes"):
-        send(store, [replace(commit(store), bucket=bucket) for bucket in buckets(2)])
+        send(store, [commit(store, of=[bucket]) for bucket in buckets(2)])
     assert len(store.sent) == 2

@@ -51,7 +51,10 @@ class WorkerMachine(RuleBasedStateMachine):
     def begin(self, seed: int) -> None:
         self._fired("an example")
         self.luck = random.Random(seed)
-        self.world = World(self.luck, self.store_class, buckets=3 if seed % 2 else 1, project=KEEPING if seed // 4 % 3 == 2 else PLAIN)
+        self.world = World(
+            self.luck, self.store_class, buckets=3 if seed % 2 else 1, one_server=seed % 16 < 8,
+            project=KEEPING if seed // 4 % 3 == 2 else PLAIN,
+        )  # fmt: skip
         for _ in range(1 + seed // 2 % 2):
             self.world.turn(self.world.start())
         self.world.rebalance()

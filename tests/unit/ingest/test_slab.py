@@ -430,8 +430,9 @@ def test_rows_that_are_rolled_up_weigh_on_the_commit_that_writes_them(driver: Dr
     events = events_of(0, driver.offset, [(2, NOW_US + 1_000 * SECOND_US, 1.0), (1, NOW_US + 1_000 * SECOND_US, 1.0)] * 2)
     driver.slab.load(0, ["u:2"], [None])
     placed = driver.slab.place(0, events, np.arange(4), driver.slab.find(0, driver.slab.ids(events)), driver.watermark)
-    assert [before.tolist() for before in placed.before] == [[-1, -1, 0, 1]]
-    assert placed.weights.tolist() == [0, 0, 0, 0]         # all of its rows are dead
+    assert sorted(zip(*map(list, placed.rows), strict=True)) == [(0, -1), (1, -1), (2, 0), (3, 1)]
+    assert sorted(zip(*map(list, placed.keys), strict=True)) == [(0, -1), (1, -1), (2, 0), (3, 1)]
+    assert placed.whole.rows.tolist() == [0]                # all of its rows are dead
     assert driver.slab.fold(placed, np.zeros(4, np.int64), 1)[0][1] == 2
 
 

@@ -220,6 +220,18 @@ def test_an_event_too_old_for_a_view_that_has_no_entity_there_is_not_late_for_it
     assert [(letter["position"], letter["reason"]) for letter in rig.letters()] == [(f"trip/0/1/{RIDER.id}", "late")]
 
 
+@pytest.mark.parametrize(("one_server", "events", "commits"), [(True, 9, 1), (True, 25, 2), (True, 200, 5), (False, 9, 5)])
+def test_a_batch_has_a_commit_for_as_many_buckets_as_it_has_rows_for(one_server: bool, events: int, commits: int) -> None:
+    rig = Rig(1, online=MemoryOnlineStore(ManualClock(START_US), one_server=one_server), buckets=5, project=replace_views(PROJECT, RIDER))
+    registry = CollectorRegistry()
+    worker = started(rig, commit_rows=20, registry=registry)
+    now = rig.clock.now_us()
+    rig.append([rig.trip(at=now, rider=f"rider-{i % 10}") for i in range(events)])
+    rig.drain(worker)
+    assert registry.get_sample_value("featureflow_ingest_commits_total", {"outcome": "committed"}) == commits
+    assert rig.agrees()
+
+
 def test_a_dead_letter_is_durable_before_anything_is_committed_past_it() -> None:
     rig = Rig(1)
     worker = started(rig)
@@ -911,10 +923,10 @@ def test_views_at_different_offsets_both_say_that_they_live() -> None:
     owned = take(rig.log, rig.online, Partition("trip", 0), TRIP.topic, ALL_VIEWS, 1, rig.clock.now_us(), backfill)
     assert owned.offsets == {Track(RIDER.id): 20, Track(ZONE.id): 0}
     assert owned.position == 0
-    assert owned.beats(rig.clock.now_us() - 1) == []
+    assert owned.beats(rig.clock.now_us() - 1, one_server=True) == []
     before = {view.id: at(rig, view) for view in PROJECT.views}
     rig.clock.advance(SECOND_US)
-    beats = owned.beats(rig.clock.now_us() - SECOND_US)
+    beats = owned.beats(rig.clock.now_us() - SECOND_US, one_server=True)
     assert len(beats) == 2
     for beat in beats:
         assert isinstance(rig.online.commit(beat), Committed)
@@ -922,6 +934,19 @@ def test_views_at_different_offsets_both_say_that_they_live() -> None:
         after = at(rig, view)
         assert after.committed_ms > before[view.id].committed_ms
         assert replace(after, committed_ms=0, complete_ms=0) == replace(before[view.id], committed_ms=0, complete_ms=0)
+
+
+@pytest.mark.parametrize(("one_server", "commits"), [(True, 1), (False, 3)])
+def test_buckets_of_one_server_say_together_that_they_live(one_server: bool, commits: int) -> None:
+    rig = Rig(1, online=MemoryOnlineStore(ManualClock(START_US), one_server=one_server), buckets=3)
+    rig.worker().open()
+    owned = take(
+        rig.log, rig.online, Partition("trip", 0), TRIP.topic, ALL_VIEWS, 3, rig.clock.now_us(), Backfill(None, {}, rig.clock)
+    )  # fmt: skip
+    beats = owned.beats(rig.clock.now_us() + SECOND_US, one_server=one_server)
+    assert [len(beat.advances) for beat in beats] == [len(owned.offsets) // commits] * commits
+    assert {advance.track for beat in beats for advance in beat.advances} == owned.offsets.keys()
+    assert all(isinstance(rig.online.commit(beat), Committed) for beat in beats)
 
 
 class Spans:
