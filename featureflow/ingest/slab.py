@@ -101,7 +101,7 @@ class Slab:
 
     def ids(self, events: Events) -> list[Id]:
         """Each event's entity id."""
-        return plain(events.columns[self.layout.key_field])
+        return ids_in(events.columns[self.layout.key_field])
 
     def key(self, partition: int, entity_id: Id) -> bytes:
         """The entity's state key."""
@@ -453,7 +453,7 @@ class Slab:
         self._known.newest_at[owner[order]] = (rows - self._arena.base[owner])[order]
 
 
-def plain(column: NDArray[np.generic]) -> list[Id]:
+def ids_in(column: NDArray[np.generic]) -> list[Id]:
     """The ids of a key column: numbers are held as float64, and are whole."""
     ids: list[Id] = (column if column.dtype == object else column.astype(np.int64)).tolist()
     return ids

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -15,83 +14,25 @@ from featureflow.define.spec import Project, Source
 from featureflow.ingest.cell_slab import CellSlab
 from featureflow.ingest.claim import Owned, Stand
 from featureflow.ingest.cuts import Changes, Whole, cuts
-from featureflow.ingest.dead_letter import DeadLetter, letters
+from featureflow.ingest.dead_letter import letters
 from featureflow.ingest.decode import Decoder
 from featureflow.ingest.event_form import EventForm, Staying
 from featureflow.ingest.ids import KeptIds
+from featureflow.ingest.judged import Judged, Part, Share
 from featureflow.ingest.order import in_order
 from featureflow.ingest.placed import Placed
 from featureflow.ingest.publish import Publisher
-from featureflow.ingest.slab import Pending, Slab, plain
+from featureflow.ingest.slab import Slab, ids_in
 from featureflow.ingest.slots import Id, Index
 from featureflow.kernel import accept
 from featureflow.kernel.columns import Layout
-from featureflow.kernel.events import Events
 from featureflow.kernel.record import Records
 from featureflow.store.keys import Bucket, Keys
 from featureflow.store.log.protocol import Batch
-from featureflow.store.online.protocol import Advance, Commit, Committed, OnlineStore, Refused, Track
+from featureflow.store.online.protocol import Advance, Commit, OnlineStore, Track
 from featureflow.store.online.writes import Writes
 
 READ_KEYS = 500                            # in one MGET: a longer one holds every other reader up
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A decoded batch with everything decided about it. ``takes[view id]`` (n,): whether the view folds the event,
-    of each view that the batch was read for."""
-
-    batch: Batch
-    events: Events
-    running_max_us: NDArray[np.int64]      # (n,) with each event
-    takes: dict[str, NDArray[np.bool_]]
-    late: dict[str, int]                   # view id -> events too old for it
-    dead: list[DeadLetter]
-    places: NDArray[np.intp]               # (n,) each event's place in the batch
-    stand: Stand                           # where the batch begins
-    duplicates: dict[str, int]             # view id -> events that it has counted once already
-    slots: dict[str, list[Index]] = field(default_factory=dict)    # view id -> (n,) of the events that it folds, in each of its slabs
-    folded: list[tuple[Slab, Pending | None]] = field(default_factory=list)    # what it has outstanding, since the last ``fold``
-
-    def reach(self, stop: int) -> tuple[int, int]:
-        """(offset, running maximum) once the events up to ``stop`` are committed."""
-        to = int(self.events.offsets[stop]) if stop < len(self.events) else self.batch.next
-        return to, int(self.running_max_us[stop - 1]) if stop else self.stand.max_time_us
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one commit of a batch holds: its events up to ``stop``, and what they change in its bucket."""
-
-    stop: int
-    writes: Writes
-    rows: int                              # that they change
-
-
-@dataclass
-class Share:
-    """What a batch means for some buckets that commit together: the commits that it is cut into, one after the other, how many were sent
-    and how many applied."""
-
-    tracks: tuple[Track, ...]              # all that stand where the batch begins, of one bucket or more
-    start: int = 0                         # events of the batch that are committed past
-    parts: list[Part] = field(default_factory=list)            # of the last ``fold``
-    sent: int = 0
-    times_ms: list[int] = field(default_factory=list)          # of those that were applied
-    refused: Refused | None = None
-
-    @property
-    def part(self) -> Part | None:
-        """The next one to send."""
-        return self.parts[self.sent] if self.sent < len(self.parts) else None
-
-    def settle(self, answer: Committed | Refused) -> None:
-        """What became of the next one that was sent. Behind one that was refused none is applied."""
-        if isinstance(answer, Committed):
-            self.start = self.parts[len(self.times_ms)].stop
-            self.times_ms.append(answer.committed_ms)
-        elif self.refused is None or answer.reason == "unknown":
-            self.refused = answer
 
 
 class SourceViews:
@@ -152,7 +93,7 @@ class SourceViews:
 
     def _in_buckets(self, column: NDArray[Any], present: NDArray[np.bool_], numbers: Sequence[int]) -> NDArray[np.bool_]:
         chosen, found = np.flatnonzero(present), np.zeros(len(column), np.bool_)
-        found[chosen] = np.isin([self._keys.number(entity_id) for entity_id in plain(column[chosen])], numbers)
+        found[chosen] = np.isin([self._keys.number(entity_id) for entity_id in ids_in(column[chosen])], numbers)
         return found
 
     def load(self, online: OnlineStore, judged: Judged) -> None:
@@ -171,7 +112,7 @@ class SourceViews:
             chosen = np.flatnonzero(takes)
             slab.evict()
             column = judged.events.columns[slab.layout.key_field]
-            ids = plain(column if len(chosen) == len(column) else column[chosen])
+            ids = ids_in(column if len(chosen) == len(column) else column[chosen])
             slots = slab.find(partition, ids)
             absent = list(dict.fromkeys(ids[i] for i in np.flatnonzero(slots < 0).tolist()))
             for start in range(0, len(absent), READ_KEYS):

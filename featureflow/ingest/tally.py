@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from featureflow.clock import Clock
+from featureflow.ingest.judged import Judged
 from featureflow.ingest.metrics import WorkerMetrics
-from featureflow.ingest.source_views import Judged
 from featureflow.store.online.protocol import Committed, Refused
 from featureflow.tracing import Tracer
 
