@@ -15,6 +15,7 @@ def where(source: str, partition: int, bucket: Bucket) -> str:
 
 
 def commit_of(commit: Commit) -> str:
+    """A commit's partition, and which bucket or how many."""
     first, *others = {advance.bucket: None for advance in commit.advances}
     return f"{commit.source}/{commit.partition}, {len(others) + 1} buckets" if others else where(commit.source, commit.partition, first)
 
