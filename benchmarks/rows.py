@@ -98,7 +98,8 @@ def freshness(servers: Servers, events: int, per_s: int = 20_000) -> Figures:
     topic = f"fresh-{servers.run}"
     servers.empty()
     project = apply(servers, topic, 1)
-    with Workers(servers, 1, 1):
+    with Workers(servers, 1, 1) as workers:
+        redis_before, began_at = servers.redis_cpu_s(), time.monotonic()
         child = Producing(servers, topic, Stream.of(per_s * LIVE_S, 10_000, span_s=LIVE_S, seed=2), per_s)
         taken, until, sender = [], time.monotonic() + LIVE_S - 2, Sender(servers.kafka, topic)
         keys = Keys(project.name, BUCKETS)
@@ -113,9 +114,13 @@ def freshness(servers: Servers, events: int, per_s: int = 20_000) -> Figures:
                     time.sleep(0.0005)
                 taken.append((time.perf_counter() - began) * 1e3)
                 time.sleep(0.02)
+        redis_s, wall_s = servers.redis_cpu_s() - redis_before, time.monotonic() - began_at
         child.wait()
+        (report,) = workers.stop()
     return {
-        "events_per_s": per_s, "samples": len(taken), "freshness_p50_ms": round(float(np.percentile(taken, 50)), 2),
+        "events_per_s": per_s, "samples": len(taken), "commits_per_s": round(report.commits / report.wall_s, 1),
+        "worker_cpu_share": round(report.cpu_s / report.wall_s, 3), "redis_cpu_share": round(redis_s / wall_s, 3),
+        "freshness_p50_ms": round(float(np.percentile(taken, 50)), 2),
         "freshness_p99_ms": round(float(np.percentile(taken, 99)), 2),
     }  # fmt: skip
 
