@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -59,6 +61,18 @@ def _alive(pid: int) -> bool:
 def ask(server: EmbeddedServer, *words: str) -> object:
     with redis.Redis.from_url(server.url) as client:
         return client.execute_command(*words)  # type: ignore[no-untyped-call]  # untyped in redis-py
+
+
+def suppressed(server: EmbeddedServer, *words: str) -> None:
+    with contextlib.suppress(redis.RedisError):
+        ask(server, *words)
+
+
+def busy(server: EmbeddedServer) -> bool:
+    try:
+        return not ask(server, "PING")
+    except redis.ResponseError as error:
+        return "BUSY" in str(error)
 
 
 def test_the_server_is_ready_when_it_is_handed_out_and_gone_when_it_is_let_go(tmp_path: Path) -> None:
@@ -138,6 +152,57 @@ def test_a_server_that_was_killed_is_started_again_with_its_data(tmp_path: Path)
         assert ask(again, "GET", "key") == b"value"
         first.close()
         assert ask(again, "PING")
+
+
+def test_a_server_that_answers_with_an_error_is_joined_and_not_started_beside(tmp_path: Path) -> None:
+    """So does one whose disk is full, or that runs a long script. Two of them would write one append-only file, which none can read."""
+    with EmbeddedServer(tmp_path) as first:
+        ask(first, "CONFIG", "SET", "busy-reply-threshold", "1")
+        script = threading.Thread(target=lambda: suppressed(first, "EVAL", "while true do end", "0"))
+        script.start()
+        try:
+            until = time.monotonic() + PATIENCE_S
+            while not busy(first):
+                assert time.monotonic() < until
+            with EmbeddedServer(tmp_path) as second:
+                assert second.pid == first.pid
+                assert Path(tmp_path, "server.log").read_text().count("is starting") == 1
+        finally:
+            ask(first, "SCRIPT", "KILL")
+            script.join()
+        assert ask(first, "PING")
+    wait_gone(first.pid)
+
+
+def test_a_server_that_cannot_be_reached_any_more_is_named_and_none_is_started_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "STOP_S", 0.2)
+    with EmbeddedServer(tmp_path) as first:
+        first.socket.unlink()                       # as one who cleans up temporary files does
+        with pytest.raises(UnavailableError, match=rf"process {first.pid}\b.*stop it"):
+            EmbeddedServer(tmp_path)
+        assert Path(tmp_path, "server.log").read_text().count("is starting") == 1
+        os.kill(first.pid, signal.SIGTERM)
+        wait_gone(first.pid)
+    with EmbeddedServer(tmp_path) as again:
+        assert ask(again, "PING")
+
+
+def test_a_server_still_counts_where_its_keeper_and_its_user_were_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tells that it runs is a lock of its own, not of those who started it."""
+    monkeypatch.setattr(embedded, "STOP_S", 0.2)
+    process, pid = user(tmp_path)
+    keeper = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) if Path("/proc").exists() else None
+    if keeper is not None:
+        os.kill(keeper, signal.SIGKILL)
+    (tmp_path / "server.sock").unlink()
+    end(process, signal.SIGKILL)
+    if keeper is not None:
+        with pytest.raises(UnavailableError, match=f"process {pid} "):
+            EmbeddedServer(tmp_path)
+        os.kill(pid, signal.SIGTERM)
+    wait_gone(pid)
 
 
 def test_a_folder_whose_name_is_too_long_for_a_socket_still_works(tmp_path: Path) -> None:

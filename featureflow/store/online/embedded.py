@@ -27,7 +27,8 @@ from featureflow.errors import UnavailableError
 from featureflow.store.online import keeper
 
 READY_S = 120.0                            # a large append-only file takes its time
-STOP_S = 10.0
+STOP_S = 10.0                              # how long a server may take to be gone, or to be reached
+FULL_BYTES = 65_536                        # with less room no server starts
 SOCKET_PATH_BYTES = 100                    # the system's bound is 104 to 108
 
 
@@ -70,7 +71,7 @@ class EmbeddedServer:
             try:
                 if not self._answers():
                     self._start()
-                self.pid = int((self.folder / "server.pid").read_text())
+                self.pid = self._pid()
             except BaseException:
                 self._users.close()
                 raise
@@ -99,6 +100,25 @@ class EmbeddedServer:
         self.close()
 
     def _start(self) -> None:
+        """Start a server, unless one is there after all: two would write one append-only file, which none could read again.
+
+        ``server.lock`` is the server's own from its first moment to its last, whoever started it and however that ended.
+        """
+        with (self.folder / "server.lock").open("ab") as alive:
+            until = time.monotonic() + STOP_S
+            while not _locked(alive, fcntl.LOCK_EX):
+                if self._answers():
+                    return
+                if time.monotonic() > until and not self._loads():
+                    raise UnavailableError(
+                        f"the embedded server of {self.folder} runs as process {self._pid()} and answers nobody at {self.socket}; "
+                        f"stop it, and another is started with its data: kill {self._pid()}"
+                    )
+                time.sleep(0.005)
+            self._run(alive.fileno())
+
+    def _run(self, alive: int) -> None:
+        """``alive``: the open lock that the server is to keep."""
         self.socket.unlink(missing_ok=True)
         log = self.folder / "server.log"
         options = {
@@ -110,13 +130,16 @@ class EmbeddedServer:
         # -I -S: the keeper needs the standard library only, and must not import a user's files by accident
         keep = [sys.executable, "-I", "-S", keeper.__file__, str(self.folder / "users.lock"), *command]
         with log.open("ab") as out:
-            process = subprocess.Popen(keep, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+            process = subprocess.Popen(keep, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, pass_fds=(alive,))
         until = time.monotonic() + READY_S
         while not self._answers():
             if process.poll() is not None or time.monotonic() > until:
                 end = log.read_text(errors="replace").splitlines()[-5:]
+                no_room = shutil.disk_usage(self.folder).free < FULL_BYTES
+                full = f"no room is left on the disk of {self.folder}: make some; " if no_room else ""
                 raise UnavailableError(
-                    f"the embedded server did not start (log.url and online.url are 'embedded'); the end of {log}:\n  " + "\n  ".join(end)
+                    f"the embedded server did not start (log.url and online.url are 'embedded'); {full}the end of {log}:\n  "
+                    + "\n  ".join(end)
                 )
             time.sleep(0.005)
         self._keeper = process
@@ -139,11 +162,33 @@ class EmbeddedServer:
         return True
 
     def _answers(self) -> bool:
+        """Whether a server takes requests, be it to refuse them: one whose disk is full, or that runs a script, refuses a PING."""
         with self._client() as client:
             try:
                 return bool(client.ping())
+            except redis.ResponseError:
+                return True
             except redis.RedisError:
                 return False
+
+    def _loads(self) -> bool:
+        """Whether a server is there that still reads its append-only file."""
+        with self._client() as client:
+            try:
+                client.ping()
+            except redis.exceptions.BusyLoadingError:
+                return True
+            except redis.RedisError:
+                pass
+            return False
+
+    def _pid(self) -> int:
+        """Raises UnavailableError where the server could not write it down."""
+        path = self.folder / "server.pid"
+        try:
+            return int(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UnavailableError(f"{path}: {error}: the embedded server could not write its process id; is the disk full?") from error
 
     def _client(self) -> redis.Redis:
         return redis.Redis(unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0))

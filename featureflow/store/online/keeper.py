@@ -16,7 +16,7 @@ import sys
 def main(users_file: str, command: list[str]) -> int:
     """The server's exit code, once it has ended."""
     with open(users_file, "rb") as users:
-        server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, close_fds=False)  # it keeps the lock that we were given
 
         def ended(number: int, frame: object) -> None:
             if server.poll() is not None:
