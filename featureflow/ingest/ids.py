@@ -116,12 +116,16 @@ class KeptIds:
             written += self._added(partition, track, tile, stored, rows)
             held.sent[tile] = stored + len(rows)
         held.sent_to = to_offset
-        if (kept := sum(held.sent.values())) > limits.IDS:
+        if (kept := self._kept(partition, track.view_id)) > limits.IDS:
             raise StateError(
                 f"view {track.view_id} would keep {kept} ids of {self._source.name}/{partition} to tell duplicates by, and at most "
                 f"{limits.IDS} are kept: shorten within= of the event, or give its topic more partitions"
             )
         return Writes.of(written)
+
+    def _kept(self, partition: int, view_id: str) -> int:
+        """Ids of all the view's buckets, once all commits that were sent are applied."""
+        return sum(sum(held.sent.values()) for (of, track), held in self._held.items() if of == partition and track.view_id == view_id)
 
     def moved(self, partition: int, track: Track, to_offset: int, max_time_us: int) -> None:
         """Such a commit was applied."""

@@ -152,14 +152,17 @@ class SourceViews:
         """Have no track fold an event that it has folded before. Once for each batch, after its first ``load``."""
         if self._ids is None:
             return
-        partition, events, several = judged.batch.partition, judged.events, len(self._keys.buckets) > 1
+        partition, events = judged.batch.partition, judged.events
+        buckets: dict[str, Index] = {}     # view id -> (n,) the bucket's number of each event that it takes, else -1
+        for view_id, slots in judged.slots.items():
+            chosen = judged.takes[view_id].nonzero()[0]
+            buckets[view_id] = np.full(len(events), -1)
+            buckets[view_id][chosen] = self._slabs[view_id][0].buckets(slots[0][chosen])
         for track in judged.stand.tracks:
-            slab, taken = self._slabs[track.view_id][0], judged.takes[track.view_id]
+            taken = judged.takes[track.view_id]
             self._ids.load(online, partition, track, owned.offsets[track], owned.maxima[track])
-            mine = taken.copy()
-            if several:
-                chosen = np.flatnonzero(taken)
-                mine[chosen] = slab.buckets(judged.slots[track.view_id][0][chosen]) == track.bucket.number
+            if not (mine := buckets[track.view_id] == track.bucket.number).any():
+                continue
             duplicate = self._ids.judge(partition, track, events, self.layouts[track.view_id].key_field, mine, judged.running_max_us)
             if duplicate.any():
                 judged.duplicates[track.view_id] = judged.duplicates.get(track.view_id, 0) + int(duplicate.sum())

@@ -212,9 +212,11 @@ def test_an_id_counts_only_for_events_behind_it(monkeypatch: pytest.MonkeyPatch)
     assert not crash_between()                                # events are taken for copies of themselves
 
 
-def test_more_ids_than_are_kept_stop_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("buckets", [1, 30])
+def test_more_ids_than_are_kept_stop_the_worker(buckets: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of all buckets count together."""
     monkeypatch.setattr(limits, "IDS", 50)
-    rig = rig_of()
+    rig = rig_of(buckets=buckets)
     produce(rig, 300, [])
     with pytest.raises(StateError, match="shorten within="):
         rig.drain(started(rig))
