@@ -301,6 +301,8 @@ class HalfDone:
     """Ids stand in an atom of their own, which is written before any state. Once it is armed, the process dies after the first of
     several commits."""
 
+    one_server = False                     # else a batch as small as this is one commit of both buckets
+
     def __init__(self, online: OnlineStore) -> None:
         self._online, self._ids, self.armed = online, MemoryOnlineStore(ManualClock(START_US)), False
 
