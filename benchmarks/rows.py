@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import redis
 from installation import HERE, Workers, apply
-from stream import Sender, Stream, produce
+from stream import Sender, Stream, produce, produce_at
 from truth import verify
 
 from featureflow.define import spec
@@ -98,9 +99,10 @@ def freshness(servers: Servers, events: int, per_s: int = 20_000) -> Figures:
     topic = f"fresh-{servers.run}"
     servers.empty()
     project = apply(servers, topic, 1)
+    child = Producing(servers, topic, Stream.of(per_s * LIVE_S, 10_000, span_s=LIVE_S, seed=2), per_s)
     with Workers(servers, 1, 1) as workers:
+        child.begin()
         redis_before, began_at = servers.redis_cpu_s(), time.monotonic()
-        child = Producing(servers, topic, Stream.of(per_s * LIVE_S, 10_000, span_s=LIVE_S, seed=2), per_s)
         taken, until, sender = [], time.monotonic() + LIVE_S - 2, Sender(servers.kafka, topic)
         keys = Keys(project.name, BUCKETS)
         key = keys.offset(project.views[0].id, project.sources[0].name, 0, keys.buckets[keys.number("user-0000001")])
@@ -144,10 +146,13 @@ def reader(servers: Servers, events: int, per_s: int = 100_000) -> Figures:
             time.sleep(0.002)
         return taken
 
+    child = Producing(servers, topic, stream := Stream.of(per_s * LIVE_S, 10_000, span_s=LIVE_S, seed=4), per_s)
     with Workers(servers, 1, 1) as workers, servers.client() as client:
-        child = Producing(servers, topic, stream := Stream.of(per_s * LIVE_S, 10_000, span_s=LIVE_S, seed=4), per_s)
+        child.begin()
         time.sleep(1.5)
+        client.config_resetstat()
         busy = reads(client, LIVE_S - 4)
+        commits = client.info("latencystats")["latency_percentiles_usec_evalsha"]
         child.wait()
         workers.folded(project, len(stream))
         quiet = reads(client, 2)
@@ -155,7 +160,9 @@ def reader(servers: Servers, events: int, per_s: int = 100_000) -> Figures:
     return {
         "events_per_s": round(report.events / report.wall_s), "aimed_events_per_s": per_s, "keys": READ_KEYS, "samples": len(busy),
         "reader_mget_p50_ms": round(float(np.percentile(busy, 50)), 3), "reader_mget_p99_ms": round(float(np.percentile(busy, 99)), 3),
-        "quiet_mget_p99_ms": round(float(np.percentile(quiet, 99)), 3), **verify(servers, project, stream),
+        "quiet_mget_p99_ms": round(float(np.percentile(quiet, 99)), 3),
+        "commit_in_redis_p50_ms": round(commits["p50"] / 1e3, 3), "commit_in_redis_p99_ms": round(commits["p99"] / 1e3, 3),
+        **verify(servers, project, stream),
     }  # fmt: skip
 
 
@@ -210,15 +217,22 @@ def say(text: str) -> None:
 
 
 class Producing:
-    """Events at that rate from a process of its own."""
+    """Events at that rate from a process of its own, once it is told to ``begin``."""
 
     def __init__(self, servers: Servers, topic: str, stream: Stream, per_s: int) -> None:
+        self._parent, child = socket.socketpair()
         self._child = os.fork()
         if self._child == 0:
             try:
-                produce(servers.kafka, topic, stream, per_s)
+                produce_at(servers.kafka, topic, stream, per_s, lambda: child.send(b".") and child.recv(1))
             finally:
                 os._exit(0)
+        child.close()
+        self._parent.recv(1)
+
+    def begin(self) -> None:
+        self._parent.send(b".")
+        self._parent.close()
 
     def wait(self) -> None:
         os.waitpid(self._child, 0)

@@ -29,7 +29,7 @@ EXPRESSION_DEPTH = 100            # every reader of an expression recurses
 EXPRESSION_NODES = 1_000
 
 # ingest
-POLL_RECORDS = 20_000
+POLL_RECORDS = 32_000
 POLL_BYTES = 16 * 1024 * 1024     # also what Kafka may have on the way to one consumer
 PAST_RECORDS = 2_000              # of the log's past between two batches of its present
 PAST_BYTES = 4 * 1024 * 1024
@@ -37,7 +37,7 @@ FEW_EVENTS = 15                   # a state holds at most so many as events; one
 FEW_EVENTS_BYTES = 512            # ... and at most so many bytes
 COMMIT_KEYS = 500                 # that one commit writes, of all views: one Lua call, in which every reader waits; it costs by the key
 COMMIT_ROWS = 4 * COMMIT_KEYS     # that it folds into
-ROLL_UP_ROWS = 8 * COMMIT_KEYS    # written whole in that call, of all views; looked at for each COMMIT_KEYS entities of one
+ROLL_UP_ROWS = 4 * COMMIT_KEYS    # written whole in that call, of all views; looked at for each COMMIT_KEYS entities of one
 VISIBILITY_ENTRIES = 10_000       # commits that a visibility stream remembers
 FETCH_BYTES = 2 * 1024 * 1024     # of a Kafka partition at a time: a fetch is read whole, and commits wait meanwhile
 SLAB_BYTES = 512 * 1024 * 1024    # rows that a worker caches, of all views; entities that were not used for longest go first

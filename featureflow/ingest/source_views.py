@@ -169,15 +169,16 @@ class SourceViews:
                 taken[duplicate] = False
 
     def shares(self, judged: Judged) -> list[Share]:
-        """Of the buckets that stand where the batch begins: one for each, or, where one commit may move several, as few as have the rows
-        of one commit each. A row that several events of a batch change is written once for its share, so a large batch has one for each."""
+        """Of the buckets that stand where the batch begins: one for each, or, where one commit may move several, as few as have half the
+        keys of a commit each. A key that several events of a batch change is written once for its share, so a large batch has one for
+        each bucket."""
         tracks: dict[Bucket, list[Track]] = {}
         for track in judged.stand.tracks:
             tracks.setdefault(track.bucket, []).append(track)
         each, count = list(tracks.values()), len(tracks)
         if self._one_server:
             rows = sum(int(takes.sum()) * len(self._slabs[view_id]) for view_id, takes in judged.takes.items())     # at most
-            count = min(count, 1 + rows // self._commit_keys)
+            count = min(count, 1 + rows // max(1, self._commit_keys // 2))
         return [
             Share(tuple(track for mine in each[len(each) * i // count : len(each) * (i + 1) // count] for track in mine))
             for i in range(count)

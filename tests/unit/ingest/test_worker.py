@@ -220,7 +220,7 @@ def test_an_event_too_old_for_a_view_that_has_no_entity_there_is_not_late_for_it
     assert [(letter["position"], letter["reason"]) for letter in rig.letters()] == [(f"trip/0/1/{RIDER.id}", "late")]
 
 
-@pytest.mark.parametrize(("one_server", "events", "commits"), [(True, 9, 1), (True, 25, 2), (True, 200, 5), (False, 9, 5)])
+@pytest.mark.parametrize(("one_server", "events", "commits"), [(True, 9, 1), (True, 25, 3), (True, 200, 5), (False, 9, 5)])
 def test_a_batch_has_a_commit_for_as_many_buckets_as_it_has_rows_for(one_server: bool, events: int, commits: int) -> None:
     rig = Rig(1, online=MemoryOnlineStore(ManualClock(START_US), one_server=one_server), buckets=5, project=replace_views(PROJECT, RIDER))
     registry = CollectorRegistry()
