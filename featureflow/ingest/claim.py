@@ -21,7 +21,7 @@ from featureflow.store.online.writes import Writes
 @dataclass(frozen=True)
 class Stand:
     """Tracks of one partition that stand at the same offset with the same running maximum: what the log says from there on is the same
-    to all of them. They are folded together, and committed bucket by bucket."""
+    to all of them. They are folded together, and committed by shares of the buckets."""
 
     tracks: tuple[Track, ...]
     offset: int

@@ -80,6 +80,8 @@ class Commit:
 
 @dataclass(frozen=True)
 class Committed:
+    """It was applied, all of it."""
+
     committed_ms: int                      # the store's own clock; by it a life was renewed or not. 0: not known
 
 
