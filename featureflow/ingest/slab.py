@@ -354,6 +354,13 @@ class Slab:
         for other in self._pending:
             known.dirty[other.slots] = True
 
+    def forget(self, partition: int, ids: Sequence[Id]) -> None:
+        """Forget those of these entities that are here, of which nothing is to be committed."""
+        slots = self.find(partition, ids)
+        slots = slots[slots >= 0]
+        self._forget_ids(slots)
+        self._forget(slots)
+
     def drop(self, partition: int) -> None:
         """Forget everything of the partition, committed or not."""
         self._forget(np.array(list(self._slots.pop(partition, {}).values()), np.int64))

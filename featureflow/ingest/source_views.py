@@ -115,6 +115,10 @@ class SourceViews:
             ids = ids_in(column if len(chosen) == len(column) else column[chosen])
             slots = slab.find(partition, ids)
             absent = list(dict.fromkeys(ids[i] for i in np.flatnonzero(slots < 0).tolist()))
+            rows, *cells = self._slabs[view_id]
+            if slab is rows:               # cells that are here alone may be of a state that has expired since
+                for one in cells:
+                    one.forget(partition, absent)
             for start in range(0, len(absent), READ_KEYS):
                 some = absent[start : start + READ_KEYS]
                 beside = self._beside(online, read, view_id, slab, partition, some)

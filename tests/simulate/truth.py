@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import compress
 
+import numpy as np
 from worker_rig import RIDERS, SECOND_US, ZONES
 from world import Naive, differences
 
@@ -14,6 +16,7 @@ from featureflow.clock import NO_TIME_US, to_us
 from featureflow.define.spec import View
 from featureflow.errors import StateError
 from featureflow.kernel.finalize import Status, Values
+from featureflow.kernel.partial.distinct import HyperLogLog, hashed
 from featureflow.store.online.published import encode
 from simulate.world import World
 
@@ -37,9 +40,26 @@ def _values(world: World) -> list[str]:
                 actual = world.rig.actual(view, q_us)
             except StateError as error:
                 return [f"{view.name} cannot be read: {error}"]
-            wrong = differences(answers(view, ids, actual), expected)
+            actual_answers = answers(view, ids, actual)
+            if _clash(world, view):
+                world.happened["worlds where two values are one to approx_distinct"] += 1
+                actual_answers, expected = _without_distinct(view, actual_answers), _without_distinct(view, expected)
+            wrong = differences(actual_answers, expected)
             found += [f"{view.name} in {ahead_us / SECOND_US:.0f} s: {difference} (state, oracle)" for difference in wrong]
     return found
+
+
+def _clash(world: World, view: View) -> bool:
+    """Whether two values of this world share a register of the view's sketches: then the estimate is not what the oracle counts."""
+    sketches = [HyperLogLog.of(one) for one in view.aggregations if one.op == "approx_distinct"]
+    values = np.array(sorted({record.fields["fare"] for record in world.records if record.fields["fare"] is not None}), np.float64)
+    registers = [hashed(values) >> np.uint64(64 - sketch.precision) for sketch in sketches]
+    return any(len(np.unique(each)) < len(values) for each in registers)
+
+
+def _without_distinct(view: View, found: dict[str | int, list[oracle.Answer]]) -> dict[str | int, list[oracle.Answer]]:
+    kept = [feature.aggregation.op != "approx_distinct" for feature in view.features]
+    return {entity: list(compress(answers, kept)) for entity, answers in found.items()}
 
 
 def _published(world: World) -> list[str]:

@@ -101,6 +101,22 @@ def test_after_each_commit_of_a_batch_what_is_published_is_what_the_state_says_t
     assert rig.agrees()
 
 
+def test_cells_of_a_state_that_expired_are_not_in_what_is_published_of_the_next() -> None:
+    """Though the event that begins it changes no cell."""
+    project = publishing(with_sketches(PROJECT))
+    rig, view = Rig(1, project=project), project.views[0]
+    worker, at = started(rig), rig.clock.now_us()
+    rig.append([rig.trip(rider="ada", at=at, fare=fare) for fare in (1.0, 2.0, 3.0)])
+    rig.drain(worker)
+    check(rig, view)
+    rig.append([rig.trip(rider="ada", at=at, fare=None)])
+    rig.clock.advance(7_200 * SECOND_US)
+    rig.drain(worker)
+    rig.append([rig.trip(rider="ada", at=at, fare=4.0)])
+    rig.drain(worker)
+    check(rig, view)
+
+
 def test_values_of_the_whole_batch_in_its_first_commit_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Course, "rewind", lambda self, commit, slots, counts, table: np.ones(len(table), np.bool_))
     rig = Rig(1, project=PUBLISHED)
