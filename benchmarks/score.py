@@ -38,6 +38,7 @@ from featureflow.models.manifest import inputs_of
 from featureflow.models.store import ModelStore
 from featureflow.models.transform import Steps, fit
 from featureflow.store.log.protocol import Record
+from featureflow.store.mirror import buckets_of
 from servers import Servers
 
 HERE = Path(__file__).parent
@@ -62,7 +63,7 @@ def fill(here: Context) -> None:
     ]  # fmt: skip
     for start in range(0, EVENTS, 2_000):
         here.log.append(source.topic, records[start : start + 2_000])
-    worker = Worker(here.log, here.online, here.applied, here.clock, WorkerMetrics(CollectorRegistry()))
+    worker = Worker(here.log, here.online, here.applied, here.clock, WorkerMetrics(CollectorRegistry()), buckets=buckets_of(here.online))
     worker.open()
     done = 0
     while done < EVENTS:
