@@ -1,21 +1,18 @@
 """Kafka's fetches asked for and taken with as few words to kafka-python's I/O thread as it takes.
 
 A poll of kafka-python (3.0.12) speaks with that thread three times, each time until it is answered: whether the coordinator is known,
-what is to be fetched next, and to wait for it. Where there are few records at a time that is most of what reading costs. And that
-thread receives 4 KiB at a time, before each of which it waits for the interpreter's lock: beside a thread that folds, a fetch of 2 MiB
-takes as long as folding it. Here
+what is to be fetched next, and to wait for it. Where there are few records at a time that is most of what reading costs. Here
 
 - a coordinator that is known, and connected, is not asked for. Whether to join again, what became of the heartbeats and where positions
   stand is looked at in each poll as before: that is in memory;
 - fetches are sent without waiting, and only where there is one to send: the next one is on its way while these records are folded;
-- they are waited for by a flag that the I/O thread sets when one has been answered. A poll that may not wait does not;
-- as much is received at once as there is (but for TLS, which has 16 KiB at a time anyway).
+- they are waited for by a flag that the I/O thread sets when one has been answered. A poll that may not wait does not.
 
 A poll moves the positions that a fetch is sent from, so it goes on only once what the one before it sent is sent. Each second that
 thread is spoken with whatever there is to say: should it have ended, that is raised.
 
 One of the three places that build on kafka-python's private parts (``kafka_columns`` and ``kafka_joins`` are the others): those of
-``FETCHER``, ``COORDINATOR`` and ``MANAGER``, and the socket of a ``KafkaTCPTransport``.
+``FETCHER``, ``COORDINATOR`` and ``MANAGER``.
 """
 
 from __future__ import annotations
@@ -24,17 +21,14 @@ import threading
 import time
 from typing import Any
 
-import kafka.errors
 import structlog
-from kafka.net.transport import KafkaTCPTransport
 
 COORDINATOR = ("ensure_coordinator_ready", "coordinator_unknown")
 FETCHER = (
     "fetch_records", "fetched_records", "send_fetches", "_send_fetches_async", "_clear_pending_fetch_request", "_fetchable_partitions",
     "_nodes_with_pending_fetch_requests", "_completed_fetches", "_next_partition_records", "_reset_task", "_manager",
 )  # fmt: skip
-MANAGER = ("_build_transport", "call_soon", "cluster")
-RECEIVE_BYTES = 256 * 1024
+MANAGER = ("call_soon", "cluster")
 ASK_S = 1.0                                # between two words to the I/O thread, at most
 WAIT_S = 0.1                               # for a fetch, before it is looked whether another can be sent
 
@@ -47,39 +41,11 @@ def take_fetches(consumer: Any) -> Fetches | None:
     fetcher, coordinator = getattr(consumer, "_fetcher", None), getattr(consumer, "_coordinator", None)
     manager: Any = getattr(fetcher, "_manager", None)
     if all(hasattr(of, part) for of, parts in ((fetcher, FETCHER), (coordinator, COORDINATOR), (manager, MANAGER)) for part in parts):
-        manager._build_transport = _receiving_more(manager._build_transport)
         return Fetches(fetcher, coordinator)
     structlog.get_logger("featureflow.log").warning(
         "fetches_waited_for", problem="kafka-python has other parts than FeatureFlow builds on: each poll costs several times the CPU"
     )
     return None
-
-
-def _receiving_more(build: Any) -> Any:
-    """A manager's ``_build_transport``, whose transports receive ``RECEIVE_BYTES`` at a time."""
-
-    async def built(*arguments: Any, **options: Any) -> Any:
-        transport = await build(*arguments, **options)
-        if type(transport) is KafkaTCPTransport:
-            transport._sock_recv = lambda: _received(transport._sock)
-        return transport
-
-    return built
-
-
-def _received(sock: Any) -> tuple[bytes, Exception | None]:
-    """What has arrived at a socket that does not block, and the error that ends the connection, as kafka-python's ``_sock_recv``."""
-    received = []
-    try:
-        while data := sock.recv(RECEIVE_BYTES):
-            received.append(data)
-            if len(data) < RECEIVE_BYTES:
-                return b"".join(received), None
-    except (BlockingIOError, InterruptedError):
-        return b"".join(received), None
-    except Exception as error:
-        return b"".join(received), kafka.errors.KafkaConnectionError(error)
-    return b"".join(received), kafka.errors.KafkaConnectionError("socket disconnected")
 
 
 class Fetches:
