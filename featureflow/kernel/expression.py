@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from featureflow.define.spec import Call, Column, Expr, Literal
 from featureflow.kernel import sequence
+from featureflow.kernel.logarithm import log1p
 
 Array = NDArray[Any]
 
@@ -108,7 +109,7 @@ OPERATORS: Mapping[str, Operator] = MappingProxyType({
     "div": Operator(2, _arithmetic(np.divide)),
     "neg": Operator(1, _arithmetic(np.negative)),
     "abs": Operator(1, _arithmetic(np.abs)),
-    "log1p": Operator(1, _arithmetic(np.log1p)),
+    "log1p": Operator(1, _arithmetic(log1p)),
     "minimum": Operator(2, _arithmetic(np.minimum)),
     "maximum": Operator(2, _arithmetic(np.maximum)),
     **{op: Operator(2, _comparison(f)) for op, f in COMPARISONS.items()},
