@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Index = NDArray[np.int64]
+from featureflow.ingest.order import Index
+
 Table = NDArray[np.int64]
 
 LEAST_ROWS = 4                         # an entity's first place holds this many

@@ -10,10 +10,9 @@ import numpy as np
 from featureflow import limits
 from featureflow.ingest.arena import Table
 from featureflow.ingest.cuts import Changes, Whole
-from featureflow.ingest.order import changes
+from featureflow.ingest.order import Index, changes
 from featureflow.ingest.placed import Placed
 from featureflow.ingest.slab import Slab
-from featureflow.ingest.slots import Index
 from featureflow.kernel import cells, state
 from featureflow.kernel.columns import LEVEL, START, CellLayout, Layout
 from featureflow.kernel.events import Events

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow.ingest.arena import Table, spans
-from featureflow.ingest.order import changes
-from featureflow.ingest.slots import Index
+from featureflow.ingest.order import Index, changes
 
 
 @dataclass(frozen=True)

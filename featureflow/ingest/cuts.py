@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-Index = NDArray[np.int64]
+from featureflow.ingest.order import Index
 
 
 class Changes(NamedTuple):

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow import limits
-from featureflow.ingest.order import changes, in_order, lengths
+from featureflow.ingest.order import Index, changes, in_order, lengths
 from featureflow.ingest.slab import Lifting, Slab
-from featureflow.ingest.slots import Index
 from featureflow.kernel import event_form, rollup
 from featureflow.kernel.events import Events
 from featureflow.store.online.writes import HEAD, PLACE, WHOLE, Writes

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from featureflow.ingest.claim import Stand
 from featureflow.ingest.dead_letter import DeadLetter
+from featureflow.ingest.order import Index
 from featureflow.ingest.slab import Pending, Slab
-from featureflow.ingest.slots import Index
 from featureflow.kernel.events import Events
 from featureflow.store.log.protocol import Batch
 from featureflow.store.online.protocol import Committed, Refused, Track

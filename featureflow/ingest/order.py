@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Index = NDArray[np.int64]
+"""Whole numbers that stand for something: places, slots, positions, commits; and counts of them."""
 
 DIGIT_BITS = 16                        # numpy sorts these without comparing
 FEW = 500                              # numbers, which are sorted as they are

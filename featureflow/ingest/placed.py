@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow.ingest.cuts import Changes, Whole
-from featureflow.ingest.order import FEW, changes, in_order
-from featureflow.ingest.slots import Index
+from featureflow.ingest.order import FEW, Index, changes, in_order
 from featureflow.kernel.columns import Layout
 from featureflow.kernel.events import Events
 from featureflow.kernel.tile import SECOND_US

@@ -13,8 +13,9 @@ import numpy as np
 
 from featureflow.define.spec import Source, View
 from featureflow.errors import StateError
+from featureflow.ingest.order import Index
 from featureflow.ingest.slab import Slab
-from featureflow.ingest.slots import Id, Index
+from featureflow.ingest.slots import Id
 from featureflow.kernel.finalize import ViewKernel
 from featureflow.store.keys import Keys
 from featureflow.store.online import published

@@ -6,7 +6,8 @@ import numpy as np
 
 from featureflow import limits
 from featureflow.ingest.arena import Arena
-from featureflow.ingest.slots import Index, Slots
+from featureflow.ingest.order import Index
+from featureflow.ingest.slots import Slots
 from featureflow.kernel import rollup
 from featureflow.kernel.columns import Layout
 

@@ -30,10 +30,10 @@ from featureflow.errors import StateError
 from featureflow.ingest.arena import SPARE, Arena, Table, spans
 from featureflow.ingest.course import Course
 from featureflow.ingest.cuts import Changes, Whole
-from featureflow.ingest.order import changes, in_order
+from featureflow.ingest.order import Index, changes, in_order
 from featureflow.ingest.placed import Placed, in_order_of_row, previous
 from featureflow.ingest.roll_up import roll_up
-from featureflow.ingest.slots import Id, Index, Slots
+from featureflow.ingest.slots import Id, Slots
 from featureflow.ingest.state_writes import Entities, StateWrites, Touched
 from featureflow.kernel import event_form, rollup, state
 from featureflow.kernel.columns import LEVEL, START, Layout, Rows

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featureflow.clock import NO_TIME_US
 from featureflow.errors import StateError
+from featureflow.ingest.order import Index
 from featureflow.kernel import event_form
 from featureflow.kernel.columns import Layout
 
 Id = str | int
-Index = NDArray[np.int64]
 
 SLOTS = 1 << 24                            # a slab holds no more entities: a slot shares an int64 with a level and a tile
 LEAST_MORE = 64

@@ -19,11 +19,11 @@ from featureflow.ingest.decode import Decoder
 from featureflow.ingest.event_form import EventForm, Staying
 from featureflow.ingest.ids import KeptIds
 from featureflow.ingest.judged import Judged, Part, Share
-from featureflow.ingest.order import in_order
+from featureflow.ingest.order import Index, in_order
 from featureflow.ingest.placed import Placed
 from featureflow.ingest.publish import Publisher
 from featureflow.ingest.slab import Slab, ids_in
-from featureflow.ingest.slots import Id, Index
+from featureflow.ingest.slots import Id
 from featureflow.kernel import accept
 from featureflow.kernel.columns import Layout
 from featureflow.kernel.record import Records

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow.ingest.arena import Table, spans
-from featureflow.ingest.order import changes, in_order, lengths
-from featureflow.ingest.slots import Index, Slots
+from featureflow.ingest.order import Index, changes, in_order, lengths
+from featureflow.ingest.slots import Slots
 from featureflow.kernel import event_form, state
 from featureflow.kernel.columns import Layout
 from featureflow.store.online.writes import HEAD, PLACE, WHOLE, Writes

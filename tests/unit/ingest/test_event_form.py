@@ -30,7 +30,7 @@ from featureflow import limits
 from featureflow.define.spec import Call, Column, Literal
 from featureflow.errors import StateError
 from featureflow.ingest.event_form import EventForm
-from featureflow.ingest.slots import Index
+from featureflow.ingest.order import Index
 from featureflow.kernel import event_form
 from featureflow.store.online.writes import Writes
 from oracle import Record
