@@ -73,7 +73,7 @@ class CellSlab(Slab):
         """With those that are written here from this batch on, whether an event changes a cell of theirs or not."""
         if self.lifting is None or not len(self.lifting.slots):
             return entities, whole
-        lifted = Whole(self.lifting.events, self._arena.count[self.lifting.slots])
+        lifted = Whole(self.lifting.events, self.arena.count[self.lifting.slots])
         return np.union1d(entities, self.lifting.slots), Whole(*map(np.concatenate, zip(whole, lifted, strict=True)))
 
     def _folded(self, placed: Placed, first: Index) -> Table:
@@ -86,8 +86,8 @@ class CellSlab(Slab):
         if not len(slots):
             return np.zeros(0, np.int64)
         positions = np.full(len(slots), -1, np.int64)
-        rows, owner = self._arena.where(placed.entities)
-        held = self.layout.packed(self._arena.table[rows])
+        rows, owner = self.arena.where(placed.entities)
+        held = self.layout.packed(self.arena.table[rows])
         # Most rows are of other tiles or cells than any that is wanted; of the others the owner decides.
         distinct, rank = np.unique(wanted, return_inverse=True)
         place = np.searchsorted(distinct, held)
@@ -101,11 +101,11 @@ class CellSlab(Slab):
         at[at == len(asked)] = 0
         hit = order[at]
         equal = asked[hit] == code
-        positions[hit[equal]] = (rows - self._arena.base[placed.entities[owner]])[equal]
+        positions[hit[equal]] = (rows - self.arena.base[placed.entities[owner]])[equal]
         return positions
 
     def _append(self, placed: Placed, fresh: Index) -> Index:
         return self._extend(placed.slots[fresh])
 
-    def _find_newest(self, slots: Index) -> None:
+    def _replaced(self, slots: Index) -> None:
         pass

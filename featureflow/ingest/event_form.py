@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow import limits
+from featureflow.ingest.lifting import Lifting
 from featureflow.ingest.order import Index, changes, in_order, lengths
-from featureflow.ingest.slab import Lifting, Slab
+from featureflow.ingest.slab import Slab
 from featureflow.kernel import event_form, rollup
 from featureflow.kernel.events import Events
 from featureflow.store.online.writes import HEAD, PLACE, WHOLE, Writes

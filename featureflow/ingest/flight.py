@@ -19,7 +19,8 @@ from featureflow.ingest import dead_letter
 from featureflow.ingest.claim import Owned, Stand
 from featureflow.ingest.commit import Sending
 from featureflow.ingest.failpoint import Failpoint
-from featureflow.ingest.judged import Judged, Share
+from featureflow.ingest.judged import Judged
+from featureflow.ingest.share import Share
 from featureflow.ingest.source_views import SourceViews
 from featureflow.ingest.tally import Tally
 from featureflow.store.log.protocol import Log

@@ -1,4 +1,4 @@
-"""A batch on its way through the views of its source: what is decided about it, and the commits that it is cut into."""
+"""A batch on its way through the views of its source, and what is decided about it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from featureflow.ingest.claim import Stand
 from featureflow.ingest.dead_letter import DeadLetter
 from featureflow.ingest.order import Index
-from featureflow.ingest.slab import Pending, Slab
+from featureflow.ingest.pending import Pending
+from featureflow.ingest.slab import Slab
 from featureflow.kernel.events import Events
 from featureflow.store.log.protocol import Batch
-from featureflow.store.online.protocol import Committed, Refused, Track
-from featureflow.store.online.writes import Writes
 
 
 @dataclass
@@ -42,38 +41,3 @@ class Judged:
         """(offset, running maximum) once the events up to ``stop`` are committed."""
         to = int(self.events.offsets[stop]) if stop < len(self.events) else self.batch.next
         return to, int(self.running_max_us[stop - 1]) if stop else self.stand.max_time_us
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one commit of a batch holds: its events up to ``stop``, and what they change in its bucket."""
-
-    stop: int
-    writes: Writes
-    rows: int                              # that they change
-
-
-@dataclass
-class Share:
-    """What a batch means for some buckets that commit together: the commits that it is cut into, one after the other, how many were sent
-    and how many applied."""
-
-    tracks: tuple[Track, ...]              # all that stand where the batch begins, of one bucket or more
-    start: int = 0                         # events of the batch that are committed past
-    parts: list[Part] = field(default_factory=list)            # of the last ``fold``
-    sent: int = 0
-    times_ms: list[int] = field(default_factory=list)          # of those that were applied
-    refused: Refused | None = None
-
-    @property
-    def part(self) -> Part | None:
-        """The next one to send."""
-        return self.parts[self.sent] if self.sent < len(self.parts) else None
-
-    def settle(self, answer: Committed | Refused) -> None:
-        """What became of the next one that was sent. Behind one that was refused none is applied."""
-        if isinstance(answer, Committed):
-            self.start = self.parts[len(self.times_ms)].stop
-            self.times_ms.append(answer.committed_ms)
-        elif self.refused is None or answer.reason == "unknown":
-            self.refused = answer

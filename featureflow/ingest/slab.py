@@ -18,22 +18,23 @@ to write is ever evicted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featureflow import limits
-from featureflow.clock import NO_TIME_US
 from featureflow.errors import StateError
 from featureflow.ingest.arena import SPARE, Arena, Table, spans
 from featureflow.ingest.course import Course
 from featureflow.ingest.cuts import Changes, Whole
+from featureflow.ingest.lifting import Lifting
+from featureflow.ingest.newest import Newest
 from featureflow.ingest.order import Index, changes, in_order
+from featureflow.ingest.pending import OUTSTANDING, Pending
 from featureflow.ingest.placed import Placed, in_order_of_row, previous
 from featureflow.ingest.roll_up import roll_up
-from featureflow.ingest.slots import Id, Slots
+from featureflow.ingest.slots import Id, Slots, ids_in
 from featureflow.ingest.state_writes import Entities, StateWrites, Touched
 from featureflow.kernel import event_form, rollup, state
 from featureflow.kernel.columns import LEVEL, START, Layout, Rows
@@ -43,27 +44,8 @@ from featureflow.kernel.state import States
 from featureflow.store.keys import Keys
 from featureflow.store.online.writes import Writes
 
-OUTSTANDING = 2                        # batches that are folded and not known to be in the store
 EVICT_TO = 0.9                         # of the bound, so that evicting is seldom
 ENTITY_OVERHEAD_BYTES = 570            # id, state key, header, dict entry, an object for its events, and a line in each array
-
-
-@dataclass(frozen=True, eq=False)
-class Pending:
-    """A batch that was folded and is not known to be in the store."""
-
-    partition: int
-    slots: Index                           # (e,) distinct, in order
-    last: Index                            # (e,) the last commit that touches each
-    whole: NDArray[np.bool_]               # (e,) written whole by the first
-
-
-@dataclass(frozen=True)
-class Lifting:
-    """Entities with rows here that the store has as events: with a batch's first event of theirs all that is here of them is written."""
-
-    slots: Index                           # (l,) distinct, in order
-    events: Index                          # (l,) places in the batch
 
 
 class Slab:
@@ -79,11 +61,12 @@ class Slab:
         self._course: Course | None = None
         self._names = keys
         self.max_bytes = max_bytes
-        self._arena = self.arena = Arena(layout.width, max(1, int(max_bytes * (1 + SPARE)) // (8 * layout.width)))
-        self._known = self.known = Slots(layout)
+        self.arena = Arena(layout.width, max(1, int(max_bytes * (1 + SPARE)) // (8 * layout.width)))
+        self.known = Slots(layout)
         self.lifting: Lifting | None = None
         self._slots: dict[int, dict[Id, int]] = {}                 # partition -> entity id -> slot
-        self._writes = StateWrites(layout, self._known)
+        self._newest = Newest(self.arena, self.known)
+        self._writes = StateWrites(layout, self.known)
         self._pending: list[Pending] = []
         self._clock = 0
         self._several = len(keys.buckets) > 1
@@ -97,11 +80,12 @@ class Slab:
     @property
     def used_bytes(self) -> int:
         """Estimated memory in use: rows, with the room that their entities keep to grow, and what finds them."""
-        return 8 * self._arena.rows * self.layout.width + self.entities * ENTITY_OVERHEAD_BYTES + self._known.events_bytes
+        return 8 * self.arena.rows * self.layout.width + self.entities * ENTITY_OVERHEAD_BYTES + self.known.events_bytes
 
-    def ids(self, events: Events) -> list[Id]:
-        """Each event's entity id."""
-        return ids_in(events.columns[self.layout.key_field])
+    def ids(self, events: Events, chosen: Index | None = None) -> list[Id]:
+        """The entity id of each of the events at the places ``chosen``, or of all."""
+        column = events.columns[self.layout.key_field]
+        return ids_in(column if chosen is None or len(chosen) == len(column) else column[chosen])
 
     def key(self, partition: int, entity_id: Id) -> bytes:
         """The entity's state key."""
@@ -116,7 +100,7 @@ class Slab:
 
     def buckets(self, slots: Index) -> Index:
         """The number of each slot's bucket."""
-        return self._known.bucket[slots]
+        return self.known.bucket[slots]
 
     def load(
         self, partition: int, ids: Sequence[Id], blobs: Sequence[bytes | None], beside: Sequence[bytes | None] = (),
@@ -130,10 +114,7 @@ class Slab:
         """
         if not ids:
             return {}
-        try:
-            states = self._parse(blobs, beside)
-        except StateError as error:
-            raise self._damaged(partition, ids, blobs, beside) or error from error
+        states = self._parsed(partition, ids, blobs, beside)
         if (strange := states.owners != partition).any():
             if not self.layout.keyed:
                 raise StateError(
@@ -147,26 +128,27 @@ class Slab:
                 [keys[place] for place in mine if keys],
             )
             return {ids[place]: owner for place, owner in owners.items()}
-        known = self._known
-        slots = known.take(partition, ids, keys or [self.key(partition, entity_id) for entity_id in ids])
-        known.bucket[slots] = [self._names.number(entity_id) for entity_id in ids] if self._several else 0
-        self._arena.reserve(len(known))
+        slots = self.known.take(partition, ids, keys or [self.key(partition, entity_id) for entity_id in ids])
         self._slots.setdefault(partition, {}).update(zip(ids, slots.tolist(), strict=True))
-        known.last_used[slots] = self._clock
-        stored, size = slots[states.blob_entity], self.layout.header_bytes
-        counts = np.bincount(states.entity, minlength=len(ids))
+        self.known.bucket[slots] = [self._names.number(entity_id) for entity_id in ids] if self._several else 0
+        self.known.last_used[slots] = self._clock
+        self._take_in(slots, [blob for blob in blobs if blob], states)
+        return {}
+
+    def _take_in(self, slots: Index, blobs: Sequence[bytes], states: States) -> None:
+        """What the store holds of the slots, which are new: ``blobs`` are those of ``states.blob_entity``, rows before events."""
+        known, stored, counts = self.known, slots[states.blob_entity], np.bincount(states.entity, minlength=len(slots))
         known.horizon[stored], known.frontiers[stored] = states.horizons, states.frontiers
-        held = [blob for blob in blobs if blob and blob[0] != event_form.FORMAT]
-        known.headers[stored[: len(held)], :size] = np.frombuffer(b"".join([blob[:size] for blob in held]), np.uint8).reshape(-1, size)
-        known.stored_rows[stored[: len(held)]] = counts[states.blob_entity[: len(held)]]
-        if len(held) < len(stored):
-            known.hold(stored[len(held) :], [blob for blob in blobs if blob and blob[0] == event_form.FORMAT])
+        rows = [blob for blob in blobs if blob[0] != event_form.FORMAT]
+        known.hold_rows(stored[: len(rows)], rows, counts[states.blob_entity[: len(rows)]])
+        if len(rows) < len(stored):
+            known.hold_events(stored[len(rows) :], [blob for blob in blobs if blob[0] == event_form.FORMAT])
+        self.arena.reserve(len(known))
         full = np.flatnonzero(counts)
         counts = counts[full]
-        self._arena.extend(slots[full], counts)
-        self._arena.table[spans(self._arena.base[slots[full]], counts)] = self.layout.table(states.rows)
-        self._find_newest(slots)
-        return {}
+        self.arena.extend(slots[full], counts)
+        self.arena.table[spans(self.arena.base[slots[full]], counts)] = self.layout.table(states.rows)
+        self._replaced(slots)
 
     # -- what changes it -----------------------------------------------------------------------------------------------
 
@@ -186,7 +168,7 @@ class Slab:
         level and start."""
         if len(self._pending) == OUTSTANDING:
             raise RuntimeError(f"partition {self._pending[0].partition} has folds to commit or drop before more is folded")
-        layout, known = self.layout, self._known
+        layout, known = self.layout, self.known
         times_us = events.times_us if len(chosen) == len(events) else events.times_us[chosen]
         by_entity = in_order(slots)
         entities = slots[by_entity]
@@ -195,11 +177,11 @@ class Slab:
         # The first commits of a batch publish values of instants that frontiers of its last events would lie beyond.
         begin_us = watermark_us if self.publishes else int(times_us.max())
         self._begin(entities[known.stored_rows[entities] < 0], begin_us)
-        rolled = roll_up(layout, self._arena, known, entities, watermark_us)
+        rolled = roll_up(layout, self.arena, known, entities, watermark_us)
         if len(rolled):
-            self._find_newest(rolled)
+            self._replaced(rolled)
         heavy = known.rewrite[entities].nonzero()[0]
-        whole = Whole(places[begins][heavy], self._arena.count[entities[heavy]])
+        whole = Whole(places[begins][heavy], self.arena.count[entities[heavy]])
         return entities, Changes(places, previous(places, begins)), whole, *rollup.level_of(layout, times_us, known.frontiers[slots])
 
     def fold(self, placed: Placed, commit_of: Index, commits: int) -> list[tuple[Writes, int]]:
@@ -207,7 +189,7 @@ class Slab:
 
         For two events of one entity, the earlier one's commit is the same or comes before.
         """
-        layout, arena, known = self.layout, self._arena, self._known
+        arena, known = self.arena, self.known
         number = commit_of[placed.order]
         cut = placed.begins.copy()
         cut[1:] |= number[1:] != number[:-1]
@@ -216,38 +198,24 @@ class Slab:
         table = self._folded(placed, first)
         row_at = np.flatnonzero(placed.begins[first])              # where each row's states begin
         times = np.diff(row_at, append=len(first))                 # how many commits change it
-        slots, level, start, entities = placed.slots, placed.level, placed.start, placed.entities
-        table[:, START], table[:, LEVEL] = np.repeat(start, times), np.repeat(level, times)
+        slots, entities = placed.slots, placed.entities
+        table[:, START], table[:, LEVEL] = np.repeat(placed.start, times), np.repeat(placed.level, times)
         held = arena.count[entities]
-        positions = self._find(placed)
-        absent = positions < 0
-        fresh, there = np.flatnonzero(absent), np.flatnonzero(~absent)
-        if len(fresh):
-            fresh = fresh[np.argsort((slots[fresh] << 32) | number[row_at[fresh]], kind="stable")]
-            positions[fresh] = self._append(placed, fresh)
+        positions, absent = self._positions(placed, number[row_at])
         rows = arena.base[slots] + positions
         apart = known.as_events[entities]                          # what is written of them is not written here
         whole = (known.rewrite[entities] | (known.stored_rows[entities] < 0)) & ~apart
-        kept = arena.table[spans(arena.base[entities[whole]], held[whole])]
+        before = Entities(entities, held, whole, arena.table[spans(arena.base[entities[whole]], held[whole])])
         earlier = arena.table[rows] if self.publishes else None
-        lifted = None if self.lifting is None else arena.table[arena.base[self.lifting.slots]]
-        if len(there):
-            self._combine(table, row_at[there], layout.rows(arena.table[rows[there]]))
-        several, rank = np.flatnonzero(times > 1), 1
-        while len(several):
-            at = row_at[several] + rank
-            self._combine(table, at, layout.rows(table[at - 1]))
-            rank += 1
-            several = several[times[several] > rank]
-        arena.table[rows] = table if len(table) == len(rows) else table[row_at + times - 1]
+        lifted = None if self.lifting is None else self.lifting.lifted(commit_of, arena)
+        self._merge(table, row_at, times, rows, absent)
         if earlier is not None:
             self._course = Course(slots, positions, earlier, absent, row_at, number, table)
         made = np.zeros(len(first), np.bool_)
         made[row_at] = absent
         touched = Touched(number, np.repeat(slots, times), np.repeat(positions, times), made, table)
-        before = Entities(entities, held, whole, kept)
         if apart.any() or lifted is not None:
-            writes, last = self._write_some(touched, before, apart, lifted, commit_of, commits)
+            writes, last = self._writes.of_some(touched, before, apart, lifted, commits)
         else:
             writes, last = self._writes.of(touched, before, commits)
         self._pending.append(Pending(placed.partition, entities, last, whole | (apart & known.events_whole[entities])))
@@ -255,6 +223,34 @@ class Slab:
         known.last_used[entities], known.dirty[entities] = self._clock, True
         known.stored_rows[entities[~apart]], known.rewrite[entities] = arena.count[entities[~apart]], False      # for the next one
         return writes
+
+    def _positions(self, placed: Placed, number: Index) -> tuple[Index, NDArray[np.bool_]]:
+        """(r,) the position of each row among its entity's, and whether it was absent and is not yet filled. Those of an entity that were
+        are in order of ``number``, the first commit that each is of, since a commit may append rows only behind those of the ones before.
+        """
+        positions = self._find(placed)
+        absent = positions < 0
+        fresh = np.flatnonzero(absent)
+        if len(fresh):
+            fresh = fresh[np.argsort((placed.slots[fresh] << 32) | number[fresh], kind="stable")]
+            positions[fresh] = self._append(placed, fresh)
+        return positions, absent
+
+    def _merge(self, table: Table, row_at: Index, times: Index, rows: Index, absent: NDArray[np.bool_]) -> None:
+        """Make of what each commit adds what it leaves, commit after commit of each row, and put the last into the arena at ``rows``.
+
+        A row's commits are ``times`` places of ``table`` from ``row_at`` on. What was ``absent`` was nothing before.
+        """
+        arena, there = self.arena, np.flatnonzero(~absent)
+        if len(there):
+            self._combine(table, row_at[there], self.layout.rows(arena.table[rows[there]]))
+        several, rank = np.flatnonzero(times > 1), 1
+        while len(several):
+            at = row_at[several] + rank
+            self._combine(table, at, self.layout.rows(table[at - 1]))
+            rank += 1
+            several = several[times[several] > rank]
+        arena.table[rows] = table if len(table) == len(rows) else table[row_at + times - 1]
 
     @property
     def pending(self) -> Pending | None:
@@ -264,38 +260,6 @@ class Slab:
     def published(self) -> None:
         """What ``touched`` and ``states`` tell of is needed no more."""
         self._course = None
-
-    def _write_some(
-        self, touched: Touched, before: Entities, apart: NDArray[np.bool_], lifted: Table | None, commit_of: Index, commits: int
-    ) -> tuple[list[tuple[Writes, int]], Index]:
-        """As ``StateWrites.of``, but nothing of the entities that are written as events, and all of those that no longer are.
-
-        ``lifted`` is the first row of each of those as it was before.
-        """
-        last = np.zeros(len(before.slots), np.int64)
-        np.maximum.at(last, np.searchsorted(before.slots, touched.slots), touched.commits)
-        if self.lifting is not None and lifted is not None:
-            number = commit_of[self.lifting.events]
-            first = np.full(len(before.slots), commits)
-            np.minimum.at(first, np.searchsorted(before.slots, touched.slots), touched.commits)
-            at = np.searchsorted(before.slots, self.lifting.slots)
-            last[at] = np.maximum(last[at], number)
-            alone = (first[at] != number) & (before.held[at] > 0)  # rows of which no event of that commit changes one
-            touched = Touched(
-                np.concatenate((touched.commits, number[alone])),
-                np.concatenate((touched.slots, self.lifting.slots[alone])),
-                np.concatenate((touched.positions, np.zeros(int(alone.sum()), np.int64))),
-                np.concatenate((touched.fresh, np.zeros(int(alone.sum()), np.bool_))),
-                np.concatenate((touched.table, lifted[alone])),
-            )
-        mine = np.flatnonzero(~self._known.as_events[touched.slots])
-        if not len(mine):
-            return [(Writes(), 0)] * commits, last
-        touched = Touched(touched.commits[mine], touched.slots[mine], touched.positions[mine], touched.fresh[mine], touched.table[mine])
-        writes, last[~apart] = self._writes.of(
-            touched, Entities(before.slots[~apart], before.held[~apart], before.whole[~apart], before.rows), commits
-        )
-        return writes, last
 
     def _folded(self, placed: Placed, first: Index) -> Table:
         """A row for each segment of the placed events, the segments beginning at ``first``; start and level are set by the caller."""
@@ -307,9 +271,9 @@ class Slab:
 
     def states(self, commit: int, slots: Index) -> States:
         """The states of entities (distinct slots) as they are once this commit of the last ``fold`` is applied."""
-        known, counts = self._known, self._arena.count[slots]
-        rows, owner = self._arena.where(slots)
-        table = self._arena.table[rows]
+        known, counts = self.known, self.arena.count[slots]
+        rows, owner = self.arena.where(slots)
+        table = self.arena.table[rows]
         if self._course is not None:
             there = self._course.rewind(commit, slots, counts, table)
             table, owner = table[there], owner[there]
@@ -319,7 +283,7 @@ class Slab:
         )  # fmt: skip
 
     def entity_ids(self, slots: Index) -> list[Id]:
-        return list(map(self._known.ids.__getitem__, slots.tolist()))
+        return list(map(self.known.ids.__getitem__, slots.tolist()))
 
     @property
     def life_ms(self) -> int:
@@ -334,9 +298,9 @@ class Slab:
         self._course = None
         if not self._pending or (pending is not None and pending not in self._pending):
             return                                                 # it was dropped
-        pending, known = pending or self._pending[0], self._known
+        pending, known = pending or self._pending[0], self.known
         self._pending.remove(pending)
-        at_ms = np.array(times_ms, np.int64)[pending.last]         # a commit is not applied unless those before it were
+        at_ms = pending.committed_ms(times_ms)
         done = at_ms >= 0
         slots = pending.slots
         if not done.all():
@@ -372,96 +336,69 @@ class Slab:
         if excess <= 0:
             return 0
         excess += int((1 - EVICT_TO) * self.max_bytes)
-        idle = np.flatnonzero((self._known.partition >= 0) & ~self._known.dirty)
-        idle = idle[np.argsort(self._known.last_used[idle], kind="stable")]
-        arena = self._arena
-        sizes = 8 * arena.capacity[idle] * self.layout.width + ENTITY_OVERHEAD_BYTES + self._known.body_bytes[idle]
+        idle = np.flatnonzero((self.known.partition >= 0) & ~self.known.dirty)
+        idle = idle[np.argsort(self.known.last_used[idle], kind="stable")]
+        arena = self.arena
+        sizes = 8 * arena.capacity[idle] * self.layout.width + ENTITY_OVERHEAD_BYTES + self.known.body_bytes[idle]
         idle = idle[: int(np.searchsorted(np.cumsum(sizes), excess)) + 1]
         self._forget_ids(idle)
         self._forget(idle)
         return len(idle)
 
     def _forget_ids(self, slots: Index) -> None:
-        for slot, partition in zip(slots.tolist(), self._known.partition[slots].tolist(), strict=True):
-            del self._slots[partition][self._known.ids[slot]]
+        for slot, partition in zip(slots.tolist(), self.known.partition[slots].tolist(), strict=True):
+            del self._slots[partition][self.known.ids[slot]]
 
     def _forget(self, slots: Index) -> None:
-        self._arena.free(slots)
-        self._known.release(slots)
+        self.arena.free(slots)
+        self.known.release(slots)
 
     def _parse(self, blobs: Sequence[bytes | None], beside: Sequence[bytes | None]) -> States:
         return state.parse_rows(self.layout, [[blob] for blob in blobs])
 
-    def _damaged(
-        self, partition: int, ids: Sequence[Id], blobs: Sequence[bytes | None], beside: Sequence[bytes | None]
-    ) -> StateError | None:
-        """What is wrong with the first of these that is no state, and where it is."""
-        for i, entity_id in enumerate(ids):
-            try:
-                self._parse(blobs[i : i + 1], beside[i : i + 1])
-            except StateError as error:
-                return StateError(f"entity {entity_id!r}, key {self.key(partition, entity_id).decode()}: {error}")
-        return None
+    def _parsed(self, partition: int, ids: Sequence[Id], blobs: Sequence[bytes | None], beside: Sequence[bytes | None]) -> States:
+        """Raises StateError that names the first of these that is no state."""
+        try:
+            return self._parse(blobs, beside)
+        except StateError as error:
+            for i, entity_id in enumerate(ids):
+                try:
+                    self._parse(blobs[i : i + 1], beside[i : i + 1])
+                except StateError as cause:
+                    raise StateError(f"entity {entity_id!r}, key {self.key(partition, entity_id).decode()}: {cause}") from error
+            raise
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 
     def _begin(self, slots: Index, watermark_us: int) -> None:
         """Let entities without state begin at the frontiers of now, so that what is old lands in large tiles at once."""
-        slots = slots[self._arena.count[slots] == 0]
+        slots = slots[self.arena.count[slots] == 0]
         if len(slots):
             horizon, frontiers = rollup.frontiers(self.layout, watermark_us)
-            self._known.horizon[slots] = np.maximum(self._known.horizon[slots], horizon)
-            self._known.frontiers[slots] = np.maximum(self._known.frontiers[slots], frontiers)
+            self.known.horizon[slots] = np.maximum(self.known.horizon[slots], horizon)
+            self.known.frontiers[slots] = np.maximum(self.known.frontiers[slots], frontiers)
 
     def _find(self, placed: Placed) -> Index:
         """(r,) position of each of the rows; -1 where it is not there."""
-        slots, level, start = placed.slots, placed.level, placed.start
-        newest = self._known.newest_start[slots]
-        positions = np.where(start == newest, self._known.newest_at[slots], -1)
-        elsewhere = np.flatnonzero((start < newest) | (level > 0))
-        if len(elsewhere):
-            rows, owner = self._arena.where(slots[elsewhere])
-            wanted = elsewhere[owner]
-            table = self._arena.table
-            found = np.flatnonzero((table[rows, START] == start[wanted]) & (table[rows, LEVEL] == level[wanted]))
-            positions[elsewhere] = -1
-            positions[wanted[found]] = rows[found] - self._arena.base[slots[wanted[found]]]
-        return positions
+        return self._newest.find(placed.slots, placed.level, placed.start)
 
     def _append(self, placed: Placed, fresh: Index) -> Index:
         """Positions of new ones of the rows, side by side in the order given, which is by slot."""
-        slots, level, start = placed.slots[fresh], placed.level[fresh], placed.start[fresh]
+        slots = placed.slots[fresh]
         positions = self._extend(slots)
-        newer = np.flatnonzero((level == 0) & (start > self._known.newest_start[slots]))
-        newer = newer[np.argsort(start[newer], kind="stable")]     # so of several of a slot the newest is assigned last
-        self._known.newest_start[slots[newer]] = start[newer]
-        self._known.newest_at[slots[newer]] = positions[newer]
+        self._newest.added(slots, placed.level[fresh], placed.start[fresh], positions)
         return positions
 
     def _extend(self, slots: Index) -> Index:
         """Positions of one more row of a slot for each time that it stands here, in order."""
         first = np.flatnonzero(changes(slots))
         counts = np.diff(first, append=len(slots))
-        return spans(self._arena.extend(slots[first], counts), counts)
+        return spans(self.arena.extend(slots[first], counts), counts)
 
     def _combine(self, table: Table, at: Index, earlier: Rows) -> None:
         """Merge the rows at these places of the table into what they were before."""
         table[at] = self.layout.table(combine(self.layout, earlier, self.layout.rows(table[at])))
 
-    def _find_newest(self, slots: Index) -> None:
-        """Set the newest row of slots (distinct) whose rows were replaced."""
-        self._known.newest_start[slots], self._known.newest_at[slots] = NO_TIME_US, -1
-        rows, owner = self._arena.where(slots)
-        finest = np.flatnonzero(self._arena.table[rows, LEVEL] == 0)
-        rows, owner = rows[finest], slots[owner[finest]]
-        start = self._arena.table[rows, START]
-        order = np.lexsort((start, owner))
-        self._known.newest_start[owner[order]] = start[order]
-        self._known.newest_at[owner[order]] = (rows - self._arena.base[owner])[order]
-
-
-def ids_in(column: NDArray[np.generic]) -> list[Id]:
-    """The ids of a key column: numbers are held as float64, and are whole."""
-    ids: list[Id] = (column if column.dtype == object else column.astype(np.int64)).tolist()
-    return ids
-
+    def _replaced(self, slots: Index) -> None:
+        """The rows of the slots (distinct) are others than they were."""
+        self._newest.replaced(slots)

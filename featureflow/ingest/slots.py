@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featureflow.clock import NO_TIME_US
 from featureflow.errors import StateError
@@ -80,7 +81,13 @@ class Slots:
         self.look_after_us[slots] = self.horizon[slots] = self.frontiers[slots] = NO_TIME_US
         return slots
 
-    def hold(self, slots: Index, values: Sequence[bytes]) -> None:
+    def hold_rows(self, slots: Index, values: Sequence[bytes], counts: Index) -> None:
+        """The stored values of these are so many rows each."""
+        size = self._layout.header_bytes
+        self.headers[slots, :size] = np.frombuffer(b"".join([value[:size] for value in values]), np.uint8).reshape(-1, size)
+        self.stored_rows[slots] = counts
+
+    def hold_events(self, slots: Index, values: Sequence[bytes]) -> None:
         """The stored values of these are few events."""
         size = event_form.HEADER.itemsize
         heads = np.frombuffer(b"".join([value[:size] for value in values]), event_form.HEADER)
@@ -134,3 +141,10 @@ class Slots:
             if isinstance(column, np.ndarray):
                 setattr(self, name, np.concatenate((column, np.zeros((more, *column.shape[1:]), column.dtype))))
         self.partition[old:] = -1
+
+
+def ids_in(column: NDArray[np.generic]) -> list[Id]:
+    """The ids of a key column: numbers are held as float64, and are whole."""
+    ids: list[Id] = (column if column.dtype == object else column.astype(np.int64)).tolist()
+    return ids
+

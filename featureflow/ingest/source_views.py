@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,13 @@ from featureflow.ingest.dead_letter import letters
 from featureflow.ingest.decode import Decoder
 from featureflow.ingest.event_form import EventForm, Staying
 from featureflow.ingest.ids import KeptIds
-from featureflow.ingest.judged import Judged, Part, Share
-from featureflow.ingest.order import Index, in_order
+from featureflow.ingest.judged import Judged
+from featureflow.ingest.order import Index
 from featureflow.ingest.placed import Placed
 from featureflow.ingest.publish import Publisher
-from featureflow.ingest.slab import Slab, ids_in
-from featureflow.ingest.slots import Id
+from featureflow.ingest.share import Part, Share, by_share, commits_of
+from featureflow.ingest.slab import Slab
+from featureflow.ingest.slots import Id, ids_in
 from featureflow.kernel import accept
 from featureflow.kernel.columns import Layout
 from featureflow.kernel.record import Records
@@ -111,8 +111,7 @@ class SourceViews:
                 continue
             chosen = np.flatnonzero(takes)
             slab.evict()
-            column = judged.events.columns[slab.layout.key_field]
-            ids = ids_in(column if len(chosen) == len(column) else column[chosen])
+            ids = slab.ids(judged.events, chosen)
             slots = slab.find(partition, ids)
             absent = list(dict.fromkeys(ids[i] for i in np.flatnonzero(slots < 0).tolist()))
             rows, *cells = self._slabs[view_id]
@@ -125,20 +124,22 @@ class SourceViews:
                 keys = [slab.key(partition, entity_id) for entity_id in some]
                 values = online.read(keys)
                 read.update(zip(keys, values, strict=True))
-                strangers = slab.load(partition, some, values, beside, keys)
-                for entity_id, owner in strangers.items():
-                    for at in chosen[[other == entity_id for other in ids]].tolist():
-                        takes[at] = False
-                        detail = (
-                            f"{self.source.name} is keyed by {self.source.keyed_by!r}, and the state of {entity_id!r} is folded from "
-                            f"partition {owner}: this event's producer partitions by something else"
-                        )
-                        judged.dead.extend(letters(judged.batch, [int(judged.places[at])], "wrong_partition", detail, view_id))
+                for entity_id, owner in slab.load(partition, some, values, beside, keys).items():
+                    self._put_aside(judged, view_id, chosen[[other == entity_id for other in ids]], entity_id, owner)
             if absent:
                 slots = slab.find(partition, ids)
             everywhere = np.full(len(takes), -1, np.int64)
             everywhere[chosen] = slots
             judged.slots.setdefault(view_id, []).append(everywhere)
+
+    def _put_aside(self, judged: Judged, view_id: str, events: Index, entity_id: Id, owner: int) -> None:
+        """These events are of an entity that the view folds from the partition ``owner``."""
+        judged.takes[view_id][events] = False
+        detail = (
+            f"{self.source.name} is keyed by {self.source.keyed_by!r}, and the state of {entity_id!r} is folded from "
+            f"partition {owner}: this event's producer partitions by something else"
+        )
+        judged.dead.extend(letters(judged.batch, judged.places[events].tolist(), "wrong_partition", detail, view_id))
 
     def _beside(
         self, online: OnlineStore, read: dict[bytes, bytes | None], view_id: str, slab: Slab, partition: int, ids: Sequence[Id]
@@ -190,53 +191,69 @@ class SourceViews:
 
     def fold(self, judged: Judged, shares: Sequence[Share]) -> None:
         """Fold what follows what the shares have committed, each cut into as many parts as it needs: at least one."""
-        n, partition = len(judged.events), judged.batch.partition
-        first = min(share.start for share in shares)
-        whole = len(shares[0].tracks) == len(judged.stand.tracks)  # there is no other
-        placed: list[tuple[str, Slab, Placed]] = []
-        staying: dict[str, Staying] = {}
-        of: dict[str, Index] = {}          # view id -> (n,) the number of each event's share; of those that are not folded, none
-        for view_id, takes in judged.takes.items():
-            chosen = first + np.flatnonzero(takes[first:])
-            of[view_id] = of_events = np.full(n, len(shares))
-            of_events[chosen] = 0
-            if not whole and len(chosen):
-                share_of, starts = self._of_buckets(view_id, shares, n)
-                buckets = self._slabs[view_id][0].buckets(judged.slots[view_id][0][chosen])
-                of_events[chosen] = share_of[buckets]
-                chosen = chosen[chosen >= starts[buckets]]
-            if len(chosen):
-                watermark_us = int(judged.running_max_us[first - 1]) if first else judged.stand.max_time_us
-                slots = [every[chosen] for every in judged.slots[view_id]]
-                if (few := self._forms[view_id].settle(judged.events, chosen, slots, watermark_us)) is not None:
-                    staying[view_id] = few
-                for slab, those in zip(self._slabs[view_id], slots, strict=True):
-                    one = slab.place(partition, judged.events, chosen, those, watermark_us)
-                    if len(one.entities):
-                        placed.append((view_id, slab, one))
-        ends = self._cut(shares, of, placed, n)
-        commit_of = {view_id: _commit_of(of_events, ends) for view_id, of_events in of.items()}
-        writes = [Writes()] * sum(map(len, ends))
-        rows = [0] * len(writes)
-        folded = [slab.fold(one, commit_of[view_id], len(writes)) for view_id, slab, one in placed]
-        folded += [self._forms[view_id].fold(few, commit_of[view_id], len(writes)) for view_id, few in staying.items()]
+        of, placed, staying = self._place(judged, shares)
+        ends = self._cut(shares, of, placed, len(judged.events))
+        stops = [stop for own in ends for stop in own]
+        commit_of = {view_id: commits_of(of_events, ends) for view_id, of_events in of.items()}
+        folded = [slab.fold(one, commit_of[view_id], len(stops)) for view_id, slab, one in placed]
+        folded += [self._forms[view_id].fold(few, commit_of[view_id], len(stops)) for view_id, few in staying.items()]
+        judged.folded.extend((slab, slab.pending) for _, slab, _ in placed)
+        if self._publishers:
+            folded += self._published(judged, stops)
+        writes, rows = [Writes()] * len(stops), [0] * len(stops)
         for changes in folded:
             for i, (changed, count) in enumerate(changes):
                 writes[i] += changed
                 rows[i] += count
-        judged.folded.extend((slab, slab.pending) for _, slab, _ in placed)
-        if self._publishers:
-            instants_us = [judged.reach(stop)[1] for own in ends for stop in own]
-            for publisher in self._publishers:
-                for i, values in enumerate(publisher.writes(partition, instants_us)):
-                    writes[i] += values
-                    rows[i] += len(values)
-            for _, slab in self._each:
-                slab.published()
         at = 0
         for share, own in zip(shares, ends, strict=True):
-            share.parts, share.sent, share.times_ms, share.refused = list(map(Part, own, writes[at:], rows[at:])), 0, [], None
+            share.folded(list(map(Part, own, writes[at:], rows[at:])))
             at += len(own)
+
+    def _place(
+        self, judged: Judged, shares: Sequence[Share]
+    ) -> tuple[dict[str, Index], list[tuple[str, Slab, Placed]], dict[str, Staying]]:
+        """Of each view: the number of each event's share (n,), of those that are not folded none; in each slab, the rows that the others
+        change; and those of entities that stay few events."""
+        first = min(share.start for share in shares)
+        watermark_us = int(judged.running_max_us[first - 1]) if first else judged.stand.max_time_us
+        of: dict[str, Index] = {}
+        placed: list[tuple[str, Slab, Placed]] = []
+        staying: dict[str, Staying] = {}
+        for view_id in judged.takes:
+            of[view_id], chosen = self._choose(judged, view_id, shares, first)
+            if not len(chosen):
+                continue
+            slots = [every[chosen] for every in judged.slots[view_id]]
+            if (few := self._forms[view_id].settle(judged.events, chosen, slots, watermark_us)) is not None:
+                staying[view_id] = few
+            for slab, those in zip(self._slabs[view_id], slots, strict=True):
+                one = slab.place(judged.batch.partition, judged.events, chosen, those, watermark_us)
+                if len(one.entities):
+                    placed.append((view_id, slab, one))
+        return of, placed, staying
+
+    def _choose(self, judged: Judged, view_id: str, shares: Sequence[Share], first: int) -> tuple[Index, Index]:
+        """(n,) the number of each event's share, and the places of those that the view folds: none before ``first``, and none that its
+        share has committed past."""
+        n = len(judged.events)
+        of, chosen = np.full(n, len(shares)), first + np.flatnonzero(judged.takes[view_id][first:])
+        of[chosen] = 0
+        alone = len(shares[0].tracks) == len(judged.stand.tracks)  # the share of all buckets
+        if not alone and len(chosen):
+            share_of, starts = self._of_buckets(view_id, shares, n)
+            buckets = self._slabs[view_id][0].buckets(judged.slots[view_id][0][chosen])
+            of[chosen] = share_of[buckets]
+            chosen = chosen[chosen >= starts[buckets]]
+        return of, chosen
+
+    def _published(self, judged: Judged, stops: Sequence[int]) -> list[list[tuple[Writes, int]]]:
+        """What each commit of the slabs' last ``fold`` publishes, and of how many entities. Each ends at one of ``stops``."""
+        partition, instants_us = judged.batch.partition, [judged.reach(stop)[1] for stop in stops]
+        values = [[(writes, len(writes)) for writes in publisher.writes(partition, instants_us)] for publisher in self._publishers]
+        for _, slab in self._each:
+            slab.published()
+        return values
 
     def _of_buckets(self, view_id: str, shares: Sequence[Share], none: int) -> tuple[Index, Index]:
         """Of each of the view's buckets, the number of its share, and up to where that is committed: ``none`` where it is of no share."""
@@ -258,7 +275,7 @@ class SourceViews:
             if slab.publishes:
                 rows.append(keys[-1])
                 keys.append(keys[-1])
-        each = (_of_shares(found, len(shares)) for found in (rows, keys, whole))
+        each = (by_share(found, len(shares)) for found in (rows, keys, whole))
         return [
             cuts([(Changes(*of_rows), self._commit_rows), (Changes(*of_keys), self._commit_keys)], Whole(*written), share.start, n,
                  rewritten=limits.ROLL_UP_ROWS)
@@ -305,25 +322,6 @@ class SourceViews:
             slab.drop(partition)
         if self._ids is not None:
             self._ids.drop(partition)
-
-
-def _commit_of(of: Index, ends: list[list[int]]) -> Index:
-    """(n,) the number of each event's commit, counted over all shares: of those of no share, any."""
-    places = np.arange(len(of))
-    if len(ends) == 1:
-        return np.asarray(ends[0]).searchsorted(places, side="right")
-    every, span = np.concatenate([np.asarray(own) + i * (len(of) + 1) for i, own in enumerate(ends)]), len(of) + 1
-    found: Index = every.searchsorted(of * span + places, side="right")
-    return found
-
-
-def _of_shares(found: Sequence[tuple[Index, Index, Index]], count: int) -> list[tuple[Index, Index]]:
-    """(share, place, value) of several -> of each share the places, in order, and their values."""
-    share, places, values = map(np.concatenate, zip(*found, strict=True))
-    order = in_order(share, in_order(places))
-    places, values = places[order], values[order]
-    bounds = share[order].searchsorted(np.arange(count + 1)).tolist()
-    return [(places[a:b], values[a:b]) for a, b in pairwise(bounds)]
 
 
 def _present(column: NDArray[Any]) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow.ingest.arena import Table, spans
+from featureflow.ingest.lifting import Lifted
 from featureflow.ingest.order import Index, changes, in_order, lengths
 from featureflow.ingest.slots import Slots
 from featureflow.kernel import event_form, state
@@ -94,6 +95,35 @@ class StateWrites:
             writes = [a + b for a, b in zip(patched, each, strict=True)]
         rows = np.bincount(number, minlength=commits).tolist()
         return list(zip(writes, rows, strict=True)), last
+
+    def of_some(
+        self, touched: Touched, before: Entities, apart: NDArray[np.bool_], lifted: Lifted | None, commits: int
+    ) -> tuple[list[tuple[Writes, int]], Index]:
+        """As ``of``, but nothing of the entities that are written as events, ``apart`` (e,), and all of those that no longer are."""
+        last, entity = np.zeros(len(before.slots), np.int64), np.searchsorted(before.slots, touched.slots)
+        np.maximum.at(last, entity, touched.commits)
+        if lifted is not None:
+            first = np.full(len(before.slots), commits)
+            np.minimum.at(first, entity, touched.commits)
+            at = np.searchsorted(before.slots, lifted.slots)
+            last[at] = np.maximum(last[at], lifted.commits)
+            alone = (first[at] != lifted.commits) & (before.held[at] > 0)    # rows of which no event of that commit changes one
+            none = np.zeros(int(alone.sum()), np.int64)
+            touched = Touched(
+                np.concatenate((touched.commits, lifted.commits[alone])),
+                np.concatenate((touched.slots, lifted.slots[alone])),
+                np.concatenate((touched.positions, none)),
+                np.concatenate((touched.fresh, none.astype(np.bool_))),
+                np.concatenate((touched.table, lifted.rows[alone])),
+            )
+        mine = np.flatnonzero(~self._slots.as_events[touched.slots])
+        if not len(mine):
+            return [(Writes(), 0)] * commits, last
+        touched = Touched(touched.commits[mine], touched.slots[mine], touched.positions[mine], touched.fresh[mine], touched.table[mine])
+        writes, last[~apart] = self.of(
+            touched, Entities(before.slots[~apart], before.held[~apart], before.whole[~apart], before.rows), commits
+        )
+        return writes, last
 
     def _patches(
         self, commits: int, number: Index, slots: Index, positions: Index, begins: NDArray[np.bool_], held: Index,
