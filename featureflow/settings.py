@@ -24,6 +24,7 @@ from featureflow.errors import SettingsError
 FILE = "featureflow.toml"
 EMBEDDED = "embedded"
 SECRET_OPTION = re.compile(r"(?i)([^&=]*(?:password|secret|token|key)[^&=]*)=[^&]*")
+UNENCODED = re.compile(r"[^/]*://[^/?#@]*:(?!\d+(?:$|[/,]))[^@]*$")  # after a colon, no port and no host: a password that its ? cut off
 STALE_AFTER_US = 5_000_000
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
@@ -179,7 +180,15 @@ def _check_database(url: str, said: str) -> None:
         parts = urlsplit(url)
     except ValueError as error:
         raise SettingsError(f"{said} = {mask(url)} is no URL: {error}") from None
-    if parts.scheme in ("redis", "rediss") and re.fullmatch(r"/?\d*", parts.path, re.ASCII) is None:
+    if parts.scheme not in ("redis", "rediss"):
+        return
+    try:
+        _ = parts.port
+    except ValueError:                     # its own message shows what stands there, which may be of a password
+        raise SettingsError(
+            f"{said} = {mask(url)} has no port that is a number up to 65535; in a user name or password write / as %2F, ? as %3F, # as %23"
+        ) from None
+    if re.fullmatch(r"/?\d*", parts.path, re.ASCII) is None:
         raise SettingsError(f"{said} = {mask(url)} ends in the number of a database, such as /0; it ends in {parts.path!r}")
 
 
@@ -211,6 +220,8 @@ def mask(text: str) -> str:
     if "://" not in text:
         return text
     address, question, options = text.partition("?")
+    if "@" in options and UNENCODED.match(address):      # what looks like options is of a password
+        address, question, options = text, "", ""
     address = re.sub(r"(?<=://)([^/@]*?):.*@", r"\1:***@", address)
     return address + question + SECRET_OPTION.sub(r"\1=***", options)
 

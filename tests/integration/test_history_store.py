@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import sqlalchemy
 from histories import history_of
+from sqlalchemy import make_url
 from trips import DEPARTURE, FIELDS, events
 
 from featureflow.define import system
@@ -351,10 +352,34 @@ def test_a_server_that_is_down_is_unavailable_and_the_error_hides_the_password()
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["postgresql://x/y", "not a url", "sqlite://", "sqlite:///:memory:"])
-def test_a_url_that_cannot_hold_history_is_refused(url: str) -> None:
-    with pytest.raises(SettingsError, match=r"history\.url"):
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://x/y", "the database 'postgresql'"),
+        ("not a url", "is not a database URL"),
+        ("sqlite://", "must name a file"),
+        ("sqlite:///:memory:", "must name a file"),
+        ("mysql://me:hidden@h:x/db", "is not a database URL"),
+        ("mysql://me:hidden@h:66000/db", "has the port 66000"),
+        ("mysql://me:hidden@h/db?nope=1", "has no option 'nope'"),
+        ("mysql://me:hidden@h/db?ssl_ca=/not/there.pem", "ssl_ca=/not/there.pem, which is no file"),
+        ("mysql://me:hidden@h/db?ssl_cert=/not/there.pem", "ssl_cert=/not/there.pem, which is no file"),
+        ("mysql://me:hidden@h/db?connect_timeout=soon", "has an option that cannot be"),
+    ],
+)
+def test_a_url_that_cannot_hold_history_is_refused(url: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=rf"history\.url.*{said}") as caught:
         SqlHistory(url)
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_login_that_is_refused_is_not_taken_for_a_missing_table(mysql_url: str) -> None:
+    store = SqlHistory(make_url(mysql_url).set(username="nobody", password="hidden").render_as_string(hide_password=False))
+    with pytest.raises(HistoryError, match=r"Access denied.*Correct user and password in history\.url") as caught:
+        store.query("newest_definition", {})
+    store.close()
+    assert "featureflow apply" not in str(caught.value)
+    assert "hidden" not in str(caught.value)
 
 
 def test_a_database_that_does_not_exist_is_not_taken_for_a_missing_table(mysql_url: str) -> None:

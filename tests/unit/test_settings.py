@@ -129,6 +129,23 @@ def test_secrets_among_the_options_are_never_shown() -> None:
 
 
 @pytest.mark.parametrize(
+    "url", ["redis://:s3/cret@h:6379/0", "redis://me:s3?cret@h:6379/0", "rediss://:s3#cret@h/0", "redis://:s3cret@h:66000/0"]
+)
+@pytest.mark.parametrize("section", ["log", "online"])
+def test_a_password_that_is_not_encoded_is_never_shown_as_a_port(tmp_path: Path, section: str, url: str) -> None:
+    variable = f"FEATUREFLOW_{section.upper()}_URL"
+    with pytest.raises(SettingsError, match=rf"{section}\.url .* a number up to 65535; .* as %2F") as caught:
+        load(tmp_path, {"FEATUREFLOW_PROJECT_NAME": "shop", variable: url})
+    assert "s3" not in str(caught.value)
+    assert "cret" not in str(caught.value)
+
+
+def test_an_at_sign_among_the_options_makes_no_password_of_the_servers() -> None:
+    url = "kafka://a:9092,b:9092?sasl_plain_username=me@corp"
+    assert mask(url) == url
+
+
+@pytest.mark.parametrize(
     ("variable", "text"),
     [
         ("FEATUREFLOW_SERVE_PORT", "many"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 from sqlalchemy.exc import ArgumentError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
@@ -14,6 +16,7 @@ from featureflow.errors import SettingsError
 from featureflow.store.history.load import LoadingConnection
 
 LOCK_WAIT_S = 10
+FILES = ("ssl_ca", "ssl_capath", "ssl_cert", "ssl_key")                    # options of MySQL that name one
 IMMEDIATE = "featureflow_immediate"        # execution option: take SQLite's write lock at BEGIN
 
 
@@ -21,18 +24,19 @@ def engine_of(url: str, *, setting: str) -> Engine:
     """``mysql://`` (PyMySQL) or ``sqlite:///``. ``setting`` is the setting's name, for error messages."""
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:         # ValueError: of a port that is no number
         raise SettingsError(f"{setting} is not a database URL; write mysql://user:password@host:3306/database or sqlite:///path") from error
     match parsed.get_backend_name():
         case "mysql" | "mariadb":
-            return _mysql(parsed)
+            return _mysql(parsed, setting)
         case "sqlite":
             return _sqlite(parsed, setting)
         case other:
             raise SettingsError(f"{setting} names the database {other!r}; FeatureFlow keeps history in mysql or sqlite")
 
 
-def _mysql(url: URL) -> Engine:
+def _mysql(url: URL, setting: str) -> Engine:
+    _check_mysql(url, setting)
     engine = create_engine(
         url.set(drivername=f"{url.get_backend_name()}+pymysql"),
         isolation_level="READ COMMITTED",      # REPEATABLE READ loses compare-and-set updates on MariaDB
@@ -51,6 +55,22 @@ def _mysql(url: URL) -> Engine:
     )
     event.listen(engine, "do_connect", lambda dialect, record, arguments, named: LoadingConnection(*arguments, **named))
     return engine
+
+
+def _check_mysql(url: URL, setting: str) -> None:
+    """PyMySQL would say of all this only when it connects, and in Python's words."""
+    if url.port is not None and not 0 < url.port < 65_536:
+        raise SettingsError(f"{setting} has the port {url.port}; ports are 1 to 65535")
+    for name in FILES:
+        if (file := url.query.get(name)) is not None and not Path(str(file)).exists():
+            raise SettingsError(f"{setting} has {name}={file}, which is no file here; name one that is there")
+    try:
+        _, named = MySQLDialect_pymysql().create_connect_args(url)
+    except ValueError as error:
+        raise SettingsError(f"{setting} has an option that cannot be: {error}; correct it, or leave it out") from None
+    known = inspect.signature(LoadingConnection).parameters
+    if unknown := sorted(named.keys() - known.keys()):
+        raise SettingsError(f"{setting} has no option {unknown[0]!r}; there are ssl_ca, ssl_cert, ssl_key and the others of PyMySQL")
 
 
 def _sqlite(url: URL, setting: str) -> Engine:

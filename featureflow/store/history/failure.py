@@ -14,12 +14,14 @@ class Failure(Enum):
     UNAVAILABLE = "unavailable"            # the server is down, shutting down, read-only or full: wait
     DUPLICATE = "duplicate"
     NO_DATABASE = "no database"
-    REFUSED = "refused"                    # wrong password, no such table, a value that does not fit
+    NO_LOGIN = "no login"                  # wrong user or password, or no right to the database
+    REFUSED = "refused"                    # no such table, a value that does not fit
 
 
 # MySQL and MariaDB: server errors by number, then the client's own.
 _TRY_AGAIN = {1213, 1205, 3572}            # deadlock · lock wait timeout · lock not available
 _NO_DATABASE = 1049
+_NO_LOGIN = {1044, 1045, 1698}
 _UNAVAILABLE = {
     1021, 1040, 1041, 1053, 1114, 1129, 1152, 1159, 1161, 1184, 1203, 1226,    # disk full, too many connections, shutdown, network
     1290, 1792, 1836, 1927, 3032, 3168, 3169, 4031,                            # read-only, killed, offline, idle too long
@@ -46,4 +48,6 @@ def failure_of(error: DBAPIError) -> Failure:
         return Failure.DUPLICATE
     if error.connection_invalidated or number in _UNAVAILABLE or isinstance(origin, OSError):
         return Failure.UNAVAILABLE
+    if number in _NO_LOGIN:
+        return Failure.NO_LOGIN
     return Failure.NO_DATABASE if number == _NO_DATABASE else Failure.REFUSED

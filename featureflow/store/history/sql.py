@@ -353,6 +353,11 @@ class SqlHistory:
                     raise HistoryError(
                         f"{what} was refused by {self._place}: {error.orig}. Create the database, or correct {self._setting}"
                     ) from error
+                case Failure.NO_LOGIN:
+                    raise HistoryError(
+                        f"{what} was refused by {self._place}: {error.orig}. Correct user and password in {self._setting}, or give that "
+                        "user its rights"
+                    ) from error
                 case Failure.REFUSED if self._tables_missing():
                     raise TablesMissingError(
                         f"the history database at {self._place} ({self._setting}) lacks tables. Run: featureflow apply"

@@ -96,7 +96,7 @@ class AsyncReader:
             self._options = tls.options(url)
             self._tls = None if not url.startswith("rediss:") else context or tls.context(self._options)
         except ValueError as problem:
-            raise UnavailableError(f"{SETTING} is not a Redis URL: {problem}. Write redis://HOST:PORT/0") from None
+            raise UnavailableError(f"{SETTING} is not a Redis URL: {problem}. Write redis://HOST:PORT/0, or embedded") from None
         self._options |= {"username": username, "password": password} if password else {}
         self._timeout_s = timeout_s
         self._connection: _Connection | None = None

@@ -71,7 +71,7 @@ class RedisOnlineStore:
             if url.startswith("rediss:"):
                 tls.context(options)           # redis-py itself would say of a file that is not there neither its name nor the option's
         except ValueError as problem:
-            raise UnavailableError(f"{SETTING} is not a Redis URL: {problem}. Write redis://HOST:PORT/0") from None
+            raise UnavailableError(f"{SETTING} is not a Redis URL: {problem}. Write redis://HOST:PORT/0, or embedded") from None
         return place(url)
 
     @cached_property

@@ -1,5 +1,5 @@
-"""What ``online.url`` says, for the worker's client and the scorer's alike: redis-py would take options that send a write twice, and the
-scorer's own connection knows none of them.
+"""What ``online.url`` says, for the worker's client and the scorer's alike, and ``log.url`` of Redis Streams: redis-py would take options
+that send a write twice or change what it answers, and the scorer's own connection knows none of them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ def options(url: str) -> dict[str, Any]:
     """
     found: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]  # untyped in redis-py
     found.pop("connection_class", None)
+    if url.startswith("unix:") and not found.get("path"):
+        raise ValueError("a path is missing")
     for name in found:
         if name in TLS and not url.startswith("rediss:"):
             raise ValueError(f"{name} is of TLS, which rediss:// has")
