@@ -43,7 +43,7 @@ class CellSlab(Slab):
     def _parse(self, blobs: Sequence[bytes | None], beside: Sequence[bytes | None]) -> States:
         if self._beside is None or not beside:
             return super()._parse(blobs, beside)
-        return state.parse_cells(self._beside, self.layout, [[blob] for blob in blobs], state.few(self._beside, beside))
+        return state.parse_cells(self._beside, self.layout, [[blob] for blob in blobs], beside)
 
     def place(self, partition: int, events: Events, chosen: Index, slots: Index, watermark_us: int) -> Placed:
         n = len(events)

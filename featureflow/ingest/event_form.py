@@ -124,10 +124,10 @@ class EventForm:
         live = np.bincount(kept.of, alive, len(entities)).astype(np.int64)
         makes_room = (live < known.event_count[entities]) & (live + counts + ROOM <= limits.FEW_EVENTS)
         smaller = entities[makes_room]
-        left: list[list[bytes]] = [[] for _ in bodies]
+        data, left = b"".join(bodies), list[list[bytes]]([] for _ in bodies)
         places = (column[alive].tolist() for column in (kept.of, kept.starts, kept.starts + kept.sizes))
         for value, begin, end in zip(*places, strict=True):
-            left[value].append(bodies[value][begin:end])
+            left[value].append(data[begin:end])
         known.set_events(smaller, [b"".join(left[value]) for value in makes_room.nonzero()[0].tolist()])
         known.event_count[smaller], known.events_whole[smaller] = live[makes_room], True
         known.horizon[smaller] = np.maximum(known.horizon[smaller], horizon)

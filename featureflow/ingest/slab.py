@@ -136,13 +136,13 @@ class Slab:
         return {}
 
     def _take_in(self, slots: Index, blobs: Sequence[bytes], states: States) -> None:
-        """What the store holds of the slots, which are new: ``blobs`` are those of ``states.blob_entity``, rows before events."""
+        """What the store holds of the slots, which are new: ``blobs`` are those of ``states.blob_entity``."""
         known, stored, counts = self.known, slots[states.blob_entity], np.bincount(states.entity, minlength=len(slots))
         known.horizon[stored], known.frontiers[stored] = states.horizons, states.frontiers
-        rows = [blob for blob in blobs if blob[0] != event_form.FORMAT]
-        known.hold_rows(stored[: len(rows)], rows, counts[states.blob_entity[: len(rows)]])
-        if len(rows) < len(stored):
-            known.hold_events(stored[len(rows) :], [blob for blob in blobs if blob[0] == event_form.FORMAT])
+        few = np.array([blob[0] == event_form.FORMAT for blob in blobs], np.bool_)
+        known.hold_rows(stored[~few], [blob for blob in blobs if blob[0] != event_form.FORMAT], counts[states.blob_entity[~few]])
+        if few.any():
+            known.hold_events(stored[few], [blob for blob in blobs if blob[0] == event_form.FORMAT])
         self.arena.reserve(len(known))
         full = np.flatnonzero(counts)
         counts = counts[full]

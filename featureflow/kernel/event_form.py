@@ -42,6 +42,9 @@ BYTES = 255                                # of one event, at most
 # of one byte, two ..., 15 a string.
 FLOAT, HUNDREDTHS, TEXT = 8, 9, 15
 SIZES = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 0], np.int64)
+MASKS = np.array([(1 << (8 * size)) - 1 for size in SIZES.tolist()], np.uint64)
+DIVISORS = np.array([np.nan if kind == 0 else 100.0 if HUNDREDTHS <= kind < TEXT else 1.0 for kind in range(16)])   # 0 / nan: a null
+PAIRS = np.array([(kinds & 15, kinds >> 4) for kinds in range(256)], np.uint8)   # the two kinds in a byte
 WHOLE_ABS, HUNDREDTHS_ABS = 2.0**52, 2.0**46
 _BOUNDS = np.array([1 << (8 * k) for k in range(1, 8)], np.uint64)
 
@@ -56,7 +59,7 @@ class Kept:
 
     of: Index                              # (k,) the value that each is from
     events: Gathered
-    starts: Index                          # (k,) where each begins in its value
+    starts: Index                          # (k,) where each begins, were the values one after the other
     sizes: Index                           # (k,) its bytes
 
 
@@ -103,51 +106,50 @@ def decode(layout: Layout, bodies: Sequence[bytes], owners: Int, since_us: Int, 
 
     Raises ValueError for what no event ends.
     """
-    of: list[int] = []
-    starts: list[int] = []
-    for value, body in enumerate(bodies):
-        at, end = 0, len(body)
-        while at < end:
-            of.append(value)
-            starts.append(at)
-            at += body[at] or end + 1
-        if at != end:
-            raise ValueError(f"value {value} ends within an event")
-    whose, start = np.array(of, np.intp), np.array(starts, np.intp)
-    lengths = np.array([len(body) for body in bodies], np.intp)
-    data = np.frombuffer(b"".join((*bodies, bytes(8))), np.uint8)
-    begin = start + (np.cumsum(lengths) - lengths)[whose]
     numbers, texts = _fields(layout)
     many, fields = OWN + len(numbers), OWN + len(numbers) + len(texts)
     controls = -(-fields // 2)
-    packed = data[np.minimum(begin[:, np.newaxis] + 1 + np.arange(controls), len(data) - 1)]
-    kinds = np.stack((packed & 15, packed >> 4), axis=2).reshape(len(begin), 2 * controls)[:, :fields]
+    longest = 1 + controls + 8 * many + 256 * len(texts)           # of what an event says that it is, even where it does not end
+    data = b"".join((*bodies, bytes(longest + 8)))
+    of: list[int] = []
+    starts: list[int] = []
+    end = at = 0
+    for value, body in enumerate(bodies):
+        end += len(body)
+        while at < end:
+            of.append(value)
+            starts.append(at)
+            at += data[at] or longest
+        if at != end:
+            raise ValueError(f"value {value} ends within an event")
+    whose, begin, raw = np.array(of, np.intp), np.array(starts, np.intp), np.frombuffer(data, np.uint8)
+    kinds = PAIRS[raw[begin[:, np.newaxis] + np.arange(1, 1 + controls)]].reshape(len(of), 2 * controls)[:, :many]
     sizes = SIZES[kinds]
-    ends = begin[:, np.newaxis] + 1 + controls + np.cumsum(sizes, axis=1)
-    places = np.minimum((ends - sizes)[:, :many], len(data) - 8)
-    raw = data[places[:, :, np.newaxis] + np.arange(8)] * (np.arange(8) < sizes[:, :many, np.newaxis])
-    payload = np.ascontiguousarray(raw).view("<u8").reshape(len(begin), many)
-    own = _unzigzag(payload[:, :OWN])
-    times, offsets = own[:, 0] + since_us[whose], own[:, 1] + since_offset[whose]
-    columns: dict[str, NDArray[Any]] = {}
-    for i, name in enumerate(numbers, OWN):
-        columns[name] = _read(payload[:, i], kinds[:, i])
-    at_text = ends[:, many - 1]
+    ends = begin[:, np.newaxis] + 1 + controls + sizes.cumsum(axis=1)
+    words = np.ndarray(len(data) - 7, "<u8", raw, strides=(1,))    # the eight bytes from each place on
+    payload = words[ends - sizes] & MASKS[kinds]
+    whole = _unzigzag(payload)
+    times, offsets = whole[:, 0] + since_us[whose], whole[:, 1] + since_offset[whose]
+    values = whole[:, OWN:] / DIVISORS[kinds[:, OWN:]]
+    floats = kinds[:, OWN:] == FLOAT
+    if floats.any():
+        values[floats] = payload[:, OWN:][floats].view(np.float64)
+    columns: dict[str, NDArray[Any]] = dict(zip(numbers, np.ascontiguousarray(values.T), strict=True))
+    at_text = ends[:, -1]
     for i, name in enumerate(texts, many):
-        there = kinds[:, i] == TEXT
-        width = np.where(there, data[np.minimum(at_text, len(data) - 1)], 0).astype(np.intp)
+        there = PAIRS[raw[begin + 1 + i // 2], i % 2] == TEXT
+        width = np.where(there, raw[at_text], 0).astype(np.intp)
         first = at_text + there
-        column = np.empty(len(begin), object)
+        column = np.empty(len(of), object)
         column[:] = [
-            data[a : a + n].tobytes().decode() if held else None
-            for a, n, held in zip(first.tolist(), width.tolist(), there.tolist(), strict=True)
+            data[a : a + n].decode() if held else None for a, n, held in zip(first.tolist(), width.tolist(), there.tolist(), strict=True)
         ]
         columns[name] = column
         at_text = first + width
-    size = data[begin].astype(np.intp)
+    size = raw[begin].astype(np.intp)
     if (at_text != begin + size).any():
         raise ValueError("an event is not as long as it says")
-    return Kept(whose, Gathered(-1, offsets, times, times, columns, partitions=owners[whose]), start, size)
+    return Kept(whose, Gathered(-1, offsets, times, times, columns, partitions=owners[whose]), begin, size)
 
 
 def count(body: bytes) -> int:
@@ -159,10 +161,16 @@ def count(body: bytes) -> int:
     return found
 
 
-def rows_of(layout: Layout, kept: Kept) -> tuple[Rows, Index]:
-    """What the values are in rows of this layout, a row for each tile (of cells, each cell), and the value that each row is of."""
+def lifted(layout: Layout, kept: Kept) -> tuple[Rows, Index]:
+    """What the events are in rows of this layout, each by itself, and the value that each row is of, nondecreasing."""
     rows, event = lift_rows(layout, kept.events)
-    of, table = kept.of[event], layout.table(rows)
+    return rows, kept.of[event]
+
+
+def merged(layout: Layout, kept: Kept) -> tuple[Rows, Index]:
+    """As ``lifted``, a row for each tile (of cells, each cell) of a value."""
+    rows, of = lifted(layout, kept)
+    table = layout.table(rows)
     keys = np.stack((of, *(table[:, column] for column in layout.key_columns)))
     order = np.lexsort(keys[::-1])
     keys = keys[:, order]
@@ -203,15 +211,6 @@ def _numbers(values: NDArray[np.float64], payload: NDArray[np.uint64], kinds: By
         found = _zigzag(numbers[chosen].astype(np.int64))
         payload[chosen] = found
         kinds[chosen] = base + np.searchsorted(_BOUNDS, found, side="right")
-
-
-def _read(payload: NDArray[np.uint64], kinds: Bytes) -> NDArray[np.float64]:
-    out = payload.copy().view(np.float64)
-    out[kinds == 0] = np.nan
-    whole, cents = (kinds > 0) & (kinds < FLOAT), (kinds >= HUNDREDTHS) & (kinds < TEXT)
-    out[whole] = _unzigzag(payload[whole])
-    out[cents] = _unzigzag(payload[cents]) / 100.0
-    return out
 
 
 def _zigzag(numbers: Int) -> NDArray[np.uint64]:

@@ -11,7 +11,7 @@ A value of few events holds these instead (``kernel.event_form``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +24,9 @@ from featureflow.kernel.columns import FORMAT, HEADER, Layout, Rows
 from featureflow.kernel.event_form import Kept
 
 Int = NDArray[np.int64]
+
+_OF_ROWS = FORMAT.to_bytes(2, "little")
+_NO_FRONTIER = NO_TIME_US.to_bytes(8, "little", signed=True)
 
 
 @dataclass(frozen=True)
@@ -85,77 +88,82 @@ def parse(layout: Layout, blobs: Sequence[Sequence[bytes | None]]) -> States:
     """Read state values: the outer sequence is entities, the inner one partitions (one, where keyed).
 
     Where the layout has cells, the inner one is the partitions of the layout itself, then those of each of its cells. A value of few
-    events (``kernel.event_form``) is read as the rows and cells that they make.
+    events (``kernel.event_form``) is read as the rows and cells that each of them is: what is read is of no use but to finalize.
 
     Raises StateError naming the view and what is wrong; of which entity, one that is parsed alone tells.
     """
     if not layout.cells:
-        return parse_rows(layout, blobs)
+        return _read(layout, blobs, event_form.lifted)[0]
     share = len(layout.all)
     each = [[parts[k * len(parts) // share : (k + 1) * len(parts) // share] for parts in blobs] for k in range(share)]
-    rows, few = _read(layout, each[0])
-    cells = (parse_cells(layout, one, each[k], few) for k, one in enumerate(layout.cells, 1))
+    rows, few = _read(layout, each[0], event_form.lifted)
+    cells = (_read_cells(one, each[k], few, event_form.lifted) for k, one in enumerate(layout.cells, 1))
     return replace(rows, cells=tuple(cells))
 
 
 def parse_rows(layout: Layout, blobs: Sequence[Sequence[bytes | None]]) -> States:
-    """As ``parse``, of the values of this layout alone, without its cells."""
-    return _read(layout, blobs)[0]
+    """As ``parse``, of the values of this layout alone, without its cells, and no two rows of a value of few events are of one tile."""
+    return _read(layout, blobs, event_form.merged)[0]
 
 
-def parse_cells(layout: Layout, cells: Layout, blobs: Sequence[Sequence[bytes | None]], few: Few | None) -> States:
-    """As ``parse``, of the values of one of the layout's cells, and of the events in those of the layout itself."""
-    states = _read(cells, blobs)[0]
-    return states if few is None else _with(states, cells, few)
+def parse_cells(layout: Layout, cells: Layout, blobs: Sequence[Sequence[bytes | None]], beside: Sequence[bytes | None]) -> States:
+    """As ``parse_rows``, of the values of one of the layout's cells, and of the events in those of the layout itself ``beside``."""
+    held = [(i, blob) for i, blob in enumerate(beside) if blob and blob[0] == event_form.FORMAT]
+    few = _few(layout, [i for i, _ in held], [blob for _, blob in held]) if held else None
+    return _read_cells(cells, blobs, few, event_form.merged)
 
 
 @dataclass(frozen=True)
-class Few:
+class _Few:
     """Values that hold events: b of them."""
 
     entity: Int                            # (b,)
-    heads: NDArray[np.void]                # (b,) of ``event_form.HEADER``
     kept: Kept
 
 
-def few(layout: Layout, blobs: Sequence[bytes | None]) -> Few | None:
-    """The values of the layout, one for each entity, that hold events; None: none does."""
-    found = [(i, blob) for i, blob in enumerate(blobs) if blob and blob[0] == event_form.FORMAT]
-    return _few(layout, [i for i, _ in found], [blob for _, blob in found]) if found else None
+Lift = Callable[[Layout, Kept], tuple[Rows, NDArray[np.intp]]]   # and the value that each row is of, nondecreasing
 
 
-def _read(layout: Layout, blobs: Sequence[Sequence[bytes | None]]) -> tuple[States, Few | None]:
+def _read(layout: Layout, blobs: Sequence[Sequence[bytes | None]], lift: Lift) -> tuple[States, _Few | None]:
     size, row_bytes = layout.header_bytes, layout.row_bytes
-    heads: list[memoryview] = []
-    bodies: list[memoryview] = []
+    heads: list[bytes | memoryview] = []
+    bodies: list[bytes | memoryview] = []
     owners: list[int] = []
-    few_of: list[int] = []
-    few_blobs: list[bytes] = []
+    few: list[tuple[int, bytes]] = []      # the place of each among the others
     for i, parts in enumerate(blobs):
         for blob in parts:
             if not blob:
                 continue
             if blob[0] == event_form.FORMAT:
-                few_of.append(i)
-                few_blobs.append(blob)
-                continue
-            if len(blob) < size or (len(blob) - size) % row_bytes:
+                few.append((len(owners), blob))
+                heads.append(b"")
+                bodies.append(b"")
+            elif len(blob) < size or (len(blob) - size) % row_bytes:
                 raise StateError(
                     f"the state of {layout.view_id} from {layout.source} has {len(blob)} bytes: "
                     f"not a header of {size} and rows of {row_bytes}. {_rebuild(layout)}"
                 )
-            view = memoryview(blob)
-            heads.append(view[:size])
-            bodies.append(view[size:])
+            else:
+                view = memoryview(blob)
+                heads.append(view[:size])
+                bodies.append(view[size:])
             owners.append(i)
-    rows = layout.from_bytes(b"".join(bodies))
+    found = None
+    if few:
+        found = _few(layout, [owners[place] for place, _ in few], [blob for _, blob in few])
+        rows, of = lift(layout, found.kept)
+        data, ends = layout.to_bytes(layout.table(rows)), np.searchsorted(of, np.arange(len(few)), side="right").tolist()
+        begin, none = 0, _NO_FRONTIER * (len(layout.levels) - 1)
+        for (place, blob), end in zip(few, ends, strict=True):
+            heads[place] = _OF_ROWS + blob[len(_OF_ROWS) : HEADER.itemsize] + none
+            bodies[place] = data[begin * row_bytes : end * row_bytes]
+            begin = end
+    fixed = (extended := np.frombuffer(b"".join(heads), _headers(layout)))["fixed"]
+    _check(layout, fixed, FORMAT)
     blob_entity = np.array(owners, np.int64)
     lengths = np.array([len(body) for body in bodies], np.int64) // row_bytes
-    extended = np.frombuffer(b"".join(heads), _headers(layout))
-    fixed = extended["fixed"]
-    _check(layout, fixed, FORMAT)
     states = States(
-        rows,
+        layout.from_bytes(b"".join(bodies)),
         np.repeat(blob_entity, lengths),
         len(blobs),
         blob_entity,
@@ -163,21 +171,21 @@ def _read(layout: Layout, blobs: Sequence[Sequence[bytes | None]]) -> tuple[Stat
         fixed["horizon"],
         extended["frontiers"],
     )
-    if not few_blobs:
-        return states, None
-    found = _few(layout, few_of, few_blobs)
-    none = np.full((len(few_of), len(layout.levels) - 1), NO_TIME_US, np.int64)
-    states = replace(
-        _with(states, layout, found),
-        blob_entity=np.concatenate((states.blob_entity, found.entity)),
-        owners=np.concatenate((states.owners, found.heads["owner"].astype(np.int64))),
-        horizons=np.concatenate((states.horizons, found.heads["horizon"])),
-        frontiers=np.concatenate((states.frontiers, none)),
-    )
     return states, found
 
 
-def _few(layout: Layout, entities: list[int], blobs: list[bytes]) -> Few:
+def _read_cells(layout: Layout, blobs: Sequence[Sequence[bytes | None]], few: _Few | None, lift: Lift) -> States:
+    """With the cells that events beside them are."""
+    states = _read(layout, blobs, lift)[0]
+    if few is None:
+        return states
+    rows, of = lift(layout, few.kept)
+    entity = np.concatenate((states.entity, few.entity[of]))
+    order = np.argsort(entity, kind="stable")
+    return replace(states, rows=np.concatenate((states.rows, rows))[order], entity=entity[order])
+
+
+def _few(layout: Layout, entities: list[int], blobs: list[bytes]) -> _Few:
     size = event_form.HEADER.itemsize
     if min(map(len, blobs)) < size:
         raise StateError(
@@ -192,15 +200,7 @@ def _few(layout: Layout, entities: list[int], blobs: list[bytes]) -> Few:
         )
     except ValueError as error:
         raise StateError(f"the state of {layout.view_id} from {layout.source} holds no events: {error}. {_rebuild(layout)}") from error
-    return Few(np.array(entities, np.int64), heads, kept)
-
-
-def _with(states: States, layout: Layout, few: Few) -> States:
-    """With the rows that the events are."""
-    rows, of = event_form.rows_of(layout, few.kept)
-    entity = np.concatenate((states.entity, few.entity[of]))
-    order = np.argsort(entity, kind="stable")
-    return replace(states, rows=np.concatenate((states.rows, rows))[order], entity=entity[order])
+    return _Few(np.array(entities, np.int64), kept)
 
 
 def _rebuild(layout: Layout) -> str:
