@@ -20,6 +20,7 @@ from featureflow.errors import HistoryAwayError, OffsetOutOfRangeError, Unavaila
 from featureflow.ingest.decode import Recalled
 from featureflow.kernel.events import Events
 from featureflow.store.history.protocol import Extent, HistoryStore
+from featureflow.store.history.read_again import check_read_again
 from featureflow.store.log.protocol import Batch, Partition
 
 NOTHING = Extent(0, 0)
@@ -82,12 +83,7 @@ class Backfill:
                 f"{place}: offsets {wanted.first} to {wanted.until} are to be read from history, which holds "
                 f"{extent.first} to {extent.next}"
             )
-        refused = self._history.refused(source, partition.partition, 1)
-        if refused and refused[0].offset < wanted.until:   # one that is an event by now would be passed by, and never counted
-            raise UnavailableError(
-                f"{place}: history has yet to read records again that an earlier definition of {source.name} refused, from offset "
-                f"{refused[0].offset} on; `featureflow history` does so while it runs"
-            )
+        check_read_again(self._history, source, partition.partition, wanted.until)     # an event would be passed by, and never counted
         pages = self._history.scan(
             source,
             partition=partition.partition,

@@ -21,12 +21,14 @@ from featureflow.define import system
 from featureflow.define.spec import Project, Source
 from featureflow.errors import LogError, OffsetConflictError, OffsetOutOfRangeError, SchemasAwayError, UnavailableError
 from featureflow.ingest.failpoint import Failpoint, unarmed
+from featureflow.ingest.filler import Filler
 from featureflow.ingest.history_metrics import HistoryMetrics
 from featureflow.ingest.holding import Holding
 from featureflow.ingest.patient_registry import PatientRegistry
+from featureflow.ingest.refused import kept_as_it_came
 from featureflow.kernel.decode import Decoder
 from featureflow.kernel.events import Events
-from featureflow.store.history.protocol import HistoryStore, RefusedRecord
+from featureflow.store.history.protocol import HistoryStore
 from featureflow.store.ledger import Ledger
 from featureflow.store.log.loss import created_again, truncated
 from featureflow.store.log.protocol import Batch, Consumer, Log, Partition, TopicState
@@ -70,13 +72,15 @@ class HistoryWriter:
         self._log, self._history, self._clock, self._metrics = log, history, clock, metrics
         self._group, self._member, self._failpoint = group or system.group(project.name, "history"), member, failpoint
         self._sources: dict[str, Source] = {source.name: source for source in (*project.sources, *system.system_sources(project.name))}
-        self._decoders = {
-            name: Decoder(source, records=records_of(source, None if schemas is None else PatientRegistry(schemas, clock), clock))
-            for name, source in self._sources.items()
-        }
+
+        def decoder(source: Source) -> Decoder:
+            return Decoder(source, records=records_of(source, None if schemas is None else PatientRegistry(schemas, clock), clock))
+
+        self._decoders = {name: decoder(source) for name, source in self._sources.items()}
         self._consumer: Consumer | None = None
         self._holding = Holding[int](clock, self._gone, "featureflow.history")  # what is read on from where
         self._to_read_again: set[Partition] = set()
+        self._filler = Filler(log, history, self._sources, decoder, clock)
         self._rows = self._skipped = 0
         self._error = "not started"
         self._lag_due_us = 0
@@ -123,13 +127,15 @@ class HistoryWriter:
             self._consumer.close()
         self._consumer, self._error = None, "stopped"
         self._holding.clear()
+        self._filler.close()
 
     def step(self, *, timeout_s: float = POLL_S) -> int:
         """Rows written by one round.
 
         1. place partitions that are adrift where history stands
         2. poll
-        3. decode and append, batch by batch; look at some records again that were refused when the source was defined otherwise
+        3. decode and append, batch by batch; look at some records again that were refused when the source was defined otherwise, and
+           fill in some rows with fields that it was declared with since
         4. tell the log how far we are (advisory)
 
         After an error what was in hand is dropped and its partitions are adrift: they are read again from where history stands,
@@ -187,6 +193,8 @@ class HistoryWriter:
                 self._let_go(consumer, batches[index:], str(error))
                 raise
         self._read_again(consumer)
+        for partition, problem in self._filler.fill().items():
+            self._holding.let_go(consumer, partition, str(problem), problem.wait_us if isinstance(problem, SchemasAwayError) else 0)
         # 4
         if written:
             self._failpoint("before_advisory")
@@ -224,6 +232,7 @@ class HistoryWriter:
                 self._failpoint("in_claim")
                 self._holding.take(consumer, partition, offset, offset)
                 self._to_read_again.add(partition)
+                self._filler.take(partition, offset)
                 self._moved(partition, offset)
 
     def _look(self, name: str) -> None:
@@ -252,6 +261,7 @@ class HistoryWriter:
                 self._holding.let_go(consumer, partition, problem, wait_us)
 
     def _gone(self, partition: Partition) -> None:
+        self._filler.forget(partition)
         where = (partition.source, str(partition.partition))
         for gauge in (self._metrics.next_offset, self._metrics.lag):
             with suppress(KeyError):               # they are another's to tell, or nobody's now
@@ -273,7 +283,7 @@ class HistoryWriter:
             append_time=batch.timestamp_kind == "append",
         )
         self._failpoint("after_decode")
-        events, refused = decoded.events, [kept for r in decoded.refused if (kept := _kept(batch, r.index)) is not None]
+        events, refused = decoded.events, [kept for r in decoded.refused if (kept := kept_as_it_came(batch, r.index)) is not None]
         self._look(batch.source)
         began_us = self._clock.now_us()
         self._failpoint("before_append")
@@ -338,12 +348,3 @@ class HistoryWriter:
             for partition, offset in self._holding.held.items():
                 if partition.source == name:
                     self._metrics.lag.labels(name, str(partition.partition)).set(max(0, end.get(partition.partition, offset) - offset))
-
-
-def _kept(batch: Batch, index: int) -> RefusedRecord | None:
-    """A record that is no event, as it came; None for one that is none by any definition: without a value, or too large."""
-    value = batch.values[index]
-    if value is None or len(value) > limits.RECORD_BYTES:
-        return None
-    at, appended = int(batch.offsets[index]), batch.timestamp_kind == "append"
-    return RefusedRecord(at, int(batch.timestamps_us[index]), appended, batch.keys[index], value)

@@ -110,7 +110,7 @@ class Registry:
         # 1
         self._own(project.name)
         for source in sources:
-            self._history.ensure_source(source)
+            self._history.ensure_source(source, added=self._undeclared(source) if source in project.sources else ())
         # 2
         topics = {source.name: self._topic(source, partitions) for source in sources}
         for source in project.sources:
@@ -130,6 +130,15 @@ class Registry:
             self._online.put_meta(partitions_document(name), str(topic.partitions).encode())
         self._online.put_meta(PROJECT_DOCUMENT, msgspec.json.encode(project))
         return changes
+
+    def _undeclared(self, source: spec.Source) -> list[str]:
+        """Fields that the event was not declared with when it was applied last: rows were written without them."""
+        try:
+            before = self.current()
+        except StateError:                 # of another version: any field may be new
+            before = None
+        known = next((one for one in before.sources if one.name == source.name), None) if before is not None else None
+        return [field.name for field in source.fields if known is None or field.name not in known.by_name]
 
     def check_owner(self, project: str) -> None:
         """Raises SettingsError where history belongs to a project of another name, or the keys in the online store to another history."""

@@ -20,6 +20,7 @@ from featureflow.errors import RequestError
 from featureflow.kernel.events import Events
 from featureflow.kernel.finalize import Values
 from featureflow.store.history.protocol import HistoryPage, HistoryStore
+from featureflow.store.history.read_again import check_read_again
 from featureflow.train.gather import Entities, Gathered, Wanted, gather
 from featureflow.train.needs import Needs, numbered
 from featureflow.train.point_in_time import Part, join
@@ -214,6 +215,7 @@ def features_at(history: HistoryStore, needs: Needs, spine: Spine, visibility: V
             return visibility.seen_us(name, events)
 
         for partition, extent in sorted(extents[source.name].items()):
+            check_read_again(history, source, partition, extent.next)
             parts = gather(
                 history, source, wanted, columns=visibility.columns(source.name), seen=seen, partition=partition,
                 from_offset=extent.first, to_offset=extent.next, progress=read_on,

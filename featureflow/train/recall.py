@@ -17,6 +17,7 @@ from featureflow.errors import HistoryError
 from featureflow.kernel.events import Events
 from featureflow.kernel.finalize import Values, ViewKernel
 from featureflow.store.history.protocol import Extent, HistoryStore
+from featureflow.store.history.read_again import check_read_again
 from featureflow.store.ledger import Ledger
 from featureflow.train.gather import Entities, Wanted, gather
 from featureflow.train.point_in_time import Part, join
@@ -39,7 +40,8 @@ def recall(
 ) -> Values:
     """The view's values for each question, of one reading of history. ``cut``: of a past instant, see ``join``.
 
-    Raises HistoryError where history has not come as far as an applied offset, or does not reach back to where the view was begun.
+    Raises HistoryError where history has not come as far as an applied offset, or does not reach back to where the view was begun, and
+    UnavailableError where it has yet to read some of that again, as the events are defined now.
     """
     sources = view_sources(history, project, view)
     kernel = ViewKernel(view, sources)
@@ -47,6 +49,7 @@ def recall(
     ids[:] = [question.entity_id for question in questions]
     entities = Entities.of(ids)
     instants = np.array([question.instant_us for question in questions], np.int64)
+    current = {known.id for known in project.views}
     began = {(position.source, position.partition_id): position.beginning for position in Ledger(history).positions(view.id)}
     parts: list[Part] = []
     for name in view.sources:
@@ -57,6 +60,8 @@ def recall(
             extent = extents.get(partition, Extent(0, 0))
             begin = began.get((name, partition), extent.first)
             _refuse(questions, applied, extent, begin, f"{name}/{partition}")
+            if view.id in current:
+                check_read_again(history, sources[name], partition, int(applied.max()))
             gathered = gather(
                 history, sources[name], [wanted], columns=(), seen=_offsets, partition=partition,
                 from_offset=begin, to_offset=int(applied.max()), progress=lambda rows: None,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 from registry_server import avro_record
 
@@ -16,17 +17,19 @@ import oracle
 from featureflow.clock import ManualClock
 from featureflow.define.spec import (
     Aggregation,
+    Call,
     Column,
     Entity,
     Field,
     Format,
+    Literal,
     Project,
     Source,
     View,
     Window,
     with_version,
 )
-from featureflow.errors import HistoryError
+from featureflow.errors import HistoryError, OffsetConflictError, UnavailableError
 from featureflow.ingest.history_metrics import HistoryMetrics
 from featureflow.ingest.history_writer import HistoryWriter
 from featureflow.ingest.metrics import WorkerMetrics
@@ -45,6 +48,8 @@ from featureflow.store.registry import Registry
 from featureflow.store.schemas.memory import MemorySchemaRegistry
 from featureflow.store.schemas.open import records_of
 from featureflow.store.schemas.protocol import Schema
+from featureflow.train.dataset import dataset
+from featureflow.train.recall import Question, recall
 
 SECOND_US, START_US = 1_000_000, 1_700_000_000_000_000
 HOUR = Window(kind="sliding", length_us=3_600 * SECOND_US, text="1h")
@@ -54,6 +59,7 @@ NOTE = Field(name="note", type="str")
 FIRST = (AT, USER, Field(name="amount", type="int"), NOTE)
 SECOND = (AT, USER, Field(name="amount", type="float", nullable=True), NOTE, Field(name="tag", type="str", nullable=True))
 CHANNEL = Field(name="channel", type="str", categories=("app", "web"), nullable=True)
+TAG = SECOND[-1]
 THIRD = (AT, USER, Field(name="amount", type="float", nullable=True), CHANNEL)
 AVRO: dict[str, Any] = {
     "type": "record", "name": "Pay", "fields": [
@@ -76,7 +82,15 @@ def project_of(fields: tuple[Field, ...], format: Format) -> Project:
         aggregations=(of("count", None), of("sum", "amount"), of("max", "amount")),
     )  # fmt: skip
     visits = View(name="visits", entity="user", join_key="user", keys={"pay": "user"}, aggregations=(of("count", None),))
-    views = tuple(with_version(view, {"pay": source}) for view in (spending, visits))
+    def counted(name: str, where: Call) -> View:
+        counts = replace(of("count", None), where=where)
+        return View(name=name, entity="user", join_key="user", keys={"pay": "user"}, aggregations=(counts,))
+
+    declared = {field.name for field in fields}
+    tagged = counted("tagged", Call("eq", (Column("tag"), Literal(value="t"))))
+    nowhere = counted("nowhere", Call("is_null", (Column("channel"),)))
+    of_fields = [view for view, name in ((tagged, "tag"), (nowhere, "channel")) if name in declared]
+    views = tuple(with_version(view, {"pay": source}) for view in (spending, visits, *of_fields))
     return Project(entities=(Entity(name="user", type="str"),), sources=(source,), views=views)
 
 
@@ -103,7 +117,8 @@ class World:
 
     def drain(self) -> None:
         """Both consumers, with the definitions of now."""
-        worker = Worker(self.log, self.online, self.project, self.clock, WorkerMetrics(CollectorRegistry()), schemas=self.schemas)
+        metrics = WorkerMetrics(CollectorRegistry())
+        worker = Worker(self.log, self.online, self.project, self.clock, metrics, schemas=self.schemas, history=self.history)
         writer = HistoryWriter(self.log, self.history, self.project, self.clock, HistoryMetrics(CollectorRegistry()), schemas=self.schemas)
         worker.open()
         writer.open()
@@ -244,8 +259,6 @@ def test_a_whole_number_that_becomes_any_number_is_widened_and_not_back(world: W
 
 
 def test_two_writers_do_not_settle_one_record_twice(world: World) -> None:
-    from featureflow.errors import OffsetConflictError
-
     world.apply(FIRST)
     world.produce({"amount": 1.5}, {})
     world.drain()
@@ -262,3 +275,95 @@ def test_two_writers_do_not_settle_one_record_twice(world: World) -> None:
         world.history.settle(source, 0, [], [record.offset])
     world.drain()
     world.check("spending")
+
+
+def test_a_field_that_records_had_before_it_was_declared_is_filled_in(world: World) -> None:
+    world.apply(FIRST)
+    world.produce(*[{"tag": "t"}] * 9, {}, {"tag": "u"})
+    world.drain()
+    world.apply((*FIRST, TAG))
+    (source,) = world.project.sources
+    with pytest.raises(UnavailableError, match="yet to fill in tag from offset 0 on"):
+        world.stored(source, "tag")
+    assert len(world.stored(source, "amount")) == 11
+    world.produce(*[{"tag": "t"}] * 3, {})
+    world.drain()
+    world.check("tagged")
+    assert world.online_values(world.project.view("tagged")).sum() == 12
+    assert world.history.unfilled("pay") == {}
+
+
+def test_a_field_that_was_dropped_and_is_declared_again_lacks_nothing(world: World) -> None:
+    world.apply(FIRST)
+    world.produce(*[{"note": f"n{i}"} for i in range(4)])
+    world.drain()
+    world.apply(FIRST[:-1])
+    world.produce(*[{"note": f"m{i}"} for i in range(4)], {"note": None})
+    world.drain()
+    world.apply(FIRST)
+    world.drain()
+    (source,) = world.project.sources
+    assert sorted(world.stored(source, "note")) == [f"m{i}" for i in range(4)] + [f"n{i}" for i in range(4)]
+    assert len(world.stored(project_of(FIRST[:-1], world.format).sources[0], "user")) == 9       # an audit of what was served without it
+
+
+def test_a_row_whose_record_is_no_event_by_a_new_field_is_none(world: World) -> None:
+    world.apply(FIRST)
+    world.produce({"channel": "fax"}, {"channel": "web"}, {}, {"channel": "fax"}, {})
+    world.drain()
+    world.apply((*FIRST, CHANNEL))
+    world.drain()
+    world.check("nowhere")
+    (source,) = world.project.sources
+    assert len(world.stored(source, "user")) == 3
+    world.apply((*FIRST, replace(CHANNEL, categories=("app", "fax", "web"))))
+    world.drain()
+    world.check("nowhere")
+    assert sorted(map(str, world.stored(world.project.sources[0], "channel"))) == ["None", "None", "fax", "fax", "web"]
+
+
+def test_what_the_log_has_deleted_lacks_the_field_in_history_as_in_the_state(world: World) -> None:
+    world.apply(FIRST)
+    world.produce(*[{"tag": "t"}] * 10)
+    world.drain()
+    for partition in (0, 1):
+        world.log.delete_before("pays", partition, 2)
+    world.apply((*FIRST, TAG))
+    world.produce(*[{"tag": "t"}] * 2)
+    world.drain()
+    view = world.project.view("tagged")
+    assert world.online_values(view).tobytes() == world.recomputed(view).tobytes()
+    assert world.online_values(view).sum() == 8
+    assert world.history.unfilled("pay") == {}
+
+
+def test_two_writers_do_not_fill_the_same_rows(world: World) -> None:
+    world.apply(FIRST)
+    world.produce({"tag": "t"}, {}, {"tag": "t"})
+    world.drain()
+    world.apply((*FIRST, TAG))
+    (source,) = world.project.sources
+    was = world.history.unfilled("pay")[0]
+    events = world.logged()[0]
+    world.history.fill(source, 0, events, [], was, 1)
+    with pytest.raises(OffsetConflictError, match="another"):
+        world.history.fill(source, 0, events, [], was, None)
+    assert world.history.unfilled("pay")[0].first == 1
+
+
+def test_nobody_reads_history_that_has_yet_to_read_records_again(world: World) -> None:
+    world.apply(FIRST)
+    world.produce({}, {}, {"amount": None})
+    world.drain()
+    world.apply(SECOND)
+    view = world.project.view("spending")
+    asked = Question("u2", int(world._q()[0]), {"pay": {0: 2}}, "it was served")
+    for read in (
+        lambda: recall(world.history, world.project, view, [asked]),
+        lambda: dataset(world.history, world.project, [{"user": "u2", "at": START_US}], features=["spending:sum_1h"], delay="1s"),
+    ):
+        with pytest.raises(UnavailableError, match="yet to"):
+            read()
+    world.drain()
+    found = recall(world.history, world.project, view, [asked]).values
+    assert found[0, 0] == 1.0

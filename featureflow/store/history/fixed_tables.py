@@ -33,6 +33,15 @@ history_refused = Table(                   # records that were no events; see Hi
     Column("definition", String(16), nullable=False),         # of the source, by which it was refused
 )
 
+history_unfilled = Table(                  # see HistoryStore.fill
+    "history_unfilled",
+    FIXED,
+    Column("source", NAME, primary_key=True),
+    Column("partition_id", Integer, primary_key=True, autoincrement=False),
+    Column("fields", DOCUMENT, nullable=False),               # JSON, their names: declared after rows had been written
+    Column("next_offset", BigInteger, nullable=False),        # before it the rows have them
+)
+
 topics = Table(
     "topics",
     FIXED,

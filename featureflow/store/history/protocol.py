@@ -39,6 +39,14 @@ class RefusedRecord:
 
 
 @dataclass(frozen=True)
+class Unfilled:
+    """Rows of a partition from the offset ``first`` on may have been written before these fields of their event were declared."""
+
+    fields: tuple[str, ...]
+    first: int
+
+
+@dataclass(frozen=True)
 class Statement:
     """A named statement of ``store/history/queries/`` with its parameters."""
 
@@ -56,8 +64,9 @@ class HistoryStore(Protocol):
         """Bring the fixed tables (offsets, registry, ...) to the newest revision."""
         ...
 
-    def ensure_source(self, source: Source) -> None:
-        """Create the source's event table, or add columns that are new.
+    def ensure_source(self, source: Source, *, added: Sequence[str] = ()) -> None:
+        """Create the source's event table, or add columns that are new. ``added``: fields that rows may have been written without, which
+        are unfilled from now on.
 
         Raises HistoryError where a field's type is not the type of the column that already holds it.
         """
@@ -96,6 +105,18 @@ class HistoryStore(Protocol):
         """
         ...
 
+    def unfilled(self, source: str) -> dict[int, Unfilled]:
+        """Partition -> what its rows may lack. A partition whose rows lack nothing is absent."""
+        ...
+
+    def fill(self, source: Source, partition: int, events: Events, refused: Sequence[RefusedRecord], was: Unfilled, to: int | None) -> None:
+        """The unfilled fields of those rows, from the same records of the log. ``to``: before it they have them now; None: all have.
+
+        A row whose record is ``refused`` by these fields becomes a record that is no event. One transaction. Raises OffsetConflictError
+        where it is not ``was`` any more: another writer fills the rows, or other fields were declared.
+        """
+        ...
+
     def scan(
         self,
         source: Source,
@@ -109,7 +130,7 @@ class HistoryStore(Protocol):
         """Rows with from_offset <= offset < to_offset, in offset order, a page at a time.
 
         A row that lacks a value for one of ``columns`` that is not nullable was stored before that field existed: it is no event
-        of this source as it is defined now, and is left out.
+        of this source as it is defined now, and is left out. Raises UnavailableError where some of ``columns`` may be unfilled there.
         """
         ...
 

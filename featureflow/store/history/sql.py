@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
 from typing import Literal, TypeVar
 
-import msgspec
 import structlog
 from sqlalchemy import Connection, Table, inspect, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -24,6 +22,7 @@ from featureflow.errors import (
     UnknownOutcomeError,
 )
 from featureflow.kernel.events import Events
+from featureflow.store.history import filling
 from featureflow.store.history.engine import IMMEDIATE, collation_of, engine_of
 from featureflow.store.history.event_table import (
     APPEND_TIME,
@@ -38,8 +37,9 @@ from featureflow.store.history.failure import Failure, failure_of
 from featureflow.store.history.fixed_tables import FIXED
 from featureflow.store.history.load import RowsChangedError, load
 from featureflow.store.history.migrate import alone, upgrade
-from featureflow.store.history.protocol import Extent, HistoryPage, RefusedRecord, Statement
+from featureflow.store.history.protocol import Extent, HistoryPage, RefusedRecord, Statement, Unfilled
 from featureflow.store.history.queries import named
+from featureflow.store.history.read_again import content_of, definition_of, record_of
 from featureflow.store.history.row_text import row_texts, statements
 from featureflow.store.history.schema import change_columns
 
@@ -77,11 +77,12 @@ class SqlHistory:
     def migrate(self) -> None:
         self._transact(upgrade)
 
-    def ensure_source(self, source: Source) -> None:
+    def ensure_source(self, source: Source, *, added: Sequence[str] = ()) -> None:
         def work(connection: Connection) -> None:
             table = event_table(source, collation=collation_of(connection))
             with alone(connection):
                 if inspect(connection).has_table(table.name):
+                    filling.mark(connection, source.name, added)   # before the columns are there: MySQL commits at each of them
                     change_columns(connection, source, table)
                 else:
                     table.create(connection)
@@ -117,7 +118,7 @@ class SqlHistory:
 
         The offset comes first: its row lock makes a second writer of the partition wait, and then find it moved.
         """
-        kept = [{**_record(source, partition, record.offset), **_content(record)} for record in refused]
+        kept = [{**record_of(source, partition, record.offset), **content_of(record)} for record in refused]
 
         def work(connection: Connection) -> None:
             # (1)
@@ -156,8 +157,8 @@ class SqlHistory:
         ]
 
     def settle(self, source: Source, partition: int, events: Sequence[Events], still_refused: Sequence[int]) -> None:
-        gone = [_record(source, partition, offset) for some in events for offset in some.offsets.tolist()]
-        marked = [_record(source, partition, offset) for offset in still_refused]
+        gone = [record_of(source, partition, offset) for some in events for offset in some.offsets.tolist()]
+        marked = [record_of(source, partition, offset) for offset in still_refused]
 
         def work(connection: Connection) -> None:
             for statement, records in (("forget_refused", gone), ("mark_refused", marked)):
@@ -171,6 +172,22 @@ class SqlHistory:
 
         self._transact(work, what=f"records of {source.name}/{partition} that were refused")
 
+    def unfilled(self, source: str) -> dict[int, Unfilled]:
+        with self._reading() as connection:
+            return filling.marks(connection, source)
+
+    def fill(self, source: Source, partition: int, events: Events, refused: Sequence[RefusedRecord], was: Unfilled, to: int | None) -> None:
+        kept = [{**record_of(source, partition, record.offset), **content_of(record)} for record in refused]
+
+        def work(connection: Connection) -> None:
+            filling.move(connection, source.name, partition, was, to)
+            table = self._table(connection, source)
+            filling.fill(connection, source, table, events, was.fields)
+            if gone := [one for one in kept if filling.delete(connection, table, partition, one["record_offset"])]:
+                connection.execute(named("add_refused"), gone)
+
+        self._transact(work, what=f"rows of {source.name}/{partition} that lack fields")
+
     def scan(
         self,
         source: Source,
@@ -183,8 +200,8 @@ class SqlHistory:
     ) -> Iterator[HistoryPage]:
         while True:
             with self._reading() as connection:
-                table = self._table(connection, source)
-                of = table.c
+                filling.check(connection, source, partition, columns, to_offset)
+                of = self._table(connection, source).c
                 wanted = (
                     select(of[OFFSET], of[APPEND_TIME], of[TIMESTAMP], of[source.time_field], *(of[name] for name in columns))
                     .where(of[PARTITION] == partition, of[OFFSET] >= from_offset)
@@ -375,21 +392,3 @@ def _into(connection: Connection, table: Table) -> str:
     quote = connection.dialect.identifier_preparer
     columns = ", ".join(quote.format_column(column) for column in table.columns)
     return f"INSERT INTO {quote.format_table(table)} ({columns}) VALUES "
-
-
-def definition_of(source: Source) -> str:
-    """Of everything that decides which of its records are events, and more: 16 hex digits."""
-    return hashlib.sha256(msgspec.json.encode(source, order="deterministic")).hexdigest()[:16]
-
-
-def _record(source: Source, partition: int, offset: int) -> dict[str, object]:
-    return {"source": source.name, "partition_id": partition, "record_offset": offset, "definition": definition_of(source)}
-
-
-def _content(record: RefusedRecord) -> dict[str, object]:
-    return {
-        "timestamp_us": record.timestamp_us,
-        "append_time": int(record.append_time),
-        "record_key": record.key,
-        "record_value": record.value,
-    }

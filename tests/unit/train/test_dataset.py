@@ -167,7 +167,7 @@ class _Scripted:
     """A history that gives these events, for reading."""
 
     def __init__(self, history: SqlHistory, written: Mapping[str, list[Events]]) -> None:
-        self._written, self.extents = written, history.extents
+        self._written, self.extents, self.refused = written, history.extents, history.refused
 
     def scan(self, source: Source, *, partition: int, **bounds: object) -> Iterator[object]:
         from featureflow.store.history.protocol import HistoryPage
