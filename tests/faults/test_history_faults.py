@@ -215,15 +215,28 @@ def test_a_new_sqlite_file_that_another_process_writes_at_this_moment_is_waited_
 
 
 def test_a_second_writer_of_sqlite_waits_for_the_first(sqlite_url: str) -> None:
+    asking, asked, done = threading.Event(), list[str](), list[dict[int, int]]()
+
+    def heard(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        if statement == "BEGIN IMMEDIATE":
+            asked.append(statement)
+            asking.set()
+
     with history_of(sqlite_url) as store:
         engine = sqlalchemy.create_engine(sqlite_url, isolation_level="AUTOCOMMIT")
-        done: list[dict[int, int]] = []
         with engine.connect() as blocker:
             blocker.exec_driver_sql("BEGIN IMMEDIATE")
-            thread = threading.Thread(target=lambda: done.append(store.append(DEPARTURE, 0, GIVEN, 0, END) or store.offsets("departure")))
-            thread.start()
-            assert done == []
-            blocker.exec_driver_sql("ROLLBACK")
-        thread.join()
+            sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", heard)
+            try:
+                thread = threading.Thread(
+                    target=lambda: done.append(store.append(DEPARTURE, 0, GIVEN, 0, END) or store.offsets("departure"))
+                )
+                thread.start()
+                assert asking.wait(60)
+                thread.join(0.3)           # long enough to be refused, and to ask again
+                blocker.exec_driver_sql("ROLLBACK")
+                thread.join()
+            finally:
+                sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", heard)
         engine.dispose()
-    assert done == [{0: END}]
+    assert (done, len(asked)) == ([{0: END}], 1)
