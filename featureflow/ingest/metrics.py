@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from featureflow import limits
+
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 FRESHNESS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0, 3600.0)
-EVENTS = (1, 10, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
+EVENTS = (1, 10, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, limits.POLL_RECORDS)
 
 
 class WorkerMetrics:
