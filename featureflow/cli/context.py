@@ -46,10 +46,12 @@ class Context:
 
     @cached_property
     def settings(self) -> Settings:
+        """Of the folder and the environment. Raises SettingsError."""
         return settings_file.load(self.folder, self.environment)
 
     @cached_property
     def clock(self) -> Clock:
+        """The system's, shifted as ``clock.shift_us`` says."""
         return SystemClock(self.settings.clock.shift_us)
 
     @cached_property
@@ -63,11 +65,13 @@ class Context:
 
     @cached_property
     def online_url(self) -> str:
+        """Where the online store is, the server child's address included."""
         url = self.settings.online.url
         return self.embedded_url if url == EMBEDDED else url
 
     @cached_property
     def online(self) -> OnlineStore:
+        """The online store, not asked anything yet. Raises UnavailableError for a URL that names none."""
         from featureflow.store.online.open import open_online
 
         store = open_online(self.online_url, project=self.settings.name)
@@ -76,6 +80,7 @@ class Context:
 
     @cached_property
     def log(self) -> Log:
+        """The log. Raises SettingsError for a URL that names none."""
         from featureflow.store.log.open import open_log
 
         url = self.settings.log.url
@@ -93,6 +98,7 @@ class Context:
 
     @cached_property
     def history(self) -> HistoryStore:
+        """The history store, not asked anything yet; where it is embedded, a SQLite file beside the server's. Raises SettingsError."""
         from featureflow.store.history.sql import SqlHistory
 
         url = self.settings.history.url
@@ -106,6 +112,7 @@ class Context:
 
     @cached_property
     def registry(self) -> Registry:
+        """What is applied: in the history database, and mirrored in the online store."""
         from featureflow.store.online.open import buckets_at_first
 
         online = self.settings.online

@@ -22,6 +22,8 @@ SIGNS: dict[State, str] = {"ok": "+", "warning": "!", "error": "x"}
 
 @dataclass(frozen=True)
 class Finding:
+    """What was found of one part."""
+
     part: str
     state: State
     said: str  # what is there, or what is wrong and how to fix it
@@ -44,6 +46,7 @@ def doctor(context: typer.Context, json: Json = False) -> None:
 
 
 def examine(here: Context) -> list[Finding]:
+    """Look at each part in turn. What raises is a finding of its own; without settings that can be read it is the last."""
     findings = [Finding("python", "ok", sys.version.split()[0])]
     checks: list[tuple[str, Callable[[Context], list[Finding]]]] = [
         ("settings", _settings),

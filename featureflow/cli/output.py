@@ -26,6 +26,8 @@ def counted(number: int, noun: str) -> str:
 
 
 class Output:
+    """What one command prints."""
+
     def __init__(self, *, json: bool) -> None:
         self.json = json
         self._out = _console(sys.stdout)
@@ -37,9 +39,11 @@ class Output:
             self._out.print(text, markup=False)
 
     def warn(self, text: str) -> None:
+        """A line on standard error, with ``--json`` too."""
         self._err.print(text, style="yellow", markup=False)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Rows under these headings; nothing with ``--json``. A row has one cell for each column, shown as ``str`` has it."""
         if self.json:
             return
         from rich.table import Table
@@ -57,6 +61,7 @@ class Output:
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
+        """Bars on standard error while the block runs; none where nobody would see them."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
         with Progress(

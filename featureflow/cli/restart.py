@@ -51,6 +51,7 @@ class Restarted:
         return code
 
     def ask_to_end(self) -> None:
+        """Send it SIGTERM, if it runs. ``end`` waits for it."""
         if self._process is not None:
             self._process.terminate()
 

@@ -68,6 +68,7 @@ class Aggregation:
         return f"{self.view.__name__}.{self.name}" if self.view else f"{self.op}(...)"
 
     def definition(self) -> spec.Aggregation:
+        """What it means, as plain values. The View has named it."""
         return spec.Aggregation(
             name=self.name, op=self.op, source=self.event._definition.name, value=self.value, where=self.where,
             windows=self.windows, bare=not isinstance(self, OfWindows), size=self.size, default=self.default,

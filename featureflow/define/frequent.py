@@ -22,6 +22,7 @@ class Counts(OfWindows):
 
     @property
     def text(self) -> str:
+        """How it is reached: ``UserNow.favourites.counts``."""
         return f"{self.view.__name__}.{self.name.removesuffix('_count')}.counts" if self.view else f"{self.op}(...)"
 
     def __getitem__(self, window: str | Window) -> Numbers:

@@ -29,11 +29,15 @@ class Sequence(Elementwise):
 
     @property
     @abstractmethod
-    def one(self) -> Expr[Any]: ...
+    def one(self) -> Expr[Any]:
+        """The expression that each value is of."""
+        ...
 
     @property
     @abstractmethod
-    def length(self) -> int: ...
+    def length(self) -> int:
+        """How many values there are, nulls included."""
+        ...
 
     def each(self, op: str, *values: object) -> Any:
         """The operator applied to each value; a feature that stands beside a sequence is the same for all of them."""
@@ -193,6 +197,7 @@ class CalculatedStrings(Calculated, Strings):
 
 
 def derived(one: Expr[Any], length: int) -> Numbers | Truths:
+    """The sequence of that many values of the expression: of answers where it is a condition, else of numbers."""
     return CalculatedTruths(one, length) if one.type == "bool" else CalculatedNumbers(one, length)
 
 

@@ -38,6 +38,8 @@ class Column(msgspec.Struct, frozen=True, tag="column"):
 
 
 class Literal(msgspec.Struct, frozen=True, tag="literal"):
+    """A constant."""
+
     value: bool | int | float | str
 
 

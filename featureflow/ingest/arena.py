@@ -131,6 +131,7 @@ class Stack:
         return self._count
 
     def push(self, numbers: Index) -> None:
+        """Put these on top, in order: the last is the first to go."""
         needed = self._count + len(numbers)
         if needed > len(self._numbers):
             self._numbers = np.concatenate((self._numbers[: self._count], np.zeros(2 * needed - self._count, np.int64)))

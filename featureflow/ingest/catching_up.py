@@ -59,6 +59,7 @@ class CatchingUp:
             self._problems.over(_step(partition))
 
     def close(self) -> None:
+        """Give the reader of the log up: the worker stops."""
         self._past.close()
 
     def _behind(self) -> dict[Partition, Stand]:

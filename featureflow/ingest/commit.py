@@ -43,6 +43,7 @@ class Sending:
         self._sent: list[Commit] = []
 
     def send(self, commits: Sequence[Commit]) -> None:
+        """Write the commits out, in order: those of one track each from where the one before it is to go. Waits for no answer."""
         self._failpoint("before_commit")
         self._pipeline.send(commits)                                                         # (1)
         self._sent += commits

@@ -32,6 +32,7 @@ class Recalled(Batch):
     events: Events
 
     def until(self, offset: int) -> Batch:
+        """Its events before ``offset``, which is where it ends then."""
         n = int(np.searchsorted(self.offsets, offset))
         return super(Recalled, replace(self, events=self.events.take(np.arange(n)))).until(offset)
 

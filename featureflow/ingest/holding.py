@@ -123,12 +123,14 @@ class Holding(Generic[T]):
         self.held_up.pop(partition, None)
 
     def forget(self, partition: Partition) -> None:
+        """It is none of ours: what was kept of it is void."""
         self.held.pop(partition, None)
         self.held_up.pop(partition, None)
         self.adrift.pop(partition, None)
         self._gone(partition)
 
     def clear(self) -> None:
+        """Nothing is ours: the consumer is about to leave its group."""
         for partition in (*self.held, *self.adrift):
             self.forget(partition)
 

@@ -64,6 +64,7 @@ class Past:
         return tuple(batch for batch in polled.batches if wanted.get(Partition(batch.source, batch.partition)) == batch.first)
 
     def close(self) -> None:
+        """Give the reader up; ``read`` opens another."""
         if self._reader is not None:
             self._reader.close()
         self._reader = None

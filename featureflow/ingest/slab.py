@@ -75,6 +75,7 @@ class Slab:
 
     @property
     def entities(self) -> int:
+        """How many entities are here, those that have no state yet included."""
         return sum(map(len, self._slots.values()))
 
     @property
@@ -283,6 +284,7 @@ class Slab:
         )  # fmt: skip
 
     def entity_ids(self, slots: Index) -> list[Id]:
+        """The id of the entity that each slot stands for."""
         return list(map(self.known.ids.__getitem__, slots.tolist()))
 
     @property

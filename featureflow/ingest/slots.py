@@ -122,6 +122,7 @@ class Slots:
         self.body_bytes[slots] = lengths
 
     def release(self, slots: Index) -> None:
+        """Nothing is known of the slots (distinct) any more: they are free."""
         self.partition[slots] = -1
         self.event_bytes[slots] = 0
         self.drop_events(slots)

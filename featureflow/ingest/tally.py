@@ -22,6 +22,7 @@ class Tally:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
+        """Add what the block takes to the time of that stage. A block that raises is not counted."""
         started_us = self._clock.now_us()
         yield
         self._metrics.stage_seconds.labels(stage).inc(max(0, self._clock.now_us() - started_us) / 1e6)

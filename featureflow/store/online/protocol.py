@@ -60,6 +60,7 @@ class Advance:
 
     @property
     def track(self) -> Track:
+        """What moves."""
         return Track(self.view_id, self.bucket)
 
 
@@ -222,7 +223,9 @@ class OnlineStore(Protocol):
         """Mirror a registry document (definitions, and what readers must know: partitions, buckets)."""
         ...
 
-    def get_meta(self, name: str) -> bytes | None: ...
+    def get_meta(self, name: str) -> bytes | None:
+        """What ``put_meta`` wrote last by that name; None where there is nothing."""
+        ...
 
     def check(self) -> list[str]:
         """What is wrong with the server's settings, each with its fix. Empty: all well.
@@ -235,4 +238,6 @@ class OnlineStore(Protocol):
         """The server's name and version, or UnavailableError."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the connections. The store is not used after it."""
+        ...
