@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from featureflow.clock import Clock
 from featureflow.errors import OffsetOutOfRangeError, SchemasAwayError, UnavailableError
 from featureflow.ingest.backfill import Backfill, Wanted
-from featureflow.ingest.claim import Owned, Stand
+from featureflow.ingest.owned import Owned, Stand
 from featureflow.ingest.past import Past
 from featureflow.ingest.problems import Problems
 from featureflow.store.log.protocol import Batch, Log, Partition

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 from featureflow.clock import Clock
 from featureflow.define.spec import Project
 from featureflow.ingest import dead_letter
-from featureflow.ingest.claim import Owned, Stand
 from featureflow.ingest.commit import Sending
 from featureflow.ingest.failpoint import Failpoint
 from featureflow.ingest.judged import Judged
+from featureflow.ingest.owned import Owned, Stand
 from featureflow.ingest.share import Share
 from featureflow.ingest.source_views import SourceViews
 from featureflow.ingest.tally import Tally
@@ -41,10 +41,10 @@ class Servers:
     failpoint: Failpoint
 
 
-def take(
+def acknowledge(
     servers: Servers, source: SourceViews, owned: Owned, commit: Commit, rows: int, sent_us: int, outcome: Committed | Refused
 ) -> None:
-    """The answer to a commit that changes so many rows."""
+    """Take note of the answer to a commit that changes so many rows, and was sent then."""
     now_us = servers.clock.now_us()
     servers.tally.sent(outcome, rows, now_us - sent_us)
     if isinstance(outcome, Committed):
@@ -157,7 +157,7 @@ class Flight:
                 past = min(share.start for share in shares)
                 for share, commit, rows in zip(wave.shares, wave.commits, wave.rows, strict=True):
                     outcome = next(outcomes)
-                    take(servers, source, self.owned, commit, rows, wave.sent_us, outcome)
+                    acknowledge(servers, source, self.owned, commit, rows, wave.sent_us, outcome)
                     share.settle(outcome)
                 if (now_past := min(share.start for share in shares)) > past:
                     newest_ms = max(share.times_ms[-1] for share in shares if share.times_ms) or servers.clock.now_us() // 1000

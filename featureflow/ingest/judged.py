@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from featureflow.ingest.claim import Stand
 from featureflow.ingest.dead_letter import DeadLetter
 from featureflow.ingest.order import Index
+from featureflow.ingest.owned import Stand
 from featureflow.ingest.pending import Pending
 from featureflow.ingest.slab import Slab
 from featureflow.kernel.events import Events

@@ -9,7 +9,7 @@ from featureflow.clock import Clock
 from featureflow.errors import HistoryAwayError, UnavailableError
 from featureflow.ingest import claim
 from featureflow.ingest.backfill import Backfill
-from featureflow.ingest.claim import Owned
+from featureflow.ingest.owned import Owned
 from featureflow.ingest.problems import Problems
 from featureflow.store.log.protocol import Log, Partition
 from featureflow.store.online.protocol import OnlineStore

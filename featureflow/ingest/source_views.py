@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from featureflow import limits
 from featureflow.define.spec import Project, Source
 from featureflow.ingest.cell_slab import CellSlab
-from featureflow.ingest.claim import Owned, Stand
 from featureflow.ingest.cuts import Changes, Whole, cuts
 from featureflow.ingest.dead_letter import letters
 from featureflow.ingest.decode import Decoder
@@ -19,6 +18,7 @@ from featureflow.ingest.event_form import EventForm, Staying
 from featureflow.ingest.ids import KeptIds
 from featureflow.ingest.judged import Judged
 from featureflow.ingest.order import Index
+from featureflow.ingest.owned import Owned, Stand
 from featureflow.ingest.placed import Placed
 from featureflow.ingest.publish import Publisher
 from featureflow.ingest.share import Part, Share, by_share, commits_of
@@ -36,17 +36,22 @@ READ_KEYS = 500                            # in one MGET: a longer one holds eve
 
 
 class SourceViews:
-    """``of``: how many buckets the store has, and ``one_server``, whether one commit may move several of them. ``commit_rows`` bounds the
-    rows that one commit changes, ``slab_bytes`` the memory of all slabs together."""
+    """The slabs of each view, and the steps of a batch through all of them. Used from one thread.
+
+        judge -> load -> tell_duplicates -> shares -> fold -> commit (each part) -> moved (each that was applied) -> committed
+
+    ``drop`` after any refusal that lasts. ``buckets``: how many the store has, and ``one_server``, whether one commit may move several of
+    them. ``commit_rows`` bounds the rows that one commit changes, ``slab_bytes`` the memory of all slabs together.
+    """
 
     def __init__(
-        self, project: Project, source: Source, *, slab_bytes: int, commit_rows: int = limits.COMMIT_ROWS, of: int = 1,
+        self, project: Project, source: Source, *, slab_bytes: int, commit_rows: int = limits.COMMIT_ROWS, buckets: int = 1,
         one_server: bool = True, records: Records | None = None,
     ) -> None:
         self.source = source
         self.layouts = {view.id: Layout.of(view, source) for view in project.views_of(source.name)}
         self.view_ids = tuple(self.layouts)
-        self._keys = Keys(project.name, of)
+        self._keys = Keys(project.name, buckets)
         share = slab_bytes // max(1, sum(len(layout.all) for layout in self.layouts.values()))
         published = {view.id: view for view in project.views_of(source.name) if view.publish}
         self._slabs: dict[str, tuple[Slab, ...]] = {

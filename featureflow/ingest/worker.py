@@ -46,13 +46,13 @@ from featureflow.errors import (
 from featureflow.ingest import claim
 from featureflow.ingest.backfill import Backfill
 from featureflow.ingest.catching_up import CatchingUp, deleted
-from featureflow.ingest.claim import Owned, Stand
 from featureflow.ingest.commit import Sending
 from featureflow.ingest.failpoint import Failpoint, unarmed
-from featureflow.ingest.flight import Flight, Servers, take
+from featureflow.ingest.flight import Flight, Servers, acknowledge
 from featureflow.ingest.holding import FIRST_WAIT_US, Holding
 from featureflow.ingest.lookout import Lookout
 from featureflow.ingest.metrics import PartitionStatus, WorkerMetrics, WorkerStatus
+from featureflow.ingest.owned import Owned, Stand
 from featureflow.ingest.patient_registry import PatientRegistry
 from featureflow.ingest.problems import Problems
 from featureflow.ingest.source_views import SourceViews
@@ -104,7 +104,7 @@ class Worker:
         asked = {source.name: None if schemas is None else PatientRegistry(schemas, clock) for source in used}
         self._sources = {
             source.name: SourceViews(
-                project, source, slab_bytes=slab_bytes // len(used), commit_rows=commit_rows, of=buckets,
+                project, source, slab_bytes=slab_bytes // len(used), commit_rows=commit_rows, buckets=buckets,
                 one_server=online.one_server, records=records_of(source, asked[source.name], clock),
             )
             for source in used
@@ -332,7 +332,7 @@ class Worker:
         sending.send(beats)
         answers = []
         for commit, answer in zip(beats, sending.outcomes(), strict=True):
-            take(self._servers, self._sources[commit.source], owned, commit, 0, sent_us, answer)
+            acknowledge(self._servers, self._sources[commit.source], owned, commit, 0, sent_us, answer)
             answers.append(answer)
         return answers
 

@@ -23,8 +23,8 @@ from unit.kernel.worlds import (
 
 from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import DEFAULT_PROJECT, Aggregation, Entity, Project
-from featureflow.ingest.claim import Stand
 from featureflow.ingest.judged import Judged
+from featureflow.ingest.owned import Stand
 from featureflow.ingest.source_views import SourceViews
 from featureflow.kernel import accept, event_form, state
 from featureflow.kernel.replay import recompute

@@ -5,7 +5,8 @@ import pytest
 from featureflow.clock import ManualClock
 from featureflow.errors import LogError, OffsetOutOfRangeError, StateError
 from featureflow.ingest.backfill import Backfill
-from featureflow.ingest.claim import Owned, listed, readable
+from featureflow.ingest.claim import listed, readable
+from featureflow.ingest.owned import Owned
 from featureflow.store.log.protocol import Partition, TopicState
 from featureflow.store.mirror import partitions_document
 from featureflow.store.online.memory import MemoryOnlineStore

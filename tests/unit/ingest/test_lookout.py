@@ -5,8 +5,8 @@ import pytest
 from featureflow.clock import ManualClock
 from featureflow.errors import LogError
 from featureflow.ingest.backfill import Backfill
-from featureflow.ingest.claim import Owned
 from featureflow.ingest.lookout import LOOK_US, Lookout
+from featureflow.ingest.owned import Owned
 from featureflow.ingest.problems import Problems
 from featureflow.store.log.memory import MemoryLog
 from featureflow.store.log.protocol import Partition
