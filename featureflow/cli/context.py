@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,9 @@ from featureflow.store.log.protocol import Log
 from featureflow.store.online.protocol import OnlineStore
 from featureflow.store.registry import Registry
 from featureflow.store.schemas.protocol import SchemaRegistry
+
+if TYPE_CHECKING:
+    from featureflow.store.online.embedded import EmbeddedServer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
@@ -55,13 +58,18 @@ class Context:
         return SystemClock(self.settings.clock.shift_us)
 
     @cached_property
-    def embedded_url(self) -> str:
-        """The unix:// URL of the project's server child."""
+    def embedded(self) -> EmbeddedServer:
+        """The project's server child, started or joined."""
         from featureflow.store.online.embedded import EmbeddedServer
 
         server = EmbeddedServer(self.settings.path(self.settings.project.data) / "server")
         self._exits.callback(server.close)
-        return server.url
+        return server
+
+    @property
+    def embedded_url(self) -> str:
+        """Its unix:// URL."""
+        return self.embedded.url
 
     @cached_property
     def online_url(self) -> str:

@@ -16,6 +16,7 @@ from featureflow.cli import consume
 from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output
 from featureflow.cli.restart import Restarted
+from featureflow.cli.tended import Tended
 from featureflow.errors import SettingsError
 from featureflow.port import bind
 from featureflow.settings import EMBEDDED
@@ -60,8 +61,8 @@ def up(context: typer.Context, json: Json = False) -> None:
     with here, consume.stopping() as stop, _alone(here):
         settings = here.settings
         bind(settings.serve.host, settings.serve.port).close()  # a scorer that cannot listen would be started again for ever
-        if EMBEDDED in (settings.log.url, settings.online.url):
-            _ = here.embedded_url  # ours to hold, so that it outlives every child
+        embedded = EMBEDDED in (settings.log.url, settings.online.url)
+        tended = Tended(here.embedded, output) if embedded else None  # ours to hold, so that it outlives every child
         for server in (here.log, here.online, here.history):
             server.ping()  # a clear error now rather than three later; once they run, a server that is down is waited for
         _ = here.applied
@@ -69,6 +70,8 @@ def up(context: typer.Context, json: Json = False) -> None:
         children = {verb: _child(here, verb) for verb in VERBS}
         output.say(f"Scoring at http://{settings.serve.host}:{settings.serve.port}; stop with Ctrl-C.")
         while not stop.is_set():
+            if tended is not None:
+                tended.look()
             for verb, child in children.items():
                 if (code := child.look()) is not None:
                     output.warn(f"{verb} ended by itself with exit code {code}; it is started again")

@@ -7,7 +7,7 @@ import signal
 import socket
 from pathlib import Path
 
-from world import embedded, until
+from world import Http, check_state, embedded, until
 
 
 def running(pid: int) -> bool:
@@ -65,3 +65,34 @@ def test_children_of_an_up_that_was_killed_finish_and_end(tmp_path: Path) -> Non
         os.kill(up.pid, signal.SIGKILL)
         until(lambda: not any(map(running, (*children, *several))), "all children to end")
         until(lambda: up.err().count('"event":"ended"') == 2, "the scorers to say that they drained")
+
+
+def test_an_embedded_server_that_died_is_started_again_and_nothing_is_lost(tmp_path: Path) -> None:
+    with embedded(tmp_path / "project") as world:
+        world.featureflow("apply")
+        world.add_model()
+        up = world.start("up")
+        scorer = Http(world.serve_port)
+        world.ended_with(scorer.close)
+        until(scorer.ready, "the scorer")
+        server, sent = world.folder / ".featureflow" / "server" / "server.pid", 0
+
+        def tips() -> int:
+            now = world.context.clock.now_us()
+            status, answer = scorer.post("/v1/events/tip", [{"at": now, "rider": "ann", "amount": 1.0}] * 50)
+            assert status == 200, answer
+            return len(answer["positions"])
+
+        for _ in range(2):                 # the second one dies under a keeper that is not the first's
+            sent += tips()
+            pid = int(server.read_text())
+            os.kill(pid, signal.SIGKILL)
+            until(lambda gone=pid: server.exists() and int(server.read_text() or 0) not in (0, gone), "another server")
+            until(scorer.ready, "the scorer again")
+        sent += tips()
+        until(lambda: world.folded() and world.recorded(), "every event to be folded and written")
+        records = world.records()
+        assert len(records) == sent
+        assert check_state(world, records, [world.context.clock.now_us()]) > 0
+        assert up.err().count("the embedded server ended by itself") == 2
+        assert up.told_to_end() == 0

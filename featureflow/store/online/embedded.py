@@ -93,6 +93,21 @@ class EmbeddedServer:
                 time.sleep(0.005)
         self._let_keeper_go()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the server runs, or is being started. It has ``server.lock`` while it does, also where it answers nobody."""
+        with (self.folder / "server.lock").open("ab") as lock:
+            return not _locked(lock, fcntl.LOCK_SH)
+
+    def revive(self) -> None:
+        """Start the server again, with its data, unless it runs. Raises UnavailableError as the first start does."""
+        with (self.folder / "start.lock").open("ab") as starting:
+            fcntl.flock(starting, fcntl.LOCK_EX)
+            self._let_keeper_go()
+            if not self._answers():
+                self._start()
+            self.pid = self._pid()
+
     def __enter__(self) -> EmbeddedServer:
         return self
 
