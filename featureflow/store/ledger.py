@@ -63,6 +63,10 @@ class Ledger:
         """None before the first apply."""
         return next((msgspec.convert(row, Owner) for row in self._history.query("owner", {})), None)
 
+    def buckets(self) -> int | None:
+        """How many the project's states are in; None before that was settled. Wants the tables to be of this version."""
+        return next((msgspec.convert(row["buckets"], int | None) for row in self._history.query("buckets", {})), None)
+
     def definition(self) -> str | None:
         """The project that was applied last, as JSON of ``define.spec.Project``; None before the first apply."""
         return next((str(row["project"]) for row in self._history.query("newest_definition", {})), None)

@@ -47,7 +47,7 @@ class Registry:
         buckets_at_first: int = 1,
     ) -> None:
         """``buckets``: how many states are to be in, and no other number is accepted; None: as many as they are in, and of a project
-        that is new to the online store ``buckets_at_first``."""
+        that is new ``buckets_at_first``."""
         self._history, self._online, self._log = history, online, log
         self._buckets, self._buckets_at_first = buckets, buckets_at_first
         self._clock: Clock = clock if clock is not None else SystemClock()
@@ -121,10 +121,9 @@ class Registry:
         for name, topic in topics.items():
             self._history.create_offsets(name, topic.beginning)
         # 5
-        if self._online.get_meta(BUCKETS_DOCUMENT) is None:
-            self._online.put_meta(BUCKETS_DOCUMENT, b"%d" % (self._buckets or self._buckets_at_first))
+        settled = self._settle_buckets()
         for view in project.views:
-            self._create_offsets(view, buckets_of(self._online), anew=view.id in anew)
+            self._create_offsets(view, settled, anew=view.id in anew)
         # 6
         for name, topic in topics.items():
             self._online.put_meta(partitions_document(name), str(topic.partitions).encode())
@@ -186,6 +185,7 @@ class Registry:
         Raises LogError, before anything is dropped, where a topic was recreated: nothing could be folded from it. UnavailableError where
         the old state cannot be seen to be gone, StateError where it came back: both are cured by running it again.
         """
+        self._history.migrate()
         sources = (*project.sources, *system_sources(project.name))
         applied = (self._ledger.topic(source.name) for source in sources)
         partitions = {topic.source: topic.partitions for topic in applied if topic is not None}
@@ -284,12 +284,27 @@ class Registry:
                 statements.append(Statement("change_view_version", asdict(retired)))
         self._history.execute(statements)
 
+    def _settled_buckets(self) -> int | None:
+        """As the online store says; where that lost it, as was recorded; None before the first apply."""
+        document = self._online.get_meta(BUCKETS_DOCUMENT)
+        return self._ledger.buckets() if document is None else int(document)
+
+    def _settle_buckets(self) -> int:
+        """How many buckets states are in from now on. Recorded, so that whoever reads published values finds them where they were
+        when an online store that lost everything begins anew.
+        """
+        settled = self._settled_buckets() or self._buckets or self._buckets_at_first
+        if self._ledger.buckets() != settled:
+            self._history.execute([Statement("settle_buckets", {"buckets": settled})])
+        self._online.put_meta(BUCKETS_DOCUMENT, b"%d" % settled)
+        return settled
+
     def _refuse_other_buckets(self, project: spec.Project) -> None:
-        has, wanted = self._online.get_meta(BUCKETS_DOCUMENT), self._buckets
-        if has is not None and wanted not in (None, int(has)):
+        has, wanted = self._settled_buckets(), self._buckets
+        if has is not None and wanted not in (None, has):
             raise SettingsError(
-                f"online.buckets is {wanted}, and the states of project {project.name!r} are in {int(has)}: an entity would be looked for "
-                f"where it is not. Set online.buckets = {int(has)}; or, to fold every view again into {wanted} buckets from the log's "
+                f"online.buckets is {wanted}, and the states of project {project.name!r} are in {has}: an entity would be looked for "
+                f"where it is not. Set online.buckets = {has}; or, to fold every view again into {wanted} buckets from the log's "
                 f"beginning, run: featureflow rebuild {' '.join(view.name for view in project.views)}"
             )
 

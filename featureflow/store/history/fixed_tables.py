@@ -65,6 +65,7 @@ owner = Table(                             # one row: the project that was appli
     Column("id", Integer, primary_key=True, autoincrement=False),     # 1, so that there is no second row
     Column("project", NAME, nullable=False),
     Column("registry_id", String(32), nullable=False),        # random; the online store mirrors it, so that two do not mix
+    Column("buckets", Integer, nullable=True),                # that states are in; null: not settled yet
 )
 
 view_versions = Table(

@@ -509,6 +509,33 @@ def test_an_online_store_that_lost_everything_is_taken_again(place: Place) -> No
     empty.check_owner(PROJECT.name)
 
 
+@pytest.mark.parametrize(("asked", "wanted", "has"), [(1, None, 1), (4, None, 4), (4, 2, 2), (None, None, 32)])
+def test_an_online_store_that_lost_everything_begins_anew_in_as_many_buckets(
+    place: Place, asked: int | None, wanted: int | None, has: int
+) -> None:
+    """Whoever reads published values by their bucket would look elsewhere."""
+    Registry(place.history, place.online, place.log, place.clock, buckets=asked, buckets_at_first=32).apply(PROJECT)
+    empty = MemoryOnlineStore(place.clock)
+    again = Registry(place.history, empty, place.log, place.clock, buckets=wanted, buckets_at_first=32)
+    if wanted not in (None, asked):
+        with pytest.raises(SettingsError, match=f"online.buckets is {wanted}, and the states .* are in {asked}: .* featureflow rebuild"):
+            again.apply(PROJECT)
+    again.rebuild(PROJECT, [view.id for view in VIEWS])
+    assert buckets_of(empty) == has
+    Registry(place.history, MemoryOnlineStore(place.clock), place.log, place.clock, buckets_at_first=32).rebuild(
+        PROJECT, [view.id for view in VIEWS]
+    )
+    assert list(place.history.query("buckets", {})) == [{"buckets": has}]
+
+
+def test_a_project_of_a_version_that_did_not_record_its_buckets_keeps_them(place: Place) -> None:
+    Registry(place.history, place.online, place.log, place.clock, buckets=1).apply(PROJECT)
+    place.history.execute([Statement("settle_buckets", {"buckets": None})])
+    Registry(place.history, place.online, place.log, place.clock, buckets_at_first=32).apply(PROJECT)
+    assert buckets_of(place.online) == 1
+    assert list(place.history.query("buckets", {})) == [{"buckets": 1}]
+
+
 def test_projects_of_two_names_share_an_online_store_and_a_log(tmp_path: Path, embedded_redis_url: str) -> None:
     log, clock = MemoryLog(ManualClock(1_700_000_000_000_000)), ManualClock(1_700_000_000_000_000)
     with ExitStack() as exits:

@@ -1,0 +1,1 @@
+UPDATE owner SET buckets = :buckets WHERE id = 1
