@@ -91,6 +91,7 @@ class Backfill:
             from_offset=wanted.first,
             to_offset=wanted.until,
             page_rows=limits.PAST_RECORDS,
+            by=(source,),                  # as whoever folds the log would
         )
         page = next(pages, None)
         if page is None:                   # none of the records there was an event

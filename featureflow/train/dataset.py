@@ -24,6 +24,7 @@ from featureflow.store.history.read_again import check_read_again
 from featureflow.train.gather import Entities, Gathered, Wanted, gather
 from featureflow.train.needs import Needs, numbered
 from featureflow.train.point_in_time import Part, join
+from featureflow.train.prediction import folded_by
 from featureflow.train.spine import Spine, SpineLike, read_spine
 from featureflow.train.visibility import Visibility
 
@@ -198,7 +199,8 @@ def features_at(history: HistoryStore, needs: Needs, spine: Spine, visibility: V
     entities = {key: Entities.of(spine.ids[key]) for key in keys}
     found: dict[str, list[Part]] = {view.name: [] for view in needs.views}
     extents = {source.name: history.extents(source.name) for source in needs.sources}
-    total = sum(extent.next - extent.first for partitions in extents.values() for extent in partitions.values())
+    together = _together(history, needs)
+    total = sum(extent.next - extent.first for source, _, _ in together for extent in extents[source.name].values())
     done = 0
 
     def read_on(rows: int) -> None:
@@ -206,8 +208,7 @@ def features_at(history: HistoryStore, needs: Needs, spine: Spine, visibility: V
         done += rows
         progress("reading history", done, max(done, total))
 
-    for source in needs.sources:
-        users = [view for view in needs.views if source.name in view.keys]
+    for source, by, users in together:
         wanted = [Wanted.of(kernels[view.name].layouts[source.name], entities[view.join_key], spine.instants_us) for view in users]
         gathered: list[list[Gathered]] = [[] for _ in users]
 
@@ -218,7 +219,7 @@ def features_at(history: HistoryStore, needs: Needs, spine: Spine, visibility: V
             check_read_again(history, source, partition, extent.next)
             parts = gather(
                 history, source, wanted, columns=visibility.columns(source.name), seen=seen, partition=partition,
-                from_offset=extent.first, to_offset=extent.next, progress=read_on,
+                from_offset=extent.first, to_offset=extent.next, by=by, progress=read_on,
             )
             for several, one in zip(gathered, parts, strict=True):
                 several.append(one)
@@ -229,6 +230,17 @@ def features_at(history: HistoryStore, needs: Needs, spine: Spine, visibility: V
         values[view.name] = join(kernels[view.name], entities[view.join_key], spine.instants_us, found.pop(view.name))
         progress("joining views", number, len(needs.views))
     return values
+
+
+def _together(history: HistoryStore, needs: Needs) -> list[tuple[spec.Source, tuple[spec.Source, ...], list[spec.View]]]:
+    """(source, by which of its definitions, the views that were folded by these), of each source at least once."""
+    by = folded_by(history, needs.project, needs.views)
+    found = []
+    for source in needs.sources:
+        users = [view for view in needs.views if source.name in view.keys]
+        for definitions in dict.fromkeys(by[view.id, source.name] for view in users):
+            found.append((source, definitions, [view for view in users if by[view.id, source.name] == definitions]))
+    return found
 
 
 def assemble(needs: Needs, values: Mapping[str, Values], spine: Spine, *, simulated: bool) -> Dataset:

@@ -88,15 +88,19 @@ def gather(
     partition: int,
     from_offset: int,
     to_offset: int,
+    by: Sequence[Source],
     progress: Callable[[int], None],
 ) -> list[Gathered]:
-    """One scan of a partition for several views; one answer each. Every verdict is taken in offset order from ``from_offset``."""
+    """One scan of a partition for several views; one answer each. Every verdict is taken in offset order from ``from_offset``.
+
+    ``by``: the definitions of the source that these views were folded by, where it has had several.
+    """
     names = tuple(dict.fromkeys((*columns, *(field for want in wanted for field in want.layout.fields))))
     kept: list[list[tuple[Int, Int, Events]]] = [[] for _ in wanted]
     max_time_us = NO_TIME_US
     ids = None if source.dedupe is None else [Ids(source) for _ in wanted]
     pages = history.scan(
-        source, partition=partition, columns=names, from_offset=from_offset, to_offset=to_offset, page_rows=PAGE_ROWS
+        source, partition=partition, columns=names, from_offset=from_offset, to_offset=to_offset, page_rows=PAGE_ROWS, by=by
     )
     for page in pages:
         events = page.events

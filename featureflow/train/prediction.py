@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,11 +105,7 @@ def view_sources(history: HistoryStore, project: spec.Project, view: spec.View) 
     """
     sources = {source.name: source for source in project.sources}
     if view.id not in {known.id for known in project.views}:
-        for row in reversed(history.query("definitions", {})):
-            try:
-                applied = msgspec.json.decode(str(row["project"]), type=spec.Project)
-            except msgspec.MsgspecError:               # written by another version of FeatureFlow
-                continue
+        for applied in reversed(_applied(history)):
             if view.id in {known.id for known in applied.views}:
                 sources = {source.name: source for source in applied.sources}
                 break
@@ -116,3 +113,27 @@ def view_sources(history: HistoryStore, project: spec.Project, view: spec.View) 
     if gone is not None:
         raise HistoryError(f"view {view.id} reads event {gone!r}, which the project no longer has")
     return sources
+
+
+def folded_by(history: HistoryStore, project: spec.Project, views: Sequence[spec.View]) -> dict[tuple[str, str], tuple[spec.Source, ...]]:
+    """(View id, source name) -> by which definitions of its fields the view was folded: those of each project that had it.
+
+    None for a source whose fields were always the same: every row is an event by them.
+    """
+    projects = [*_applied(history), project]
+    found = {}
+    for view in views:
+        for name in view.sources:
+            known = {source.fields: source for one in projects for source in one.sources if source.name == name}
+            own = {s.fields: s for one in projects if view.id in {v.id for v in one.views} for s in one.sources if s.name == name}
+            found[view.id, name] = tuple(own.values()) if len(known) > 1 else ()
+    return found
+
+
+def _applied(history: HistoryStore) -> list[spec.Project]:
+    """The projects that were applied, oldest first, as far as this version of FeatureFlow can read them."""
+    found = []
+    for row in history.query("definitions", {}):
+        with suppress(msgspec.MsgspecError):               # written by another version
+            found.append(msgspec.json.decode(str(row["project"]), type=spec.Project))
+    return found

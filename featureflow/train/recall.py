@@ -21,7 +21,7 @@ from featureflow.store.history.read_again import check_read_again
 from featureflow.store.ledger import Ledger
 from featureflow.train.gather import Entities, Wanted, gather
 from featureflow.train.point_in_time import Part, join
-from featureflow.train.prediction import view_sources
+from featureflow.train.prediction import folded_by, view_sources
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def recall(
     ids[:] = [question.entity_id for question in questions]
     entities = Entities.of(ids)
     instants = np.array([question.instant_us for question in questions], np.int64)
+    by = folded_by(history, project, [view])
     current = {known.id for known in project.views}
     began = {(position.source, position.partition_id): position.beginning for position in Ledger(history).positions(view.id)}
     parts: list[Part] = []
@@ -64,7 +65,7 @@ def recall(
                 check_read_again(history, sources[name], partition, int(applied.max()))
             gathered = gather(
                 history, sources[name], [wanted], columns=(), seen=_offsets, partition=partition,
-                from_offset=begin, to_offset=int(applied.max()), progress=lambda rows: None,
+                from_offset=begin, to_offset=int(applied.max()), by=by[view.id, name], progress=lambda rows: None,
             )
             parts.append(Part(name, gathered, applied))
     return join(kernel, entities, instants, parts, cut=cut)

@@ -367,3 +367,34 @@ def test_nobody_reads_history_that_has_yet_to_read_records_again(world: World) -
     world.drain()
     found = recall(world.history, world.project, view, [asked]).values
     assert found[0, 0] == 1.0
+
+
+def test_a_field_that_is_required_since_or_lost_a_category_decides_for_views_that_do_not_read_it(world: World) -> None:
+    world.apply((*FIRST[:3], replace(NOTE, nullable=True, categories=("n", "x"))))
+    world.produce(*[{}] * 5, *[{"note": None}] * 4, *[{"note": "x"}] * 2)
+    world.drain()
+    before = world.online_values(world.project.view("visits"))
+    # a note is required and may be no x, and amount is any number: spending, which reads that, is folded anew and leaves 6 out
+    amount = Field(name="amount", type="float")
+    world.apply((AT, USER, amount, replace(NOTE, categories=("n",))))
+    world.produce({})
+    world.drain()
+    spending, visits = (world.project.view(name) for name in ("spending", "visits"))
+    online = world.online_values(spending)
+    assert online.tobytes() == world.oracle_values(spending).tobytes()
+    q_us, ends = int(world._q()[0]), {"pay": world.history.offsets("pay")}
+    question = [Question(user, q_us, ends, "it was served") for user in USERS]
+    assert recall(world.history, world.project, spending, question).values.tobytes() == online.tobytes()
+    rows = [{"user": user, "at": q_us} for user in USERS]
+    names = [feature.reference for view in (spending, visits) for feature in view.features]
+    made = dataset(world.history, world.project, rows, features=names, delay="0s")
+    assert made.features["spending:count_1h"].sum() == online[:, 0].sum() == 6
+    # visits, which reads neither, keeps what it has counted
+    kept = world.online_values(visits)
+    assert kept.sum() == before.sum() + 1 == made.features["visits:count_1h"].sum() == 12
+    assert recall(world.history, world.project, visits, question).values.tobytes() == kept.tobytes()
+    for partition in (0, 1):               # and from history alone it is the same
+        world.log.delete_before("pays", partition, 4)
+    world.rebuild("spending")
+    world.drain()
+    assert world.online_values(spending).tobytes() == online.tobytes()

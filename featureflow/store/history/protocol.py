@@ -126,8 +126,10 @@ class HistoryStore(Protocol):
         from_offset: int = 0,
         to_offset: int | None = None,
         page_rows: int = 50_000,
+        by: Sequence[Source] = (),
     ) -> Iterator[HistoryPage]:
-        """Rows with from_offset <= offset < to_offset, in offset order, a page at a time.
+        """Rows with from_offset <= offset < to_offset, in offset order, a page at a time. ``by``: only those that are events by one of
+        these definitions of the source, whatever is in ``columns``.
 
         A row that lacks a value for one of ``columns`` that is not nullable was stored before that field existed: it is no event
         of this source as it is defined now, and is left out. Raises UnavailableError where some of ``columns`` may be unfilled there.

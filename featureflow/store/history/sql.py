@@ -24,6 +24,7 @@ from featureflow.errors import (
 from featureflow.kernel.events import Events
 from featureflow.store.history import filling
 from featureflow.store.history.engine import IMMEDIATE, collation_of, engine_of
+from featureflow.store.history.event_by import event_by, judged_by
 from featureflow.store.history.event_table import (
     APPEND_TIME,
     OFFSET,
@@ -197,10 +198,11 @@ class SqlHistory:
         from_offset: int = 0,
         to_offset: int | None = None,
         page_rows: int = 50_000,
+        by: Sequence[Source] = (),
     ) -> Iterator[HistoryPage]:
         while True:
             with self._reading() as connection:
-                filling.check(connection, source, partition, columns, to_offset)
+                filling.check(connection, source, partition, (*columns, *judged_by(by)), to_offset)
                 of = self._table(connection, source).c
                 wanted = (
                     select(of[OFFSET], of[APPEND_TIME], of[TIMESTAMP], of[source.time_field], *(of[name] for name in columns))
@@ -210,6 +212,8 @@ class SqlHistory:
                 )
                 if to_offset is not None:
                     wanted = wanted.where(of[OFFSET] < to_offset)
+                if by:
+                    wanted = wanted.where(event_by(by))
                 rows = connection.execute(wanted).fetchall()
             for append_time, group in groupby(rows, key=itemgetter(1)):     # nearly always one group
                 run = list(group)

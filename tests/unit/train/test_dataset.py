@@ -167,7 +167,8 @@ class _Scripted:
     """A history that gives these events, for reading."""
 
     def __init__(self, history: SqlHistory, written: Mapping[str, list[Events]]) -> None:
-        self._written, self.extents, self.refused = written, history.extents, history.refused
+        self._written = written
+        self.extents, self.refused, self.query = history.extents, history.refused, history.query
 
     def scan(self, source: Source, *, partition: int, **bounds: object) -> Iterator[object]:
         from featureflow.store.history.protocol import HistoryPage
