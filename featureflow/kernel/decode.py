@@ -7,14 +7,14 @@ Each value is decoded by itself. Joining the values into one JSON list is no fas
 fooled: ``{"a": [{}`` followed by ``{}]}`` reads as one object, and makes room for a record that holds two.
 
 A value becomes a struct of the source's types in one call; whatever that call refuses is looked at again field by
-field, for a precise reason.
+field, for a precise reason. A large batch is decoded by the chunk: the objects of one take the memory of those before it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from operator import attrgetter
 from typing import Any
@@ -41,6 +41,7 @@ from featureflow.kernel.field import (
 )
 from featureflow.kernel.record import Records, given, writable
 
+CHUNK = 2_000                          # records; their objects fit into a core's own cache
 NESTING = 256                          # levels of lists and objects in one record; a decoder recurses
 FLAT_BYTES = 2 * NESTING               # a record this short cannot nest deeper
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -66,6 +67,16 @@ class Decoded:
     kept: NDArray[np.intp]
 
 
+@dataclass(frozen=True)
+class _Chunk:
+    """Some of the records: as ``Decoded``, the columns without the rest of the events."""
+
+    kept: NDArray[np.intp]
+    times_us: NDArray[np.int64]
+    columns: dict[str, NDArray[Any]]
+    refused: list[Refusal]
+
+
 class Decoder:
     """Decodes the records of one source. ``columns``: the fields wanted as columns, all of them by default; every field
     of every record is checked whichever are wanted. ``records`` reads them where they are not JSON."""
@@ -75,11 +86,13 @@ class Decoder:
         self._records = records
         wanted = set(source.by_name if columns is None else columns)
         gets = {field.name: attrgetter(f"f{i}") for i, field in enumerate(source.fields)}
-        self._columns = [(f, gets[f.name]) for f in source.fields if f.name in wanted and f.type != "datetime"]
-        self._instants = [(f, gets[f.name]) for f in source.fields if f.type == "datetime"]
+        self._columns = [f for f in source.fields if f.name in wanted and f.type != "datetime"]
+        self._instants = [f for f in source.fields if f.type == "datetime"]
+        self._key = None if source.keyed_by is None else source.by_name[source.keyed_by]
+        read = (*self._columns, *self._instants, *(() if self._key is None else (self._key,)))
+        self._read = {field.name: gets[field.name] for field in read}
         self._strings = [(f, gets[f.name]) for f in source.fields if f.type == "str"]
         self._wanted = wanted
-        self._key = None if source.keyed_by is None else gets[source.keyed_by]
         self._struct = msgspec.defstruct(
             source.name, [struct_field(i, f) for i, f in enumerate(source.fields)], gc=False, kw_only=True
         )
@@ -106,29 +119,41 @@ class Decoder:
         ``keys`` are the records' keys in the log; None where there are none yet (an event that is being posted). Offsets default to
         the places, timestamps to the event times.
         """
+        chunks = [
+            self._chunk(list(values[first : first + CHUNK]), None if keys is None else list(keys[first : first + CHUNK]), first)
+            for first in range(0, max(1, len(values)), CHUNK)
+        ]
+        refused = tuple(refusal for chunk in chunks for refusal in chunk.refused)
+        kept, times_us = _joined([chunk.kept for chunk in chunks]), _joined([chunk.times_us for chunk in chunks])
+        if refused:
+            offsets, timestamps_us = (None if given is None else given[kept] for given in (offsets, timestamps_us))
+        events = Events(
+            partition=partition,
+            offsets=kept.astype(np.int64) if offsets is None else offsets,
+            times_us=times_us,
+            timestamps_us=times_us if timestamps_us is None else timestamps_us,
+            columns={name: _joined([chunk.columns[name] for chunk in chunks]) for name in chunks[0].columns},
+            append_time=append_time,
+        )
+        return Decoded(events, refused, kept)
+
+    def _chunk(self, values: Sequence[bytes | None], keys: Sequence[bytes | None] | None, first: int) -> _Chunk:
+        """Of values that begin at place ``first``."""
         rows, refused = self._rows(values)
-        if keys is not None and self._key is not None:
-            self._refuse_keys(rows, keys, refused)
-        while True:
+        found = True
+        while found:                                             # look again at those that are left
             live, kept = rows, np.arange(len(values), dtype=np.intp)
             if refused:
                 present = [row is not None for row in rows]
                 live, kept = list(compress(rows, present)), kept[present]
-            times = {field.name: instants(list(map(get, live))) for field, get in self._instants}
-            if not self._refuse_instants(rows, kept, times, refused):
-                break
-        times_us = times[self.source.time_field].astype(np.int64)
-        columns = {field.name: column(field, list(map(get, live))) for field, get in self._columns}
+            read = {name: list(map(get, live)) for name, get in self._read.items()}
+            times = {field.name: instants(read[field.name]) for field in self._instants}
+            found = keys is not None and self._refuse_keys(rows, kept, read, keys, refused)
+            found = found or self._refuse_instants(rows, kept, times, refused)
+        columns = {field.name: column(field, read[field.name]) for field in self._columns}
         columns |= {name: instants_us.astype(np.float64) for name, instants_us in times.items() if name in self._wanted}
-        events = Events(
-            partition=partition,
-            offsets=kept.astype(np.int64) if offsets is None else offsets[kept],
-            times_us=times_us,
-            timestamps_us=times_us if timestamps_us is None else timestamps_us[kept],
-            columns=columns,
-            append_time=append_time,
-        )
-        return Decoded(events, tuple(sorted(refused, key=lambda refusal: refusal.index)), kept)
+        refused = [replace(one, index=first + one.index) for one in sorted(refused, key=lambda refusal: refusal.index)]
+        return _Chunk(first + kept, times[self.source.time_field].astype(np.int64), columns, refused)
 
     def _rows(self, values: Sequence[bytes | None]) -> tuple[list[Any], list[Refusal]]:
         """One struct per value, None for a refused one."""
@@ -219,20 +244,28 @@ class Decoder:
             raise Refused("undecodable", f"{error}") from None
         return self._struct(**{f"f{i}": value_of(f, getattr(raw, f"f{i}")) for i, f in enumerate(self.source.fields)})
 
-    def _refuse_keys(self, rows: list[Any], keys: Sequence[bytes | None], refused: list[Refusal]) -> None:
-        assert self._key is not None
-        if not refused and _equal(list(map(str, map(self._key, rows))), keys):
-            return
-        for index, (row, key) in enumerate(zip(rows, keys, strict=True)):
-            if row is None or str(self._key(row)).encode() == key:
+    def _refuse_keys(
+        self, rows: list[Any], kept: NDArray[np.intp], read: dict[str, list[Any]], keys: Sequence[bytes | None], refused: list[Refusal]
+    ) -> bool:
+        """Refuse rows with another key than the source promises. Whether there were any."""
+        if self._key is None:
+            return False
+        texts = read[self._key.name] if self._key.type == "str" else list(map(str, read[self._key.name]))
+        if len(kept) == len(keys) and _equal(texts, keys):
+            return False
+        found = False
+        for index, text in zip(kept.tolist(), texts, strict=True):
+            if (key := keys[index]) == text.encode():
                 continue
-            found = "the record has no key" if key is None else f"the record's key {shown(key)!r} is another"
+            found = True
+            has = "the record has no key" if key is None else f"the record's key {shown(key)!r} is another"
             refused.append(Refusal(
                 index, "bad_key",
-                f"{found}; source {self.source.name!r} promises the field {self.source.keyed_by!r} as the key, "
+                f"{has}; source {self.source.name!r} promises the field {self.source.keyed_by!r} as the key, "
                 "so that all of an entity's events are in one partition",
             ))
             rows[index] = None
+        return found
 
     def _refuse_instants(
         self, rows: list[Any], kept: NDArray[np.intp], times: dict[str, NDArray[Any]], refused: list[Refusal]
@@ -288,6 +321,10 @@ def key_of(source: Source, values: Mapping[str, Any]) -> bytes | None:
 
 def too_large(value: bytes) -> str:
     return f"the record is {len(value)} bytes; at most {limits.RECORD_BYTES} are read"
+
+
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _equal(texts: list[str], keys: Sequence[bytes | None]) -> bool:

@@ -157,9 +157,7 @@ _CHECKS: dict[str, Callable[[Field, Any], Any]] = {
 def column(field: Field, values: list[Any]) -> NDArray[Any]:
     """The values of one field as a column, see ``kernel.events.Events``."""
     if field.type == "str":
-        strings: NDArray[Any] = np.empty(len(values), dtype=object)
-        strings[:] = values
-        return strings
+        return np.fromiter(values, dtype=object, count=len(values))
     if field.type == "vector":
         unknown = [math.nan] * field.size
         values = [unknown if value is None else value for value in values]
@@ -175,10 +173,11 @@ def instants(values: list[Any]) -> NDArray[Any]:
 
     A datetime's float seconds are only rounded to whole ones, which is exact; its microseconds are added as integers.
     """
-    kinds = set(map(type, values))
-    if kinds <= {int}:
-        return np.array(values, dtype=np.int64)
-    if kinds == {datetime}:
+    try:
+        return np.fromiter(values, np.int64, len(values))
+    except TypeError:                                                     # not all of them are ints
+        pass
+    if set(map(type, values)) == {datetime}:
         parts = np.array([value.microsecond for value in values], dtype=np.int64)
         seconds = np.array([value.timestamp() for value in values])
         whole: NDArray[np.int64] = np.rint(seconds - parts * 1e-6).astype(np.int64)

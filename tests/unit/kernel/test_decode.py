@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from featureflow import limits
 from featureflow.clock import to_us
 from featureflow.define.spec import Field, Source
+from featureflow.kernel import decode
 from featureflow.kernel.decode import Decoder, Encoder, encode, key_of
 
 PURCHASE = Source(
@@ -148,14 +149,21 @@ def test_a_record_key_other_than_the_promised_field_is_refused() -> None:
     assert not Decoder(PURCHASE).decode([text()]).refused
 
 
-def test_positions_and_log_times_follow_the_records_that_are_kept() -> None:
+@pytest.mark.parametrize("chunk", [1, 2, decode.CHUNK])
+def test_positions_and_log_times_follow_the_records_that_are_kept(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "CHUNK", chunk)
     decoded = Decoder(PURCHASE).decode(
-        [text(), b"x", text()], partition=3, offsets=np.array([10, 11, 15]), timestamps_us=np.array([1, 2, 3]), append_time=False
+        [text(user="a"), b"x", text(user="b"), text(user="c"), text(user="d", at=2**53 + 1), text(user="e")],
+        [b"a", b"a", b"b", b"a", b"d", b"e"],
+        partition=3, offsets=np.arange(10, 16), timestamps_us=np.arange(6), append_time=False,
     )
     events = decoded.events
     assert (events.partition, events.append_time) == (3, False)
-    assert events.offsets.tolist() == [10, 15]
-    assert events.timestamps_us.tolist() == [1, 3]
+    assert events.columns["user"].tolist() == ["a", "b", "e"]
+    assert events.offsets.tolist() == [10, 12, 15]
+    assert events.timestamps_us.tolist() == [0, 2, 5]
+    assert decoded.kept.tolist() == [0, 2, 5]
+    assert [(r.index, r.reason) for r in decoded.refused] == [(1, "undecodable"), (3, "bad_key"), (4, "out_of_range")]
 
 
 def test_records_that_only_together_are_json_do_not_pass() -> None:
@@ -195,10 +203,12 @@ records = st.one_of(
 )
 
 
-@given(st.lists(records, max_size=12), st.randoms(use_true_random=False))
-def test_what_a_record_is_does_not_depend_on_its_batch(values: list[bytes | None], random: object) -> None:
+@given(st.lists(records, max_size=12), st.sampled_from([1, 3, decode.CHUNK]))
+def test_what_a_record_is_does_not_depend_on_its_batch(values: list[bytes | None], chunk: int) -> None:
     decoder = Decoder(PURCHASE)
-    together = decoder.decode(values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode, "CHUNK", chunk)
+        together = decoder.decode(values)
     alone = [decoder.decode([value]) for value in values]
     assert together.kept.tolist() == [i for i, one in enumerate(alone) if not one.refused]
     assert [(r.reason, r.detail) for r in together.refused] == [(r.reason, r.detail) for one in alone for r in one.refused]
