@@ -93,7 +93,7 @@ def test_a_poll_with_a_fetch_on_its_way_says_nothing_and_one_that_takes_records_
     until(lambda: arrived(member))
     words.count = 0
     [batch] = polled(member)[1]
-    assert (batch.values, words.count) == ([b"x"], 1), "the next fetch"
+    assert (list(batch.values), words.count) == ([b"x"], 1), "the next fetch"
 
 
 def test_the_next_fetch_is_on_its_way_once_a_poll_has_brought_records(kafka_log: KafkaLog, topic: str, member: KafkaConsumer) -> None:

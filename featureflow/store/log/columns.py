@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow.store.log.protocol import TRACE_PARENT, Batch
+from featureflow.store.log.slices import Slices
 
 CREATE_TIME = 0                            # Kafka's own number for it
 Headers = Iterable[tuple[str, bytes | None]]
@@ -23,8 +24,8 @@ class Columns:
     offsets: NDArray[np.int64]             # (n,)
     timestamps_us: NDArray[np.int64]       # (n,)
     sizes: NDArray[np.int64]               # (n,) bytes of key and value
-    values: list[bytes | None]
-    keys: list[bytes | None]
+    values: Sequence[bytes | None]
+    keys: Sequence[bytes | None]
     timestamp_kind: Literal["append", "create"]
     trace_parents: dict[int, str]          # offset -> traceparent, where present
 
@@ -77,8 +78,8 @@ def batch_of(source: str, partition: int, first: int, parts: Sequence[Columns]) 
         next=int(parts[-1].offsets[-1]) + 1,
         offsets=parts[0].offsets if whole else np.concatenate([part.offsets for part in parts]),
         timestamps_us=parts[0].timestamps_us if whole else np.concatenate([part.timestamps_us for part in parts]),
-        values=parts[0].values if whole else list(chain.from_iterable(part.values for part in parts)),
-        keys=parts[0].keys if whole else list(chain.from_iterable(part.keys for part in parts)),
+        values=parts[0].values if whole else _joined([part.values for part in parts]),
+        keys=parts[0].keys if whole else _joined([part.keys for part in parts]),
         timestamp_kind=parts[0].timestamp_kind,
         trace_parents={
             offset: trace
@@ -92,3 +93,8 @@ def batch_of(source: str, partition: int, first: int, parts: Sequence[Columns]) 
 def trace_parent(headers: Headers) -> str:
     """The value of the ``traceparent`` header, or ''."""
     return next((value.decode("ascii", "replace") for name, value in headers if name == TRACE_PARENT and value), "")
+
+
+def _joined(parts: Sequence[Sequence[bytes | None]]) -> Sequence[bytes | None]:
+    slices = [part for part in parts if isinstance(part, Slices)]
+    return Slices.joined(slices) if len(slices) == len(parts) else list(chain.from_iterable(parts))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from featureflow.errors import LogError
 from featureflow.store.log.columns import CREATE_TIME, Columns, trace_parent
+from featureflow.store.log.slices import Slices
 
 FORMAT = 2
 VARINT_BITS = 64
@@ -127,7 +129,7 @@ def decode(batches: Sequence[WholeBatch]) -> Columns:
     try:
         return _decode(
             b"".join([batch.data for batch in batches]),
-            np.array([place for batch in batches for place in _hop(batch)], np.int64) + shifts,
+            np.fromiter(chain.from_iterable(map(_hop, batches)), np.int64, len(shifts)) + shifts,
             np.array([batch.base_offset for batch in batches]).repeat(counts),
             np.array([b.max_timestamp_ms if b.appended else b.first_timestamp_ms for b in batches]).repeat(counts),
             appended=batches[0].appended,
@@ -146,7 +148,7 @@ def _hop(batch: WholeBatch) -> list[int]:
             if length < 128:
                 position += 1 + (length >> 1)                      # zig-zag; a length is not negative
             elif (more := data[position + 1]) < 128:
-                position += 2 + (((more << 7) + length - 128) >> 1)
+                position += 2 + (more << 6) + ((length - 128) >> 1)
             else:
                 length, position = _varint(data, position)
                 position += max(length, 0)                         # a negative one does not fit its fields either
@@ -171,10 +173,10 @@ def _decode(
     time_deltas, at = _varints(raw, starts + 1)
     offset_deltas, at = _varints(raw, at)
     key_sizes, key_starts = _varints(raw, at)
-    key_ends = key_starts + np.maximum(key_sizes, 0)
-    value_sizes, value_starts = _varints(raw, key_ends)
-    value_ends = value_starts + np.maximum(value_sizes, 0)
-    header_counts, at = _varints(raw, value_ends)
+    key_bytes = np.maximum(key_sizes, 0)
+    value_sizes, value_starts = _varints(raw, key_starts + key_bytes)
+    value_bytes = np.maximum(value_sizes, 0)
+    header_counts, at = _varints(raw, value_starts + value_bytes)
     if np.any(at > ends) or np.any((header_counts == 0) & (at != ends)) or np.any(header_counts < 0):
         raise ValueError("a record's fields do not fill it")
     offsets = base_offsets + offset_deltas
@@ -182,9 +184,9 @@ def _decode(
     return Columns(
         offsets=offsets,
         timestamps_us=milliseconds * 1000,
-        sizes=np.maximum(key_sizes, 0) + np.maximum(value_sizes, 0),
-        values=_slices(data, value_starts, value_ends, value_sizes),
-        keys=_slices(data, key_starts, key_ends, key_sizes),
+        sizes=key_bytes + value_bytes,
+        values=Slices([(data, value_starts, value_starts + value_sizes)]),
+        keys=Slices([(data, key_starts, key_starts + key_sizes)]),
         timestamp_kind="append" if appended else "create",
         trace_parents={
             int(offsets[index]): trace
@@ -192,15 +194,6 @@ def _decode(
             if (trace := trace_parent(_headers(data, int(at[index]), int(header_counts[index]), int(ends[index]))))
         },
     )
-
-
-def _slices(
-    data: bytes, starts: NDArray[np.int64], ends: NDArray[np.int64], sizes: NDArray[np.int64]
-) -> list[bytes | None]:
-    found: list[bytes | None] = [data[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-    for index in np.flatnonzero(sizes < 0):
-        found[index] = None
-    return found
 
 
 def _varints(raw: NDArray[np.uint8], at: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -218,7 +211,7 @@ def _varints(raw: NDArray[np.uint8], at: NDArray[np.int64]) -> tuple[NDArray[np.
         after[going] += 1
         going = going[byte >= 128]
         shift += 7
-    return (value >> np.uint64(1)).astype(np.int64) ^ -(value & np.uint64(1)).astype(np.int64), after
+    return (value >> np.uint64(1)).view(np.int64) ^ -(value & np.uint64(1)).view(np.int64), after
 
 
 def _headers(data: bytes, position: int, count: int, end: int) -> list[tuple[str, bytes | None]]:

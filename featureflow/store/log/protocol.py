@@ -31,8 +31,8 @@ class Batch:
     next: int                              # the offset the next poll starts from; > every offset here
     offsets: NDArray[np.int64]             # (n,)
     timestamps_us: NDArray[np.int64]       # (n,) the broker's or the producer's, see ``timestamp_kind``
-    values: list[bytes | None]             # None: a tombstone
-    keys: list[bytes | None]
+    values: Sequence[bytes | None]         # None: a tombstone
+    keys: Sequence[bytes | None]
     timestamp_kind: Literal["append", "create"] = "append"
     trace_parents: dict[int, str] = field(default_factory=dict)   # offset -> W3C traceparent header, where present
 

@@ -22,7 +22,7 @@ from kafka.record.memory_records import MemoryRecords
 from structlog.testing import capture_logs
 
 from featureflow.errors import LogError
-from featureflow.store.log.columns import Columns
+from featureflow.store.log.columns import Columns, batch_of
 from featureflow.store.log.kafka_columns import WholeBatch, decode, decode_whole_batches
 from featureflow.store.log.kafka_fetches import COORDINATOR, FETCHER, MANAGER, take_fetches
 from featureflow.store.log.kafka_joins import PARTS, keep_joins
@@ -83,7 +83,9 @@ def whole(data: bytes) -> WholeBatch:
 def same(one: Columns, other: Columns) -> None:
     for name in ("offsets", "timestamps_us", "sizes"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-    for name in ("values", "keys", "timestamp_kind", "trace_parents"):
+    for name in ("values", "keys"):
+        assert list(getattr(one, name)) == list(getattr(other, name))
+    for name in ("timestamp_kind", "trace_parents"):
         assert getattr(one, name) == getattr(other, name)
 
 
@@ -112,6 +114,20 @@ def test_fields_that_do_not_fill_their_record_are_malformed() -> None:
     assert broken != batch.data
     with pytest.raises(LogError, match="offset 7 on are malformed"):
         decode([WholeBatch(broken, batch.position, batch.count, 7, 0, 0, True)])
+
+
+@pytest.mark.parametrize("cuts", [[], [3], [1, 2], [0, 4, 4, 8]])
+def test_records_in_parts_are_those_of_the_whole(cuts: list[int]) -> None:
+    rows = [(None if i % 3 == 0 else b"k%d" % i, None if i % 4 == 0 else b"v%d" % i, 0, 1, []) for i in range(8)]
+    columns = decode([whole(built(rows, 0, appended=True))])
+    batch = batch_of("s", 0, 0, [columns.part(a, b) for a, b in zip([0, *cuts], [*cuts, 8], strict=True) if a < b])
+    for found, wanted in ((batch.keys, [row[0] for row in rows]), (batch.values, [row[1] for row in rows])):
+        assert len(found) == 8
+        assert list(found) == wanted
+        assert [found[i] for i in range(-8, 8)] == wanted * 2
+        assert [list(found[i:j]) for i in range(9) for j in range(9)] == [wanted[i:j] for i in range(9) for j in range(9)]
+        with pytest.raises(IndexError):
+            found[8]
 
 
 def fetched(data: bytes, offset: int = 0, *, checked: bool = True) -> list[Columns]:
