@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
-from worker_rig import KEYS, PROJECT, SECOND_US, START_US, Rig, TroubledStore
+from troubled_store import TroubledStore
+from worker_rig import KEYS, PROJECT, SECOND_US, START_US, Rig
 
 from featureflow import limits
 from featureflow.clock import ManualClock

@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 import pytest
 from trips import LIFETIME
-from worker_rig import PROJECT, RIDER, RIDERS, SECOND_US, START_US, TRIP, ZONE, Rig, TroubledStore, with_sketches
+from troubled_store import TroubledStore
+from worker_rig import PROJECT, RIDER, RIDERS, SECOND_US, START_US, TRIP, ZONE, Rig, with_sketches
 
 from featureflow.clock import to_us
 from featureflow.define.spec import Aggregation, Column, Project, View, Window, with_version

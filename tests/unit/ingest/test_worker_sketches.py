@@ -5,18 +5,12 @@ from __future__ import annotations
 import random
 
 import pytest
-from worker_rig import KEYS, PROJECT, RIDERS, Rig, TroubledStore, with_sketches
+from troubled_store import TroubledStore
+from worker_rig import KEYS, PROJECT, RIDERS, Rig, with_sketches
 
-from featureflow.ingest.worker import Worker
 from featureflow.store.online.memory import MemoryOnlineStore
 
 SKETCHED = with_sketches(PROJECT)
-
-
-def started(rig: Rig, commit_rows: int = 8) -> Worker:
-    worker = rig.worker(commit_rows=commit_rows)
-    worker.open()
-    return worker
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -25,17 +19,17 @@ def test_lost_replies_duplicates_rollbacks_and_crashes_change_no_estimate(seed: 
     rig = Rig(seed=seed, online_class=MemoryOnlineStore, luck=luck, project=SKETCHED)
     store = rig.online
     assert isinstance(store, TroubledStore)
-    worker = started(rig, luck.choice((4, 30)))
+    worker = rig.started(commit_rows=luck.choice((4, 30)))
     store.rate = 0.08
     for _ in range(60):
         rig.produce(luck.randrange(6), bad=0.05)
         if luck.random() < 0.05:
-            worker = started(rig)
+            worker = rig.started()
         worker.step(timeout_s=0.0, wait=lambda seconds: None)
         rig.clock.advance(luck.choice((1_000, 200_000, 3_000_000)))
     assert store.troubles > 0
     store.rate, store.flying = 0.0, []
-    rig.drain(started(rig))
+    rig.drain(rig.started())
     assert rig.agrees()
 
 
@@ -43,7 +37,7 @@ def test_the_comparison_notices_a_cell_that_is_lost() -> None:
     rig = Rig(project=SKETCHED)
     assert isinstance(rig.online, MemoryOnlineStore)
     rig.produce(120)                                               # more than are kept as events
-    rig.drain(started(rig))
+    rig.drain(rig.started())
     assert rig.agrees()
     view = SKETCHED.views[0]
     for rider in RIDERS:
