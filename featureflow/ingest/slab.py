@@ -115,14 +115,16 @@ class Slab:
         """
         if not ids:
             return {}
-        states = self._parsed(partition, ids, blobs, beside)
+        held = [place for place, blob in enumerate(blobs) if blob or (beside and beside[place])]
+        states = self._parsed(partition, [ids[p] for p in held], [blobs[p] for p in held], [beside[p] for p in held if beside])
         if (strange := states.owners != partition).any():
+            places = [held[blob] for blob in states.blob_entity[strange].tolist()]
             if not self.layout.keyed:
                 raise StateError(
-                    f"{self.key(partition, ids[int(states.blob_entity[strange][0])]).decode()} holds rows of another partition than its "
+                    f"{self.key(partition, ids[places[0]]).decode()} holds rows of another partition than its "
                     f"name says: something else writes to this database. Run `featureflow rebuild {self.layout.view_id.partition('@')[0]}`"
                 )
-            owners = dict(zip(states.blob_entity[strange].tolist(), states.owners[strange].tolist(), strict=True))
+            owners = dict(zip(places, states.owners[strange].tolist(), strict=True))
             mine = [place for place in range(len(ids)) if place not in owners]
             self.load(
                 partition, [ids[place] for place in mine], [blobs[place] for place in mine], [beside[place] for place in mine if beside],
@@ -133,7 +135,9 @@ class Slab:
         self._slots.setdefault(partition, {}).update(zip(ids, slots.tolist(), strict=True))
         self.known.bucket[slots] = [self._names.number(entity_id) for entity_id in ids] if self._several else 0
         self.known.last_used[slots] = self._clock
-        self._take_in(slots, [blob for blob in blobs if blob], states)
+        self.arena.reserve(len(self.known))
+        self._take_in(slots[held], [blob for blob in blobs if blob], states)
+        self._replaced(slots)
         return {}
 
     def _take_in(self, slots: Index, blobs: Sequence[bytes], states: States) -> None:
@@ -144,12 +148,10 @@ class Slab:
         known.hold_rows(stored[~few], [blob for blob in blobs if blob[0] != event_form.FORMAT], counts[states.blob_entity[~few]])
         if few.any():
             known.hold_events(stored[few], [blob for blob in blobs if blob[0] == event_form.FORMAT])
-        self.arena.reserve(len(known))
         full = np.flatnonzero(counts)
         counts = counts[full]
         self.arena.extend(slots[full], counts)
         self.arena.table[spans(self.arena.base[slots[full]], counts)] = self.layout.table(states.rows)
-        self._replaced(slots)
 
     # -- what changes it -----------------------------------------------------------------------------------------------
 

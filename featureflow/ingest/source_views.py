@@ -118,7 +118,9 @@ class SourceViews:
             slab.evict()
             ids = slab.ids(judged.events, chosen)
             slots = slab.find(partition, ids)
-            absent = list(dict.fromkeys(ids[i] for i in np.flatnonzero(slots < 0).tolist()))
+            unknown = np.flatnonzero(slots < 0)
+            strangers = [ids[i] for i in unknown.tolist()]
+            absent = list(dict.fromkeys(strangers))
             rows, *cells = self._slabs[view_id]
             if slab is rows:               # cells that are here alone may be of a state that has expired since
                 for one in cells:
@@ -132,7 +134,7 @@ class SourceViews:
                 for entity_id, owner in slab.load(partition, some, values, beside, keys).items():
                     self._put_aside(judged, view_id, chosen[[other == entity_id for other in ids]], entity_id, owner)
             if absent:
-                slots = slab.find(partition, ids)
+                slots[unknown] = slab.find(partition, strangers)
             everywhere = np.full(len(takes), -1, np.int64)
             everywhere[chosen] = slots
             judged.slots.setdefault(view_id, []).append(everywhere)
