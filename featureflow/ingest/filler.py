@@ -103,10 +103,10 @@ class Filler:
             self.forget(partition)
 
     def _reading(self, name: str, fields: tuple[str, ...]) -> Decoder:
-        """What reads records for these fields: one that is not there makes no row vanish, which was an event as it was defined before."""
+        """What reads these fields of records and no others: a row was an event as it was defined before, whatever the others are now."""
         if (name, fields) not in self._decoders:
             source = self._sources[name]
-            lenient = {*fields} - {source.time_field}
-            fields_of = tuple(structs.replace(one, nullable=True) if one.name in lenient else one for one in source.fields)
-            self._decoders[name, fields] = self._decoder(structs.replace(source, fields=fields_of))
+            read = [field for field in source.fields if field.name in fields and field.name != source.time_field]
+            columns = (source.by_name[source.time_field], *(structs.replace(field, nullable=True) for field in read))
+            self._decoders[name, fields] = self._decoder(structs.replace(source, fields=columns, keyed_by=None, dedupe=None))
         return self._decoders[name, fields]

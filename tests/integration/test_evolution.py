@@ -398,3 +398,16 @@ def test_a_field_that_is_required_since_or_lost_a_category_decides_for_views_tha
     world.rebuild("spending")
     world.drain()
     assert world.online_values(spending).tobytes() == online.tobytes()
+
+
+def test_a_row_that_is_filled_in_stays_whatever_other_fields_are_declared_as_by_then(world: World) -> None:
+    world.apply((*FIRST[:3], replace(NOTE, nullable=True)))
+    world.produce({"tag": "t"}, {"tag": "t", "note": None}, {"note": None})
+    world.drain()
+    before = world.project
+    world.apply((*FIRST, TAG))
+    world.drain()
+    world.check("tagged")
+    visits, ends = before.view("visits"), {"pay": world.history.offsets("pay")}
+    asked = [Question(user, int(world._q()[0]), ends, "it was served") for user in USERS]
+    assert recall(world.history, world.project, visits, asked).values.sum() == 3
