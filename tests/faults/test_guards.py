@@ -138,7 +138,7 @@ def a_lost_second_and_a_zombie(store: Store) -> Rig:
         rig.drain(successor)
         store.fall_back(claimed)
 
-    zombie = started(rig, commit_rows=1_000, failpoint=sleep)
+    zombie = rig.started(commit_rows=1_000, failpoint=sleep)
     while not slept.is_set():
         step(zombie)
     rig.append([ride(rig, START_US + second * SECOND_US, fare=100.0) for second in (0, 1, 2)])
@@ -155,7 +155,7 @@ def a_late_duplicate(store: Store) -> Rig:
     rig = Rig(1, online=store.online)
     recorder = Recorder(store.online)
     rig.online = recorder  # type: ignore[assignment]  # answers to the same
-    worker = started(rig, poll_records=1)
+    worker = rig.started(poll_records=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(limits, "FEW_EVENTS", 0)                     # an entity of few events grows with each, and so is known by its length
         rig.append([ride(rig, START_US) for _ in range(3)])
@@ -174,7 +174,7 @@ def an_expiry_under_the_cache(store: Store) -> Rig:
         worker     patches a row of it
     """
     rig = Rig(1, online=store.online)
-    worker = started(rig)
+    worker = rig.started()
     rig.append([ride(rig, START_US + 10 * number * SECOND_US) for number in range(3)])
     rig.drain(worker)
     rig.clock.advance(HOURS_US)
@@ -192,7 +192,7 @@ def an_expiry_and_a_new_beginning(store: Store) -> Rig:
         worker     patches the row that it held, for the first partition: another's now
     """
     rig = Rig(2, online=store.online)
-    worker = started(rig)
+    worker = rig.started()
     rig.append([ride(rig, START_US)])
     rig.drain(worker)
     rig.clock.advance(HOURS_US)
@@ -214,7 +214,7 @@ def an_error_after_the_first_write(store: Store) -> Rig:
     """
     assert isinstance(store, OnServer)
     rig = Rig(1, online=store.online)
-    worker = started(rig)
+    worker = rig.started()
     rig.append([ride(rig, START_US)])
     rig.drain(worker)
     streams = list(store.client.scan_iter(match="seen:*"))
@@ -225,13 +225,13 @@ def an_error_after_the_first_write(store: Store) -> Rig:
         rig.drain(worker)
     store.client.delete(*streams)
     try:
-        rig.drain(started(rig))
+        rig.drain(rig.started())
     except OffsetMissingError:             # it broke on the way: `featureflow rebuild`
         topic_id = rig.log.topic(TRIP.topic).topic_id
         for view in rig.project.views:
             rig.online.drop_view(view.id, for_good=False)
             rig.online.create_offsets(view.id, "trip", topic_id, {0: 0})
-        rig.drain(started(rig))
+        rig.drain(rig.started())
     return rig
 
 
@@ -246,12 +246,12 @@ def two_buckets_and_a_crash_between(store: Store) -> Rig:
     assert {rig.keys.number(rider) for rider in RIDERS} == {0, 1}
     rides = [rig.trip(rider=rider, zone=zone, at=START_US, event_id=f"{rider} {zone}") for rider in RIDERS for zone in ZONES]
     rig.append(rides[:1])
-    rig.drain(started(rig))
+    rig.drain(rig.started())
     rig.append([*rides, *rides])
     dying.armed = True
     with pytest.raises(Died):
-        rig.drain(started(rig, commit_rows=1_000))
-    rig.drain(started(rig))
+        rig.drain(rig.started(commit_rows=1_000))
+    rig.drain(rig.started())
     return rig
 
 
@@ -373,12 +373,6 @@ class Recorder:
 
 def ride(rig: Rig, at_us: int, fare: float = 20.0) -> Record:
     return rig.trip(rider="ada", zone=7, at=at_us, fare=fare)
-
-
-def started(rig: Rig, **settings: Any) -> Worker:
-    worker = rig.worker(**settings)
-    worker.open()
-    return worker
 
 
 def step(worker: Worker) -> None:

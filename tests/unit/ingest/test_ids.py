@@ -18,7 +18,6 @@ from featureflow.clock import ManualClock
 from featureflow.define.spec import Field, Project, with_version
 from featureflow.errors import StateError
 from featureflow.ingest import ids
-from featureflow.ingest.worker import Worker
 from featureflow.store.keys import Keys
 from featureflow.store.log.protocol import Record
 from featureflow.store.online.memory import MemoryOnlineStore
@@ -50,12 +49,6 @@ def produce(rig: Rig, count: int, written: list[Record]) -> None:
         rig.append([record])
 
 
-def started(rig: Rig, **options: Any) -> Worker:
-    worker = rig.worker(**options)
-    worker.open()
-    return worker
-
-
 @pytest.mark.parametrize("commit_rows", [1, 4, 500])
 @pytest.mark.parametrize(("poll_records", "buckets"), [(1, 1), (7, 3), (10_000, 1), (10_000, 5)])
 def test_state_is_what_the_log_says_however_it_is_cut(
@@ -64,11 +57,11 @@ def test_state_is_what_the_log_says_however_it_is_cut(
     monkeypatch.setattr(ids, "VALUE_ROWS", 5)
     rig = rig_of(60 * SECOND_US, buckets=buckets)
     produce(rig, 300, [])
-    worker = started(rig, commit_rows=commit_rows, poll_records=poll_records)
+    worker = rig.started(commit_rows=commit_rows, poll_records=poll_records)
     rig.drain(worker, most_steps=20_000)
     assert rig.agrees()
     produce(rig, 100, [])
-    rig.drain(started(rig, commit_rows=commit_rows), most_steps=20_000)
+    rig.drain(rig.started(commit_rows=commit_rows), most_steps=20_000)
     assert rig.agrees()
 
 
@@ -78,7 +71,7 @@ def test_a_worker_that_told_no_duplicates_would_be_seen(monkeypatch: pytest.Monk
     monkeypatch.setattr(SourceViews, "tell_duplicates", lambda *_: None)
     rig = rig_of()
     produce(rig, 300, [])
-    rig.drain(started(rig))
+    rig.drain(rig.started())
     assert not rig.agrees()
 
 
@@ -86,7 +79,7 @@ def test_duplicates_are_counted_by_view_and_put_aside_nowhere() -> None:
     rig, registry = rig_of(partitions=1), CollectorRegistry()
     for offset in range(5):
         rig.append([rig.trip(rider="ada", zone=None if offset == 4 else 7, event_id="same", at=START_US)])
-    rig.drain(started(rig, registry=registry))
+    rig.drain(rig.started(registry=registry))
     rider, zone = rig.project.views
     counted = [
         registry.get_sample_value("featureflow_ingest_duplicates_total", {"source": "trip", "view": view.id}) for view in (rider, zone)
@@ -105,7 +98,7 @@ def keys_of(rig: Rig) -> Counter[bytes]:
 
 def test_ids_go_with_their_tile_and_no_more_than_two_tiles_stay() -> None:
     rig = rig_of(10 * SECOND_US)
-    worker, most = started(rig), Counter[bytes]()
+    worker, most = rig.started(), Counter[bytes]()
     for minute in range(30):
         rig.append([rig.trip(at=START_US + minute * 7 * SECOND_US, event_id=f"e{minute}-{i}") for i in range(5)])
         rig.clock.advance(7 * SECOND_US)
@@ -119,13 +112,13 @@ def test_ids_go_with_their_tile_and_no_more_than_two_tiles_stay() -> None:
 def test_a_view_that_is_rebuilt_forgets_its_ids_and_counts_the_same_again() -> None:
     rig = rig_of()
     produce(rig, 200, [])
-    rig.drain(started(rig))
+    rig.drain(rig.started())
     view = rig.project.views[0]
     rig.online.drop_view(view.id, for_good=False)
     assert not any(view.id.encode() in key for key in keys_of(rig))
     topic_id = rig.log.topic("trips").topic_id
     rig.online.create_offsets(view.id, "trip", topic_id, dict.fromkeys(range(rig.partitions), 0))
-    rig.drain(started(rig))
+    rig.drain(rig.started())
     assert rig.agrees()
 
 
@@ -135,19 +128,19 @@ def storm(seed: int, *, within_us: int, buckets: int) -> bool:
     rig, written = rig_of(within_us, seed=seed, online_class=MemoryOnlineStore, luck=luck, buckets=buckets), list[Record]()
     store = rig.online
     assert isinstance(store, TroubledStore)
-    workers = [started(rig, commit_rows=luck.choice((1, 4, 30)))]
+    workers = [rig.started(commit_rows=luck.choice((1, 4, 30)))]
     store.rate = 0.08
     for _ in range(60):
         produce(rig, luck.randrange(6), written)
         if luck.random() < 0.05:
-            workers = [workers[-1], started(rig, commit_rows=4)]
+            workers = [workers[-1], rig.started(commit_rows=4)]
         if luck.random() < 0.05:
-            workers[-1] = started(rig)
+            workers[-1] = rig.started()
         luck.choice(workers).step(timeout_s=0.0, wait=lambda seconds: None)
         rig.clock.advance(luck.choice((1_000, 200_000, 3_000_000)))
     assert store.troubles > 0
     store.rate, store.flying = 0.0, []
-    rig.drain(started(rig))
+    rig.drain(rig.started())
     return rig.agrees()
 
 
@@ -198,12 +191,12 @@ def crash_between() -> bool:
     OwnAtom.held = {}
     rig, written = rig_of(86_400 * SECOND_US, online=OwnAtom(ManualClock(START_US))), list[Record]()
     produce(rig, 100, written)
-    rig.drain(started(rig))
+    rig.drain(rig.started())
     earlier = copy.deepcopy(rig.online)
     produce(rig, 100, written)
-    rig.drain(started(rig))
+    rig.drain(rig.started())
     rig.online = earlier
-    rig.drain(started(rig))
+    rig.drain(rig.started())
     return rig.agrees()
 
 
@@ -220,20 +213,20 @@ def test_more_ids_than_are_kept_stop_the_worker(buckets: int, monkeypatch: pytes
     rig = rig_of(buckets=buckets)
     produce(rig, 300, [])
     with pytest.raises(StateError, match="shorten within="):
-        rig.drain(started(rig))
+        rig.drain(rig.started())
 
 
 def test_values_that_are_no_ids_stop_the_worker() -> None:
     rig = rig_of(partitions=1)
     produce(rig, 50, [])
-    rig.drain(started(rig))
+    rig.drain(rig.started())
     store = rig.online
     assert isinstance(store, MemoryOnlineStore)
     key = next(key for key in store._values if key.startswith(b"ids:"))
     store.damage(key, b"FFi9" + bytes(20))
     produce(rig, 5, [])
     with pytest.raises(StateError, match="featureflow rebuild"):
-        rig.drain(started(rig))
+        rig.drain(rig.started())
 
 
 def test_the_names_of_ids_run_into_no_others() -> None:

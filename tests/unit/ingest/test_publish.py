@@ -20,7 +20,6 @@ from featureflow.define.spec import Aggregation, Column, Project, View, Window, 
 from featureflow.ingest import failpoint
 from featureflow.ingest.course import Course
 from featureflow.ingest.publish import Publisher
-from featureflow.ingest.worker import Worker
 from featureflow.kernel.finalize import Values
 from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.writes import Writes
@@ -77,12 +76,6 @@ def check_with_log(rig: Rig, view: View = RIDER) -> None:
             assert {k: v for k, v in said.items() if k not in ("view", "as_of")} == as_json(view, rig.expected(view, q_us, applied), row)
 
 
-def started(rig: Rig, **settings: Any) -> Worker:
-    worker = rig.worker(project=rig.project, **settings)
-    worker.open()
-    return worker
-
-
 def at_each(name: str, what: Callable[[], object]) -> failpoint.Failpoint:
     return lambda passed: what() if passed == name else None  # type: ignore[func-returns-value,return-value]  # a failpoint returns nothing
 
@@ -93,7 +86,7 @@ def test_after_each_commit_of_a_batch_what_is_published_is_what_the_state_says_t
     project = publishing(with_sketches(PROJECT)) if sketched else PUBLISHED
     rig, view = Rig(1, project=project, buckets=buckets), project.views[0]
     looks: list[int] = []
-    worker = started(rig, commit_rows=5, failpoint=at_each("before_commit", lambda: looks.append(check(rig, view))))
+    worker = rig.started(commit_rows=5, failpoint=at_each("before_commit", lambda: looks.append(check(rig, view))))
     for _ in range(1 if sketched else 3):
         rig.produce(60, bad=0.1)
         rig.drain(worker)
@@ -106,7 +99,7 @@ def test_cells_of_a_state_that_expired_are_not_in_what_is_published_of_the_next(
     """Though the event that begins it changes no cell."""
     project = publishing(with_sketches(PROJECT))
     rig, view = Rig(1, project=project), project.views[0]
-    worker, at = started(rig), rig.clock.now_us()
+    worker, at = rig.started(), rig.clock.now_us()
     rig.append([rig.trip(rider="ada", at=at, fare=fare) for fare in (1.0, 2.0, 3.0)])
     rig.drain(worker)
     check(rig, view)
@@ -121,7 +114,7 @@ def test_cells_of_a_state_that_expired_are_not_in_what_is_published_of_the_next(
 def test_values_of_the_whole_batch_in_its_first_commit_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Course, "rewind", lambda self, commit, slots, counts, table: np.ones(len(table), np.bool_))
     rig = Rig(1, project=PUBLISHED)
-    worker = started(rig, commit_rows=5, failpoint=at_each("before_commit", lambda: check(rig)))
+    worker = rig.started(commit_rows=5, failpoint=at_each("before_commit", lambda: check(rig)))
     rig.produce(60)
     with pytest.raises(AssertionError):
         rig.drain(worker)
@@ -134,7 +127,7 @@ def test_a_commit_without_its_published_values_would_be_noticed(monkeypatch: pyt
     original = Publisher.writes
     monkeypatch.setattr(Publisher, "writes", some)
     rig = Rig(1, project=PUBLISHED)
-    worker = started(rig, commit_rows=5, failpoint=at_each("before_commit", lambda: check(rig)))
+    worker = rig.started(commit_rows=5, failpoint=at_each("before_commit", lambda: check(rig)))
     rig.produce(60)
     with pytest.raises(AssertionError):
         rig.drain(worker)
@@ -142,7 +135,7 @@ def test_a_commit_without_its_published_values_would_be_noticed(monkeypatch: pyt
 
 def test_its_instant_is_the_running_maximum_of_event_times_and_never_the_wall_clock() -> None:
     rig = Rig(1, project=PUBLISHED)
-    worker = started(rig)
+    worker = rig.started()
     now_us = rig.clock.now_us()
     rig.append([rig.trip(rider="ada", at=now_us), rig.trip(rider=RIDERS[1], at=now_us - 20 * SECOND_US)])
     rig.clock.advance(3_600 * SECOND_US)
@@ -156,7 +149,7 @@ def test_its_instant_is_the_running_maximum_of_event_times_and_never_the_wall_cl
 
 def test_an_entity_without_a_new_event_keeps_its_value_and_its_instant() -> None:
     rig = Rig(1, project=PUBLISHED)
-    worker = started(rig)
+    worker = rig.started()
     rig.append([rig.trip(rider="ada", at=rig.clock.now_us())])
     rig.drain(worker)
     before = published(rig, "ada")
@@ -187,12 +180,12 @@ def test_killed_anywhere_published_values_are_those_of_the_state_before_and_afte
             if passed == name and left == 0:
                 raise Killed
 
-        worker = started(rig, failpoint=kill)
+        worker = rig.started(failpoint=kill)
         with suppress(Killed):
             rig.drain(worker)
             worker.close()
         check(rig)
-        rig.drain(worker := started(rig))
+        rig.drain(worker := rig.started())
         check_with_log(rig)
         worker.close()
     assert rig.agrees()
@@ -202,7 +195,7 @@ def test_a_store_that_loses_its_last_second_loses_state_and_published_values_tog
     rig = Rig(1, project=PUBLISHED)
     store = rig.online
     assert isinstance(store, MemoryOnlineStore)
-    worker = started(rig)
+    worker = rig.started()
     rig.produce(50)
     rig.drain(worker)
     earlier = store.snapshot()
@@ -213,7 +206,7 @@ def test_a_store_that_loses_its_last_second_loses_state_and_published_values_tog
     check_with_log(rig)
     assert {entity_id: published(rig, entity_id) for entity_id in RIDERS} != values
     worker.close()
-    rig.drain(started(rig))
+    rig.drain(rig.started())
     check_with_log(rig)
     assert {entity_id: published(rig, entity_id) for entity_id in RIDERS} == values
 
@@ -223,7 +216,7 @@ def test_in_trouble_of_every_kind_published_values_are_those_of_the_state(seed: 
     rig = Rig(2, project=PUBLISHED, online_class=MemoryOnlineStore, seed=seed)
     assert isinstance(rig.online, TroubledStore)
     for _ in range(4):
-        worker = started(rig)
+        worker = rig.started()
         rig.produce(60, bad=0.05)
         rig.online.rate = 0.08
         for _ in range(40):
@@ -257,7 +250,7 @@ def test_a_batch_of_hours_publishes_the_value_of_each_commit(sketched: bool) -> 
     project = publishing(with_sketches(PROJECT)) if sketched else PUBLISHED
     rig, view = Rig(1, project=project), project.views[0]
     looks: list[int] = []
-    worker = started(rig, failpoint=at_each("before_commit", lambda: looks.append(check(rig, view))))
+    worker = rig.started(failpoint=at_each("before_commit", lambda: looks.append(check(rig, view))))
     past_and_present(rig)
     rig.drain(worker)
     check_with_log(rig, view)
@@ -282,7 +275,7 @@ def test_state_that_was_rolled_up_before_it_was_published_takes_the_value_away_u
     worker.close()
     rig.project = PUBLISHED
     found: list[int] = []
-    worker = started(rig, failpoint=at_each("before_commit", lambda: found.append(check(rig))))
+    worker = rig.started(failpoint=at_each("before_commit", lambda: found.append(check(rig))))
     rig.drain(worker)
     assert 0 in found, "nothing is published of an instant that the state has no exact answer at"
     rig.append([rig.trip(rider=entity_id, at=rig.clock.now_us()) for entity_id in RIDERS])
@@ -297,20 +290,20 @@ def test_state_that_was_rolled_up_before_it_was_published_takes_the_value_away_u
 def test_turned_on_values_come_with_events_and_turned_off_they_stay_as_they_are_until_withdrawn() -> None:
     assert PUBLISHED.views[0].id == RIDER.id, "whether it is published is no part of what a view means"
     rig = Rig(1)
-    worker = started(rig)
+    worker = rig.started()
     rig.append([rig.trip(rider=entity_id, at=rig.clock.now_us()) for entity_id in RIDERS])
     rig.drain(worker)
     worker.close()
     assert check(rig) == 0
     rig.project = PUBLISHED
-    worker = started(rig)
+    worker = rig.started()
     rig.append([rig.trip(rider="ada", at=rig.clock.now_us())])
     rig.drain(worker)
     worker.close()
     assert check(rig) == 1
     rig.project = PROJECT
     before = published(rig, "ada")
-    worker = started(rig)
+    worker = rig.started()
     rig.append([rig.trip(rider="ada", at=rig.clock.now_us())])
     rig.drain(worker)
     assert published(rig, "ada") == before
@@ -322,7 +315,7 @@ def test_turned_on_values_come_with_events_and_turned_off_they_stay_as_they_are_
 
 def test_a_rebuild_takes_the_values_away_and_publishes_all_of_them_anew() -> None:
     rig = Rig(1, project=PUBLISHED)
-    worker = started(rig)
+    worker = rig.started()
     rig.produce(60)
     rig.drain(worker)
     before = {entity_id: published(rig, entity_id) for entity_id in RIDERS}
@@ -341,7 +334,7 @@ def test_a_published_value_lives_as_long_as_the_state_beside_it() -> None:
     rig = Rig(1, project=PUBLISHED)
     store = rig.online
     assert isinstance(store, MemoryOnlineStore)
-    worker = started(rig)
+    worker = rig.started()
     rig.append([rig.trip(rider="ada", at=rig.clock.now_us())])
     rig.drain(worker)
     values = store.snapshot().values
@@ -362,7 +355,7 @@ def test_published_values_count_among_the_rows_of_a_commit(monkeypatch: pytest.M
 
     monkeypatch.setattr(MemoryOnlineStore, "commit", measured)
     rig.log.append(TRIP.topic, [rig.trip(rider=f"r{i}", at=START_US, zone=None) for i in range(100)])
-    rig.drain(started(rig, commit_rows=10))
+    rig.drain(rig.started(commit_rows=10))
     assert max(sizes) == 10, "five states, and what is published of each"
     assert sum(sizes) == 200
 
@@ -383,10 +376,10 @@ def test_strings_lists_defaults_and_what_is_undefined_are_json() -> None:
     )  # fmt: skip
     rig = Rig(1, project=msgspec.structs.replace(PROJECT, views=(view,)))
     rig.log.append(TRIP.topic, [rig.trip(rider="ada", at=START_US, fare=None)])
-    rig.drain(started(rig))
+    rig.drain(rig.started())
     said = published(rig, "ada", view)
     assert said == {"view": view.id, "as_of": "2023-11-14T22:13:20Z", "mean_1h": None, "low_1h": -1.0, "fares": [None, None, None]}
     rig.log.append(TRIP.topic, [rig.trip(rider="ada", at=START_US + 1, fare=2.5)])
-    rig.drain(started(rig))
+    rig.drain(rig.started())
     said = published(rig, "ada", view)
     assert said == {"view": view.id, "as_of": "2023-11-14T22:13:20.000001Z", "mean_1h": 2.5, "low_1h": 2.5, "fares": [2.5, None, None]}

@@ -17,12 +17,6 @@ from featureflow.store.online.protocol import Commit, Committed, Refused
 HOUR_US = 3_600 * SECOND_US
 
 
-def started(rig: Rig, **settings: Any):  # type: ignore[no-untyped-def]  # passes them on
-    worker = rig.worker(**settings)
-    worker.open()
-    return worker
-
-
 def age_s(rig: Rig, view: View, partition: int = 0) -> float:
     """Seconds since the instant as of which the view's state of the partition says that it is complete."""
     stored = rig.online.offsets("trip", partition, [view.id])[view.id]
@@ -40,7 +34,7 @@ def test_a_state_is_not_complete_before_its_first_claim_and_is_soon_after_it_sta
     rig = Rig(1)
     rig.produce(30)
     assert age_s(rig, RIDER) == pytest.approx(rig.clock.now_us() / 1e6, abs=1)
-    worker = started(rig)
+    worker = rig.started()
     rig.drain(worker)
     idle(rig, worker, 3)
     assert age_s(rig, RIDER) <= 3
@@ -50,14 +44,14 @@ def test_a_state_is_not_complete_before_its_first_claim_and_is_soon_after_it_sta
 
 def test_a_worker_that_was_away_for_hours_says_so_until_it_has_caught_up() -> None:
     rig = Rig(1)
-    worker = started(rig)
+    worker = rig.started()
     rig.produce(10)
     rig.drain(worker)
     idle(rig, worker, 3)
     worker.close()
     rig.produce(200)
     rig.clock.advance(5 * HOUR_US)
-    worker = started(rig, poll_records=2)
+    worker = rig.started(poll_records=2)
     ages = []
     for _ in range(30):
         worker.step(timeout_s=0.0)
@@ -72,7 +66,7 @@ def test_a_worker_that_was_away_for_hours_says_so_until_it_has_caught_up() -> No
 
 def test_a_partition_whose_commits_are_refused_says_so_and_its_neighbour_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(2)
-    worker = started(rig)
+    worker = rig.started()
     rig.drain(worker)
     idle(rig, worker, 3)
     commit = MemoryOnlineStore.commit
@@ -90,7 +84,7 @@ def test_a_partition_whose_commits_are_refused_says_so_and_its_neighbour_does_no
 
 def test_a_log_that_does_not_answer_leaves_the_freshness_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(1)
-    worker = started(rig)
+    worker = rig.started()
     rig.drain(worker)
     idle(rig, worker, 3)
 
