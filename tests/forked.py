@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import watched
-from world import PATIENCE_S, Process, World
+from processes import PATIENCE_S, Process
+from world import World
 
 PRELOADED = ["watched", "featureflow.store.log.open", "featureflow.store.online.redis", "featureflow.store.history.sql", "pymysql"]
 

@@ -20,8 +20,9 @@ from typing import Any, cast
 
 import numpy as np
 import sqlalchemy
+from naive import Naive, answers, differences
 from worker_rig import joined
-from world import Naive, World, answers, differences
+from world import World
 
 import oracle
 from featureflow.clock import to_us

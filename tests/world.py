@@ -13,30 +13,27 @@ import itertools
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import redis
+from naive import Naive, answers, differences
 from ports import free_port
+from processes import PATIENCE_S, Process, until
 from rides import ENTITIES, TIP, VIEWS
 
 import oracle
 from featureflow.cli.context import Context
-from featureflow.clock import NO_TIME_US
 from featureflow.define import system
 from featureflow.define.spec import Project, View
-from featureflow.errors import UnavailableError
 from featureflow.kernel import state
 from featureflow.kernel.columns import Layout
-from featureflow.kernel.finalize import Status, Values, ViewKernel
+from featureflow.kernel.finalize import ViewKernel
 from featureflow.models.export import export_mlp
 from featureflow.store.keys import Keys, buckets
 from featureflow.store.log.protocol import Batch
@@ -44,8 +41,6 @@ from featureflow.store.mirror import buckets_of, mirrored
 from servers import Services
 
 SECOND_US = 1_000_000
-PATIENCE_S = 150.0                         # never waited for where things work
-DRAIN_S = 60.0                             # of a process told to end, which may have to wait for a processor
 PARTITIONS = 3
 TESTS = Path(__file__).resolve().parent
 MODEL = "generous"
@@ -89,91 +84,6 @@ class Generous(Model, deadline="60s", drift=0.05):
 '''
 
 
-def until(is_so: Callable[[], Any], what: str, *, seconds: float = PATIENCE_S, every: float = 0.02) -> Any:
-    """What ``is_so`` says once it says something true. A server that answers too late to tell is asked again."""
-    deadline = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(UnavailableError):
-            if found := is_so():
-                return found
-        assert time.monotonic() < deadline, f"{what}: not so after {seconds:.0f} s"
-        time.sleep(every)
-
-
-# -- processes ---------------------------------------------------------------------------------------------------------
-
-class Process:
-    """One child with its output in files. ``close`` ends it, whatever state it is in, by its own pid, and its children by theirs."""
-
-    def __init__(self, command: Sequence[str | Path], environment: Mapping[str, str], output: Path) -> None:
-        self.output = output
-        with output.with_suffix(".out").open("wb") as out, output.with_suffix(".err").open("wb") as err:
-            self._popen = subprocess.Popen(list(map(str, command)), env=dict(environment), stdout=out, stderr=err, start_new_session=True)
-        self.pid = self._popen.pid
-
-    def said(self) -> str:
-        """Standard output and standard error so far."""
-        return self.out() + self.err()
-
-    def out(self) -> str:
-        return self.output.with_suffix(".out").read_text(errors="replace")
-
-    def err(self) -> str:
-        return self.output.with_suffix(".err").read_text(errors="replace")
-
-    def running(self) -> bool:
-        return self._popen.poll() is None
-
-    def signal(self, number: int) -> None:
-        os.kill(self.pid, number)
-
-    def state(self) -> str:
-        """The letter of /proc: ``T`` is stopped."""
-        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-    def wait(self, seconds: float = PATIENCE_S) -> int:
-        return self._popen.wait(seconds)
-
-    def wait_for(self, text: str, seconds: float = PATIENCE_S) -> None:
-        def is_so() -> bool:
-            if text in self.said():
-                return True
-            assert self.running(), f"ended with {self._popen.returncode} before it said {text!r}:\n{self.said()[-3000:]}"
-            return False
-
-        until(is_so, f"{text!r} from {self.output.name}", seconds=seconds)
-
-    def told_to_end(self) -> int:
-        """SIGTERM; its exit code, or subprocess.TimeoutExpired where it has not drained by then."""
-        self.signal(signal.SIGTERM)
-        return self.wait(DRAIN_S)
-
-    def kill(self) -> None:
-        self._popen.kill()
-        self._popen.wait()
-
-    def children(self) -> list[int]:
-        with contextlib.suppress(OSError):
-            return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
-        return []
-
-    def close(self) -> None:
-        if not self.running():
-            return
-        with contextlib.suppress(ProcessLookupError):
-            self.signal(signal.SIGCONT)
-        children = self.children()
-        if children:                       # ``up``: it ends them itself
-            self.signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.wait(DRAIN_S + 5)
-                return
-        self.kill()
-        for pid in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-
 class Http:
     """JSON over one connection to a scorer. Status and body of every answer, whatever the status."""
 
@@ -206,8 +116,6 @@ class Http:
     def close(self) -> None:
         self._connection.close()
 
-
-# -- a project ---------------------------------------------------------------------------------------------------------
 
 class World:
     """A project's folder and settings. ``close`` ends every process that it started."""
@@ -387,67 +295,6 @@ class World:
     def topic_marks(self, letter: Mapping[str, Any]) -> bool:
         """Whether it is ours: every bad record of these tests holds the topic's name."""
         return self.topic.encode() in base64.b64decode(letter["value"])
-
-
-def answers(view: View, ids: Sequence[str | int], found: Values) -> dict[str | int, list[oracle.Answer]]:
-    """The kernel's values of these entities in the oracle's form."""
-    return {
-        entity: [
-            oracle.Answer(
-                tuple((found.texts[i][row] if feature.is_text else found.values[row, span]).tolist()),
-                Status(int(found.statuses[row, i])).letter,
-                None if (time_us := int(found.event_times_us[row, i])) == NO_TIME_US else time_us,
-            )
-            for i, (feature, span) in enumerate(zip(view.features, view.spans, strict=True))
-        ]
-        for row, entity in enumerate(ids)
-    }
-
-
-class Naive:
-    """A replay of the records: which ones each view takes, once, then any entity at any instant."""
-
-    def __init__(self, project: Project, records: Sequence[oracle.Record]) -> None:
-        self.project = project
-        self.sources = {source.name: source for source in project.sources}
-        self._mine: dict[str, dict[str | int, list[oracle.Record]]] = {}
-        for view in project.views:
-            by_entity: dict[str | int, list[oracle.Record]] = defaultdict(list)
-            for record in oracle.counting(view, self.sources, records):
-                by_entity[record.fields[view.keys[record.source]]].append(record)
-            self._mine[view.name] = by_entity
-
-    def records(self, view: View, entity: str | int) -> list[oracle.Record]:
-        """Those that count for the entity."""
-        return self._mine[view.name].get(entity, [])
-
-    def ids(self, view: View) -> list[str | int]:
-        return sorted(self._mine[view.name], key=str)
-
-    def values(self, view: View, ids: Sequence[str | int], q_us: int) -> dict[str | int, list[oracle.Answer]]:
-        return {entity: oracle.answer(view, self.records(view, entity), q_us) for entity in ids}
-
-
-def same(one: Mapping[str | int, Sequence[oracle.Answer]], other: Mapping[str | int, Sequence[oracle.Answer]]) -> bool:
-    """Equal to the bit, undefined being equal to undefined."""
-    return not differences(one, other)
-
-
-def differences(one: Mapping[str | int, Sequence[oracle.Answer]], other: Mapping[str | int, Sequence[oracle.Answer]]) -> list[str]:
-    found = [f"{entity!r} is only in one" for entity in one.keys() ^ other.keys()]
-    for entity in one.keys() & other.keys():
-        for i, (a, b) in enumerate(zip(one[entity], other[entity], strict=True)):
-            if (_hex(a.values), a.status, a.event_time_us) != (_hex(b.values), b.status, b.event_time_us):
-                found.append(f"{entity!r} feature {i}: {a} and {b}")
-    return found
-
-
-def _hex(values: Sequence[float | str | None]) -> list[str]:
-    return [repr(value) if value is None or isinstance(value, str) else "nan" if value != value else _bits(value) for value in values]
-
-
-def _bits(value: float) -> str:
-    return (value + 0.0).hex()             # -0.0 is 0.0
 
 
 def check_state(world: World, records: Sequence[oracle.Record], q_us: Sequence[int]) -> int:

@@ -12,7 +12,8 @@ from urllib.parse import quote
 import pytest
 import redis
 from ports import free_port
-from world import MODEL, PARTITIONS, SECOND_US, Http, World, check_state, metric, until
+from processes import until
+from world import MODEL, PARTITIONS, SECOND_US, Http, World, check_state, metric
 
 from featureflow.store.log.protocol import Record
 

@@ -7,7 +7,9 @@ import random
 import time
 from typing import Any
 
-from world import SECOND_US, Naive, World, until
+from naive import Naive
+from processes import until
+from world import SECOND_US, World
 
 import oracle
 from featureflow.clock import from_us

@@ -11,7 +11,9 @@ from urllib.parse import quote
 from zlib import crc32
 
 import redis
-from world import SECOND_US, Naive, World, until
+from naive import Naive
+from processes import until
+from world import SECOND_US, World
 
 from featureflow.clock import to_us
 from featureflow.store.log.protocol import Record

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from kafka import KafkaProducer
-from world import MODEL, PARTITIONS, SECOND_US, Http, Naive, World, check_state, embedded, new_topic, production, until
+from naive import Naive
+from processes import until
+from world import MODEL, PARTITIONS, SECOND_US, Http, World, check_state, embedded, new_topic, production
 
 import oracle
 from featureflow.define.spec import View

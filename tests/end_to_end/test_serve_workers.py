@@ -10,7 +10,8 @@ import socket
 from functools import partial
 from pathlib import Path
 
-from world import embedded, until
+from processes import until
+from world import embedded
 
 
 def scorers(pid: int) -> list[int]:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from world import MODEL, SECOND_US, Http, World, production, until
+from processes import until
+from world import MODEL, SECOND_US, Http, World, production
 
 import oracle
 from featureflow.store.log.protocol import Record

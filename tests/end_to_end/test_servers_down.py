@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 from ports import free_port
+from processes import Process, until
 from proxy import Proxy
-from world import MODEL, SECOND_US, Http, Process, World, check_state, metric, production, until
+from world import MODEL, SECOND_US, Http, World, check_state, metric, production
 
 from featureflow.store.log.protocol import Record
 from servers import Services

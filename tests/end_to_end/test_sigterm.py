@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from world import MODEL, SECOND_US, Http, World, check_state, until
+from processes import until
+from world import MODEL, SECOND_US, Http, World, check_state
 
 from featureflow.store.log.protocol import Record
 

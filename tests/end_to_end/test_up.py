@@ -7,7 +7,8 @@ import signal
 import socket
 from pathlib import Path
 
-from world import Http, check_state, embedded, until
+from processes import until
+from world import Http, check_state, embedded
 
 
 def running(pid: int) -> bool:

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from processes import until
 from pyarrow import parquet
-from world import MODEL, SECOND_US, World, embedded, until
+from world import MODEL, SECOND_US, World, embedded
 
 from featureflow.kernel.derive import features_to_inputs
 from featureflow.store.log.protocol import Record

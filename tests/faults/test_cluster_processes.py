@@ -6,9 +6,10 @@ import json
 import time
 from pathlib import Path
 
+from processes import until
 from redis.crc import key_slot
 from redis_cluster import running
-from world import MODEL, PARTITIONS, SECOND_US, World, check_state, until
+from world import MODEL, PARTITIONS, SECOND_US, World, check_state
 
 from featureflow.store.keys import Keys
 from featureflow.store.log.protocol import Record

@@ -18,9 +18,10 @@ import redis
 import verdict
 from conftest import fresh_database
 from forked import Forked
+from processes import until
 from producer import SOURCES, Producer
 from watched import Trap
-from world import SECOND_US, World, embedded, production, until
+from world import SECOND_US, World, embedded, production
 
 import oracle
 from featureflow.ingest import failpoint

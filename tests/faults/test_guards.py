@@ -28,9 +28,9 @@ import lua_cuts
 import msgspec
 import pytest
 import redis
+from naive import differences
 from unit.ingest.test_ids import deduping
 from worker_rig import RIDER, RIDERS, SECOND_US, START_US, TRIP, ZONES, Rig
-from world import differences
 
 import oracle
 from featureflow import limits

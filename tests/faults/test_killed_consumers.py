@@ -13,9 +13,10 @@ import forked
 import pytest
 import verdict
 from forked import Forked
+from processes import PATIENCE_S, until
 from producer import Producer
 from watched import Hand
-from world import PATIENCE_S, SECOND_US, World, production, until
+from world import SECOND_US, World, production
 
 from servers import Services
 

@@ -12,7 +12,8 @@ import pytest
 import redis
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
-from world import SECOND_US, World, check_state, production, until
+from processes import until
+from world import SECOND_US, World, check_state, production
 
 from featureflow.store.log.protocol import Record
 from servers import Services

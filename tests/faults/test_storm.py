@@ -12,12 +12,13 @@ from pathlib import Path
 import forked
 import pytest
 import verdict
+from processes import until
 from producer import Producer
 from storm.definitions import DEFINITIONS
 from storm.faults import OTHERS
 from storm.run import BUCKETS
 from verdict import Replay, Verdict
-from world import SECOND_US, production, until
+from world import SECOND_US, production
 
 import oracle
 from servers import Services

@@ -12,7 +12,8 @@ from pathlib import Path
 import forked
 import pytest
 from ports import free_port
-from world import SECOND_US, World, check_state, metric, production, until
+from processes import until
+from world import SECOND_US, World, check_state, metric, production
 
 from featureflow.store.log.protocol import Record
 from servers import Services

@@ -8,8 +8,8 @@ from datetime import datetime
 from itertools import compress
 
 import numpy as np
+from naive import Naive, differences
 from worker_rig import RIDERS, SECOND_US, ZONES
-from world import Naive, differences
 
 import oracle
 from featureflow.clock import NO_TIME_US, to_us

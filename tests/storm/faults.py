@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 import forked
 import pymysql
 import redis
+from processes import until
 from proxy import Cutter
-from world import World, until
+from world import World
 
 from featureflow.store.keys import buckets
 from featureflow.store.mirror import buckets_of

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import forked
+from processes import Process, until
 from watched import Hand
-from world import Process, World, until
+from world import World
 
 from storm.operations import Operations
 

@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 
 import sqlalchemy
 import verdict
+from processes import until
 from producer import RIDERS, Producer
 from proxy import Cutter
-from world import SECOND_US, World, production, until
+from world import SECOND_US, World, production
 
 from featureflow.errors import UnavailableError
 from storm import faults
