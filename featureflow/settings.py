@@ -137,8 +137,18 @@ def load(folder: Path, environment: Mapping[str, str]) -> Settings:
     """
     if not folder.is_dir():
         raise SettingsError(f"{folder} is no folder; name the project's with --project, or make one: featureflow init {folder}")
+    try:
+        str(folder.resolve()).encode()
+    except FileNotFoundError:
+        raise SettingsError("the folder that this runs in was deleted; change to one that is there") from None
+    except UnicodeEncodeError:             # URLs of sockets and files are made of it
+        raise SettingsError(
+            f"the path of the project's folder is no text in this locale: {str(folder.resolve())!r}. Set PYTHONUTF8=1, or a locale of UTF-8"
+        ) from None
     file = folder / FILE
     raw: dict[str, Any] = {}
+    if file.exists() and not file.is_file():
+        raise SettingsError(f"{file} is no file; write the settings into one of that name, or remove it for the defaults")
     if file.is_file():
         try:
             raw = tomllib.loads(file.read_text("utf-8"))

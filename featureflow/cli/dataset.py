@@ -40,7 +40,7 @@ def dataset(
     """The inputs that the scorer would have computed for each row of a spine, from history."""
     here: Context = context.obj
     output = Output(json=json)
-    _check(out)
+    _check(out, spine)
     with here, output.progress() as progress:
         known, delays = _pairs(known_at, "--known-at", "EVENT=FIELD"), _delay(delay)
         _check_declared(here, model, known, delays)
@@ -82,8 +82,10 @@ def _write(made: Dataset, out: Path) -> None:
     (made.to_csv if out.suffix == ".csv" else made.to_parquet)(out)
 
 
-def _check(out: Path) -> None:
+def _check(out: Path, spine: Path) -> None:
     """Before the work, not after it."""
+    if out.resolve() == spine.resolve():
+        raise RequestError("Would be overwritten", f"{out} is the spine itself; name another file")
     if out.suffix not in (".csv", ".parquet"):
         raise RequestError("Unknown format", f"{out} ends in neither .csv nor .parquet; name one of them")
     if not out.parent.is_dir():

@@ -11,7 +11,7 @@ from typing import Literal
 import typer
 
 from featureflow.cli.context import Context, Json
-from featureflow.cli.output import Output, counted
+from featureflow.cli.output import Output, counted, said_of
 from featureflow.errors import FeatureFlowError, UnavailableError
 from featureflow.settings import mask
 from featureflow.store.schemas.open import lacking
@@ -66,6 +66,10 @@ def examine(here: Context) -> list[Finding]:
             findings.append(Finding(part, "error", str(error)))
             if part == "settings":         # all others would say the same
                 break
+        except OSError as error:
+            if error.filename is None:
+                raise
+            findings.append(Finding(part, "error", said_of(error)))
     return findings
 
 

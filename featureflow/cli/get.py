@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -33,7 +34,7 @@ def get(
     context: typer.Context,
     view: Annotated[str, typer.Argument(help="A view's name, such as user_now.")],
     ids: Annotated[list[str], typer.Argument(help="Entity ids.")],
-    at: Annotated[str, typer.Option(help="An instant, RFC 3339 with a zone; now if left out.")] = "",
+    at: Annotated[str, typer.Option(help="An instant, RFC 3339 with a zone, or microseconds since 1970 UTC; now if left out.")] = "",
     json: Json = False,
 ) -> None:
     """Read features as the scorer would: value, status and event time of each.
@@ -154,6 +155,10 @@ def _plan_of(here: Context, view: str) -> ViewPlan:
 
 def _id_of(text: str, plan: ViewPlan) -> str | int:
     entity_id: str | int = text
+    try:
+        text.encode()
+    except UnicodeEncodeError:             # Python takes any bytes for an argument
+        raise RequestError("Id is no text", f"the id is not UTF-8: {text!r}; write it in UTF-8, in a locale that is one") from None
     if plan.entity_type != "str":
         try:
             entity_id = int(text)
@@ -164,4 +169,4 @@ def _id_of(text: str, plan: ViewPlan) -> str | int:
 
 
 def _instant(text: str) -> int:
-    return instant_us(text, "--at")
+    return instant_us(int(text) if re.fullmatch(r"-?[0-9]{1,19}", text) else text, "--at")

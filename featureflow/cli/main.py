@@ -6,6 +6,7 @@ ingest.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from difflib import get_close_matches
@@ -18,6 +19,7 @@ from typer.core import TyperGroup
 
 from featureflow.cli import tether
 from featureflow.cli.context import Context
+from featureflow.cli.output import said_of
 from featureflow.errors import FeatureFlowError, ModelError
 
 VERBS = ("init", "apply", "up", "ingest", "history", "serve", "get", "dataset", "model", "rebuild", "doctor")
@@ -73,6 +75,9 @@ def options(
 
 def main() -> None:
     tether.hold(os.environ)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal's encoding has not is no reason to end
     try:
         app()
     except FeatureFlowError as error:
@@ -81,5 +86,5 @@ def main() -> None:
     except OSError as error:
         if error.filename is None:
             raise
-        sys.stderr.write(f"{error.filename}: {error.strerror}. Name another file or folder, or give this user the right to it\n")
+        sys.stderr.write(f"{said_of(error)}\n")
         raise SystemExit(1) from None

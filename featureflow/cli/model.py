@@ -191,7 +191,9 @@ def _transforms(file: Path | None, inputs: tuple[ModelInput, ...]) -> Transforms
         return identity(sum(i.size for i in inputs))
     try:
         return msgspec.json.decode(file.read_bytes(), type=Transforms)
-    except (OSError, msgspec.MsgspecError) as error:
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror}. Give a file of fitted transforms as JSON") from error
+    except msgspec.MsgspecError as error:
         raise ModelError(
             f"{file} holds no fitted transforms ({error}); write msgspec.json.encode(fit(...)) into it"
         ) from error

@@ -25,6 +25,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
+def said_of(error: OSError) -> str:
+    """Of a file or folder that cannot be had, which ``error`` names."""
+    return f"{error.filename}: {error.strerror}. Name another file or folder, or give this user the right to it"
+
+
 class Output:
     """What one command prints."""
 

@@ -34,6 +34,9 @@ _ALSO_CALLED = {
     "ema": "decayed_mean",
     "ewma": "decayed_mean",
     "latest": "last",
+    "percentile": "approx_quantile",
+    "nunique": "approx_distinct",
+    "unique": "approx_distinct",
     "isnull": "is_null",
 }
 _MISSING = re.compile(r"\w+\.__init_subclass__\(\) missing \d+ required keyword-only arguments?: (.+)")
@@ -123,6 +126,8 @@ def _type_error(text: str, known: dict[str, object], tree: ast.Module, at: Place
             meant = nearest(given, _parameters(known.get(function)))
         what = f"class {cls}" if function == "__init_subclass__" else f"{function}()"
         return f"{what} takes no {given}=", f"{meant}={_given(tree, given, at)}" if meant else f"no {given}="
+    if text == "'Window' object is not callable":
+        return "lifetime is a window as it stands and is not called", "over=(lifetime,)"
     if (match := _BUILTIN.match(text)) and match[2] in _public_names():
         return _builtin(match[2])
     match = _CALL.match(text)

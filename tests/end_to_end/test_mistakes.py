@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,7 @@ def test_dataset_speaks_of_its_own_options(shop: Path, options: tuple[str, ...],
     [
         (("add", "frod", "fraud.onnx"), "the definitions have no model 'frod'; they have fraud"),
         (("add", "fraud", "nope.onnx"), "nope.onnx cannot be read: No such file or directory"),
+        (("add", "fraud", "nope.onnx", "--transforms", "absent.json"), "absent.json cannot be read: No such file or directory"),
         (("add", "fraud", "features.py"), "is not a valid ONNX model"),
         (("add", "fraud", "nope.onnx", "--dataset", "absent.csv"), "absent.csv cannot be read: No such file or directory. Give a CSV"),
         (("add", "fraud", "nope.onnx", "--dataset", "spine.csv"), "spine.csv has no column 'compared'"),
@@ -86,3 +88,16 @@ def test_model_names_the_file_or_model_that_is_wrong(shop: Path, words: tuple[st
 
 def test_a_number_of_rows_that_cannot_be_is_refused_by_its_option(shop: Path) -> None:
     assert "--expected-batch" in run(shop, "model", "quantize", "fraud", "--expected-batch", "0", code=2)
+
+
+def test_a_training_set_is_not_written_over_its_spine(shop: Path) -> None:
+    before = (shop / "spine.csv").read_bytes()
+    said = run(shop, "dataset", "fraud", "spine.csv", "../shop/spine.csv", "--delay", "1s")
+    assert "../shop/spine.csv is the spine itself; name another file" in said
+    assert (shop / "spine.csv").read_bytes() == before
+
+
+def test_get_names_an_id_that_is_no_text_and_takes_the_instants_that_it_says_it_takes(shop: Path) -> None:
+    assert "Id is no text: the id is not UTF-8" in run(shop, "get", "user_now", os.fsdecode(b"\xff\xfe"))
+    assert "1970-01-01T00:00:05" in run(shop, "get", "user_now", "u1", "--at", "5000000", code=0)
+    assert "must be RFC 3339" in run(shop, "get", "user_now", "u1", "--at", "5.5")

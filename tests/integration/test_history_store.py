@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -387,3 +388,12 @@ def test_a_database_that_does_not_exist_is_not_taken_for_a_missing_table(mysql_u
     with pytest.raises(HistoryError, match="_absent.*Create the database, or correct history.url"):
         store.query("newest_definition", {})
     store.close()
+
+
+def test_a_file_that_is_no_database_is_not_taken_for_a_missing_table(tmp_path: Path) -> None:
+    (tmp_path / "history.db").write_text("garbage " * 1_000)
+    store = SqlHistory(f"sqlite:///{tmp_path}/history.db")
+    with pytest.raises(HistoryError, match=r"history\.db.*Restore it from a copy, or name another in history\.url") as caught:
+        store.query("newest_definition", {})
+    store.close()
+    assert "featureflow apply" not in str(caught.value)

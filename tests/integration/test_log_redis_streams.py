@@ -243,3 +243,17 @@ def test_a_server_that_is_down_is_named_with_its_setting(tmp_path: Path) -> None
     consumer.commit_advisory({Partition("orders", 0): 1})  # never raises
     consumer.close()
     log.close()
+
+
+def test_a_server_that_may_lose_records_is_told_with_the_fix(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path) as server, redis.Redis.from_url(server.url) as raw:
+        log = RedisStreamsLog(server.url)
+        log.ensure_topic("orders", 1)
+        assert log.check("orders") == []
+        raw.config_set("maxmemory-policy", "allkeys-lru")
+        raw.config_set("appendonly", "no")
+        evicts, forgets = log.check("orders")
+        log.close()
+    assert "maxmemory-policy allkeys-lru" in evicts
+    assert "noeviction" in evicts
+    assert "appendonly yes" in forgets

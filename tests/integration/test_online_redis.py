@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import threading
@@ -13,15 +14,18 @@ from typing import Any
 import lua_cuts
 import pytest
 import redis
+from ports import free_port
 
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import BeingRebuiltError, OffsetMissingError, StateError, UnavailableError, UnknownOutcomeError
 from featureflow.ingest.commit import Sending
 from featureflow.store.keys import Keys
+from featureflow.store.log.redis_streams import RedisStreamsLog
 from featureflow.store.online import call
 from featureflow.store.online.cluster import ClusterOnlineStore, is_cluster, seeds
 from featureflow.store.online.embedded import EmbeddedServer
 from featureflow.store.online.protocol import Advance, Claim, Commit, Committed, Refused, Track
+from featureflow.store.online.reader import AsyncReader
 from featureflow.store.online.redis import RedisOnlineStore, place, problems, scripts
 from featureflow.store.online.writes import Patch, StateWrite, Writes
 
@@ -432,3 +436,26 @@ def test_settings_that_lose_state_are_told_from_those_that_cost_time() -> None:
 def test_a_place_never_shows_a_password() -> None:
     assert place("redis://user:secret@example:6380/1") == "example:6380"
     assert place("unix:///run/online.sock?password=secret") == "/run/online.sock"
+
+
+@pytest.mark.parametrize("login", ["", ":wrong@"])
+def test_a_login_that_is_refused_is_said_with_where_the_password_stands(tmp_path: Path, login: str) -> None:
+    port = free_port()
+    with EmbeddedServer(tmp_path) as server, redis.Redis.from_url(server.url) as raw:
+        raw.config_set("port", port)
+        raw.config_set("requirepass", "s3cret")
+        url = f"redis://{login}127.0.0.1:{port}/0"
+
+        async def read() -> None:
+            reader = AsyncReader(url)
+            try:
+                await reader.start()
+            finally:
+                await reader.close()
+
+        with closing(opened(url)) as store, closing(RedisStreamsLog(url)) as log:
+            for setting, ask in (("online", store.ping), ("online", lambda: asyncio.run(read())), ("log", log.ping)):
+                with pytest.raises(UnavailableError, match=rf"refuses the login.*{setting}\.url, as redis://:PASSWORD@HOST") as caught:
+                    ask()
+                assert "HELLO" not in str(caught.value)
+        raw.config_set("requirepass", "")  # or it could not be told to end

@@ -17,8 +17,12 @@ from featureflow.models.export import export_mlp
 from featureflow.models.manifest import inputs_of
 from featureflow.models.transform import Steps, fit
 
-with open("dataset.csv", newline="") as file:
-    rows = list(csv.DictReader(file))
+try:
+    with open("dataset.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+except FileNotFoundError:
+    command = "featureflow dataset fraud spine.csv dataset.csv --label label --delay 1s"
+    raise SystemExit(f"there is no dataset.csv here. Run: {command}") from None
 inputs = inputs_of(load(Path("features.py")).model("fraud"))
 names = [i.name if i.size == 1 else f"{i.name}[{n}]" for i in inputs for n in range(i.size)]
 matrix = np.array([[float(row[name] or "nan") for name in names] for row in rows])

@@ -15,6 +15,7 @@ class Failure(Enum):
     DUPLICATE = "duplicate"
     NO_DATABASE = "no database"
     NO_LOGIN = "no login"                  # wrong user or password, or no right to the database
+    NO_SQLITE = "no sqlite"                # the file is damaged, or of another kind
     REFUSED = "refused"                    # no such table, a value that does not fit
 
 
@@ -29,6 +30,7 @@ _UNAVAILABLE = {
     0,                                                                         # PyMySQL: the connection is already closed
 }
 _SQLITE_TRY_AGAIN = ("SQLITE_BUSY", "SQLITE_LOCKED")
+_SQLITE_DAMAGED = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
 _SQLITE_UNAVAILABLE = ("SQLITE_IOERR", "SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PROTOCOL")
 
 
@@ -41,6 +43,8 @@ def failure_of(error: DBAPIError) -> Failure:
             return Failure.TRY_AGAIN
         if sqlite_name.startswith(_SQLITE_UNAVAILABLE):
             return Failure.UNAVAILABLE
+        if sqlite_name.startswith(_SQLITE_DAMAGED):
+            return Failure.NO_SQLITE
     number = origin.args[0] if origin is not None and origin.args else None
     if number in _TRY_AGAIN:
         return Failure.TRY_AGAIN

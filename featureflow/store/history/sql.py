@@ -374,6 +374,10 @@ class SqlHistory:
                     raise HistoryError(
                         f"{what} was refused by {self._place}: {error.orig}. Create the database, or correct {self._setting}"
                     ) from error
+                case Failure.NO_SQLITE:
+                    raise HistoryError(
+                        f"{what} was refused by {self._place}: {error.orig}. Restore it from a copy, or name another in {self._setting}"
+                    ) from error
                 case Failure.NO_LOGIN:
                     raise HistoryError(
                         f"{what} was refused by {self._place}: {error.orig}. Correct user and password in {self._setting}, or give that "

@@ -9,6 +9,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from featureflow.errors import LogError, UnavailableError, UnknownOutcomeError
+from featureflow.store.online.login import refusal
 
 SOCKET_TIMEOUT_S = 10.0
 
@@ -36,6 +37,8 @@ def translated(error: redis.RedisError, what: str, *, writing: bool = False) -> 
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
         if writing and "connecting to" not in str(error):
             return UnknownOutcomeError(f"{what}: the reply was lost, it may or may not be there ({detail})")
+        if (said := refusal(error, "log.url")) is not None:
+            return UnavailableError(f"{what}: its server {said}")
         return UnavailableError(f"{what} ({detail}); log.url points to it")
     return LogError(f"{what} ({detail})")
 

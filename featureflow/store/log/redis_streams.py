@@ -117,9 +117,21 @@ class RedisStreamsLog:
         return self._call(f"describe topic {topic!r}", ask)
 
     def check(self, topic: str) -> list[str]:
-        """Nothing: the server sets every timestamp."""
+        """Whether the server may lose records: it sets every timestamp itself."""
         self.topic(topic)
-        return []
+        info = self._call("answer", lambda: self._client.info("everything"))
+        found = []
+        if str(info["maxmemory_policy"]).startswith("allkeys"):      # streams have no time to live, which the others go by
+            found.append(
+                f"the server of log.url has maxmemory-policy {info['maxmemory_policy']}, which deletes whole streams of events: set "
+                "`maxmemory-policy noeviction` in redis.conf, or CONFIG SET it"
+            )
+        if not int(info["aof_enabled"]):
+            found.append(
+                "the server of log.url has appendonly off, so events that came after the last snapshot are gone at a restart: set "
+                "`appendonly yes` and `appendfsync everysec`"
+            )
+        return found
 
     def append(self, topic: str, records: Sequence[Record]) -> list[tuple[int, int]]:
         """In one atom per 500 records. Never sent twice: a lost reply is UnknownOutcomeError."""

@@ -20,6 +20,7 @@ from featureflow.backoff import Backoff
 from featureflow.clock import SystemClock
 from featureflow.errors import UnavailableError
 from featureflow.store.online import tls
+from featureflow.store.online.login import refusal
 from featureflow.store.online.redis import SETTING, place, version
 
 FIRST_WAIT_US, LONGEST_WAIT_US = 50_000, 2_000_000  # before it is connected to again
@@ -187,7 +188,8 @@ class AsyncReader:
             connection.abort(TimeoutError("three reads in a row without an answer"))
 
     def _unavailable(self) -> UnavailableError:
-        return UnavailableError(f"Redis at {self.place} does not answer ({self.problem}); see {SETTING}")
+        said = refusal(self.problem, SETTING) or f"does not answer ({self.problem}); see {SETTING}"
+        return UnavailableError(f"Redis at {self.place} {said}")
 
     async def _keep_connected(self) -> None:
         assert self._attempt is not None

@@ -23,6 +23,7 @@ from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import BeingRebuiltError, OffsetMissingError, StateError, UnavailableError, UnknownOutcomeError
 from featureflow.store.keys import ONE, Bucket, Keys, buckets, tag_of
 from featureflow.store.online import call, loss, published, record, tls
+from featureflow.store.online.login import refusal
 from featureflow.store.online.protocol import Answer, Claim, Commit, Committed, OffsetRecord, Refused, Track
 from featureflow.store.online.wire import Reply, Request, Talk, Unsent, Wire
 
@@ -286,7 +287,8 @@ class RedisOnlineStore:
                 return UnknownOutcomeError(
                     f"{write} was sent to Redis at {self.place} and its reply was lost ({problem}); see {SETTING}"
                 )
-            return UnavailableError(f"Redis at {self.place} does not answer ({problem}); see {SETTING}")
+            said = refusal(problem, SETTING) or f"does not answer ({problem}); see {SETTING}"
+            return UnavailableError(f"Redis at {self.place} {said}")
         if isinstance(problem, ResponseError):
             if str(problem).startswith(TRANSIENT) or type(problem).__name__ in TRANSIENT_TYPES:
                 return UnavailableError(f"Redis at {self.place} ({SETTING}) takes no writes now: {problem}")

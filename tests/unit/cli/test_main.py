@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.resources import files
@@ -20,8 +21,17 @@ main()
 """
 
 
-def run(*words: str, code: str = "from featureflow.cli.main import main; main()") -> subprocess.CompletedProcess[str]:
+UTF8_OFF = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def run(*words: str | bytes, code: str = "from featureflow.cli.main import main; main()") -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=300)
+
+
+def run_in(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """With bytes for answer: what is written need not be UTF-8."""
+    command = [sys.executable, "-m", "featureflow.cli", *words]
+    return subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, timeout=300)
 
 
 def test_help_lists_every_verb() -> None:
@@ -98,3 +108,53 @@ def test_a_new_projects_producer_says_what_is_no_port(tmp_path: Path, port: str)
     done = subprocess.run([sys.executable, str(produce), port], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert done.stderr.startswith(f"{port!r} is no port")
+
+
+def test_a_settings_file_that_is_a_folder_is_no_project_without_settings(tmp_path: Path) -> None:
+    (tmp_path / "featureflow.toml").mkdir()  # as a container has it whose mount names a file that was not there
+    done = run("--project", str(tmp_path), "apply", "--plan")
+    assert done.returncode == 1
+    assert f"SettingsError: {tmp_path / 'featureflow.toml'} is no file" in done.stderr
+
+
+def test_a_folder_that_was_deleted_is_named(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = f"import os; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); from featureflow.cli.main import main; main()"
+    done = run("apply", code=code)
+    assert done.returncode == 1
+    assert "SettingsError: the folder that this runs in was deleted" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_the_terminal_cannot_write_is_escaped_and_ends_nothing(tmp_path: Path) -> None:
+    done = run_in(tmp_path, "init", "日本", PYTHONIOENCODING="latin-1")
+    assert done.returncode == 0, done.stderr
+    assert rb"Made \u65e5\u672c with" in done.stdout
+
+
+def test_a_folder_that_this_locale_cannot_name_is_said_with_what_to_set(tmp_path: Path) -> None:
+    assert run_in(tmp_path, "init", "日本").returncode == 0
+    done = run_in(tmp_path / "日本", "apply", "--plan", **UTF8_OFF)
+    assert done.returncode == 1
+    assert b"is no text in this locale" in done.stderr
+    assert b"Set PYTHONUTF8=1" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert run_in(tmp_path / "日本", "apply", "--plan", **{**UTF8_OFF, "PYTHONUTF8": "1"}).returncode == 0
+
+
+def test_doctor_goes_on_where_a_file_stands_in_a_folders_place(tmp_path: Path) -> None:
+    run("init", str(tmp_path / "shop"))
+    (tmp_path / "shop" / ".featureflow").write_text("")
+    done = run("--project", str(tmp_path / "shop"), "doctor")
+    assert done.returncode == 1
+    assert ".featureflow/server: Not a directory. Name another file or folder" in done.stdout
+    assert "onnxruntime" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_new_projects_training_says_what_comes_before_it(tmp_path: Path) -> None:
+    train = files("featureflow.cli") / "template" / "train.py"
+    done = subprocess.run([sys.executable, str(train)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert done.stderr == "there is no dataset.csv here. Run: featureflow dataset fraud spine.csv dataset.csv --label label --delay 1s\n"

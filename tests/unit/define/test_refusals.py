@@ -57,6 +57,7 @@ OVER = 'over=("1h",))'
         (f"{VIEW}mean(Departure.seats, default=True, {OVER}", "default=True is no number"),
         (f"{VIEW}mean(Departure.seats + Arrival.delay, {OVER}",
          "Departure.seats + Arrival.delay mixes the fields of Arrival and Departure"),
+        (f"{VIEW}mean(Departure.seats, over=(lifetime(),))", "lifetime is a window as it stands and is not called"),
         (f"{VIEW}mean(Departure.seats, over=lifetime)", "over=lifetime is one window"),
         (f"{VIEW}mean(Departure.seats, over=['1h'])", "over=['1h'] is a list"),
         (f"{VIEW}mean(Departure.seats, over=('1500ms',))", 'the window "1500ms" is not a whole number of seconds'),
