@@ -257,3 +257,23 @@ def test_a_server_that_may_lose_records_is_told_with_the_fix(tmp_path: Path) -> 
     assert "maxmemory-policy allkeys-lru" in evicts
     assert "noeviction" in evicts
     assert "appendonly yes" in forgets
+
+
+def test_a_server_that_takes_no_writes_is_waited_for_by_who_reads_and_who_appends(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path) as server, redis.Redis.from_url(server.url) as raw:
+        log = RedisStreamsLog(server.url)
+        log.ensure_topic("orders", 1)
+        raw.config_set("maxmemory", 1)     # as where its disk is full: what writes is refused before it has written
+        for call in (lambda: log.append("orders", [Record(b"x")]), lambda: poll(log.consumer("ingest", {"orders": "orders"}))):
+            with pytest.raises(UnavailableError, match=r"takes no writes now.*log\.url"):
+                call()
+        raw.config_set("maxmemory", 0)
+        assert log.append("orders", [Record(b"x")]) == [(0, 0)]
+        consumer = log.consumer("ingest", {"orders": "orders"})
+        start(consumer)
+        raw.config_set("maxmemory", 1)
+        consumer.commit_advisory({Partition("orders", 0): 1})  # never raises
+        assert [batch.values for batch in poll(consumer).batches] == [[b"x"]]
+        raw.config_set("maxmemory", 0)
+        consumer.close()
+        log.close()

@@ -10,6 +10,7 @@ from redis.retry import Retry
 
 from featureflow.errors import LogError, UnavailableError, UnknownOutcomeError
 from featureflow.store.online.login import refusal
+from featureflow.store.online.not_now import is_not_now
 
 SOCKET_TIMEOUT_S = 10.0
 
@@ -40,6 +41,8 @@ def translated(error: redis.RedisError, what: str, *, writing: bool = False) -> 
         if (said := refusal(error, "log.url")) is not None:
             return UnavailableError(f"{what}: its server {said}")
         return UnavailableError(f"{what} ({detail}); log.url points to it")
+    if isinstance(error, redis.ResponseError) and is_not_now(error):
+        return UnavailableError(f"{what}: its server takes no writes now ({detail}); log.url points to it")
     return LogError(f"{what} ({detail})")
 
 

@@ -24,6 +24,7 @@ from featureflow.errors import BeingRebuiltError, OffsetMissingError, StateError
 from featureflow.store.keys import ONE, Bucket, Keys, buckets, tag_of
 from featureflow.store.online import call, loss, published, record, tls
 from featureflow.store.online.login import refusal
+from featureflow.store.online.not_now import is_not_now
 from featureflow.store.online.protocol import Answer, Claim, Commit, Committed, OffsetRecord, Refused, Track
 from featureflow.store.online.wire import Reply, Request, Talk, Unsent, Wire
 
@@ -34,12 +35,6 @@ DROP_PASSES = 5                            # over a view that is dropped; the la
 OLDEST = 7
 Call = tuple[Sequence[bytes], Sequence[bytes]]
 """KEYS and ARGV of a script."""
-# replies that say "not now" and come before a script's first write: nothing was applied
-TRANSIENT = ("OOM", "READONLY", "MISCONF", "LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "TRYAGAIN")
-# redis-py cuts the first word of these off
-TRANSIENT_TYPES = (
-    "ReadOnlyError", "OutOfMemoryError", "TryAgainError", "ClusterDownError", "MasterDownError", "MovedError", "AskError"
-)  # fmt: skip
 
 
 def scripts() -> dict[str, str]:
@@ -290,7 +285,7 @@ class RedisOnlineStore:
             said = refusal(problem, SETTING) or f"does not answer ({problem}); see {SETTING}"
             return UnavailableError(f"Redis at {self.place} {said}")
         if isinstance(problem, ResponseError):
-            if str(problem).startswith(TRANSIENT) or type(problem).__name__ in TRANSIENT_TYPES:
+            if is_not_now(problem):
                 return UnavailableError(f"Redis at {self.place} ({SETTING}) takes no writes now: {problem}")
             return StateError(f"Redis at {self.place} ({SETTING}) refused: {problem}")
         return UnavailableError(f"Redis at {self.place} ({SETTING}): {problem}")
