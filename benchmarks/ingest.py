@@ -49,9 +49,7 @@ def main() -> None:
         ratio = {
             "ratio": round(float(str(found["by-hand"]["by_hand_cpu_us_per_event"])) / float(str(found["uniform"]["cpu_us_per_event"])), 2)
         }
-    top = found.get("uniform", found[chosen[0]]) | found.get("by-hand", {}) | found.get("freshness", {})
-    if "uniform" in found:
-        top["events_per_s"] = found["uniform"]["events_per_s"]
+    top = found.get("by-hand", {}) | found.get("freshness", {}) | found[chosen[0]]
     print(json.dumps({
         **top, **ratio, "rows": rows, "noise_before": first_noise, "noise_after": noise(), "versions": servers.versions,
     }))  # fmt: skip

@@ -101,8 +101,8 @@ def _ours(servers: Servers, stream: Stream, window: str) -> Figures:
     for column, part in ((0, "count"), (2, "min"), (3, "max")):
         same &= got[:, column] == expected[part][now]
     return {
-        "events": len(stream), "events_per_s": round(report["events"] / report["wall_s"]),
-        "cpu_us_per_event": round(report["cpu_s"] / report["events"] * 1e6, 2),
+        "events": len(stream), "events_per_s": round(report.events / report.wall_s),
+        "cpu_us_per_event": round(report.cpu_s / report.events * 1e6, 2),
         "redis_cpu_us_per_event": round(redis_s / len(stream) * 1e6, 2), "wrong": int((~same).sum()), "checked": int(now.sum()),
     }  # fmt: skip
 

@@ -1,0 +1,42 @@
+"""The benchmarks run, and check what they measure: a row that broke is told here, not when somebody wants its figure."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from servers import Services
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+EVENTS = 3_000
+
+
+def _printed(*command: str) -> Any:
+    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS)}
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_keys_of_the_first_row_stand_at_the_top(services: Services) -> None:
+    found = _printed(str(BENCHMARKS / "ingest.py"), "--rows", "zipf,uniform,by-hand", "--events", str(EVENTS))
+    assert [row["row"] for row in found["rows"]] == ["zipf", "uniform", "by-hand"]
+    first = found["rows"][0]
+    assert all(found[key] == value for key, value in first.items() if key not in ("row", "noise_before", "noise_after"))
+    assert (first["zipf"], first["events"]) == (1.1, EVENTS)
+    assert found["ratio"] > 0
+    assert found["by_hand_cpu_us_per_event"] > 0
+
+
+def test_what_other_engines_are_compared_with_is_right_for_each_kind_of_window(services: Services) -> None:
+    program = (
+        "import json; from servers import Servers; from peers.run import rows;"
+        f"print(json.dumps(rows(Servers.find(15), {EVENTS}, [])))"
+    )
+    found = _printed("-c", program)
+    assert [(row["row"], row["wrong"]) for row in found] == [("featureflow tumbling", 0), ("featureflow hopping", 0)]
+    assert all(row["checked"] > 0 and row["events"] == EVENTS for row in found)
