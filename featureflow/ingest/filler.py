@@ -30,6 +30,7 @@ class Filler:
         self._decoders: dict[tuple[str, tuple[str, ...]], Decoder] = {}
         self._past = Past(log, {name: source.topic for name, source in sources.items()}, clock)
         self._until: dict[Partition, int] = {}
+        self.busy = False                  # in the last round something was yet to be filled in
 
     def take(self, partition: Partition, offset: int) -> None:
         """A partition that is written from this offset on."""
@@ -51,7 +52,8 @@ class Filler:
         Raises UnavailableError, LogError.
         """
         problems: dict[Partition, Exception] = {}
-        lacking = self._lacking()
+        lacking = self._lacking(problems)
+        self.busy = bool(lacking)
         try:
             batches = self._past.read({partition: was.first for partition, was in lacking.items()})
         except OffsetOutOfRangeError:      # the log deletes: what is left begins later, as the next round sees
@@ -65,8 +67,8 @@ class Filler:
                 problems[partition] = error
         return problems
 
-    def _lacking(self) -> dict[Partition, Unfilled]:
-        """What is yet to be filled in, from where the log has it."""
+    def _lacking(self, problems: dict[Partition, Exception]) -> dict[Partition, Unfilled]:
+        """What is yet to be filled in, from where the log has it; of which another writer fills some, is added to the problems."""
         found: dict[Partition, Unfilled] = {}
         for name in sorted({partition.source for partition in self._until}):
             marks = self._history.unfilled(name)
@@ -75,8 +77,11 @@ class Filler:
                 was = marks.get(partition.partition)
                 if was is None:
                     self.forget(partition)
-                else:
+                    continue
+                try:
                     found[partition] = self._skipped(partition, was, beginning.get(partition.partition, 0))
+                except OffsetConflictError as error:
+                    problems[partition] = error
         return {partition: was for partition, was in found.items() if partition in self._until}
 
     def _skipped(self, partition: Partition, was: Unfilled, beginning: int) -> Unfilled:

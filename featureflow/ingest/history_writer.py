@@ -163,6 +163,7 @@ class HistoryWriter:
         except UnavailableError as error:
             away, timeout_s = error, 0.0           # poll all the same: a member that does not is thrown out of the group
         # 2
+        timeout_s = 0.0 if self._filler.busy else timeout_s
         try:
             polled = consumer.poll(timeout_s=timeout_s, max_records=limits.POLL_RECORDS, max_bytes=limits.POLL_BYTES)
         except OffsetOutOfRangeError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import msgspec
-from sqlalchemy import Connection, Table, bindparam
+from sqlalchemy import Connection, Table, bindparam, case, literal
 
 from featureflow.define.spec import Source
 from featureflow.errors import OffsetConflictError, UnavailableError
@@ -19,6 +19,7 @@ from featureflow.store.history.protocol import Unfilled
 from featureflow.store.history.queries import named
 
 AT = "record_offset"                       # a parameter; no column is called so
+ROWS = 100                                 # of one statement: of records of 64 KiB at most, so of what a server takes at once
 
 
 def marks(connection: Connection, source: str) -> dict[int, Unfilled]:
@@ -74,10 +75,17 @@ def fill(connection: Connection, source: Source, table: Table, events: Events, f
         for row, offset in zip(rows_of(source, events), events.offsets.tolist(), strict=True)
     ]
     known = [row for row in rows if any(row[name] is not None for name in names)]
-    if known:
-        of = table.c
-        here = (of[PARTITION] == events.partition) & (of[OFFSET] == bindparam(AT))
-        connection.execute(table.update().where(here).values({name: bindparam(name) for name in names}), known)
+    if not known:
+        return
+    of, mine = table.c, table.c[PARTITION] == events.partition
+    if connection.dialect.name == "sqlite" or any(source.by_name[name].type == "vector" for name in names):
+        one = table.update().where(mine & (of[OFFSET] == bindparam(AT))).values({name: bindparam(name) for name in names})
+        connection.execute(one, known)
+        return
+    for first in range(0, len(known), ROWS):       # a server that is far away answers once for many
+        some = known[first:first + ROWS]
+        values = {name: case({row[AT]: literal(row[name], of[name].type) for row in some}, value=of[OFFSET]) for name in names}
+        connection.execute(table.update().where(mine & of[OFFSET].in_([row[AT] for row in some])).values(values))
 
 
 def delete(connection: Connection, table: Table, partition: int, offset: object) -> bool:
