@@ -18,6 +18,7 @@ from featureflow.backoff import Backoff
 from featureflow.clock import SystemClock
 from featureflow.errors import SettingsError, StateError, UnavailableError
 from featureflow.settings import WorkerSettings
+from featureflow.store.mirror import NOTHING_APPLIED
 
 LOOK_S = 2.0  # how often new definitions are looked for
 T = TypeVar("T")  # what is applied: definitions, and what else a consumer is made from
@@ -94,7 +95,7 @@ def _run(
     """Once, with the definitions that are applied now, until others are."""
     project = current()
     if project is None:
-        raise StateError("no definitions have been applied here yet. Run: featureflow apply")
+        raise StateError(NOTHING_APPLIED)
     leave = threading.Event()
     watcher = threading.Thread(target=_watch, args=(project, stop, leave, current), name="definitions", daemon=True)
     watcher.start()

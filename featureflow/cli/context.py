@@ -19,6 +19,7 @@ from featureflow.ingest.failpoint import Failpoint, unarmed
 from featureflow.settings import EMBEDDED, Settings
 from featureflow.store.history.protocol import HistoryStore
 from featureflow.store.log.protocol import Log
+from featureflow.store.mirror import NOTHING_APPLIED
 from featureflow.store.online.protocol import OnlineStore
 from featureflow.store.registry import Registry
 from featureflow.store.schemas.protocol import SchemaRegistry
@@ -137,5 +138,5 @@ class Context:
     def applied(self) -> Project:
         """What was applied last. Raises StateError before the first ``apply``."""
         if (project := self.registry.current()) is None:
-            raise StateError("no definitions have been applied here yet. Run: featureflow apply")
+            raise StateError(NOTHING_APPLIED)
         return project

@@ -15,6 +15,7 @@ from featureflow.cli.output import Output, counted
 from featureflow.define import spec
 from featureflow.errors import ModelError, RequestError
 from featureflow.models.manifest import Manifest, ModelInput, inputs_of
+from featureflow.models.quantize import EXPECTED_BATCH
 from featureflow.models.store import ModelStore
 from featureflow.models.transform import Transforms, identity
 from featureflow.train.spine import columns_of
@@ -85,7 +86,7 @@ def quantize(
     ] = None,
     expected_batch: Annotated[
         int, typer.Option(min=1, help="Rows that usually travel together; decides which variant is fastest.")
-    ] = 32,
+    ] = EXPECTED_BATCH,
     json: Json = False,
 ) -> None:
     """Make FP16 and INT8, measure drift and speed here, refuse what drifts too far, and choose."""

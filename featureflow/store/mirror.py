@@ -12,6 +12,9 @@ PROJECT_DOCUMENT = "project"               # JSON of define.spec.Project
 BUCKETS_DOCUMENT = "buckets"               # how many buckets states are in, as decimal digits; absent: one
 OWNER_DOCUMENT = "owner"                   # id of the history database that these definitions are registered in
 
+NOTHING_APPLIED = "no definitions have been applied here yet. Run: featureflow apply"
+"""What a person is told where there is no mirror, and nothing that it was made from."""
+
 
 def partitions_document(source: str) -> str:
     """Name of the meta document that holds a source's partition count, as decimal digits."""

@@ -34,6 +34,7 @@ Progress = Callable[[str, int, int], None]
 OLD = 1990                                 # events are older only in history that begins there
 OLD_US = to_us(datetime(OLD, 1, 1, tzinfo=UTC))
 
+
 @dataclass(frozen=True)
 class Dataset:
     """n rows, in the spine's order."""

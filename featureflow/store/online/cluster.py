@@ -83,6 +83,7 @@ def seeds(url: str) -> tuple[list[tuple[str, int]], dict[str, Any]]:
             options["username"] = unquote(user)
     return addresses, options
 
+
 class ClusterOnlineStore(RedisOnlineStore):
     """As ``RedisOnlineStore``. Any node of ``url`` that answers tells of the others."""
 
