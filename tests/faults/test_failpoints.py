@@ -20,18 +20,18 @@ from conftest import fresh_database
 from forked import Forked
 from processes import until
 from producer import SOURCES, Producer
+from redis_cluster import PATIENT_MS, running
 from watched import Trap
 from world import SECOND_US, World, embedded, production
 
 import oracle
 from featureflow.ingest import failpoint
-from featureflow.ingest.failpoint import NAMES, Name
+from featureflow.ingest.failpoint import Name
 from servers import Services
 
 VERBS = {"ingest": "FEATUREFLOW_INGEST_MEMBER", "history": "FEATUREFLOW_HISTORY_WRITER_MEMBER"}
-CASES: list[tuple[str, Name]] = [
-    *(("ingest", name) for name in get_args(failpoint.Online)), *(("history", name) for name in get_args(failpoint.History))
-]
+HISTORIES = ["production", "embedded"]
+PLACES = [*HISTORIES, "cluster"]           # of the online store alone: history is SQLite's there
 MOST_PASSES = 3
 
 
@@ -76,7 +76,7 @@ class Consumers:
         return verdict.of_everything(self.world, log, [newest + SECOND_US])
 
 
-@pytest.fixture(scope="module", params=["production", "embedded"])
+@pytest.fixture(scope="module")
 def consumers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consumers]:
     folder = tmp_path_factory.mktemp(request.param) / "project"
     if request.param == "embedded":
@@ -84,6 +84,15 @@ def consumers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
             yield from _begun(world)
         return
     services: Services = request.getfixturevalue("services")
+    if request.param == "cluster":
+        settings = {"FEATUREFLOW_LOG_URL": f"kafka://{services.kafka}"}
+        with (
+            running(folder.parent / "cluster", PATIENT_MS) as cluster,
+            embedded(folder, **settings, FEATUREFLOW_ONLINE_URL=cluster.url) as world,
+        ):
+            yield from _begun(world)
+            assert all(node.client.dbsize() for node in cluster.primaries()), "a part of the cluster held nothing"
+        return
     redis_url: str = request.getfixturevalue("own_database")
     with redis.Redis.from_url(redis_url) as client:
         client.flushdb()
@@ -101,8 +110,19 @@ def _begun(world: World) -> Iterator[Consumers]:
     yield begun
 
 
-@pytest.mark.parametrize(("verb", "name"), CASES, ids=[f"{verb}-{name}" for verb, name in CASES])
-def test_a_consumer_killed_at_any_step_leaves_nothing_lost_and_nothing_doubled(consumers: Consumers, verb: str, name: Name) -> None:
+@pytest.mark.parametrize("consumers", PLACES, indirect=True, scope="module")
+@pytest.mark.parametrize("name", get_args(failpoint.Online))
+def test_a_worker_killed_at_any_step_leaves_nothing_lost_and_nothing_doubled(consumers: Consumers, name: Name) -> None:
+    _dies_and_all_is_there(consumers, "ingest", name)
+
+
+@pytest.mark.parametrize("consumers", HISTORIES, indirect=True, scope="module")
+@pytest.mark.parametrize("name", get_args(failpoint.History))
+def test_a_history_writer_killed_at_any_step_leaves_nothing_lost_and_nothing_doubled(consumers: Consumers, name: Name) -> None:
+    _dies_and_all_is_there(consumers, "history", name)
+
+
+def _dies_and_all_is_there(consumers: Consumers, verb: str, name: Name) -> None:
     nth = random.Random(f"{verb} {name}").randint(1, MOST_PASSES)
     trap, dying, other = consumers.trap(verb), consumers.running[verb], None
     if name == "in_claim":                 # only one that starts claims
@@ -136,10 +156,7 @@ def test_a_consumer_killed_at_any_step_leaves_nothing_lost_and_nothing_doubled(c
     assert found.nonempty > 0.9 * found.entities > 30
 
 
-def test_every_failpoint_is_one_of_the_cases() -> None:
-    assert {name for _, name in CASES} == set(NAMES)
-
-
+@pytest.mark.parametrize("consumers", PLACES, indirect=True, scope="module")
 def test_the_comparison_sees_one_event_that_is_lost_one_that_counts_twice_and_one_that_is_another(consumers: Consumers) -> None:
     """The log is changed instead of the stores: an event more is one that they lost, an event less one that they count too often."""
     log = verdict.replay(consumers.world, consumers.producer.bad)
