@@ -82,7 +82,7 @@ class Arena:
             wanting = np.flatnonzero(sizes == size)
             to[wanting] = self._places(size, len(wanting))
         counts = self.count[slots]
-        self.table[spans(to, counts)] = self.table[spans(self.base[slots], counts)]
+        self.table[spans(to, counts)] = self.table.take(spans(self.base[slots], counts), axis=0)
         self._vacate(self.base[slots], self.capacity[slots])
         self.base[slots], self.capacity[slots] = to, sizes
 
@@ -110,7 +110,7 @@ class Arena:
         ends = np.cumsum(capacity)
         base, most = ends - capacity, max(1, MOVED_BYTES // (to.itemsize * to.shape[1]))
         for part in np.split(np.arange(len(slots)), np.flatnonzero(np.diff(np.cumsum(counts) // most)) + 1):
-            to[spans(base[part], counts[part])] = self.table[spans(old[part], counts[part])]
+            to[spans(base[part], counts[part])] = self.table.take(spans(old[part], counts[part]), axis=0)
         self.table, self.base[slots] = to, base
         self._vacant.clear()
         self._end = int(ends[-1]) if len(ends) else 0

@@ -20,7 +20,7 @@ class Lifting:
 
     def lifted(self, commit_of: Index, arena: Arena) -> Lifted:
         """Once the batch is cut into commits, ``commit_of`` (n,) each event's, and before the arena's rows change."""
-        return Lifted(self.slots, commit_of[self.events], arena.table[arena.base[self.slots]])
+        return Lifted(self.slots, commit_of[self.events], arena.table.take(arena.base[self.slots], axis=0))
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def roll_up(layout: Layout, arena: Arena, known: Slots, entities: Index, waterma
     horizon = np.maximum(known.horizon[slots], now_horizon)
     frontiers = np.maximum(known.frontiers[slots], now_frontiers)
     where, owner = arena.where(slots)
-    rows = layout.rows(arena.table[where])
+    rows = layout.rows(arena.table.take(where, axis=0))
     counts = arena.count[slots]
     idle = rollup.rollable(layout, rows, horizon[owner], frontiers[owner])
     due = np.bincount(owner, idle, len(slots)) >= SHARE * counts
@@ -42,7 +42,7 @@ def roll_up(layout: Layout, arena: Arena, known: Slots, entities: Index, waterma
     if not due.any():
         return slots[:0]
     among = due[owner]
-    rows, owner = rollup.roll_up_all(layout, rows[among], owner[among], horizon[owner[among]], frontiers[owner[among]])
+    rows, owner = rollup.roll_up_all(layout, rows.compress(among), owner[among], horizon[owner[among]], frontiers[owner[among]])
     counts = np.bincount(owner, minlength=len(slots))[due]
     slots = slots[due]
     arena.replace(slots, layout.table(rows), counts)

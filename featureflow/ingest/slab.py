@@ -208,8 +208,8 @@ class Slab:
         rows = arena.base[slots] + positions
         apart = known.as_events[entities]                          # what is written of them is not written here
         whole = (known.rewrite[entities] | (known.stored_rows[entities] < 0)) & ~apart
-        before = Entities(entities, held, whole, arena.table[spans(arena.base[entities[whole]], held[whole])])
-        earlier = arena.table[rows] if self.publishes else None
+        before = Entities(entities, held, whole, arena.table.take(spans(arena.base[entities[whole]], held[whole]), axis=0))
+        earlier = arena.table.take(rows, axis=0) if self.publishes else None
         lifted = None if self.lifting is None else self.lifting.lifted(commit_of, arena)
         self._merge(table, row_at, times, rows, absent)
         if earlier is not None:
@@ -246,14 +246,14 @@ class Slab:
         """
         arena, there = self.arena, np.flatnonzero(~absent)
         if len(there):
-            self._combine(table, row_at[there], self.layout.rows(arena.table[rows[there]]))
+            self._combine(table, row_at[there], self.layout.rows(arena.table.take(rows[there], axis=0)))
         several, rank = np.flatnonzero(times > 1), 1
         while len(several):
             at = row_at[several] + rank
-            self._combine(table, at, self.layout.rows(table[at - 1]))
+            self._combine(table, at, self.layout.rows(table.take(at - 1, axis=0)))
             rank += 1
             several = several[times[several] > rank]
-        arena.table[rows] = table if len(table) == len(rows) else table[row_at + times - 1]
+        arena.table[rows] = table if len(table) == len(rows) else table.take(row_at + times - 1, axis=0)
 
     @property
     def pending(self) -> Pending | None:
@@ -276,7 +276,7 @@ class Slab:
         """The states of entities (distinct slots) as they are once this commit of the last ``fold`` is applied."""
         known, counts = self.known, self.arena.count[slots]
         rows, owner = self.arena.where(slots)
-        table = self.arena.table[rows]
+        table = self.arena.table.take(rows, axis=0)
         if self._course is not None:
             there = self._course.rewind(commit, slots, counts, table)
             table, owner = table[there], owner[there]
@@ -401,7 +401,7 @@ class Slab:
 
     def _combine(self, table: Table, at: Index, earlier: Rows) -> None:
         """Merge the rows at these places of the table into what they were before."""
-        table[at] = self.layout.table(combine(self.layout, earlier, self.layout.rows(table[at])))
+        table[at] = self.layout.table(combine(self.layout, earlier, self.layout.rows(table.take(at, axis=0))))
 
     def _replaced(self, slots: Index) -> None:
         """The rows of the slots (distinct) are others than they were."""

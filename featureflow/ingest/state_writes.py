@@ -68,7 +68,7 @@ class StateWrites:
         pairs = begins.nonzero()[0]                                # (entity, commit): where its rows begin
         entity = entities.slots.searchsorted(slots[pairs])
         grown = np.add.reduceat(touched.fresh[order], pairs, dtype=np.int64)
-        table = touched.table[order]
+        table = touched.table.take(order, axis=0)
         if commits == 1:                                           # all there is of each entity
             held, whole, last = entities.held, entities.whole, np.zeros(len(pairs), np.int64)
         else:
@@ -174,7 +174,7 @@ class StateWrites:
         if len(entities.rows):
             by_slot = entities.slots[entities.whole].searchsorted(slots)
             kept = entities.held[entities.whole]
-            values[spans(offsets, held)] = entities.rows[spans((kept.cumsum() - kept)[by_slot], held)]
+            values[spans(offsets, held)] = entities.rows.take(spans((kept.cumsum() - kept)[by_slot], held), axis=0)
         values[offsets.repeat(counts) + positions] = table
         stored, few = known.stored_rows[slots], known.event_bytes[slots]
         heads = np.empty(len(slots), HEAD)

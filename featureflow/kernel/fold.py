@@ -64,7 +64,7 @@ def merge(layout: Layout, rows: Rows, order: Index, starts: Index) -> Rows:
     """
     if isinstance(layout, CellLayout):
         return layout.rows(of_cells.merge(layout, layout.table(rows), order, starts))
-    table = layout.table(rows)[order]
+    table = layout.table(rows).take(order, axis=0)
     m = len(starts)
     merged = np.empty((m, layout.width), np.int64)
     _reduce(layout, table.T, starts, merged.T)

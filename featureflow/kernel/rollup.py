@@ -91,7 +91,7 @@ def roll_up_all(layout: Layout, rows: Rows, owner: Int, horizons: Int, frontiers
     alive = np.flatnonzero(~_dead(layout, table, horizons))
     if len(alive) == 0:
         return layout.empty(), owner[:0]
-    table, owner, frontiers_us = table[alive], owner[alive], frontiers_us[alive]
+    table, owner, frontiers_us = table.take(alive, axis=0), owner[alive], frontiers_us[alive]
     level, start = table[:, LEVEL], table[:, START]
     for i, frontier in enumerate(frontiers_us.T, 1):
         moving = np.flatnonzero((start < frontier) & (level < i))
