@@ -29,6 +29,7 @@ STALE_AFTER_US = 5_000_000
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+Something = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,15 +44,15 @@ class ProjectSettings(_Section, frozen=True):
     """What the project is called, and where its files are."""
 
     name: str = ""  # what it is called on servers that projects share; empty: "default", on servers of its own only
-    definitions: str = "features.py"  # the file that says what features are
-    data: str = ".featureflow"  # embedded servers and SQLite keep their files here
+    definitions: Something = "features.py"  # the file that says what features are
+    data: Something = ".featureflow"  # embedded servers and SQLite keep their files here
 
 
 class LogSettings(_Section, frozen=True):
     """The log that events are read from."""
 
     url: str = EMBEDDED  # or kafka://host:9092,host:9092
-    partitions: AtLeastOne = 4  # of topics that ``apply`` creates
+    partitions: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 4  # of topics that ``apply`` creates
     schema_registry_url: str = ""  # http[s]://[user:password@]host:8081, of events in Avro or Protobuf; empty: none
 
 
@@ -72,13 +73,13 @@ class HistorySettings(_Section, frozen=True):
 class ModelSettings(_Section, frozen=True):
     """The folder of model versions, relative to the project's."""
 
-    path: str = "models"
+    path: Something = "models"
 
 
 class ServeSettings(_Section, frozen=True):
     """Where the scorer listens, in how many processes."""
 
-    host: str = "127.0.0.1"
+    host: Something = "127.0.0.1"  # an empty one would be every address of the machine
     port: Port = 8080
     workers: AtLeastOne = 1
     log_predictions: bool = True
@@ -89,7 +90,7 @@ class WorkerSettings(_Section, frozen=True):
 
     group: str = ""  # consumer group; empty: featureflow.NAME.ingest, featureflow.NAME.history
     member: str = ""  # durable name of this member (static membership); empty: none
-    metrics_host: str = "127.0.0.1"
+    metrics_host: Something = "127.0.0.1"
     metrics_port: Port = 0  # 0: no metrics endpoint
 
 
@@ -154,7 +155,6 @@ def load(folder: Path, environment: Mapping[str, str]) -> Settings:
             raw = tomllib.loads(file.read_text("utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"{file}: not valid TOML: {error}") from error
-    raw.pop("folder", None)
     _refuse_unknown(raw, file)
     places: dict[str, str] = {}
     for variable, text in environment.items():

@@ -23,12 +23,23 @@ def write(folder: Path, text: str) -> Path:
         ("FEATUREFLOW_INGEST_METRICS_PORT", "70000"),
         ("FEATUREFLOW_SERVE_WORKERS", "0"),
         ("FEATUREFLOW_LOG_PARTITIONS", "0"),
+        ("FEATUREFLOW_LOG_PARTITIONS", "1025"),
     ],
 )
 def test_a_number_that_cannot_be_is_refused_where_it_is_read(tmp_path: Path, variable: str, text: str) -> None:
     section, _, key = variable.removeprefix("FEATUREFLOW_").lower().partition("_")
     with pytest.raises(SettingsError, match=rf"{section}\.{key}"):
         load(tmp_path, {variable: text})
+
+
+@pytest.mark.parametrize(
+    "key", ["serve.host", "ingest.metrics_host", "history_writer.metrics_host", "project.definitions", "project.data", "models.path"]
+)
+def test_nothing_is_no_host_and_no_path(tmp_path: Path, key: str) -> None:
+    """A variable that is set to nothing would have the port open to every network."""
+    variable = f"FEATUREFLOW_{key.replace('.', '_').upper()}"
+    with pytest.raises(SettingsError, match=rf"the environment variable {variable}: .* length >= 1 - at `\$\.{key}`"):
+        load(tmp_path, {variable: ""})
 
 
 def test_without_a_file_everything_runs_embedded(tmp_path: Path) -> None:
@@ -61,6 +72,8 @@ def test_other_variables_with_the_prefix_are_left_alone(tmp_path: Path) -> None:
         ("log = 3\n", r"log must be a section"),
         ('[serve]\nport = "many"\n', r"Expected `int`"),
         ("[serve\n", "not valid TOML"),
+        ('folder = "x"\n', r"\[folder\] is no section"),
+        ("[folder]\nx = 1\n", r"\[folder\] is no section"),
         ('[online]\nstale_after = "soon"\n', r'online.stale_after = .soon. is no duration.*"30s"'),
         ('[online]\nstale_after = "4s"\n', r'online.stale_after = .4s. is too short.*"5s" or more'),
     ],
