@@ -15,7 +15,7 @@ import json
 from noise import noise
 from peers.run import ENGINES
 from peers.run import rows as peer_rows
-from rows import ROWS, say
+from rows import ROWS, SCALED, say
 
 from servers import Servers
 
@@ -24,19 +24,20 @@ DATABASE = 15
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", default=",".join(ROWS), help="some of " + ", ".join(ROWS))
+    parser.add_argument("--rows", default=",".join(ROWS), help="some of " + ", ".join((*ROWS, *SCALED)))
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--peers", default="", help=f"other engines to run on the same job: some of {', '.join(ENGINES)}, or 1 for all")
     arguments = parser.parse_args()
     chosen = arguments.rows.split(",")
-    if unknown := [name for name in chosen if name not in ROWS]:
-        parser.error(f"there is no row {unknown[0]!r}; there are {', '.join(ROWS)}")
+    every = ROWS | SCALED
+    if unknown := [name for name in chosen if name not in every]:
+        parser.error(f"there is no row {unknown[0]!r}; there are {', '.join(every)}")
     servers = Servers.find(DATABASE)
     rows, found = [], {}
     first_noise = noise()
     for name in chosen:
         before = noise()
-        figures = ROWS[name](servers.again(), arguments.events)
+        figures = every[name](servers.again(), arguments.events)
         rows.append({"row": name, **figures, "noise_before": before, "noise_after": noise()})
         found[name] = figures
         say(json.dumps(rows[-1]))

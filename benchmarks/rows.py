@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import redis
@@ -238,21 +238,36 @@ class Producing:
         os.waitpid(self._child, 0)
 
 
+def _scaled(row: Fold, prefix: str) -> dict[str, Callable[[Servers, int], Figures]]:
+    """The row in more partitions, by one worker and by two."""
+    return {
+        f"{prefix}{partitions}-partitions" + ("-2-workers" if workers == 2 else ""): replace(
+            row, name=f"{row.name}-{partitions}-{workers}", partitions=partitions, workers=workers
+        )
+        for partitions in (4, 16) for workers in (1, 2)
+    }  # fmt: skip
+
+
+UNIFORM = Fold("uniform")
+ZIPF = Fold("zipf", users=1_000_000, zipf=1.1)
+CAPPED = Fold("capped", users=1_000_000, slab_bytes=256 * 1024 * 1024, times=4)    # times: or hardly a user comes back after it was evicted
+WIDE = Fold("wide", definitions="payments_wide.py", times=0.3)
+
 ROWS: dict[str, Callable[[Servers, int], Figures]] = {
-    "uniform": Fold("uniform"),
+    "uniform": UNIFORM,
     "1-bucket": Fold("buckets-one", buckets=1),
     "16-buckets": Fold("buckets-sixteen", buckets=16),
-    "zipf": Fold("zipf", users=1_000_000, zipf=1.1),
-    "capped": Fold("capped", users=1_000_000, slab_bytes=256 * 1024 * 1024),
-    "wide": Fold("wide", definitions="payments_wide.py", times=0.3),
+    "zipf": ZIPF,
+    "capped": CAPPED,
+    "wide": WIDE,
     "unkeyed": Fold("unkeyed", partitions=16, keyed=False),
     "replay": Fold("replay", times=10, rebuild=True),
-    "4-partitions": Fold("four", partitions=4),
-    "4-partitions-2-workers": Fold("four-two", partitions=4, workers=2),
-    "16-partitions": Fold("sixteen", partitions=16),
-    "16-partitions-2-workers": Fold("sixteen-two", partitions=16, workers=2),
+    **_scaled(UNIFORM, ""),
     "freshness": freshness,
     "reader": reader,
     "history": history,
     "by-hand": by_hand,
 }
+SCALED: dict[str, Callable[[Servers, int], Figures]] = {    # run where they are asked for
+    **_scaled(ZIPF, "zipf-"), **_scaled(WIDE, "wide-"), **_scaled(CAPPED, "capped-"),
+}  # fmt: skip
