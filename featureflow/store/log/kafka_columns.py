@@ -80,7 +80,7 @@ class _Batch:
 class WholeBatch:
     """One record batch, checked and decompressed, its records not yet looked at."""
 
-    data: bytes
+    data: bytes | bytearray
     position: int                          # where the records begin in ``data``
     count: int
     base_offset: int
@@ -106,7 +106,7 @@ class _Record:
         self.offset = batch.last_offset
         self.size_in_bytes = batch.size_in_bytes
         self.value = WholeBatch(
-            bytes(batch._buffer),
+            batch._buffer,
             batch._pos,
             batch.records_count,
             batch.base_offset,
@@ -229,6 +229,6 @@ def _headers(data: bytes, position: int, count: int, end: int) -> list[tuple[str
     return headers
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
+def _varint(data: bytes | bytearray, position: int) -> tuple[int, int]:
     [value], [after] = _varints(np.frombuffer(data, np.uint8), np.array([position], dtype=np.int64))
     return int(value), int(after)
