@@ -101,11 +101,20 @@ class Filler:
             batch.values, batch.keys, partition=batch.partition, offsets=batch.offsets, timestamps_us=batch.timestamps_us,
             append_time=batch.timestamp_kind == "append",
         )  # fmt: skip
-        refused = [kept for r in decoded.refused if (kept := kept_as_it_came(batch, r.index)) is not None]
+        refused = [
+            replace(kept, fields=fields)
+            for r in decoded.refused
+            if (kept := kept_as_it_came(batch, r.index)) is not None and (fields := self._refusing(batch, r.index, was.fields))
+        ]
         done = batch.next >= self._until[partition]
         self._history.fill(self._sources[batch.source], batch.partition, decoded.events, refused, was, None if done else batch.next)
         if done:
             self.forget(partition)
+
+    def _refusing(self, batch: Batch, index: int, fields: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the fields that are something else in the record than is declared."""
+        value = [batch.values[index]]
+        return tuple(field for field in fields if self._reading(batch.source, (field,)).decode(value).refused)
 
     def _reading(self, name: str, fields: tuple[str, ...]) -> Decoder:
         """What reads these fields of records and no others: a row was an event as it was defined before, whatever the others are now."""

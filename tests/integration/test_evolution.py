@@ -141,7 +141,7 @@ class World:
     def recomputed(self, view: View) -> np.ndarray[Any, Any]:
         (source,) = self.project.sources
         names = [field.name for field in source.fields]
-        parts = [[page.events for page in self.history.scan(source, partition=p, columns=names)] for p in (0, 1)]
+        parts = [[page.events for page in self.history.scan(source, partition=p, columns=names, by=(source,))] for p in (0, 1)]
         events, applied = {"pay": [one for (one,) in parts]}, {"pay": {0: 10**9, 1: 10**9}}
         return recompute(ViewKernel(view, {"pay": source}), {"pay": source}, events, USERS, self._q(), applied).values
 
@@ -183,7 +183,7 @@ class World:
 
     def stored(self, source: Source, name: str) -> list[Any]:
         """That column of history's events of the source as it is defined here."""
-        pages = [page for p in (0, 1) for page in self.history.scan(source, partition=p, columns=[name])]
+        pages = [page for p in (0, 1) for page in self.history.scan(source, partition=p, columns=[name], by=(source,))]
         return [value for page in pages for value in page.events.columns[name].tolist()]
 
     def rebuild(self, name: str) -> None:
@@ -285,7 +285,7 @@ def test_a_field_that_records_had_before_it_was_declared_is_filled_in(world: Wor
     (source,) = world.project.sources
     with pytest.raises(UnavailableError, match="yet to fill in tag from offset 0 on"):
         world.stored(source, "tag")
-    assert len(world.stored(source, "amount")) == 11
+    assert len(world.stored(project_of(FIRST, world.format).sources[0], "amount")) == 11
     world.produce(*[{"tag": "t"}] * 3, {})
     world.drain()
     world.check("tagged")
@@ -307,19 +307,28 @@ def test_a_field_that_was_dropped_and_is_declared_again_lacks_nothing(world: Wor
     assert len(world.stored(project_of(FIRST[:-1], world.format).sources[0], "user")) == 9       # an audit of what was served without it
 
 
-def test_a_row_whose_record_is_no_event_by_a_new_field_is_none(world: World) -> None:
+def test_a_row_whose_record_is_no_event_by_a_new_field_is_one_for_whom_it_was(world: World) -> None:
     world.apply(FIRST)
     world.produce({"channel": "fax"}, {"channel": "web"}, {}, {"channel": "fax"}, {})
     world.drain()
+    before = project_of(FIRST, world.format).sources[0]
+    visits, ends = world.project.view("visits"), {"pay": world.history.offsets("pay")}
+    asked = [Question(user, int(world._q()[0]), ends, "it was served") for user in USERS]
     world.apply((*FIRST, CHANNEL))
     world.drain()
     world.check("nowhere")
-    (source,) = world.project.sources
-    assert len(world.stored(source, "user")) == 3
+    assert len(world.stored(world.project.sources[0], "user")) == 3
+    assert len(world.stored(before, "user")) == 5
+    world.apply((*FIRST, CHANNEL, TAG))
+    world.drain()
+    world.check("nowhere", "tagged")
+    assert recall(world.history, world.project, visits, asked).values.sum() == 5
     world.apply((*FIRST, replace(CHANNEL, categories=("app", "fax", "web"))))
     world.drain()
     world.check("nowhere")
     assert sorted(map(str, world.stored(world.project.sources[0], "channel"))) == ["None", "None", "fax", "fax", "web"]
+    assert len(world.stored(before, "note")) == 5
+    assert recall(world.history, world.project, visits, asked).values.tobytes() == world.online_values(visits).tobytes()
 
 
 def test_what_the_log_has_deleted_lacks_the_field_in_history_as_in_the_state(world: World) -> None:
@@ -402,7 +411,7 @@ def test_a_field_that_is_required_since_or_lost_a_category_decides_for_views_tha
 
 def test_a_row_that_is_filled_in_stays_whatever_other_fields_are_declared_as_by_then(world: World) -> None:
     world.apply((*FIRST[:3], replace(NOTE, nullable=True)))
-    world.produce({"tag": "t"}, {"tag": "t", "note": None}, {"note": None})
+    world.produce({"tag": "t"}, {"tag": "t", "note": None}, {"note": None}, {})
     world.drain()
     before = world.project
     world.apply((*FIRST, TAG))
@@ -410,4 +419,4 @@ def test_a_row_that_is_filled_in_stays_whatever_other_fields_are_declared_as_by_
     world.check("tagged")
     visits, ends = before.view("visits"), {"pay": world.history.offsets("pay")}
     asked = [Question(user, int(world._q()[0]), ends, "it was served") for user in USERS]
-    assert recall(world.history, world.project, visits, asked).values.sum() == 3
+    assert recall(world.history, world.project, visits, asked).values.sum() == 4

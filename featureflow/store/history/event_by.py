@@ -6,22 +6,31 @@ log by that definition leaves it out, whatever a view reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-from sqlalchemy import ColumnElement, and_, column, false, func, or_, true
+from sqlalchemy import ColumnElement, and_, column, exists, false, func, or_, true
 
 from featureflow.define.spec import Source
-from featureflow.store.history.event_table import VECTOR, column_type
+from featureflow.store.history.event_table import OFFSET, PARTITION, VECTOR, column_type
+from featureflow.store.history.fixed_tables import history_refused
 
 
-def event_by(definitions: Sequence[Source]) -> ColumnElement[bool]:
-    """The condition that a row is an event by one of these definitions."""
-    return or_(false(), *(and_(true(), *_conditions(source)) for source in definitions))
+def event_by(definitions: Sequence[Source], refusing: Collection[str] = ()) -> ColumnElement[bool]:
+    """The condition that a row is an event by one of these definitions. ``refusing``: fields by which records with rows are refused."""
+    return or_(false(), *(and_(true(), *_conditions(source), *_none_refused(source, refusing)) for source in definitions))
 
 
 def judged_by(definitions: Sequence[Source]) -> Iterable[str]:
     """Fields on which that condition hangs, where there is one definition: of several another may hold without them."""
     return [field.name for field in definitions[0].fields] if len(definitions) == 1 else ()
+
+
+def _none_refused(source: Source, refusing: Collection[str]) -> Iterable[ColumnElement[bool]]:
+    if declared := [field.name for field in source.fields if field.name in refusing]:
+        of = history_refused.c
+        mine = (of.source == source.name) & (of.partition_id == column(PARTITION)) & (of.record_offset == column(OFFSET))
+        fields = or_(*(func.instr(of.fields, f",{name},") > 0 for name in declared))
+        yield ~exists().where(mine & fields)
 
 
 def _conditions(source: Source) -> Iterable[ColumnElement[bool]]:

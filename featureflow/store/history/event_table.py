@@ -11,7 +11,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import BigInteger, Column, Double, Integer, LargeBinary, MetaData, SmallInteger, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Double,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+)
 from sqlalchemy.dialects.mysql import LONGTEXT, MEDIUMTEXT
 from sqlalchemy.types import TypeEngine
 
@@ -97,6 +109,13 @@ def event_table(source: Source, *, collation: str | None) -> Table:
         mysql_charset="utf8mb4",
         sqlite_with_rowid=False,
     )
+
+
+def insert_into(connection: Connection, table: Table) -> str:
+    """The beginning of a statement that inserts rows, of all columns in the table's order."""
+    quote = connection.dialect.identifier_preparer
+    columns = ", ".join(quote.format_column(column) for column in table.columns)
+    return f"INSERT INTO {quote.format_table(table)} ({columns}) VALUES "
 
 
 def rows_of(source: Source, events: Events) -> list[tuple[Any, ...]]:

@@ -7,16 +7,18 @@ all. History kept what was declared, so its rows are filled in from the log by t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import msgspec
-from sqlalchemy import Connection, Table, bindparam, case, literal
+from sqlalchemy import Connection, Table, bindparam, case, literal, select
 
 from featureflow.define.spec import Source
 from featureflow.errors import OffsetConflictError, UnavailableError
 from featureflow.kernel.events import Events
 from featureflow.store.history.event_table import OFFSET, PARTITION, rows_of
-from featureflow.store.history.protocol import Unfilled
+from featureflow.store.history.protocol import RefusedRecord, Unfilled
 from featureflow.store.history.queries import named
+from featureflow.store.history.read_again import content_of, record_of
 
 AT = "record_offset"                       # a parameter; no column is called so
 ROWS = 100                                 # of one statement: of records of 64 KiB at most, so of what a server takes at once
@@ -88,10 +90,34 @@ def fill(connection: Connection, source: Source, table: Table, events: Events, f
         connection.execute(table.update().where(mine & of[OFFSET].in_([row[AT] for row in some])).values(values))
 
 
-def delete(connection: Connection, table: Table, partition: int, offset: object) -> bool:
-    """A record's row. Whether there was one."""
-    of = table.c
-    return connection.execute(table.delete().where((of[PARTITION] == partition) & (of[OFFSET] == offset))).rowcount == 1
+def refuse(connection: Connection, source: Source, table: Table, partition: int, refused: Sequence[RefusedRecord]) -> None:
+    """Those of these records that have rows are no events by definitions with their fields, besides what makes them none already."""
+    if not refused:
+        return
+    here = (table.c[PARTITION] == partition) & table.c[OFFSET].in_([record.offset for record in refused])
+    rows = set(connection.execute(select(table.c[OFFSET]).where(here)).scalars())
+    before = since(connection, source.name, partition)
+    for record in (record for record in refused if record.offset in rows):
+        fields = tuple(sorted({*record.fields, *before.get(record.offset, ())}))
+        named_so = record_of(source, partition, record.offset)
+        connection.execute(named("forget_refused_since"), named_so)
+        connection.execute(named("add_refused"), {**named_so, **content_of(replace(record, fields=fields))})
+
+
+def since(connection: Connection, source: str, partition: int) -> dict[int, tuple[str, ...]]:
+    """Offset -> the fields by which its record is no event though it has a row."""
+    rows = connection.execute(named("refused_since"), {"source": source, "partition_id": partition}).all()
+    return {row.record_offset: _split(row.fields) for row in rows}
+
+
+def refusing(connection: Connection, source: str, partition: int) -> set[str]:
+    """The fields by which records of the partition are no events though they have rows."""
+    rows = connection.execute(named("refusing_fields"), {"source": source, "partition_id": partition}).scalars()
+    return {name for fields in rows for name in _split(fields)}
+
+
+def _split(fields: str) -> tuple[str, ...]:
+    return tuple(fields.strip(",").split(","))
 
 
 def _mark(source: str, partition: int, lacking: Unfilled) -> dict[str, object]:

@@ -31,6 +31,7 @@ history_refused = Table(                   # records that were no events; see Hi
     Column("record_key", RECORD, nullable=True),
     Column("record_value", RECORD, nullable=False),
     Column("definition", String(16), nullable=False),         # of the source, by which it was refused
+    Column("fields", Text, nullable=True),                    # ",a,b,": it has a row, and is none by definitions with these fields
 )
 
 history_unfilled = Table(                  # see HistoryStore.fill

@@ -29,13 +29,14 @@ class Extent:
 
 @dataclass(frozen=True)
 class RefusedRecord:
-    """A record that is no event as its source is defined, as it came."""
+    """A record that is no event as its source is defined, as it came. ``fields``: those, declared later, that make a row's record none."""
 
     offset: int
     timestamp_us: int
     append_time: bool
     key: bytes | None
     value: bytes
+    fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,8 @@ class HistoryStore(Protocol):
     def fill(self, source: Source, partition: int, events: Events, refused: Sequence[RefusedRecord], was: Unfilled, to: int | None) -> None:
         """The unfilled fields of those rows, from the same records of the log. ``to``: before it they have them now; None: all have.
 
-        A row whose record is ``refused`` by these fields becomes a record that is no event. One transaction. Raises OffsetConflictError
-        where it is not ``was`` any more: another writer fills the rows, or other fields were declared.
+        A row whose record is ``refused`` by some of these stays, and is an event only by definitions without those. One transaction. Raises
+        OffsetConflictError where it is not ``was`` any more: another writer fills the rows, or other fields were declared.
         """
         ...
 

@@ -41,4 +41,5 @@ def content_of(record: RefusedRecord) -> dict[str, object]:
         "append_time": int(record.append_time),
         "record_key": record.key,
         "record_value": record.value,
+        "fields": "".join(f",{name}" for name in record.fields) + "," if record.fields else None,
     }

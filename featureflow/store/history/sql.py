@@ -8,6 +8,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Literal, TypeVar
 
+import numpy as np
 import structlog
 from sqlalchemy import Connection, Table, inspect, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -32,6 +33,7 @@ from featureflow.store.history.event_table import (
     TIMESTAMP,
     event_table,
     events_of,
+    insert_into,
     rows_of,
 )
 from featureflow.store.history.failure import Failure, failure_of
@@ -162,6 +164,7 @@ class SqlHistory:
         marked = [record_of(source, partition, offset) for offset in still_refused]
 
         def work(connection: Connection) -> None:
+            rows = filling.since(connection, source.name, partition)
             for statement, records in (("forget_refused", gone), ("mark_refused", marked)):
                 for record in records:                            # one by one: a driver does not say how many rows many statements met
                     if connection.execute(named(statement), record).rowcount != 1:
@@ -169,7 +172,10 @@ class SqlHistory:
                             f"a record of {source.name}/{partition} that was refused, {record['record_offset']}, was read again by another "
                             "history writer; nothing was written"
                         )
-            self._add(connection, source, events)
+            for some in events:
+                there = np.isin(some.offsets, list(rows))
+                filling.fill(connection, source, self._table(connection, source), some.take(np.flatnonzero(there)), list(source.by_name))
+                self._add(connection, source, [some.take(np.flatnonzero(~there))])
 
         self._transact(work, what=f"records of {source.name}/{partition} that were refused")
 
@@ -178,14 +184,11 @@ class SqlHistory:
             return filling.marks(connection, source)
 
     def fill(self, source: Source, partition: int, events: Events, refused: Sequence[RefusedRecord], was: Unfilled, to: int | None) -> None:
-        kept = [{**record_of(source, partition, record.offset), **content_of(record)} for record in refused]
-
         def work(connection: Connection) -> None:
             filling.move(connection, source.name, partition, was, to)
             table = self._table(connection, source)
             filling.fill(connection, source, table, events, was.fields)
-            if gone := [one for one in kept if filling.delete(connection, table, partition, one["record_offset"])]:
-                connection.execute(named("add_refused"), gone)
+            filling.refuse(connection, source, table, partition, refused)
 
         self._transact(work, what=f"rows of {source.name}/{partition} that lack fields")
 
@@ -213,7 +216,7 @@ class SqlHistory:
                 if to_offset is not None:
                     wanted = wanted.where(of[OFFSET] < to_offset)
                 if by:
-                    wanted = wanted.where(event_by(by))
+                    wanted = wanted.where(event_by(by, filling.refusing(connection, source.name, partition)))
                 rows = connection.execute(wanted).fetchall()
             for append_time, group in groupby(rows, key=itemgetter(1)):     # nearly always one group
                 run = list(group)
@@ -273,7 +276,7 @@ class SqlHistory:
         table = self._table(connection, source)
         if connection.dialect.name == "sqlite":
             if rows := [row for some in events for row in rows_of(source, some)]:
-                connection.exec_driver_sql(f"{_into(connection, table)}({', '.join('?' * len(table.columns))})", rows)
+                connection.exec_driver_sql(f"{insert_into(connection, table)}({', '.join('?' * len(table.columns))})", rows)
             return
         texts = [text for some in events for text in row_texts(source, some)]
         if self._loads and len(texts) >= LOAD_ROWS:
@@ -285,7 +288,7 @@ class SqlHistory:
                 self._loads_no_more(str(error.orig))       # it undid that statement; an INSERT says what is wrong, if it is the rows
             else:
                 return
-        into = _into(connection, table).replace("%%", "%")         # doubled in names, for a driver that is given parameters
+        into = insert_into(connection, table).replace("%%", "%")         # doubled in names, for a driver that is given parameters
         for values in statements(texts):
             try:
                 connection.exec_driver_sql(into + values, execution_options={"no_parameters": True})
@@ -394,9 +397,3 @@ class SqlHistory:
                     ) from error
         except SQLAlchemyError as error:
             raise HistoryError(f"{what} on {self._place} ({self._setting}): {error}") from error
-
-
-def _into(connection: Connection, table: Table) -> str:
-    quote = connection.dialect.identifier_preparer
-    columns = ", ".join(quote.format_column(column) for column in table.columns)
-    return f"INSERT INTO {quote.format_table(table)} ({columns}) VALUES "
