@@ -124,12 +124,12 @@ def _gather(layout: Layout, parts: list[_Lifted], ids: Sequence[Any], q_us: Int,
             end = begin + int(np.searchsorted(part.offsets[begin:end], applied))
             starts = part.starts[begin:end]
             keep = np.flatnonzero((starts >= oldest[i]) & (starts <= q)) + begin
-            rows.append(part.rows[keep])
+            rows.append(part.rows.take(keep))
             entities.append(np.full(len(keep), i, np.int64))
     if not rows:
         return States.of_rows(layout, layout.empty(), np.zeros(0, np.int64), len(q_us))
     entity = np.concatenate(entities)
     order = np.argsort(entity, kind="stable")
-    return States.of_rows(layout, np.concatenate(rows)[order], entity[order], len(q_us))
+    return States.of_rows(layout, np.concatenate(rows).take(order), entity[order], len(q_us))
 
 

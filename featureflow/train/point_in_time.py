@@ -102,7 +102,7 @@ def _merged(layout: Layout, several: Sequence[tuple[Rows, Int]], n: int) -> Stat
         rows = np.concatenate([layout.empty(), *(rows for rows, _ in several)])
         owner = np.concatenate([np.zeros(0, np.int64), *(owner for _, owner in several)])
         order = np.argsort(owner, kind="stable")
-        rows, owner = rows[order], owner[order]
+        rows, owner = rows.take(order), owner[order]
     return States.of_rows(layout, rows, owner, n)
 
 
@@ -132,7 +132,7 @@ class _Runs:
         rank[order] = np.arange(len(order))
         of = rank[np.concatenate([none, *owners])]
         by = np.argsort(of, kind="stable")
-        self._tree = Tree(layout, np.concatenate(lifted)[by], of[by], visible[order])
+        self._tree = Tree(layout, np.concatenate(lifted).take(by), of[by], visible[order])
         pieces = len(layout.windows)
         if layout.apart_us is not None:
             whose, tile = code[order], floor(time[order], layout.apart_us)

@@ -59,7 +59,7 @@ class Tree:
         counts = self._counts[nodes]
         ends = np.cumsum(counts)
         place = np.arange(counts.sum()) + np.repeat(self._first[nodes] - ends + counts, counts)
-        return self._rows[place], counts
+        return self._rows.take(place, axis=0), counts
 
     def _decompose(self, first: Int, end: Int) -> tuple[Int, Int, Int]:
         """The largest nodes that lie inside each run, bottom up."""
