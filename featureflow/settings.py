@@ -97,7 +97,7 @@ class WorkerSettings(_Section, frozen=True):
 class ClockSettings(_Section, frozen=True):
     """What time it is."""
 
-    shift_us: int = 0  # added to the system's clock: a replayed past that counts as now
+    shift_us: Annotated[int, msgspec.Meta(ge=-(2**52), le=2**52)] = 0  # added to the system's clock: a replayed past that counts as now
 
 
 class TracingSettings(_Section, frozen=True):

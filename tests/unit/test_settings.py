@@ -24,6 +24,9 @@ def write(folder: Path, text: str) -> Path:
         ("FEATUREFLOW_SERVE_WORKERS", "0"),
         ("FEATUREFLOW_LOG_PARTITIONS", "0"),
         ("FEATUREFLOW_LOG_PARTITIONS", "1025"),
+        ("FEATUREFLOW_CLOCK_SHIFT_US", str(2**53)),
+        ("FEATUREFLOW_CLOCK_SHIFT_US", str(-(2**53))),
+        ("FEATUREFLOW_CLOCK_SHIFT_US", "9" * 20),
     ],
 )
 def test_a_number_that_cannot_be_is_refused_where_it_is_read(tmp_path: Path, variable: str, text: str) -> None:

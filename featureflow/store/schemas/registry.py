@@ -42,10 +42,15 @@ class HttpSchemaRegistry:
     """``SchemaRegistry`` at a URL, which may hold a name and a password. A connection for each question: the answers are kept."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
+        no_url = f"{SETTING} is no http:// or https:// URL of a schema registry, such as http://host:8081; / in a password is %2F there"
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:                 # its own message may show part of a password
+            raise SettingsError(no_url) from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise SettingsError(f"{SETTING} is no http:// or https:// URL of a schema registry")
-        self._host, self._port, self._path = parts.hostname, parts.port, parts.path.rstrip("/")
+            raise SettingsError(no_url)
+        self._host, self._port, self._path = parts.hostname, port, parts.path.rstrip("/")
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self.place = f"{parts.scheme}://{self._host}{f':{self._port}' if self._port else ''}{self._path}"
         self._headers = {"Accept": "application/vnd.schemaregistry.v1+json, application/json"}
