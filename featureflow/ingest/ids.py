@@ -11,6 +11,7 @@ duplicate of one with a *lower* offset, and a track that was put back meets its 
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -63,13 +64,14 @@ class KeptIds:
 
     def __init__(self, source: Source, keys: Keys) -> None:
         self._source, self._keys = source, keys
-        self._held: dict[tuple[int, Track], _Held] = {}
+        self._held: dict[int, dict[Track, _Held]] = {}     # by partition
+        self._kept: Counter[tuple[int, str]] = Counter()   # of all buckets of a view, once all commits that were sent are applied
 
     def load(self, online: OnlineStore, partition: int, track: Track, offset: int, max_time_us: int) -> None:
         """Read the track's ids, where they are not here. ``offset`` and ``max_time_us``: where it stands, as committed."""
-        if (partition, track) in self._held:
+        if track in self._held.setdefault(partition, {}):
             return
-        held = self._held[partition, track] = _Held(Ids(self._source))
+        held = self._held[partition][track] = _Held(Ids(self._source))
         oldest = held.ids.oldest(max_time_us)
         for tile in (oldest, oldest + 1):
             rows = 0
@@ -86,7 +88,7 @@ class KeptIds:
         self, partition: int, track: Track, events: Events, key_field: str, takes: NDArray[np.bool_], running_max_us: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
         """Which of the events that the track would fold are duplicates (n,). The others' ids go with their commit."""
-        held = self._held[partition, track]
+        held = self._held[partition][track]
         duplicate, counted = held.ids.judge(events, key_field, takes, running_max_us)
         within_us = self._source.within_us
         for place, name in counted:
@@ -96,18 +98,20 @@ class KeptIds:
 
     def begin(self, partition: int) -> None:
         """What is written from now on follows what was applied: nothing else is on its way."""
-        for (of, _), held in self._held.items():
-            if of == partition:
-                held.sent, held.sent_to = dict(held.rows), -1
+        self._forget_kept(partition)
+        for track, held in self._held.get(partition, {}).items():
+            held.sent, held.sent_to = dict(held.rows), -1
+            self._kept[partition, track.view_id] += sum(held.sent.values())
 
     def writes(self, partition: int, track: Track, to_offset: int, max_time_us: int) -> Writes:
         """What a commit to this offset and running maximum adds and deletes, behind those that were asked for since ``begin``.
 
         Raises StateError where that keeps too many.
         """
-        held = self._held.get((partition, track))
+        held = self._held.get(partition, {}).get(track)
         if held is None:
             return Writes()
+        before = sum(held.sent.values())
         oldest, ready = held.ids.oldest(max_time_us), held.ready(held.sent_to, to_offset, max_time_us)
         gone = [tile for tile in sorted(held.sent) if tile < oldest]
         written = [write for tile in gone for write in self._gone(partition, track, tile, held.sent.pop(tile))]
@@ -116,20 +120,17 @@ class KeptIds:
             written += self._added(partition, track, tile, stored, rows)
             held.sent[tile] = stored + len(rows)
         held.sent_to = to_offset
-        if (kept := self._kept(partition, track.view_id)) > limits.IDS:
+        self._kept[partition, track.view_id] += sum(held.sent.values()) - before
+        if (kept := self._kept[partition, track.view_id]) > limits.IDS:
             raise StateError(
                 f"view {track.view_id} would keep {kept} ids of {self._source.name}/{partition} to tell duplicates by, and at most "
                 f"{limits.IDS} are kept: shorten within= of the event, or give its topic more partitions"
             )
         return Writes.of(written)
 
-    def _kept(self, partition: int, view_id: str) -> int:
-        """Ids of all the view's buckets, once all commits that were sent are applied."""
-        return sum(sum(held.sent.values()) for (of, track), held in self._held.items() if of == partition and track.view_id == view_id)
-
     def moved(self, partition: int, track: Track, to_offset: int, max_time_us: int) -> None:
         """Such a commit was applied."""
-        held = self._held.get((partition, track))
+        held = self._held.get(partition, {}).get(track)
         if held is None:
             return
         for tile, rows in held.ready(-1, to_offset, max_time_us).items():
@@ -141,8 +142,12 @@ class KeptIds:
 
     def drop(self, partition: int) -> None:
         """Forget everything of the partition, committed or not."""
-        for key in [key for key in self._held if key[0] == partition]:
-            del self._held[key]
+        self._held.pop(partition, None)
+        self._forget_kept(partition)
+
+    def _forget_kept(self, partition: int) -> None:
+        for key in [key for key in self._kept if key[0] == partition]:
+            del self._kept[key]
 
     def _added(self, partition: int, track: Track, tile: int, stored: int, rows: list[bytes]) -> Iterator[StateWrite]:
         header, at = self._header(tile), 0
