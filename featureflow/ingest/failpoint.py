@@ -38,7 +38,17 @@ History = Literal[
 ]
 """Of the history writer, in the order of its round."""
 
-Name = Literal[Online, History]
+Amending = Literal[
+    "refused_settled",                     # in the transaction that takes refused records back, which has no rows yet
+    "events_inserted",                     # in it, before its COMMIT
+    "after_settle",                        # after COMMIT
+    "mark_moved",                          # in the transaction that fills in fields, where rows are as they were
+    "fields_filled",                       # in it, before its COMMIT
+    "after_fill",                          # after COMMIT
+]
+"""Of the history writer where a definition has changed under rows, beside its round."""
+
+Name = Literal[Online, History, Amending]
 NAMES: tuple[Name, ...] = tuple(dict.fromkeys(get_args(Name)))
 
 Failpoint = Callable[[Name], None]

@@ -47,7 +47,11 @@ from featureflow.store.history.row_text import row_texts, statements
 from featureflow.store.history.schema import change_columns
 
 T = TypeVar("T")
-Step = Literal["offset_moved", "rows_inserted"]
+Step = Literal[
+    "offset_moved", "rows_inserted",                               # of an append
+    "refused_settled", "events_inserted", "after_settle",
+    "mark_moved", "fields_filled", "after_fill",
+]  # fmt: skip
 
 LOAD_ROWS = 100                            # fewer are an INSERT, which needs one answer of the server's and not two
 ATTEMPTS = 8                               # of one transaction, when the server says that it lost a deadlock
@@ -61,8 +65,8 @@ class _TryAgainError(UnavailableError):
 class SqlHistory:
     """``HistoryStore`` over one database. Safe to use from several threads; connections are pooled.
 
-    ``setting`` names the setting that ``url`` came from, so that errors can point at it. ``passing`` is called at each step of an
-    ``append``, inside its transaction: a test may end the process there.
+    ``setting`` names the setting that ``url`` came from, so that errors can point at it. ``passing`` is called at each step of a
+    transaction with rows of events, and where the name says so after its COMMIT: a test may end the process there.
     """
 
     def __init__(self, url: str, *, setting: str = "history.url", passing: Callable[[Step], None] = lambda step: None) -> None:
@@ -172,12 +176,15 @@ class SqlHistory:
                             f"a record of {source.name}/{partition} that was refused, {record['record_offset']}, was read again by another "
                             "history writer; nothing was written"
                         )
+            self._passing("refused_settled")
             for some in events:
                 there = np.isin(some.offsets, list(rows))
                 filling.fill(connection, source, self._table(connection, source), some.take(np.flatnonzero(there)), list(source.by_name))
                 self._add(connection, source, [some.take(np.flatnonzero(~there))])
+            self._passing("events_inserted")
 
         self._transact(work, what=f"records of {source.name}/{partition} that were refused")
+        self._passing("after_settle")
 
     def unfilled(self, source: str) -> dict[int, Unfilled]:
         with self._reading() as connection:
@@ -186,11 +193,14 @@ class SqlHistory:
     def fill(self, source: Source, partition: int, events: Events, refused: Sequence[RefusedRecord], was: Unfilled, to: int | None) -> None:
         def work(connection: Connection) -> None:
             filling.move(connection, source.name, partition, was, to)
+            self._passing("mark_moved")
             table = self._table(connection, source)
             filling.fill(connection, source, table, events, was.fields)
             filling.refuse(connection, source, table, partition, refused)
+            self._passing("fields_filled")
 
         self._transact(work, what=f"rows of {source.name}/{partition} that lack fields")
+        self._passing("after_fill")
 
     def scan(
         self,
