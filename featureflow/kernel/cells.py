@@ -42,13 +42,13 @@ def lift(layout: CellLayout, events: Events) -> tuple[Index, Table]:
         return of[0], tables[0]
     owners = np.concatenate(of)
     order = np.argsort(owners, kind="stable")
-    return owners[order], np.concatenate(tables)[order]
+    return owners[order], np.concatenate(tables).take(order, axis=0)
 
 
 def merge(layout: CellLayout, table: Table, order: Index, starts: Index) -> Table:
     """One row per segment of rows that are of one cell; ``start`` and ``level`` are those of the segment's first row."""
-    table = table[order]
-    merged = table[starts]
+    table = table.take(order, axis=0)
+    merged = table.take(starts, axis=0)
     if len(starts) < len(table):
         merged[:, WORDS:] = reduce(layout, table[:, CELL], table[:, WORDS:], starts)
     return merged

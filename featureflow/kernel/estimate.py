@@ -39,7 +39,7 @@ def estimate(plan: Plan, states: States, q_us: Int) -> list[NDArray[Any]]:
 def _estimates(layout: CellLayout, states: States, q_us: Int, wanted: list[tuple[int, Estimate]]) -> dict[int, NDArray[Any]]:
     table, n = layout.table(states.rows), states.count
     order = np.lexsort((table[:, CELL], states.entity))        # once: what a window leaves out does not change it
-    table, entity = table[order], states.entity[order]
+    table, entity = table.take(order, axis=0), states.entity[order]
     q = q_us if len(q_us) == 1 else q_us[entity]
     reached = table[:, START] <= q
     found: dict[int, NDArray[Any]] = {}

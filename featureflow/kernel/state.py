@@ -182,7 +182,7 @@ def _read_cells(layout: Layout, blobs: Sequence[Sequence[bytes | None]], few: _F
     rows, of = lift(layout, few.kept)
     entity = np.concatenate((states.entity, few.entity[of]))
     order = np.argsort(entity, kind="stable")
-    return replace(states, rows=np.concatenate((states.rows, rows))[order], entity=entity[order])
+    return replace(states, rows=np.concatenate((states.rows, rows)).take(order), entity=entity[order])
 
 
 def _few(layout: Layout, entities: list[int], blobs: list[bytes]) -> _Few:
