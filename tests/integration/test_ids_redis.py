@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import redis
-from unit.ingest.test_ids import produce, rig_of, started
+from unit.ingest.test_ids import produce, rig_of
 from worker_rig import SECOND_US
 
 from featureflow.ingest import ids
@@ -18,7 +18,7 @@ def test_ids_are_kept_go_with_their_tile_and_are_dropped_with_their_view(redis_u
     rig, written = rig_of(30 * SECOND_US, online=store), list[Record]()
     for _ in range(4):
         produce(rig, 100, written)
-        rig.drain(started(rig))                               # each goes on where the one before it stood
+        rig.drain(rig.started())                               # each goes on where the one before it stood
     assert rig.agrees()
     with redis.Redis.from_url(redis_url) as client:
         held = list(client.scan_iter(match="ids:*"))
