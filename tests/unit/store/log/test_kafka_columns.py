@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import socket
 import struct
 from types import SimpleNamespace
 from typing import Any
@@ -19,19 +21,26 @@ from kafka.errors import CorruptRecordError
 from kafka.net.compat import KafkaNetClient
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from kafka.record.memory_records import MemoryRecords
+from kafka.record.util import calc_crc32c
 from structlog.testing import capture_logs
 
 from featureflow.errors import LogError
 from featureflow.store.log.columns import Columns, batch_of
 from featureflow.store.log.kafka_columns import WholeBatch, decode, decode_whole_batches
+from featureflow.store.log.kafka_consumer import KafkaConsumer
 from featureflow.store.log.kafka_fetches import COORDINATOR, FETCHER, MANAGER, take_fetches
 from featureflow.store.log.kafka_joins import PARTS, keep_joins
+from featureflow.store.log.protocol import Partition
 
 NOW_MS = 1_700_000_000_000
 API_VERSION = (3, 7)
 APPEND_TIME_BIT = 0x08
 ATTRIBUTES_AT = 21                         # of the header's two attribute bytes
 BASE_OFFSET = struct.Struct(">q")
+CHECKSUM, CHECKSUM_AT = struct.Struct(">I"), 17                    # of all that follows it
+LAST_DELTA, LAST_DELTA_AT = struct.Struct(">i"), 23
+COUNT, COUNT_AT, HEADER_BYTES = struct.Struct(">i"), 57, 61
+LENGTH, LENGTH_AT = struct.Struct(">i"), 8                         # of what follows it
 
 sizes = st.one_of(st.integers(0, 70), st.sampled_from([126, 127, 128, 8_191, 8_192, 20_000]))
 texts = st.one_of(st.none(), sizes.map(lambda size: b"x" * size), st.binary(max_size=20))
@@ -137,6 +146,69 @@ def fetched(data: bytes, offset: int = 0, *, checked: bool = True) -> list[Colum
     place = TopicPartition("orders", 0)
     found = consumer._fetcher.PartitionRecords(offset, place, MemoryRecords(data), check_crcs=checked)
     return [decode([record.value]).since(offset) for record in found.record_iterator]
+
+
+def compacted(data: bytes, last_delta: int, *, empty: bool = False) -> bytes:
+    """The batch as a cleaner leaves it, which keeps the last offset that a batch had: its tail is gone, or all of its records are."""
+    left = bytearray(data[:HEADER_BYTES] if empty else data)
+    LAST_DELTA.pack_into(left, LAST_DELTA_AT, last_delta)
+    if empty:
+        COUNT.pack_into(left, COUNT_AT, 0)
+        LENGTH.pack_into(left, LENGTH_AT, len(left) - LENGTH_AT - LENGTH.size)
+    CHECKSUM.pack_into(left, CHECKSUM_AT, calc_crc32c(memoryview(left)[CHECKSUM_AT + CHECKSUM.size :]))
+    return bytes(left)
+
+
+def placed(base: int, deltas: list[int]) -> bytes:
+    """A batch with records at these distances from its first offset, which say where they are."""
+    steps = [after - before for before, after in itertools.pairwise([*deltas, deltas[-1] + 1])]
+    return built([(b"k", b"%d" % (base + delta), 0, step, []) for delta, step in zip(deltas, steps, strict=True)], base, appended=False)
+
+
+COMPACTED = {
+    range(100, 110): compacted(placed(100, [0, 1, 4]), 9),
+    range(110, 115): compacted(placed(110, [0]), 4, empty=True),
+    range(115, 120): placed(115, [0, 2, 4]),
+    range(120, 125): compacted(placed(120, [0, 2]), 4),
+    range(125, 130): compacted(placed(125, [0]), 4, empty=True),
+}
+LEFT = [100, 101, 104, 115, 117, 119, 120, 122]
+
+
+@pytest.mark.parametrize("whole_batches", [True, False])
+@pytest.mark.parametrize("end", [batch.stop for batch in COMPACTED])
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_a_compacted_log_is_read_to_its_end_from_wherever_one_begins(whole_batches: bool, end: int, at_once: int) -> None:
+    """By the consumer and kafka-python's fetcher, to which only the broker's answers are handed: this broker gives none."""
+    place = TopicPartition("orders", 0)
+    broker = socket.create_server(("127.0.0.1", 0))
+    options = {"bootstrap_servers": f"127.0.0.1:{broker.getsockname()[1]}", "api_version": API_VERSION, "session_timeout_ms": 10_000}
+    consumer = KafkaConsumer(None, {"order": "orders"}, None, [place], options, whole_batches=whole_batches)
+    assert consumer.poll(timeout_s=0, max_records=1, max_bytes=1).assignment.assigned == (Partition("order", 0),)
+    consumer.poll(timeout_s=0, max_records=1, max_bytes=1)
+    broker.settimeout(60)
+    connection, _ = broker.accept()
+    assert connection.recv(1), "a client that is closed while it connects leaves its socket open"
+    fetcher = consumer._consumer._fetcher
+    for start in range(100, end):
+        consumer.seek(Partition("order", 0), start)
+        answer = b"".join(data for offsets, data in COMPACTED.items() if start < offsets.stop <= end)
+        fetcher._next_partition_records = fetcher.PartitionRecords(start, place, MemoryRecords(answer))
+        at, offsets, values = start, list[int](), list[bytes | None]()
+        while at < end:
+            batches = consumer.poll(timeout_s=0, max_records=at_once, max_bytes=1_000_000).batches
+            assert batches, f"from {start} on it goes on to {at} and not to {end}"
+            for batch in batches:
+                assert batch.first == at < batch.next
+                at = batch.next
+                offsets += batch.offsets.tolist()
+                values += batch.values
+        assert at == end
+        assert offsets == [offset for offset in LEFT if start <= offset < end]
+        assert values == [b"%d" % offset for offset in offsets]
+    consumer.close()
+    connection.close()
+    broker.close()
 
 
 @pytest.mark.parametrize("codec", range(5), ids=["none", "gzip", "snappy", "lz4", "zstd"])
