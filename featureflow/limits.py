@@ -31,6 +31,8 @@ EXPRESSION_NODES = 1_000
 # ingest
 POLL_RECORDS = 32_000
 POLL_BYTES = 16 * 1024 * 1024     # also what Kafka may have on the way to one consumer
+BATCH_BYTES = 32 * 1024 * 1024    # of rows that the records of one poll may change; of an event that changes more, fewer are polled,
+LEAST_RECORDS = 100               # but no fewer than so many
 PAST_RECORDS = 2_000              # of the log's past between two batches of its present
 PAST_BYTES = 4 * 1024 * 1024
 FEW_EVENTS = 15                   # a state holds at most so many as events; one with more is rows (fewer than a roll-up looks at)
@@ -38,6 +40,7 @@ FEW_EVENTS_BYTES = 512            # ... and at most so many bytes
 COMMIT_KEYS = 500                 # that one commit writes, of all views: one Lua call, in which every reader waits; it costs by the key
 COMMIT_ROWS = 4 * COMMIT_KEYS     # that it folds into
 ROLL_UP_ROWS = 4 * COMMIT_KEYS    # written whole in that call, of all views; looked at for each COMMIT_KEYS entities of one
+ROW_BYTES = 1024                  # a row of more counts as several, wherever those of one call to the online store are bounded
 VISIBILITY_ENTRIES = 10_000       # commits that a visibility stream remembers
 FETCH_BYTES = 2 * 1024 * 1024     # of a Kafka partition at a time: a fetch is read whole, and commits wait meanwhile
 SLAB_BYTES = 512 * 1024 * 1024    # rows that a worker caches, of all views; entities that were not used for longest go first

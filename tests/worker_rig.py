@@ -125,6 +125,16 @@ def with_sketches(project: Project) -> Project:
     return msgspec.structs.replace(project, views=tuple(views))
 
 
+def with_vector(numbers: int, window: Window = LIFETIME, *, publish: bool = False) -> Project:
+    """The project, with a vector of so many numbers in each trip that has one, of which the rider's view keeps the last."""
+    rider, zone = PROJECT.views
+    trip = msgspec.structs.replace(TRIP, fields=(*TRIP.fields, Field(name="drift", type="vector", nullable=True, size=numbers)))
+    last = Aggregation(name="drift", op="last", source="trip", value=Column("drift"), where=None, windows=(window,), vector=numbers)
+    rider = msgspec.structs.replace(rider, aggregations=(*rider.aggregations, last), publish=publish)
+    views = tuple(with_version(view, {"trip": trip}) for view in (rider, zone))
+    return msgspec.structs.replace(PROJECT, sources=(trip,), views=views)
+
+
 def replace_views(project: Project, *views: View) -> Project:
     return msgspec.structs.replace(project, views=views)
 

@@ -11,7 +11,8 @@ from featureflow.ingest.order import Index
 
 Table = NDArray[np.int64]
 
-LEAST_ROWS = 4                         # an entity's first place holds this many
+LEAST_ROWS = 4                         # an entity's first place holds this many, or one that is wide,
+WIDE_BYTES = 1_024                     # which is so much
 SPARE = 1 / 4                          # of what places take up, that a table has besides: so much is used before they are moved again
 MOVED_BYTES = 8 * 1024 * 1024          # at once, when places are moved together
 
@@ -32,6 +33,7 @@ class Arena:
         self.base: Index = np.zeros(64, np.int64)
         self.count: Index = np.zeros(64, np.int64)
         self.capacity: Index = np.zeros(64, np.int64)
+        self._least = LEAST_ROWS if self.table.itemsize * width < WIDE_BYTES else 1
         self._vacant: dict[int, Stack] = {}         # size -> bases of places left behind
         self._end = 0
 
@@ -74,7 +76,7 @@ class Arena:
         self.count[slots] = self.capacity[slots] = 0
 
     def _move(self, slots: Index, needed: Index) -> None:
-        sizes = np.maximum(LEAST_ROWS, 1 << np.frexp(needed - 1)[1].astype(np.int64))     # the next power of two
+        sizes = np.maximum(self._least, 1 << np.frexp(needed - 1)[1].astype(np.int64))     # the next power of two
         if self._end + int(sizes.sum()) > len(self.table):         # seldom in vain: most tables begin with all the room they need
             self._make_room(sizes)
         to = np.empty(len(slots), np.int64)

@@ -37,10 +37,14 @@ class Wanted:
 
 
 class Backfill:
-    """``sources``: by name, with the fields that somebody reads. ``history`` None: there is none to read from."""
+    """``sources``: by name, with the fields that somebody reads. ``history`` None: there is none to read from. ``records``: at most, in a
+    slice."""
 
-    def __init__(self, history: HistoryStore | None, sources: Mapping[str, tuple[Source, Sequence[str]]], clock: Clock) -> None:
-        self._history, self._sources = history, sources
+    def __init__(
+        self, history: HistoryStore | None, sources: Mapping[str, tuple[Source, Sequence[str]]], clock: Clock,
+        records: int = limits.PAST_RECORDS,
+    ) -> None:
+        self._history, self._sources, self._records = history, sources, records
         self._backoff = Backoff(clock, FIRST_WAIT_US, LONGEST_WAIT_US)
         self._served: dict[Partition, int] = {}            # slices given, so that partitions take turns
 
@@ -90,7 +94,7 @@ class Backfill:
             columns=columns,
             from_offset=wanted.first,
             to_offset=wanted.until,
-            page_rows=limits.PAST_RECORDS,
+            page_rows=self._records,
             by=(source,),                  # as whoever folds the log would
         )
         page = next(pages, None)

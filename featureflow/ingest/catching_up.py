@@ -16,13 +16,15 @@ from featureflow.store.log.protocol import Batch, Log, Partition
 class CatchingUp:
     """Reads for the tracks of ``held`` that are not as far as others, in each partition for those with the least to catch up.
 
-    ``backfill`` is shared with whoever claims. What fails is told to ``problems``, and tried again at a later turn.
+    ``backfill`` is shared with whoever claims, ``records`` are at most in a slice of the log. What fails is told to ``problems``, and tried
+    again at a later turn.
     """
 
     def __init__(
-        self, log: Log, topics: dict[str, str], backfill: Backfill, clock: Clock, held: Mapping[Partition, Owned], problems: Problems
+        self, log: Log, topics: dict[str, str], backfill: Backfill, clock: Clock, held: Mapping[Partition, Owned], problems: Problems,
+        records: int,
     ) -> None:
-        self._past, self._backfill, self._held, self._problems = Past(log, topics, clock), backfill, held, problems
+        self._past, self._backfill, self._held, self._problems = Past(log, topics, clock, records), backfill, held, problems
         self._clock, self._due_us = clock, dict[Partition, int]()  # of those put off, when they are read again
 
     @property

@@ -73,7 +73,7 @@ class CellSlab(Slab):
         """With those that are written here from this batch on, whether an event changes a cell of theirs or not."""
         if self.lifting is None or not len(self.lifting.slots):
             return entities, whole
-        lifted = Whole(self.lifting.events, self.arena.count[self.lifting.slots])
+        lifted = Whole(self.lifting.events, self.arena.count[self.lifting.slots] * self.weight)
         return np.union1d(entities, self.lifting.slots), Whole(*map(np.concatenate, zip(whole, lifted, strict=True)))
 
     def _folded(self, placed: Placed, first: Index) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from featureflow import limits
 from featureflow.ingest.order import Index
 
 
@@ -14,12 +15,21 @@ class Changes(NamedTuple):
     places: Index                          # (m,) among the batch's events
     before: Index                          # (m,) the place of the event before that changes the same; -1 where there is none
 
+    def times(self, weight: int) -> Changes:
+        """Each of them so many times: it counts as several."""
+        return self if weight == 1 else Changes(self.places.repeat(weight), self.before.repeat(weight))
+
 
 class Whole(NamedTuple):
     """Events with which entities are written whole."""
 
     places: Index                          # (w,) among the batch's events
-    rows: Index                            # (w,) of those entities
+    rows: Index                            # (w,) of those entities; one counts as several where it is wide
+
+
+def weight(data_bytes: int) -> int:
+    """As how many rows so many bytes count."""
+    return max(1, -(-data_bytes // limits.ROW_BYTES))
 
 
 def cuts(changes: Sequence[tuple[Changes, int]], whole: Whole, start: int, stop: int, *, rewritten: int) -> list[int]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from featureflow.define.spec import Source, View
 from featureflow.errors import StateError
+from featureflow.ingest.cuts import weight
 from featureflow.ingest.order import Index
 from featureflow.ingest.slab import Slab
 from featureflow.ingest.slots import Id
@@ -29,6 +30,7 @@ class Publisher:
         """``slabs``: of the layouts of the view's rows and of its cells, in their order."""
         self._view, self._source, self._names = view, source.name, keys
         self._slab, *self._cells = slabs
+        self.weight = weight(published.about_bytes(view))          # as how many rows a value counts in a commit
         self._kernel = ViewKernel(view, {source.name: source})
 
     def writes(self, partition: int, instants_us: Sequence[int]) -> Iterator[Writes]:

@@ -27,7 +27,7 @@ from featureflow import limits
 from featureflow.errors import StateError
 from featureflow.ingest.arena import SPARE, Arena, Table, spans
 from featureflow.ingest.course import Course
-from featureflow.ingest.cuts import Changes, Whole
+from featureflow.ingest.cuts import Changes, Whole, weight
 from featureflow.ingest.lifting import Lifting
 from featureflow.ingest.newest import Newest
 from featureflow.ingest.order import Index, changes, in_order
@@ -58,6 +58,7 @@ class Slab:
     def __init__(self, layout: Layout, keys: Keys, max_bytes: int = limits.SLAB_BYTES, *, publishes: bool = False) -> None:
         self.layout = layout
         self.publishes = publishes
+        self.weight = weight(layout.row_bytes)                     # as how many rows one counts in a commit
         self._course: Course | None = None
         self._names = keys
         self.max_bytes = max_bytes
@@ -184,7 +185,7 @@ class Slab:
         if len(rolled):
             self._replaced(rolled)
         heavy = known.rewrite[entities].nonzero()[0]
-        whole = Whole(places[begins][heavy], self.arena.count[entities[heavy]])
+        whole = Whole(places[begins][heavy], self.arena.count[entities[heavy]] * self.weight)
         return entities, Changes(places, previous(places, begins)), whole, *rollup.level_of(layout, times_us, known.frontiers[slots])
 
     def fold(self, placed: Placed, commit_of: Index, commits: int) -> list[tuple[Writes, int]]:

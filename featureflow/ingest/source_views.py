@@ -63,12 +63,20 @@ class SourceViews:
         }
         self._forms = {view_id: EventForm(rows, cells) for view_id, (rows, *cells) in self._slabs.items()}
         self._each = [(view_id, slab) for view_id, slabs in self._slabs.items() for slab in slabs]
-        self._publishers = [Publisher(view, source, self._keys, self._slabs[view_id]) for view_id, view in published.items()]
+        self._publishers = {
+            view_id: Publisher(view, source, self._keys, self._slabs[view_id]) for view_id, view in published.items()
+        }
         fields = {name for layout in self.layouts.values() for name in layout.fields}
         self.columns = tuple(sorted(fields))
         self._decoder = Decoder(source, columns=self.columns, records=records)
         self._ids = None if source.dedupe is None else KeptIds(source, self._keys)
         self._commit_rows, self._commit_keys, self._one_server = commit_rows, min(commit_rows, limits.COMMIT_KEYS), one_server
+
+    @property
+    def batch_records(self) -> int:
+        """How many records at once change rows of no more than ``limits.BATCH_BYTES`` in memory, unless that is too few."""
+        each = sum(8 * slab.layout.width * slab.layout.rows_per_event for _, slab in self._each)
+        return max(limits.LEAST_RECORDS, limits.BATCH_BYTES // each)
 
     def judge(self, batch: Batch, stand: Stand) -> Judged:
         """Decode the batch, which begins where these tracks stand, and decide on each record: a pure function of the log up to it."""
@@ -125,12 +133,14 @@ class SourceViews:
             if slab is rows:               # cells that are here alone may be of a state that has expired since
                 for one in cells:
                     one.forget(partition, absent)
-            for start in range(0, len(absent), READ_KEYS):
-                some = absent[start : start + READ_KEYS]
+            at_once = min(READ_KEYS, max(1, limits.COMMIT_ROWS // slab.weight))
+            for start in range(0, len(absent), at_once):
+                some = absent[start : start + at_once]
                 beside = self._beside(online, read, view_id, slab, partition, some)
                 keys = [slab.key(partition, entity_id) for entity_id in some]
                 values = online.read(keys)
-                read.update(zip(keys, values, strict=True))
+                if cells:                  # are read beside them
+                    read.update(zip(keys, values, strict=True))
                 for entity_id, owner in slab.load(partition, some, values, beside, keys).items():
                     self._put_aside(judged, view_id, chosen[[other == entity_id for other in ids]], entity_id, owner)
             if absent:
@@ -182,15 +192,17 @@ class SourceViews:
 
     def shares(self, judged: Judged) -> list[Share]:
         """Of the buckets that stand where the batch begins: one for each, or, where one commit may move several, as few as have half the
-        keys of a commit each. A key that several events of a batch change is written once for its share, so a large batch has one for
-        each bucket."""
+        keys and rows of a commit each. A key that several events of a batch change is written once for its share, so a large batch has one
+        for each bucket."""
         tracks: dict[Bucket, list[Track]] = {}
         for track in judged.stand.tracks:
             tracks.setdefault(track.bucket, []).append(track)
         each, count = list(tracks.values()), len(tracks)
         if self._one_server:
-            rows = sum(int(takes.sum()) * len(self._slabs[view_id]) for view_id, takes in judged.takes.items())     # at most
-            count = min(count, 1 + rows // max(1, self._commit_keys // 2))
+            events = {view_id: int(takes.sum()) for view_id, takes in judged.takes.items()}
+            keys = sum(number * len(self._slabs[view_id]) for view_id, number in events.items())                    # at most
+            rows = sum(number * sum(slab.weight for slab in self._slabs[view_id]) for view_id, number in events.items())
+            count = min(count, 1 + max(keys // max(1, self._commit_keys // 2), rows // max(1, self._commit_rows // 2)))
         return [
             Share(tuple(track for mine in each[len(each) * i // count : len(each) * (i + 1) // count] for track in mine))
             for i in range(count)
@@ -257,7 +269,7 @@ class SourceViews:
     def _published(self, judged: Judged, stops: Sequence[int]) -> list[list[tuple[Writes, int]]]:
         """What each commit of the slabs' last ``fold`` publishes, and of how many entities. Each ends at one of ``stops``."""
         partition, instants_us = judged.batch.partition, [judged.reach(stop)[1] for stop in stops]
-        values = [[(writes, len(writes)) for writes in publisher.writes(partition, instants_us)] for publisher in self._publishers]
+        values = [[(writes, len(writes)) for writes in publisher.writes(partition, instants_us)] for publisher in self._publishers.values()]
         for _, slab in self._each:
             slab.published()
         return values
@@ -276,11 +288,13 @@ class SourceViews:
             return [[n] for _ in shares]
         rows, keys, whole = [], [], []
         for view_id, slab, one in placed:
-            rows.append((of[view_id][one.order], *one.rows))
+            changed = one.rows.times(slab.weight)
+            rows.append((of[view_id][changed.places], *changed))
             keys.append((of[view_id][one.keys.places], *one.keys))
             whole.append((of[view_id][one.whole.places], *one.whole))
             if slab.publishes:
-                rows.append(keys[-1])
+                values = one.keys.times(self._publishers[view_id].weight)
+                rows.append((of[view_id][values.places], *values))
                 keys.append(keys[-1])
         each = (by_share(found, len(shares)) for found in (rows, keys, whole))
         return [

@@ -99,7 +99,7 @@ class Worker:
     ) -> None:
         self._log, self._online, self._clock, self._metrics = log, online, clock, metrics
         self._project, self._group = project.name, group or system.group(project.name, "ingest")
-        self._member, self._failpoint, self._poll_records, self._buckets = member, failpoint, poll_records, buckets
+        self._member, self._failpoint, self._buckets = member, failpoint, buckets
         used = [source for source in project.sources if project.views_of(source.name)]
         asked = {source.name: None if schemas is None else PatientRegistry(schemas, clock) for source in used}
         self._sources = {
@@ -109,13 +109,18 @@ class Worker:
             )
             for source in used
         }
+        # One poll brings records of any source, and so few that they are not too many of any.
+        records = min(views.batch_records for views in self._sources.values())
+        past_records = min(records, limits.PAST_RECORDS)
+        self._poll_records = min(records, poll_records)
         self._topics = {source.name: source.topic for source in used}
         self._consumer: Consumer | None = None
-        self._backfill = Backfill(history, {name: (views.source, views.columns) for name, views in self._sources.items()}, clock)
+        read = {name: (views.source, views.columns) for name, views in self._sources.items()}
+        self._backfill = Backfill(history, read, clock, past_records)
         self._holding = Holding[Owned](clock, self._gone)
         self._problems = Problems("not started")
         held = self._holding.held
-        self._past = CatchingUp(log, self._topics, self._backfill, clock, held, self._problems)
+        self._past = CatchingUp(log, self._topics, self._backfill, clock, held, self._problems, past_records)
         self._lookout = Lookout(log, online, self._topics, self._backfill, clock, held, self._problems)
         self._tell_due_us = 0
         self._tally = Tally(metrics, clock, tracer)

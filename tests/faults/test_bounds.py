@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
-from worker_rig import SECOND_US, Rig, project_on
+from worker_rig import SECOND_US, Rig, project_on, with_vector
 
 from featureflow import limits
 from featureflow.clock import ManualClock
@@ -110,6 +110,32 @@ def _strangers(rig: Rig, first: int, count: int) -> None:
         Record(json.dumps({"at": now_us, "rider": f"rider-{n}", "zone": 7, "fare": 1.0}).encode(), key=f"rider-{n}".encode(), partition=0)
         for n in range(first, first + count)
     ])
+
+
+def _peak_bytes() -> int:
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_a_batch_of_wide_rows_takes_memory_by_their_bytes(
+    embedded_redis_url: str, monkeypatch: pytest.MonkeyPatch, *, bounded: bool
+) -> None:
+    """Riders that were not there before, each with a row of 8 KiB; an eighth of the bound, and the second time none."""
+    monkeypatch.setattr(limits, "BATCH_BYTES", limits.BATCH_BYTES // 8 if bounded else 1 << 60)
+    with closing(RedisOnlineStore(embedded_redis_url)) as online:
+        rig = Rig(1, project=with_vector(limits.VECTOR_SIZE), online=online)
+        worker = Worker(rig.log, rig.online, rig.project, rig.clock, WorkerMetrics(CollectorRegistry()), slab_bytes=4 * MEBI)
+        worker.open()
+        _strangers(rig, 0, 1_000)
+        rig.drain(worker)
+        before = resident_bytes()
+        Path("/proc/self/clear_refs").write_text("5")          # the peak begins anew
+        _strangers(rig, 1_000, 8_000)
+        rig.drain(worker)
+        grown = _peak_bytes() - before
+        worker.close()
+    assert (grown < 150 * MEBI) is bounded, f"{grown / MEBI:.0f} MiB"
 
 
 @pytest.fixture

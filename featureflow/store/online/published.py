@@ -16,12 +16,23 @@ from featureflow.clock import from_us
 from featureflow.define.spec import View
 from featureflow.kernel.finalize import Values
 
+NUMBER_BYTES = 24                          # of the longest, as -2.2250738585072014e-308
+PUNCTUATION_BYTES = 4                      # around a name or a value
+
 _json = msgspec.json.Encoder()             # NaN is null
 
 
 def begins(view_id: str) -> bytes:
     """How the values of this view version begin, and no other's."""
     return b'{"view":%b,' % _json.encode(view_id)
+
+
+def about_bytes(view: View) -> int:
+    """How large a value is, about: where all numbers are as long as any, and no string has what JSON escapes."""
+    return sum(
+        len(feature.name) + PUNCTUATION_BYTES + feature.size * (PUNCTUATION_BYTES + (feature.aggregation.width or NUMBER_BYTES))
+        for feature in view.features
+    )
 
 
 def encode(view: View, values: Values, as_of_us: int) -> Sequence[bytes]:
