@@ -154,7 +154,7 @@ def test_a_poll_of_huge_records_is_bounded_and_so_is_what_is_on_the_way(
     kafka-python holds a fetch up to four times while it takes it in; what was fetched before and the poll's records stand beside that.
     """
     size, number, places = 200 * 1024, 400, 4
-    most = 6 * places * limits.FETCH_BYTES
+    most = 8 * places * limits.FETCH_BYTES
     for start in range(0, number, 20):
         kafka_log.append(kafka_topic, [Record(os.urandom(size), partition=n % places) for n in range(start, start + 20)])
     if not bounded:

@@ -204,6 +204,9 @@ class Stack:
                 assert time.monotonic() < given_up, f"{worker.status()}, {writer.status()}, the log ends at {end}"
             for _ in range(3):                                 # what was refused by an earlier definition is read again
                 writer.step(timeout_s=0.02)
+            while self.history.unfilled("pay"):                # and rows are filled in with fields that were declared since
+                writer.step(timeout_s=0.02)
+                assert time.monotonic() < given_up
         finally:
             worker.close()
             writer.close()
