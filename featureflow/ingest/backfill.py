@@ -38,11 +38,11 @@ class Wanted:
 
 class Backfill:
     """``sources``: by name, with the fields that somebody reads. ``history`` None: there is none to read from. ``records``: at most, in a
-    slice."""
+    slice of no more than ``limits.PAST_RECORDS``."""
 
     def __init__(
         self, history: HistoryStore | None, sources: Mapping[str, tuple[Source, Sequence[str]]], clock: Clock,
-        records: int = limits.PAST_RECORDS,
+        records: int = limits.POLL_RECORDS,
     ) -> None:
         self._history, self._sources, self._records = history, sources, records
         self._backoff = Backoff(clock, FIRST_WAIT_US, LONGEST_WAIT_US)
@@ -94,7 +94,7 @@ class Backfill:
             columns=columns,
             from_offset=wanted.first,
             to_offset=wanted.until,
-            page_rows=self._records,
+            page_rows=min(self._records, limits.PAST_RECORDS),
             by=(source,),                  # as whoever folds the log would
         )
         page = next(pages, None)

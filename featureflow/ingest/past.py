@@ -19,9 +19,10 @@ POLL_S = 0.02                              # for a slice that is not there yet; 
 
 
 class Past:
-    """Opened when it is first needed, closed when nothing is wanted any more. ``records``: at most, in a slice."""
+    """Opened when it is first needed, closed when nothing is wanted any more. ``records``: at most, in a slice of no more than
+    ``limits.PAST_RECORDS``."""
 
-    def __init__(self, log: Log, topics: dict[str, str], clock: Clock, records: int = limits.PAST_RECORDS) -> None:
+    def __init__(self, log: Log, topics: dict[str, str], clock: Clock, records: int = limits.POLL_RECORDS) -> None:
         self._log, self._topics, self._records = log, topics, records
         self._open: dict[str, str] = {}                    # the topics that the reader reads
         self._backoff = Backoff(clock, FIRST_WAIT_US, LONGEST_WAIT_US)
@@ -57,7 +58,7 @@ class Past:
             self._open = {source: self._topics[source] for source in sorted(behind)}
             self._reader = self._log.reader(self._open)
         self._place(self._reader, wanted)
-        polled = self._reader.poll(timeout_s=POLL_S, max_records=self._records, max_bytes=limits.PAST_BYTES)
+        polled = self._reader.poll(timeout_s=POLL_S, max_records=min(self._records, limits.PAST_RECORDS), max_bytes=limits.PAST_BYTES)
         self._assigned.update(polled.assignment.assigned)
         for batch in polled.batches:
             self._at[Partition(batch.source, batch.partition)] = batch.next

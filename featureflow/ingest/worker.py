@@ -111,16 +111,15 @@ class Worker:
         }
         # One poll brings records of any source, and so few that they are not too many of any.
         records = min(views.batch_records for views in self._sources.values())
-        past_records = min(records, limits.PAST_RECORDS)
         self._poll_records = min(records, poll_records)
         self._topics = {source.name: source.topic for source in used}
         self._consumer: Consumer | None = None
         read = {name: (views.source, views.columns) for name, views in self._sources.items()}
-        self._backfill = Backfill(history, read, clock, past_records)
+        self._backfill = Backfill(history, read, clock, records)
         self._holding = Holding[Owned](clock, self._gone)
         self._problems = Problems("not started")
         held = self._holding.held
-        self._past = CatchingUp(log, self._topics, self._backfill, clock, held, self._problems, past_records)
+        self._past = CatchingUp(log, self._topics, self._backfill, clock, held, self._problems, records)
         self._lookout = Lookout(log, online, self._topics, self._backfill, clock, held, self._problems)
         self._tell_due_us = 0
         self._tally = Tally(metrics, clock, tracer)
