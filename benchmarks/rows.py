@@ -8,9 +8,12 @@ import resource
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import redis
@@ -22,6 +25,7 @@ from featureflow.define import spec
 from featureflow.store.keys import Keys
 from featureflow.store.log.open import open_log
 from featureflow.store.online import record
+from featureflow.store.online.embedded import EmbeddedServer
 from featureflow.store.online.redis import BUCKETS
 from servers import Servers
 
@@ -128,7 +132,11 @@ def freshness(servers: Servers, events: int, per_s: int = 20_000) -> Figures:
 
 
 def reader(servers: Servers, events: int, per_s: int = 100_000) -> Figures:
-    """How long an MGET of 50 states takes while events are folded at a steady rate, and while none are."""
+    """How long an MGET of 50 states takes while events are folded at a steady rate, and while none are.
+
+    Beside it, turn about, the same reads of a server with nothing else to do: what those take longer than in quiet is the wait for a
+    processor, which all that runs here shares.
+    """
     topic = f"reader-{servers.run}"
     servers.empty()
     project = apply(servers, topic, 1)
@@ -136,34 +144,48 @@ def reader(servers: Servers, events: int, per_s: int = 100_000) -> Figures:
     keys = [names.state(view.entity, f"user-{u:07d}", view.id, source.name, None) for u in range(10_000)]
     chance = np.random.default_rng(3)
 
-    def reads(client: redis.Redis, seconds: float) -> list[float]:
-        taken, until = [], time.monotonic() + seconds
+    def reads(clients: list[redis.Redis], seconds: float) -> list[list[float]]:
+        taken: list[list[float]] = [[] for _ in clients]
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
             chosen = [keys[i] for i in chance.integers(0, len(keys), READ_KEYS).tolist()]
-            began = time.perf_counter()
-            client.mget(chosen)
-            taken.append((time.perf_counter() - began) * 1e3)
-            time.sleep(0.002)
+            for client, times in zip(clients, taken, strict=True):
+                began = time.perf_counter()
+                client.mget(chosen)
+                times.append((time.perf_counter() - began) * 1e3)
+                time.sleep(0.002)
         return taken
 
     child = Producing(servers, topic, stream := Stream.of(per_s * LIVE_S, 10_000, span_s=LIVE_S, seed=4), per_s)
-    with Workers(servers, 1, 1) as workers, servers.client() as client:
+    with Workers(servers, 1, 1) as workers, servers.client() as client, bystander(keys) as idle:
         child.begin()
         time.sleep(1.5)
         client.config_resetstat()
-        busy = reads(client, LIVE_S - 4)
+        busy, beside = reads([client, idle], LIVE_S - 4)
         commits = client.info("latencystats")["latency_percentiles_usec_evalsha"]
         child.wait()
         workers.folded(project, len(stream))
-        quiet = reads(client, 2)
+        (quiet,) = reads([client], 2)
         (report,) = workers.stop()
     return {
         "events_per_s": round(report.events / report.wall_s), "aimed_events_per_s": per_s, "keys": READ_KEYS, "samples": len(busy),
         "reader_mget_p50_ms": round(float(np.percentile(busy, 50)), 3), "reader_mget_p99_ms": round(float(np.percentile(busy, 99)), 3),
         "quiet_mget_p99_ms": round(float(np.percentile(quiet, 99)), 3),
+        "bystander_mget_p50_ms": round(float(np.percentile(beside, 50)), 3),
+        "bystander_mget_p99_ms": round(float(np.percentile(beside, 99)), 3),
         "commit_in_redis_p50_ms": round(commits["p50"] / 1e3, 3), "commit_in_redis_p99_ms": round(commits["p99"] / 1e3, 3),
         **verify(servers, project, stream),
     }  # fmt: skip
+
+
+@contextmanager
+def bystander(keys: list[bytes]) -> Iterator[redis.Redis]:
+    """A server of its own, in which a state of 300 bytes stands under each of the keys."""
+    with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
+        client = redis.Redis.from_url(server.url)
+        client.mset(dict.fromkeys(keys, b"\0" * 300))
+        yield client
+        client.close()
 
 
 def history(servers: Servers, events: int) -> Figures:
