@@ -15,10 +15,10 @@ from featureflow.cli.output import Output
 from featureflow.clock import NO_TIME_US, SystemClock, from_us
 from featureflow.errors import HistoryError, RequestError, UnavailableError
 from featureflow.kernel.finalize import Status, Values
-from featureflow.serve import features as feature_values
-from featureflow.serve.features import Features, shown
-from featureflow.serve.fetch import Fetcher, Unread
-from featureflow.serve.plan import Plan, ViewPlan
+from featureflow.reading import features as feature_values
+from featureflow.reading.features import Features, shown
+from featureflow.reading.fetch import Fetcher, Unread
+from featureflow.reading.plan import Plan, ViewPlan
 from featureflow.serve.request import check_id, instant_us
 from featureflow.settings import duration_us
 from featureflow.store.mirror import buckets_of, partitions_document

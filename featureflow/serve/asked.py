@@ -16,8 +16,8 @@ from msgspec.structs import astuple
 from featureflow import limits
 from featureflow.define.spec import Field
 from featureflow.errors import RequestError
+from featureflow.reading.plan import ModelPlan
 from featureflow.serve import problem
-from featureflow.serve.plan import ModelPlan
 from featureflow.serve.request import Row, check_id, instant_us
 from featureflow.serve.wire.v1 import SCORE_BODY, DeadlineMs, EntityId, Scalar, ScoreBody
 

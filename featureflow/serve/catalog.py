@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from featureflow.errors import UnavailableError
-from featureflow.serve.fetch import Unread
+from featureflow.reading.fetch import Unread
 from featureflow.serve.scorer import Scorer
 from featureflow.serve.wire import v1
 from featureflow.store.online.protocol import OffsetRecord

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from featureflow import limits
 from featureflow.clock import from_us
 from featureflow.kernel.finalize import Status
-from featureflow.serve.features import Features
-from featureflow.serve.plan import ModelPlan
+from featureflow.reading.features import Features
+from featureflow.reading.plan import ModelPlan
 from featureflow.serve.wire.v1 import FeatureValue
 
 STATUS_NAMES = [status.name.lower() for status in sorted(Status)]

@@ -16,9 +16,9 @@ from featureflow import limits
 from featureflow.clock import to_us
 from featureflow.errors import RequestError
 from featureflow.models.loaded import LoadedModel
+from featureflow.reading.plan import ModelPlan
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.deadline import Deadline
-from featureflow.serve.plan import ModelPlan
 from featureflow.serve.wire.v1 import EntityId
 
 

@@ -15,10 +15,10 @@ from msgspec import UNSET
 from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Source
 from featureflow.errors import RequestError
+from featureflow.reading.features import Features
 from featureflow.serve import body, catalog, failure, problem
 from featureflow.serve.answer import Answer
 from featureflow.serve.explain import STATUS_NAMES, feature_value, rfc3339
-from featureflow.serve.features import Features
 from featureflow.serve.identity import RequestIds, trace_of
 from featureflow.serve.posted import Posted, Refused
 from featureflow.serve.produce import Producer

@@ -23,16 +23,16 @@ from featureflow.define.spec import DEFAULT_PROJECT, Project
 from featureflow.errors import RequestError, UnavailableError
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.store import ModelStore
-from featureflow.serve import features as feature_values
+from featureflow.reading import features as feature_values
+from featureflow.reading.features import Features
+from featureflow.reading.fetch import Fetcher, Reader, Reading, Unread
+from featureflow.reading.plan import ModelPlan, Plan, ViewPlan
 from featureflow.serve.admission import Admission
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.asked import BodyDecoder
 from featureflow.serve.deadline import Deadline, fetch_budget_s
-from featureflow.serve.features import Features
-from featureflow.serve.fetch import Fetcher, Reader, Reading, Unread
 from featureflow.serve.loaded import LoadedModels
 from featureflow.serve.metrics import Metrics
-from featureflow.serve.plan import ModelPlan, Plan, ViewPlan
 from featureflow.serve.prediction_log import PredictionLog
 from featureflow.serve.request import Request
 from featureflow.serve.turn import Batch, Turns

@@ -17,10 +17,10 @@ from featureflow.errors import ModelError
 from featureflow.kernel.derive import features_to_inputs
 from featureflow.kernel.finalize import Status
 from featureflow.models.loaded import LoadedModel
+from featureflow.reading.features import Features
+from featureflow.reading.plan import ModelPlan, ViewPlan
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.explain import explain, rfc3339
-from featureflow.serve.features import Features
-from featureflow.serve.plan import ModelPlan, ViewPlan
 from featureflow.serve.prediction_log import Applied, Predictions
 from featureflow.serve.request import Request
 from featureflow.serve.turn import Batch

@@ -9,9 +9,9 @@ import numpy as np
 from worker_rig import PROJECT, RIDERS, START_US, Rig, with_sketches
 
 from featureflow.clock import SystemClock
-from featureflow.serve.features import finalize
-from featureflow.serve.fetch import Fetcher, Unread
-from featureflow.serve.plan import Plan
+from featureflow.reading.features import finalize
+from featureflow.reading.fetch import Fetcher, Unread
+from featureflow.reading.plan import Plan
 from featureflow.store.online.reader import AsyncReader
 from featureflow.store.online.redis import RedisOnlineStore
 

@@ -13,8 +13,8 @@ from serve_rig import ASK, TIP, WITH_MODELS
 
 from featureflow.define.spec import Column, Field, Input
 from featureflow.errors import RequestError
+from featureflow.reading.plan import ModelPlan, Plan
 from featureflow.serve.asked import BodyDecoder, rows_of
-from featureflow.serve.plan import ModelPlan, Plan
 from featureflow.serve.request import instant_us
 from featureflow.serve.wire.v1 import SCORE_BODY
 

@@ -17,9 +17,9 @@ from featureflow.define.spec import Aggregation, Column, View, with_version
 from featureflow.kernel.fold import lift_rows
 from featureflow.kernel.state import States
 from featureflow.models.store import ModelStore
-from featureflow.serve import features
-from featureflow.serve.fetch import Reading, SourceReading
-from featureflow.serve.plan import Plan
+from featureflow.reading import features
+from featureflow.reading.fetch import Reading, SourceReading
+from featureflow.reading.plan import Plan
 
 
 def ever(ttl_us: int | None) -> View:

@@ -19,7 +19,8 @@ from featureflow import limits
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import UnavailableError
 from featureflow.models.store import ModelStore
-from featureflow.serve import features, routes
+from featureflow.reading import features
+from featureflow.serve import routes
 from featureflow.store.keys import Keys
 
 KEYS = Keys(DEFAULT_PROJECT)

@@ -14,10 +14,10 @@ from featureflow.errors import StateError
 from featureflow.kernel.finalize import NO_TEXTS, Status, Texts, Values
 from featureflow.kernel.state import parse
 from featureflow.kernel.tile import LIFETIME_US
-from featureflow.serve.fetch import Reading, Standing
-from featureflow.serve.plan import ViewPlan
+from featureflow.reading.fetch import Reading, Standing
+from featureflow.reading.plan import ViewPlan
 
-log = structlog.get_logger("featureflow.serve")
+log = structlog.get_logger("featureflow.reading")
 
 
 @dataclass(frozen=True, slots=True)

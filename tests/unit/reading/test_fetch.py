@@ -8,7 +8,7 @@ import time
 import pytest
 
 from featureflow.errors import UnavailableError
-from featureflow.serve.fetch import within
+from featureflow.reading.fetch import within
 
 
 def test_a_reply_that_came_while_the_loop_was_busy_counts_although_the_timer_fires_first() -> None:

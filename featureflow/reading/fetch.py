@@ -15,7 +15,7 @@ from featureflow.clock import Clock
 from featureflow.errors import StateError, UnavailableError
 from featureflow.kernel import state
 from featureflow.kernel.state import States
-from featureflow.serve.plan import SourcePlan, ViewPlan
+from featureflow.reading.plan import SourcePlan, ViewPlan
 from featureflow.store.online import record
 from featureflow.store.online.protocol import OffsetRecord
 
