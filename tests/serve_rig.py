@@ -24,7 +24,7 @@ from featureflow.models.transform import fit
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.connection import Connections
 from featureflow.serve.metrics import Metrics
-from featureflow.serve.openapi import document
+from featureflow.serve.openapi import Document
 from featureflow.serve.prediction_log import PredictionLog
 from featureflow.serve.produce import Producer
 from featureflow.serve.routes import Routes
@@ -186,7 +186,7 @@ async def listening(rig: ServeRig, *, body_s: float = 10.0) -> AsyncIterator[Lis
     producer = Producer(rig.rig.log)
     producer.start()
     upkeep = Upkeep(rig.scorer, rig.rig.log)
-    routes = Routes(rig.scorer, producer, upkeep, msgspec.json.encode(document("0")), body_s=body_s)
+    routes = Routes(rig.scorer, producer, upkeep, Document("0", rig.rig.clock), body_s=body_s)
     connections = Connections(routes, linger_s=0.1)
     listener = await asyncio.get_running_loop().create_server(connections.connect, "127.0.0.1", 0)
     host, port = listener.sockets[0].getsockname()[:2]

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
-import msgspec
 import structlog
 import uvloop
 
@@ -22,7 +21,7 @@ from featureflow.models.store import ModelStore
 from featureflow.port import bind
 from featureflow.serve.connection import Connections
 from featureflow.serve.metrics import Metrics
-from featureflow.serve.openapi import document
+from featureflow.serve.openapi import Document
 from featureflow.serve.prediction_log import PredictionLog
 from featureflow.serve.produce import Producer
 from featureflow.serve.routes import Routes
@@ -79,8 +78,7 @@ class Server:
         self.producer = Producer(log_store)
         self.upkeep = Upkeep(self.scorer, log_store)
         tracer: Tracer | None = open_telemetry("featureflow-serve") if options.tracing else None
-        self._openapi = msgspec.json.encode(document(version("featureflow")))
-        self._routes = Routes(self.scorer, self.producer, self.upkeep, self._openapi, tracer=tracer)
+        self._routes = Routes(self.scorer, self.producer, self.upkeep, Document(version("featureflow"), clock), tracer=tracer)
         self._connections: Connections | None = None
         self._listening: asyncio.Server | None = None
         self.metrics.gauge(

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, generated from the wire's types."""
+"""The OpenAPI 3.1 document: generated from the wire's types, and from what is applied (``described``)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ from typing import Any
 
 import msgspec
 
+from featureflow import limits
+from featureflow.clock import Clock
+from featureflow.reading.plan import Plan
+from featureflow.serve import described
+from featureflow.serve.explain import rfc3339
+from featureflow.serve.operation import answered, header, operation, path, plain
 from featureflow.serve.wire import v1
 
 TYPES = (
@@ -21,10 +27,29 @@ TYPES = (
     v1.Ready,
     v1.Problem,
 )
+POSTED = (400, 404, 408, 413, 415, 422, 503)  # what a route with a body may refuse with
 
 
-def document(version: str) -> dict[str, Any]:
-    """The document as JSON types. ``version`` is the package's."""
+class Document:
+    """/openapi.json of one server, made again when the definitions change. ``version`` is the package's."""
+
+    def __init__(self, version: str, clock: Clock) -> None:
+        self._version, self._clock = version, clock
+        self._plan: Plan | None = None
+        self._bytes = b""
+
+    def bytes(self, plan: Plan | None) -> bytes:
+        """The document as JSON."""
+        if not self._bytes or plan is not self._plan:
+            self._bytes, self._plan = msgspec.json.encode(document(self._version, plan, rfc3339(self._clock.now_us()))), plan
+        return self._bytes
+
+
+def document(version: str, plan: Plan | None = None, now: str = "2026-03-01T12:00:00Z") -> dict[str, Any]:
+    """The document as JSON types: the routes, and under the name of each model, source and view of ``plan`` what exactly it takes.
+
+    ``now``: the instant of its examples, RFC 3339.
+    """
     _, components = msgspec.json.schema_components(TYPES, ref_template="#/components/schemas/{name}")
     return {
         "openapi": "3.1.0",
@@ -34,142 +59,67 @@ def document(version: str) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             "description": "Windowed features, kept exactly once, and the scores that models make of them.",
         },
-        "paths": {
-            "/v1/score/{model}": {
-                "post": _operation(
-                    "score",
-                    "Score one or many rows",
-                    v1.ScoreAnswer,
-                    body=v1.ScoreBody,
-                    parameters=[
-                        _path("model", "a model's name, or name@version"),
-                        _header("X-Request-ID"),
-                        _header("traceparent"),
-                    ],
-                    problems=(400, 404, 408, 413, 415, 422, 503),
-                )
-            },
-            "/v1/events/{source}": {
-                "post": _operation(
-                    "postEvents",
-                    "Append events to a source's topic; answered once they are durable",
-                    v1.EventsAnswer,
-                    body_schema={
-                        "oneOf": [{"type": "object"}, {"type": "array", "items": {"type": "object"}, "minItems": 1}]
-                    },
-                    parameters=[_path("source", "an event's name, as in the definitions"), _header("X-Request-ID")],
-                    problems=(400, 404, 408, 413, 415, 422, 503),
-                )
-            },
-            "/v1/features/{view}": {
-                "post": _operation(
-                    "features",
-                    "Features of many entities, from one atomic read",
-                    v1.FeaturesAnswer,
-                    body=v1.FeaturesBody,
-                    parameters=[_path("view", "a view's name")],
-                    problems=(400, 404, 408, 413, 415, 422, 503),
-                )
-            },
-            "/v1/features/{view}/{id}": {
-                "get": _operation(
-                    "entityFeatures",
-                    "Features of one entity",
-                    v1.EntityFeatures,
-                    parameters=[
-                        _path("view", "a view's name"),
-                        _path("id", "the entity's id, percent-encoded"),
-                        {
-                            "name": "at",
-                            "in": "query",
-                            "schema": {"type": "string"},
-                            "description": "RFC 3339 with a zone, or microseconds since 1970 UTC",
-                        },
-                    ],
-                    problems=(400, 404, 422, 503),
-                )
-            },
-            "/v1/views": {
-                "get": _operation(
-                    "views", "Views, their features, and how far they are", v1.ViewsAnswer, problems=(503,)
-                )
-            },
-            "/v1/models": {
-                "get": _operation("models", "Models and what answers for them", v1.ModelsAnswer, problems=(503,))
-            },
-            "/healthz": {"get": _operation("health", "Whether the process runs", v1.Health)},
-            "/readyz": {
-                "get": {
-                    **_operation("ready", "Whether it can answer, and what is down", v1.Ready),
-                    "responses": {
-                        "200": _response("It can answer", v1.Ready),
-                        "503": _response("Something is down", v1.Ready),
-                    },
-                }
-            },
-            "/metrics": {"get": _without_schema("metrics", "Prometheus exposition text", "text/plain")},
-            "/openapi.json": {"get": _without_schema("openapi", "This document", "application/json")},
-            "/": {"get": _without_schema("index", "What there is", "text/plain")},
-        },
+        "paths": {**(described.paths(plan, now) if plan is not None else {}), **_routes()},
         "components": {"schemas": components},
     }
 
 
-def _operation(
-    name: str,
-    summary: str,
-    answer: type,
-    *,
-    body: type | None = None,
-    body_schema: dict[str, Any] | None = None,
-    parameters: list[dict[str, Any]] | None = None,
-    problems: tuple[int, ...] = (),
-) -> dict[str, Any]:
-    operation: dict[str, Any] = {
-        "operationId": name,
-        "summary": summary,
-        "responses": {"200": _response("The answer", answer)},
-    }
-    if parameters:
-        operation["parameters"] = parameters
-    schema = _reference(body) if body is not None else body_schema
-    if schema is not None:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-    for status in problems:
-        operation["responses"][str(status)] = _problem(status)
-    return operation
-
-
-def _without_schema(name: str, summary: str, content_type: str) -> dict[str, Any]:
-    kind = "string" if content_type.startswith("text") else "object"
+def _routes() -> dict[str, Any]:
     return {
-        "operationId": name,
-        "summary": summary,
-        "responses": {"200": {"description": summary, "content": {content_type: {"schema": {"type": kind}}}}},
-    }
-
-
-def _response(description: str, answer: type) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": _reference(answer)}}}
-
-
-def _problem(status: int) -> dict[str, Any]:
-    response: dict[str, Any] = {
-        "description": "What to change" if status != 503 else "Not now: see Retry-After",
-        "content": {"application/problem+json": {"schema": _reference(v1.Problem)}},
-    }
-    if status == 503:
-        response["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
-    return response
-
-
-def _reference(kind: type) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{kind.__name__}"}
-
-
-def _path(name: str, description: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, "description": description}
-
-
-def _header(name: str) -> dict[str, Any]:
-    return {"name": name, "in": "header", "schema": {"type": "string"}}
+        "/v1/score/{model}": {
+            "post": operation(
+                "score",
+                "Score one or many rows",
+                v1.ScoreAnswer,
+                body=v1.ScoreBody,
+                parameters=[path("model", "a model's name, name@version or name@alias"), header("X-Request-ID"), header("traceparent")],
+                problems=POSTED,
+            )
+        },
+        "/v1/events/{source}": {
+            "post": operation(
+                "postEvents",
+                "Append events to a source's topic; answered once they are durable",
+                v1.EventsAnswer,
+                body={"oneOf": [
+                    {"type": "object"},
+                    {"type": "array", "items": {"type": "object"}, "minItems": 1, "maxItems": limits.ROWS_PER_REQUEST},
+                ]},
+                parameters=[path("source", "an event's name, as in the definitions"), header("X-Request-ID"), header("traceparent")],
+                problems=POSTED,
+            )
+        },
+        "/v1/features/{view}": {
+            "post": operation(
+                "features",
+                "Features of many entities, from one atomic read",
+                v1.FeaturesAnswer,
+                body=v1.FeaturesBody,
+                parameters=[path("view", "a view's name"), header("X-Request-ID")],
+                problems=POSTED,
+            )
+        },
+        "/v1/features/{view}/{id}": {
+            "get": operation(
+                "entityFeatures",
+                "Features of one entity",
+                v1.EntityFeatures,
+                parameters=[
+                    path("view", "a view's name"), path("id", "the entity's id, percent-encoded"), described.AT, header("X-Request-ID"),
+                ],
+                problems=(400, 404, 422, 503),
+            )
+        },
+        "/v1/views": {"get": operation("views", "Views, their features, and how far they are", v1.ViewsAnswer, problems=(503,))},
+        "/v1/models": {"get": operation("models", "Models and what answers for them", v1.ModelsAnswer, problems=(503,))},
+        "/healthz": {"get": operation("health", "Whether the process runs", v1.Health)},
+        "/readyz": {
+            "get": {
+                **operation("ready", "Whether it can answer, and what is down", v1.Ready),
+                "responses": {"200": answered("It can answer", v1.Ready), "503": answered("Something is down", v1.Ready)},
+            }
+        },
+        "/metrics": {"get": plain("metrics", "Prometheus exposition text", "text/plain")},
+        "/openapi.json": {"get": plain("openapi", "This document", "application/json")},
+        "/": {"get": plain("index", "What there is", "text/plain")},
+    }  # fmt: skip

@@ -20,6 +20,7 @@ from featureflow.serve import body, catalog, failure, problem
 from featureflow.serve.answer import Answer
 from featureflow.serve.explain import STATUS_NAMES, feature_value, rfc3339
 from featureflow.serve.identity import RequestIds, trace_of
+from featureflow.serve.openapi import Document
 from featureflow.serve.posted import Posted, Refused
 from featureflow.serve.produce import Producer
 from featureflow.serve.request import check_id, instant_us
@@ -50,7 +51,7 @@ class Routes:
         scorer: Scorer,
         producer: Producer,
         upkeep: Upkeep,
-        openapi: bytes,
+        openapi: Document,
         *,
         tracer: Tracer | None = None,
         body_s: float = body.BODY_S,
@@ -224,7 +225,7 @@ class Routes:
         return Answer(200, self.scorer.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
 
     async def _document(self, call: Call) -> Answer:
-        return Answer(200, self._openapi)
+        return Answer(200, self._openapi.bytes(self.scorer.plan))
 
     async def _index(self, call: Call) -> Answer:
         plan = self.scorer.plan

@@ -1,0 +1,172 @@
+"""What is applied, for the OpenAPI document: a path for each model, source and view, with what exactly it takes and a body that succeeds.
+
+The schemas take what the decoders take, but for a string's bound: that is in bytes of UTF-8, and here in characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from featureflow import limits
+from featureflow.define.spec import Field, Source
+from featureflow.kernel.field import bound
+from featureflow.reading.plan import ModelPlan, Plan, ViewPlan
+from featureflow.serve.operation import Schema, header, operation, path
+from featureflow.serve.wire import v1
+
+REFUSED = (400, 408, 413, 415, 422, 503)
+INTEGER: Schema = {"type": "integer", "minimum": -limits.INTEGER_ABS, "maximum": limits.INTEGER_ABS}
+NUMBER: Schema = {"type": "number", "exclusiveMinimum": -limits.NUMBER_ABS, "exclusiveMaximum": limits.NUMBER_ABS}
+INSTANT: Schema = {
+    "description": "RFC 3339 with a zone, or whole microseconds since 1970 UTC",
+    "anyOf": [{"type": "string", "format": "date-time"}, INTEGER],
+}
+AT: Schema = {
+    "name": "at",
+    "in": "query",
+    "schema": {"type": "string", "minLength": 1},
+    "description": "RFC 3339 with a zone, or microseconds since 1970 UTC",
+}
+
+
+def paths(plan: Plan, now: str) -> dict[str, Schema]:
+    """The paths under the names of ``plan``. ``now``: the instant of the examples, so that their events are not too old to count."""
+    made: dict[str, Schema] = {}
+    for name, model in plan.models.items():
+        made[f"/v1/score/{name}"] = {"post": _score(name, model, now)}
+    for source in plan.project.sources:
+        if source.format == "json":
+            made[f"/v1/events/{source.name}"] = {"post": _events(source, now)}
+    for name, view in plan.views.items():
+        made[f"/v1/features/{name}"] = {"post": _features(name, view)}
+        made[f"/v1/features/{name}/{{id}}"] = {"get": _entity(name, view)}
+    return made
+
+
+def _score(name: str, plan: ModelPlan, now: str) -> Schema:
+    entities = _object({key: _id(kind, nullable=True) for key, kind in plan.join_keys.items()}, plan.join_keys)
+    fields = {key: asked.field for key, asked in plan.context.items()}
+    context = _object(
+        {key: _value(field, field.max_bytes) for key, field in fields.items()}, [k for k, f in fields.items() if not f.nullable]
+    )
+    in_row = ["entities", *(["context"] if context["required"] else [])]
+    needed = in_row if plan.join_keys else in_row[1:]
+    row: Mapping[str, Schema] = {"entities": entities, "context": context}
+    common: Mapping[str, Schema] = {
+        "deadline_ms": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 60_000, "default": plan.model.deadline_us / 1e3},
+        "explain": {"type": "boolean", "default": False},
+    }
+    rows = {"type": "array", "items": _object(row, in_row), "minItems": 1, "maxItems": limits.ROWS_PER_REQUEST}
+    example: dict[str, Any] = {"entities": {key: _an_id(kind) for key, kind in plan.join_keys.items()}}
+    if fields:
+        example["context"] = {key: _a_value(field, now) for key, field in fields.items()}
+    return operation(
+        f"score_{name}",
+        f"Score rows of {name}",
+        v1.ScoreAnswer,
+        body={"oneOf": [_object({**row, **common}, needed), _object({"rows": rows, **common}, ["rows"])]},
+        examples={"one": example, "several": {"rows": [example, example], "explain": True}},
+        parameters=[header("X-Request-ID"), header("traceparent")],
+        problems=REFUSED,
+    )
+
+
+def _events(source: Source, now: str) -> Schema:
+    event = _object(
+        {field.name: _value(field, bound(field)) for field in source.fields}, [f.name for f in source.fields if not f.nullable], more=True
+    )
+    example = {field.name: _a_value(field, now) for field in source.fields}
+    several = {"type": "array", "items": event, "minItems": 1, "maxItems": limits.ROWS_PER_REQUEST}
+    return operation(
+        f"postEvents_{source.name}",
+        f"Append events to {source.topic}; answered once they are durable",
+        v1.EventsAnswer,
+        body={"oneOf": [event, several]},
+        examples={"one": example, "several": [example, example]},
+        parameters=[header("X-Request-ID"), header("traceparent")],
+        problems=REFUSED,
+    )
+
+
+def _features(name: str, plan: ViewPlan) -> Schema:
+    key = plan.view.join_key
+    entity = _id(plan.entity_type, nullable=True)
+    one: Schema = {"anyOf": [entity, _object({key: entity}, [key])]}
+    body = _object(
+        {"entities": {"type": "array", "items": one, "maxItems": limits.ROWS_PER_REQUEST}, "at": {"anyOf": [{"type": "null"}, INSTANT]}},
+        ["entities"],
+    )
+    known = _an_id(plan.entity_type)
+    return operation(
+        f"features_{name}",
+        f"Features of {name}, from one atomic read",
+        v1.FeaturesAnswer,
+        body=body,
+        examples={"ids": {"entities": [known, None]}, "by key": {"entities": [{key: known}]}},
+        parameters=[header("X-Request-ID")],
+        problems=REFUSED,
+    )
+
+
+def _entity(name: str, plan: ViewPlan) -> Schema:
+    kind = plan.entity_type
+    return operation(
+        f"entityFeatures_{name}",
+        f"Features of {name} of one {plan.view.entity}",
+        v1.EntityFeatures,
+        parameters=[path("id", "its id, percent-encoded", _id(kind, nullable=False), _an_id(kind)), AT, header("X-Request-ID")],
+        problems=(400, 422, 503),
+    )
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+
+def _object(properties: Mapping[str, Schema], required: Iterable[str], *, more: bool = False) -> Schema:
+    return {"type": "object", "properties": dict(properties), "required": list(required), "additionalProperties": more}
+
+
+def _id(kind: str, *, nullable: bool) -> Schema:
+    made = {"type": "string", "minLength": 1, "maxLength": limits.KEY_BYTES} if kind == "str" else dict(INTEGER)
+    return {**made, "type": [made["type"], "null"]} if nullable else made
+
+
+def _value(field: Field, most_bytes: int) -> Schema:
+    made: Schema
+    match field.type:
+        case "str" if field.categories:
+            made = {"type": "string", "enum": list(field.categories)}
+        case "str":
+            made = {"type": "string", "maxLength": most_bytes, "minLength": 1 if field.entity else 0}
+        case "int":
+            made = INTEGER
+        case "float":
+            made = NUMBER
+        case "bool":
+            made = {"type": "boolean"}
+        case "datetime":
+            made = INSTANT
+        case "vector":
+            made = {"type": "array", "items": NUMBER, "minItems": field.size, "maxItems": field.size}
+    return {"anyOf": [made, {"type": "null"}]} if field.nullable else made
+
+
+def _an_id(kind: str) -> str | int:
+    return "u1" if kind == "str" else 1
+
+
+def _a_value(field: Field, now: str) -> Any:
+    match field.type:
+        case "str":
+            return field.categories[0] if field.categories else "u1"
+        case "int":
+            return 1
+        case "float":
+            return 1.5
+        case "bool":
+            return True
+        case "datetime":
+            return now
+        case "vector":
+            return [0.5] * field.size
