@@ -31,6 +31,7 @@ from featureflow.serve.routes import Routes
 from featureflow.serve.scorer import Scorer
 from featureflow.serve.upkeep import Upkeep
 from featureflow.store.mirror import PROJECT_DOCUMENT
+from featureflow.store.online.beside import Group, Together, read_all
 from featureflow.store.online.protocol import OnlineStore
 
 PREDICTIONS = system.predictions(DEFAULT_PROJECT)
@@ -95,6 +96,9 @@ class DirectReader:
         if self.fail is not None:
             raise self.fail
         return self.store.read(keys)
+
+    async def read_beside(self, groups: Sequence[Group], keys: Sequence[bytes]) -> Together:
+        return await read_all(self.read, groups, keys)
 
 
 @dataclass

@@ -22,6 +22,7 @@ from featureflow.reading.plan import Plan, ViewPlan
 from featureflow.serve.request import check_id, instant_us
 from featureflow.settings import duration_us
 from featureflow.store.mirror import buckets_of, partitions_document
+from featureflow.store.online.beside import Group, Together, read_all
 from featureflow.store.online.protocol import OnlineStore
 from featureflow.train.recall import Question, recall
 
@@ -103,6 +104,9 @@ class _Blocking:
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return self._online.read(keys)
 
+    async def read_beside(self, groups: Sequence[Group], keys: Sequence[bytes]) -> Together:
+        return await read_all(self.read, groups, keys)
+
 
 async def _read(
     online: OnlineStore,
@@ -126,9 +130,8 @@ async def _read(
     past = feature_values.no_exact_answer(found, reading, q_us, now_us)
     lost = {
         row
-        for source in reading.sources.values()
-        for row, bucket in enumerate(reading.buckets)
-        if source.standings[bucket].missing
+        for row, place in enumerate(reading.places)
+        if reading.standings[place].missing
     }
     return found, sorted(past.keys() - lost - reading.corrupt.keys())
 

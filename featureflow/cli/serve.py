@@ -40,6 +40,7 @@ def serve(context: typer.Context, json: Json = False) -> None:
             port=settings.serve.port,
             share_port=several,
             stale_after_us=duration_us(settings.online.stale_after, "online.stale_after"),
+            tracking=settings.online.tracking,
             log_predictions=settings.serve.log_predictions,
             tracing=settings.tracing.enabled,
         )

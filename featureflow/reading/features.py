@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +13,7 @@ from featureflow.errors import StateError
 from featureflow.kernel.finalize import NO_TEXTS, Status, Texts, Values
 from featureflow.kernel.state import parse
 from featureflow.kernel.tile import LIFETIME_US
-from featureflow.reading.fetch import Reading, Standing
+from featureflow.reading.fetch import Reading
 from featureflow.reading.plan import ViewPlan
 
 log = structlog.get_logger("featureflow.reading")
@@ -32,8 +31,8 @@ class Features:
     values: NDArray[np.float64]
     statuses: NDArray[np.int8]
     event_times_us: NDArray[np.int64]
-    buckets: list[int]  # the number of each id's bucket
-    standings: dict[int, dict[str, dict[int, int]]]  # bucket -> source -> partition -> offset
+    places: list[int]  # which of the standings is each id's
+    standings: list[dict[str, dict[int, int]]]  # source -> partition -> offset, of each bucket that was read
     degraded: tuple[str, ...] = ()
     lost: bool = False  # some value here has the status missing
     unanswerable: dict[int, str] = field(
@@ -43,7 +42,7 @@ class Features:
 
     def applied(self, row: int) -> dict[str, dict[int, int]]:
         """Source -> partition -> the offset up to which events are counted in this row."""
-        return self.standings.get(self.buckets[row], {}) if self.buckets else {}
+        return self.standings[self.places[row]] if self.standings and self.places else {}
 
     def take(self, rows: NDArray[np.intp], ids: list[str | int | None]) -> Features:
         """These rows, in this order, under these ids."""
@@ -54,7 +53,7 @@ class Features:
             taken.values,
             taken.statuses,
             taken.event_times_us,
-            [self.buckets[row] for row in rows.tolist()],
+            [self.places[row] for row in rows.tolist()],
             self.standings,
             self.degraded,
             self.lost,
@@ -90,16 +89,15 @@ def finalize(reading: Reading, q_us: int) -> Features:
         )
     except Exception:  # damage that the state's form does not show can break any step
         values = _one_by_one(reading, q_us, unanswerable)
-    missing = _where(reading, lambda standing: standing.missing)
-    stale = _where(reading, lambda standing: standing.stale and not standing.missing)
-    buckets = next(iter(reading.sources.values())).standings if reading.sources else ()
-    standings = {b: {name: source.standings[b].applied for name, source in reading.sources.items()} for b in buckets}
+    missing = _where([standing.missing for standing in reading.standings])
+    stale = _where([standing.stale for standing in reading.standings])
+    standings = [standing.applied for standing in reading.standings]
     if not (missing or stale or reading.corrupt or unanswerable):
         return Features(
-            plan, reading.ids, values.values, values.statuses, values.event_times_us, reading.buckets, standings, texts=values.texts
+            plan, reading.ids, values.values, values.statuses, values.event_times_us, reading.places, standings, texts=values.texts
         )
     marked = values.copy()
-    of_rows, damaged = np.array(reading.buckets, np.intp), np.array(sorted({*reading.corrupt, *unanswerable}), np.intp)
+    of_rows, damaged = np.array(reading.places, np.intp), np.array(sorted({*reading.corrupt, *unanswerable}), np.intp)
     for index, source in enumerate(plan.feature_source):
         if source in missing:
             _lose(plan, marked, np.flatnonzero(np.isin(of_rows, missing[source])), index)
@@ -113,7 +111,7 @@ def finalize(reading: Reading, q_us: int) -> Features:
         marked.values,
         marked.statuses,
         marked.event_times_us,
-        reading.buckets,
+        reading.places,
         standings,
         tuple(f"{plan.view.name}:{what}" for what, those in flags if those),
         bool(missing or len(damaged)),
@@ -177,19 +175,19 @@ def nothing(plan: ViewPlan, ids: list[str | int | None]) -> Features:
         np.full((n, count), Status.MISSING, np.int8),
         np.full((n, count), NO_TIME_US, np.int64),
         [0] * n,
-        {},
+        [],
         (f"{plan.view.name}:missing",),
         True,
         texts=plan.kernel.default_texts(n),
     )
 
 
-def _where(reading: Reading, holds: Callable[[Standing], bool]) -> dict[str, list[int]]:
-    """Source name -> the buckets in which it holds, of those in which it does in any."""
-    found = {}
-    for name, source in reading.sources.items():
-        if those := [bucket for bucket, standing in source.standings.items() if holds(standing)]:
-            found[name] = those
+def _where(sources: list[frozenset[str]]) -> dict[str, list[int]]:
+    """Source name -> the standings that name it; ``sources``: what each of them names."""
+    found: dict[str, list[int]] = {}
+    for place, names in enumerate(sources):
+        for name in names:
+            found.setdefault(name, []).append(place)
     return found
 
 

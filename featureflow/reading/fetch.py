@@ -7,19 +7,23 @@ atom, so the offsets that an answer names are exactly those its state was folded
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from itertools import chain
+from typing import Any, Protocol, TypeVar
 
 from featureflow.clock import Clock
 from featureflow.errors import StateError, UnavailableError
 from featureflow.kernel import state
 from featureflow.kernel.state import States
 from featureflow.reading.plan import SourcePlan, ViewPlan
-from featureflow.store.online import record
+from featureflow.reading.standing import Records, Standing, decoded
+from featureflow.store.online.beside import Group, Together, Values
 from featureflow.store.online.protocol import OffsetRecord
 
+T = TypeVar("T")
 Blobs = Sequence[bytes | None]
+Ids = Sequence[str | int | None]
 
 
 class Reader(Protocol):
@@ -29,14 +33,9 @@ class Reader(Protocol):
         """Values, those of one bucket in one atomic read. Raises UnavailableError."""
         ...
 
-
-@dataclass(slots=True)
-class Standing:
-    """How far one source had been folded in one bucket when it was read."""
-
-    applied: dict[int, int]  # partition -> the offset up to which events are counted
-    missing: bool = False  # an offset record is absent or dirty: what was read cannot be trusted
-    stale: bool = False  # of a partition it is not known that all that its log held ``stale_after`` ago is counted
+    async def read_beside(self, groups: Sequence[Group], keys: Sequence[bytes]) -> Together:
+        """As ``read``, of the groups' keys and the others; the groups' values may be known from before. Raises UnavailableError."""
+        ...
 
 
 @dataclass(slots=True)
@@ -45,7 +44,6 @@ class SourceReading:
 
     states: States
     blobs: list[Blobs]  # per entity, what the states were parsed from
-    standings: dict[int, Standing]  # by number of each bucket that was read
 
 
 @dataclass(slots=True)
@@ -54,8 +52,9 @@ class Reading:
 
     plan: ViewPlan
     ids: list[str | int | None]
-    buckets: list[int]  # the number of each id's bucket
-    sources: dict[str, SourceReading]
+    places: list[int]  # which of the standings is each id's
+    standings: list[Standing]
+    sources: dict[str, SourceReading] = field(default_factory=dict)
     corrupt: dict[int, str] = field(default_factory=dict)  # index into ids -> what is wrong with its state
 
 
@@ -72,101 +71,84 @@ class Fetcher:
 
     def __init__(self, reader: Reader, wall: Clock, stale_after_us: int) -> None:
         self._reader, self._wall, self._stale_ms = reader, wall, stale_after_us // 1000
-        self._records: dict[bytes, tuple[bytes, OffsetRecord | None]] = {}
+        self._records: dict[Group, Records] = {}
 
-    async def fetch(
-        self, wanted: Mapping[ViewPlan, Sequence[str | int | None]], budget_s: float | None
-    ) -> dict[ViewPlan, Reading] | Unread:
+    async def fetch(self, wanted: Mapping[ViewPlan, Ids], budget_s: float | None) -> dict[ViewPlan, Reading] | Unread:
         """One read for all views and ids. ``budget_s`` None: as long as the store's own time-out."""
-        names: list[bytes] = []
-        buckets: dict[ViewPlan, list[int]] = {}
+        groups: list[Group] = []
+        keys: list[bytes] = []
+        places: dict[ViewPlan, tuple[list[int], int]] = {}  # of each id among its view's groups, and how many those are
         for plan, ids in wanted.items():
-            buckets[plan] = [0] * len(ids) if plan.buckets == 1 else list(map(plan.bucket_of, ids))
-            for bucket in _touched(buckets[plan]):
-                names.extend(plan.offset_keys[bucket])
-            for entity_id in ids:
-                if entity_id is not None:
-                    names.extend(plan.state_keys(entity_id))
+            numbers = plan.numbers(ids)
+            place = {number: i for i, number in enumerate(dict.fromkeys(numbers) or (0,))}
+            groups += [plan.offset_keys[number] for number in place]
+            keys += chain.from_iterable(plan.state_keys(entity_id) for entity_id in ids if entity_id is not None)
+            places[plan] = [place[number] for number in numbers], len(place)
         try:
-            blobs = (
-                await (self._reader.read(names) if budget_s is None else within(self._reader.read(names), budget_s))
-                if names
-                else []
-            )
+            reading = self._reader.read_beside(groups, keys)
+            records, blobs = await (reading if budget_s is None else within(reading, budget_s))
         except TimeoutError:
             return Unread("timeout", f"the online store did not answer within {(budget_s or 0) * 1e3:.1f} ms")
         except UnavailableError as error:
             return Unread("unavailable", str(error))
-        at, readings = 0, {}
+        at, first, now_ms, readings = 0, 0, self._wall.now_us() // 1000, {}
         for plan, ids in wanted.items():
-            offsets = {
-                bucket: blobs[at : (at := at + len(plan.offset_keys[bucket]))] for bucket in _touched(buckets[plan])
-            }
-            entities: list[Blobs] = []
-            for entity_id in ids:
-                if entity_id is None:
-                    entities.append(plan.nothing)
-                else:
-                    entities.append(blobs[at : (at := at + plan.keys_per_id)])
-            readings[plan] = self._reading(Reading(plan, list(ids), buckets[plan], {}), offsets, entities)
+            of_ids, count = places[plan]
+            standings = [
+                self._known(plan, group, values).standing(now_ms, self._stale_ms)
+                for group, values in zip(groups[first : first + count], records[first : first + count], strict=True)
+            ]
+            first += count
+            entities, at = _per_entity(plan, ids, blobs, at)
+            readings[plan] = _parsed(Reading(plan, list(ids), of_ids, standings), entities)
         return readings
 
     async def offsets(self, plans: Sequence[ViewPlan]) -> list[list[list[OffsetRecord | None]]] | Unread:
         """The offset records of each view, by bucket, in the order of its ``offset_keys``; None for one that is absent or no record."""
-        names = [key for plan in plans for keys in plan.offset_keys for key in keys]
+        groups = [group for plan in plans for group in plan.offset_keys]
         try:
-            blobs = await self._reader.read(names) if names else []
+            found, _ = await self._reader.read_beside(groups, ())
         except UnavailableError as error:
             return Unread("unavailable", str(error))
-        records = iter([self._record(key, value) for key, value in zip(names, blobs, strict=True)])
-        return [[[next(records) for _ in keys] for keys in plan.offset_keys] for plan in plans]
-
-    def _reading(self, reading: Reading, offsets: Mapping[int, Blobs], entities: list[Blobs]) -> Reading:
-        now_ms, at, first = self._wall.now_us() // 1000, 0, 0
-        for source in reading.plan.sources:
-            own = [blobs[at : at + source.stride] for blobs in entities] if len(reading.plan.sources) > 1 else entities
-            at += source.stride
-            standings = {}
-            for bucket, blobs in offsets.items():
-                standings[bucket] = standing = Standing({})
-                for partition, key in enumerate(source.offset_keys[bucket]):
-                    stored = self._record(key, blobs[first + partition])
-                    if stored is None or stored.dirty != -1:
-                        standing.missing = True
-                    else:
-                        standing.applied[partition] = stored.offset
-                        standing.stale = standing.stale or now_ms - stored.complete_ms > self._stale_ms
-            first += source.partitions
-            reading.sources[source.name] = _parse(source, own, reading, standings)
-        return reading
-
-    def _record(self, key: bytes, value: bytes | None) -> OffsetRecord | None:
-        """The decoded record; what was decoded last is remembered, since most turns read the same bytes again."""
-        if value is None:
-            return None
-        known = self._records.get(key)
-        if known is None or known[0] != value:
-            try:
-                known = (value, record.decode(value))
-            except StateError:
-                known = (value, None)
-            self._records[key] = known
-        return known[1]
+        records = iter([[decoded(value) for value in values] for values in found])
+        return [[next(records) for _ in plan.offset_keys] for plan in plans]
 
     def forget(self) -> None:
         """Drop remembered records (the definitions changed)."""
         self._records.clear()
 
+    def _known(self, plan: ViewPlan, group: Group, values: Values) -> Records:
+        """What was decoded last is remembered, since most turns read the same bytes again."""
+        known = self._records.get(group)
+        if known is None or (known.values is not values and known.values != values):
+            known = self._records[group] = Records(plan, values)
+        return known
 
-def _touched(buckets: list[int]) -> list[int]:
-    """Each once; the first of all where nothing is read of an entity."""
-    return list(dict.fromkeys(buckets)) or [0]
+
+def _per_entity(plan: ViewPlan, ids: Ids, blobs: Blobs, at: int) -> tuple[list[Blobs], int]:
+    """The values of each id from place ``at`` on, and the place of what follows."""
+    size = plan.keys_per_id
+    end = at + size * (len(ids) - ids.count(None))
+    found: Iterable[Blobs] = zip(*[iter(blobs[at:end])] * size, strict=True)
+    if None in ids:
+        some = iter(found)
+        found = (plan.nothing if entity_id is None else next(some) for entity_id in ids)
+    return list(found), end
 
 
-def _parse(source: SourcePlan, entities: list[Blobs], reading: Reading, standings: dict[int, Standing]) -> SourceReading:
+def _parsed(reading: Reading, entities: list[Blobs]) -> Reading:
+    at, sources = 0, reading.plan.sources
+    for source in sources:
+        own = [blobs[at : at + source.stride] for blobs in entities] if len(sources) > 1 else entities
+        at += source.stride
+        reading.sources[source.name] = _parse(source, own, reading)
+    return reading
+
+
+def _parse(source: SourcePlan, entities: list[Blobs], reading: Reading) -> SourceReading:
     """All states at once; where one of them is damaged, that one alone is set aside and named in ``reading.corrupt``."""
     try:
-        return SourceReading(state.parse(source.layout, entities), entities, standings)
+        return SourceReading(state.parse(source.layout, entities), entities)
     except StateError:
         nothing: Blobs = (None,) * source.stride
         good: list[Blobs] = []
@@ -177,10 +159,10 @@ def _parse(source: SourcePlan, entities: list[Blobs], reading: Reading, standing
             except StateError as error:
                 reading.corrupt[index] = str(error)
                 good.append(nothing)
-        return SourceReading(state.parse(source.layout, good), good, standings)
+        return SourceReading(state.parse(source.layout, good), good)
 
 
-async def within(reading: Coroutine[Any, Any, list[bytes | None]], budget_s: float) -> list[bytes | None]:
+async def within(reading: Coroutine[Any, Any, T], budget_s: float) -> T:
     """The result, or TimeoutError after ``budget_s``.
 
     A timer can fire only because this loop was busy, with the reply already waiting in the socket: the loop is given three more turns
@@ -199,6 +181,6 @@ async def within(reading: Coroutine[Any, Any, list[bytes | None]], budget_s: flo
     return task.result()
 
 
-def _given_up(task: asyncio.Task[list[bytes | None]]) -> None:
+def _given_up(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
         task.exception()  # looked at, so that the loop does not report it

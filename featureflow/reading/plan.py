@@ -5,7 +5,7 @@ A plan is replaced whole when the definitions or a partition count change; reque
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +69,10 @@ class ViewPlan:
                 self._numbers.clear()
             found = self._numbers[entity_id] = self._names.number(entity_id)
         return found
+
+    def numbers(self, ids: Sequence[str | int | None]) -> list[int]:
+        """Of each id's bucket, as ``bucket_of``."""
+        return [0] * len(ids) if self.buckets == 1 else list(map(self.bucket_of, ids))
 
     def state_keys(self, entity_id: str | int) -> tuple[bytes, ...]:
         """All state keys of one entity: source by source, layout by layout, partition by partition."""

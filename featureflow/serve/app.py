@@ -45,6 +45,7 @@ class ServeOptions:
     port: int = 8080
     share_port: bool = False
     stale_after_us: int = 30_000_000
+    tracking: bool = True  # the online store is asked to tell what changes
     log_predictions: bool = True
     tracing: bool = False
 
@@ -57,7 +58,7 @@ class Server:
     ) -> None:
         self._options, self._log = options, log_store
         self.metrics = Metrics()
-        self._reader = open_reader(online_url)
+        self._reader = open_reader(online_url, tracking=options.tracking)
         self._predictions: PredictionLog | None = None
         if options.log_predictions:
             self._predictions = PredictionLog(

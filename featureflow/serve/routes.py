@@ -271,7 +271,7 @@ def _rows(found: Features) -> list[v1.FeaturesRow]:
     return [
         v1.FeaturesRow(
             entity_id, [found.shown(i, feature) for feature in features], [STATUS_NAMES[s] for s in statuses[i]], times[i],
-            UNSET if found.buckets[i] == found.buckets[0] else _applied(found, i),
+            UNSET if found.places[i] == found.places[0] else _applied(found, i),
         )
         for i, entity_id in enumerate(found.ids)
     ]

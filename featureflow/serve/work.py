@@ -171,13 +171,13 @@ class Work:
         """The offsets that the chosen rows count up to, once each, and which of them are each row's: entities of one bucket share them."""
         found, places = self._found, self.places if chosen is None else [place[chosen] for place in self.places]
         n = len(self.rows) if chosen is None else len(chosen)
-        if all(f.plan.buckets == 1 for f in found):
-            return [{f.plan.view.name: f.standings.get(0, {}) for f in found}], [0] * n
+        if all(len(f.standings) <= 1 for f in found):
+            return [{f.plan.view.name: f.standings[0] if f.standings else {} for f in found}], [0] * n
         seen: dict[tuple[int, ...], int] = {}
-        of_rows = zip(*([f.buckets[i] for i in place.tolist()] for f, place in zip(found, places, strict=True)), strict=True)
-        numbers = [seen.setdefault(buckets, len(seen)) for buckets in of_rows]
+        of_rows = zip(*([f.places[i] for i in place.tolist()] for f, place in zip(found, places, strict=True)), strict=True)
+        numbers = [seen.setdefault(stands, len(seen)) for stands in of_rows]
         distinct = [
-            {f.plan.view.name: f.standings.get(bucket, {}) for f, bucket in zip(found, buckets, strict=True)} for buckets in seen
+            {f.plan.view.name: f.standings[place] if f.standings else {} for f, place in zip(found, stands, strict=True)} for stands in seen
         ]
         return distinct, numbers
 

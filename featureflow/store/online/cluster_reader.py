@@ -16,6 +16,7 @@ from redis.crc import key_slot
 
 from featureflow.errors import UnavailableError
 from featureflow.store.online import tls
+from featureflow.store.online.beside import Group, Together, read_all
 from featureflow.store.online.cluster import REDIRECTS, seeds
 from featureflow.store.online.reader import AsyncReader
 from featureflow.store.online.redis import SETTING
@@ -81,6 +82,10 @@ class ClusterReader:
             for i, value in zip(own, some, strict=True):
                 values[i] = value
         return values
+
+    async def read_beside(self, groups: Sequence[Group], keys: Sequence[bytes], timeout_s: float | None = None) -> Together:
+        """As ``read``. Nothing is kept: slots move, and what a node tells of its keys ends with that."""
+        return await read_all(lambda names: self.read(names, timeout_s), groups, keys)
 
     async def ping(self) -> str:
         """The first node's name and version. Raises UnavailableError."""
@@ -167,7 +172,9 @@ class ClusterReader:
         if node is None:
             host, port = address
             url = f"{self._scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-            node = self._nodes[address] = AsyncReader(url, timeout_s=self._timeout_s, context=self._context, **self._login)
+            node = self._nodes[address] = AsyncReader(
+                url, timeout_s=self._timeout_s, context=self._context, tracking=False, **self._login
+            )
         return node
 
     async def _keep_looking(self) -> None:

@@ -15,9 +15,9 @@ def open_online(url: str, *, project: str = DEFAULT_PROJECT) -> RedisOnlineStore
     return ClusterOnlineStore(url, project=project) if is_cluster(url) else RedisOnlineStore(url, project=project)
 
 
-def open_reader(url: str) -> AsyncReader | ClusterReader:
-    """The scorer's side of it. Raises UnavailableError for what is no URL of such a store."""
-    return ClusterReader(url) if is_cluster(url) else AsyncReader(url)
+def open_reader(url: str, *, tracking: bool = True) -> AsyncReader | ClusterReader:
+    """The scorer's side of it; ``tracking``: see ``AsyncReader``. Raises UnavailableError for what is no URL of such a store."""
+    return ClusterReader(url) if is_cluster(url) else AsyncReader(url, tracking=tracking)
 
 
 def buckets_at_first(url: str) -> int:

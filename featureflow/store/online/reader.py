@@ -1,8 +1,10 @@
 """The scorer's way to the online store: every read of an event loop on one pipelined connection, parsed by hiredis.
 
-One read is one MGET, atomic: the states and the offset records it returns belong together. Reads asked for in one turn
-of the loop leave in one system call. A lost connection fails the reads under way and is made again in the background,
-with backoff; until then reads fail at once. A read is safe to repeat, but not repeated here: the caller has a deadline.
+One read is one MGET, atomic: the states and the offset records it returns belong together. Offset records change with each commit,
+not with each read, so the server is asked to tell changes of them (``CLIENT TRACKING``, RESP3) and they are kept: what an answer finds
+kept is what stood there as it was made (``beside.Kept``). Reads asked for in one turn of the loop leave in one system call. A lost
+connection fails the reads under way and is made again in the background, with backoff; until then reads fail at once. A read is safe
+to repeat, but not repeated here: the caller has a deadline.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import hiredis
@@ -20,30 +23,35 @@ from featureflow.backoff import Backoff
 from featureflow.clock import SystemClock
 from featureflow.errors import UnavailableError
 from featureflow.store.online import tls
+from featureflow.store.online.beside import Group, Kept, Together, Values, read_all
 from featureflow.store.online.login import refusal
 from featureflow.store.online.redis import SETTING, place, version
 
 FIRST_WAIT_US, LONGEST_WAIT_US = 50_000, 2_000_000  # before it is connected to again
 CANCEL_S = 0.05
+TRIES = 2                                  # to have groups kept and read beside; then everything is read at once
+Heard = Callable[[Any], Any]               # what becomes of a reply, as it is taken off the stream
 
 
 class _Connection(asyncio.Protocol):
-    """Commands out, replies in, in order."""
+    """Commands out, replies in, in order. ``kept``: what the server tells changes of; None where it does not."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._parser = hiredis.Reader()
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Any], Heard | None]] = deque()
+        self.kept: Kept | None = None
         self._out: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self.lost: asyncio.Future[Exception | None] = self._loop.create_future()
 
-    def ask(self, packed: bytes) -> asyncio.Future[Any]:
+    def ask(self, packed: bytes, heard: Heard | None = None) -> asyncio.Future[Any]:
+        """The reply, or what ``heard`` makes of it."""
         future: asyncio.Future[Any] = self._loop.create_future()
         if self.lost.done():               # whoever keeps us has not heard of it yet, and nobody would end the wait
             future.set_exception(ConnectionResetError("the connection is lost"))
             return future
-        self._waiting.append(future)
+        self._waiting.append((future, heard))
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(packed)
@@ -61,7 +69,13 @@ class _Connection(asyncio.Protocol):
         self._parser.feed(data)
         try:
             while (reply := self._parser.gets()) is not False:
-                future = self._waiting.popleft()
+                if isinstance(reply, hiredis.PushNotification):
+                    if self.kept is not None and reply[0] == b"invalidate":
+                        self.kept.changed(reply[1])
+                    continue
+                future, heard = self._waiting.popleft()
+                if heard is not None:
+                    reply = heard(reply)
                 if not future.done():  # its caller gave up; the reply is still in the stream
                     future.set_result(reply)
         except (hiredis.HiredisError, IndexError) as problem:
@@ -70,10 +84,45 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, problem: Exception | None) -> None:
         if not self.lost.done():
             self.lost.set_result(problem)
-        for future in self._waiting:
+        for future, _ in self._waiting:
             if not future.done():
                 future.set_exception(ConnectionResetError(str(problem or "the server closed the connection")))
         self._waiting.clear()
+
+    async def track(self) -> None:
+        """Ask the server to tell changes of what it is asked to; one that does not know how, or may not, is not asked again."""
+        for command in ((b"HELLO", b"3"), (b"CLIENT", b"TRACKING", b"ON", b"OPTIN")):
+            if isinstance(await self.ask(_pack(command)), hiredis.ReplyError):
+                return
+        self.kept = Kept()
+
+    def ask_beside(self, groups: Sequence[Group], keys: Sequence[bytes]) -> asyncio.Future[Any]:
+        """Values of ``keys``, or an error that is the server's, and those of the groups; None for one that has changed meanwhile.
+
+        What is not kept yet is read right before, to be kept from then on.
+        """
+        kept = self.kept
+        assert kept is not None
+        if unknown := [group for group in groups if kept.get(group) is None]:
+            self.ask(_pack((b"CLIENT", b"CACHING", b"YES")), self._caching).add_done_callback(_heard)
+            names = tuple(key for group in unknown for key in group)
+            self.ask(_pack((b"MGET", *names)), lambda reply: self._keep(unknown, reply)).add_done_callback(_heard)
+        return self.ask(_pack((b"MGET", *keys)), lambda reply: (reply, self._kept(groups)))
+
+    def _caching(self, reply: Any) -> None:
+        if isinstance(reply, hiredis.ReplyError):  # what is read next is not told of
+            self.kept = None
+
+    def _kept(self, groups: Sequence[Group]) -> list[Values | None]:
+        return [None] * len(groups) if self.kept is None else list(map(self.kept.get, groups))
+
+    def _keep(self, groups: Sequence[Group], reply: Any) -> None:
+        if self.kept is None or isinstance(reply, hiredis.ReplyError):
+            return
+        at = 0
+        for group in groups:
+            self.kept.put(group, tuple(reply[at : at + len(group)]))
+            at += len(group)
 
     def abort(self, problem: Exception | None = None) -> None:
         if not self.lost.done():
@@ -90,16 +139,23 @@ class AsyncReader:
     """
 
     def __init__(
-        self, url: str, *, timeout_s: float = 1.0, username: str = "", password: str = "", context: ssl.SSLContext | None = None
+        self,
+        url: str,
+        *,
+        timeout_s: float = 1.0,
+        username: str = "",
+        password: str = "",
+        context: ssl.SSLContext | None = None,
+        tracking: bool = True,
     ) -> None:
-        """``username``, ``password``, ``context`` (of TLS): in place of those of the URL."""
+        """``username``, ``password``, ``context`` (of TLS): in place of those of the URL. ``tracking``: have the server tell changes."""
         try:
             self._options = tls.options(url)
             self._tls = None if not url.startswith("rediss:") else context or tls.context(self._options)
         except ValueError as problem:
             raise UnavailableError(f"{SETTING} is not a Redis URL: {problem}. Write redis://HOST:PORT/0, or embedded") from None
         self._options |= {"username": username, "password": password} if password else {}
-        self._timeout_s = timeout_s
+        self._timeout_s, self._tracking = timeout_s, tracking
         self._connection: _Connection | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._attempt: asyncio.Event | None = None
@@ -128,6 +184,25 @@ class AsyncReader:
             return []
         return cast("list[bytes | None]", await self.execute((b"MGET", *keys), timeout_s))
 
+    async def read_beside(self, groups: Sequence[Group], keys: Sequence[bytes], timeout_s: float | None = None) -> Together:
+        """Values of the groups and of the other keys, as they were at one moment. Raises UnavailableError.
+
+        1. Groups that are not kept are read, and kept from then on; the keys are read right after, in the same write.
+        2. Where a group has changed between the two, once more.
+        3. Where it has again, or the server does not tell changes, everything is read by one MGET.
+        """
+        until = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
+        for _ in range(TRIES):
+            connection = await self._connected()
+            if connection.kept is None or not keys:
+                break
+            reply, values = await self._reply(connection, connection.ask_beside(groups, keys), until - time.monotonic())
+            if isinstance(reply, hiredis.ReplyError):
+                break
+            if None not in values:
+                return Together(cast("list[Values]", values), reply)
+        return await read_all(lambda names: self.read(names, until - time.monotonic()), groups, keys)
+
     async def execute(self, command: tuple[bytes, ...], timeout_s: float | None = None) -> Any:
         """One command, for reading only. Raises UnavailableError."""
         reply = await self.reply(command, timeout_s)
@@ -139,16 +214,19 @@ class AsyncReader:
         self, command: tuple[bytes, ...], timeout_s: float | None = None, *, before: tuple[bytes, ...] | None = None
     ) -> Any:
         """As ``execute``, but an error that is the server's answer is returned. ``before``: a command that goes right before it."""
-        connection = self._connection
-        if connection is None:
-            await self.start()
-            connection = self._connection
-            if connection is None:
-                raise self._unavailable()
-        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        connection = await self._connected()
         if before is not None:
             connection.ask(_pack(before)).add_done_callback(_heard)
-        future = connection.ask(_pack(command))
+        return await self._reply(connection, connection.ask(_pack(command)), self._timeout_s if timeout_s is None else timeout_s)
+
+    async def _connected(self) -> _Connection:
+        if self._connection is None:
+            await self.start()
+            if self._connection is None:
+                raise self._unavailable()
+        return self._connection
+
+    async def _reply(self, connection: _Connection, future: asyncio.Future[Any], limit_s: float) -> Any:
         timer = asyncio.get_running_loop().call_later(limit_s, _expire, future, limit_s)
         try:
             reply = await future
@@ -226,6 +304,8 @@ class AsyncReader:
             for reply in await asyncio.gather(*(connection.ask(_pack(command)) for command in commands)):
                 if isinstance(reply, hiredis.ReplyError):
                     raise UnavailableError(str(reply))
+            if self._tracking:
+                await connection.track()
         except BaseException:
             connection.abort()
             raise

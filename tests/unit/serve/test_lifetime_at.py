@@ -84,14 +84,14 @@ def test_each_source_of_a_view_is_looked_at_by_itself() -> None:
     """A view of two events: one has windows whose tiles tell its events apart, the other has not."""
     plan = Plan(TRIPS, dict.fromkeys(SOURCES, 1), 1).views["aircraft_now"]
     ids = [f"N{i}" for i in range(1, 30)]
-    reading, times = Reading(plan, list(ids), [0] * len(ids), {}), {}
+    reading, times = Reading(plan, list(ids), [0] * len(ids), []), {}
     for number, source in enumerate(plan.sources):
         part = events(40 + number, 0, 200)
         rows, of = lift_rows(source.layout, part)
         owner = np.array([ids.index(one) if one in ids else -1 for one in part.columns["aircraft"][of].tolist()])
         order = np.argsort(owner, kind="stable")[np.count_nonzero(owner < 0) :]
         states = States.of_rows(source.layout, rows[order], owner[order], len(ids))
-        reading.sources[source.name] = SourceReading(states, [], {})
+        reading.sources[source.name] = SourceReading(states, [])
         times[source.name] = (part.columns["aircraft"], part.times_us)
     q = int(np.quantile(times["arrival"][1], 0.85))
     of, at = times["arrival"]
