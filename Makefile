@@ -8,6 +8,12 @@ SHELL   := /bin/bash
 KILLS ?= 200
 SEED    ?= 1
 
+# Tests run in several processes at once, a file's in one of them and in their order; many wait for servers, so there are more
+# processes than processors. PROCESSES=0 runs all in one, as 'pytest' alone does.
+PROCESSES ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n < 4 ? 2 * n : 8 )))
+PYTEST = $(PYTHON) -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+unexport PYTHONDONTWRITEBYTECODE           # or each of them would compile every test anew
+
 .PHONY: help demo environment services services-stop test check simulate lint format bench-ingest bench-score clean
 
 help:
@@ -28,14 +34,14 @@ services-stop: ## stop them
 test: environment lint ## every check and every test, on servers of its own that are gone afterwards
 	@mkdir -p .services
 	@export FEATUREFLOW_SERVICES_DIR=$$(mktemp -d "$(CURDIR)/.services/test.XXXXXX") \
-	        FEATUREFLOW_KAFKA_PORT=0 FEATUREFLOW_REDIS_PORT=0 FEATUREFLOW_MYSQL_PORT=0; \
+	        FEATUREFLOW_KAFKA_PORT=0 FEATUREFLOW_REDIS_PORT=0 FEATUREFLOW_MYSQL_PORT=0 FEATUREFLOW_SERVICES_UNSYNCED=1; \
 	trap '$(PYTHON3) scripts/services.py stop --wipe' EXIT; \
 	trap 'exit 130' INT TERM HUP; \
-	$(PYTHON3) scripts/services.py start && $(PYTHON) -m pytest $(PYTEST_ARGS)
+	$(PYTHON3) scripts/services.py start && $(PYTEST) $(PYTEST_ARGS)
 
 check: environment lint ## the checks and the tests, on the servers of 'make services'
 	@$(PYTHON3) scripts/services.py start
-	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+	@$(PYTEST) $(PYTEST_ARGS)
 
 simulate: environment ## the worker in made-up worlds of crashes, lost replies, zombies and rollbacks, against the oracle (RUNS=1000 SEED=1)
 	@PYTHONPATH=tests PYTHONHASHSEED=0 $(PYTHON) -m simulate --runs $(or $(RUNS),1000) --seed $(or $(SEED),1)

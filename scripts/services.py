@@ -15,6 +15,9 @@ Two runs stand side by side with different folders; port 0 takes a free one:
     --redis-port FEATUREFLOW_REDIS_PORT       (16379)
     --mysql-port FEATUREFLOW_MYSQL_PORT       (13306)
 
+With FEATUREFLOW_SERVICES_UNSYNCED=1 a native MySQL leaves to the system when its files come to the disk: what it has committed outlives
+the server, not the machine. Nearly all that a small database waits for is the disk, so tests want it and benchmarks do not.
+
 The MySQL account is featureflow / featureflow and may create databases: these are servers for trying and testing.
 Python's standard library only, because it runs before anything is installed.
 """
@@ -50,6 +53,7 @@ from service_probes import version
 HERE = Path(__file__).resolve().parent
 COMPOSE_FILE = HERE.parent / "docker-compose.yml"
 PORTS = {"kafka": 19092, "redis": 16379, "mysql": 13306}
+UNSYNCED = ("--innodb-flush-log-at-trx-commit=2", "--innodb-flush-method=nosync", "--innodb-doublewrite=OFF", "--skip-log-bin")
 READY_S = 120.0
 STOP_S = 30.0
 
@@ -191,7 +195,7 @@ def start_mysql(servers: Servers, cache: Path, port: int) -> None:
     command += [
         "--bind-address=127.0.0.1", f"--port={port}", "--socket=mysql.sock", "--mysqlx=OFF", "--local-infile=ON",
         "--secure-file-priv=NULL", "--pid-file=mysqld.pid", "--innodb-buffer-pool-size=256M", f"--init-file={accounts}",
-        "--max-connections=400",
+        "--max-connections=400", *(UNSYNCED if os.environ.get("FEATUREFLOW_SERVICES_UNSYNCED") else ()),
     ]  # fmt: skip
     servers.spawn("mysql", "", port, command)
 

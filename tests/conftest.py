@@ -1,7 +1,8 @@
 """The servers and names that tests share.
 
 ``services`` are real Kafka, Redis and MySQL (``make services``); nothing here skips when they are absent, it fails and says so.
-Each test gets its own topic names and its own database; a Redis URL is an empty database when the test starts.
+Each test gets its own topic names and its own database; a Redis URL is an empty database when the test starts. So several processes
+may run tests on the same servers at once; a test that stops a server, or changes its settings, has one of its own.
 """
 
 from __future__ import annotations
@@ -92,10 +93,10 @@ def embedded_redis_url(embedded_server: EmbeddedServer) -> str:
 
 @pytest.fixture(scope="session")
 def own_database(services: Services) -> Iterator[str]:
-    """A database of the real Redis that no other test session has; database 0 keeps the list of them."""
+    """A database of the real Redis that no other process of tests has; database 0 keeps the list of them, benchmarks have the next 15."""
     with redis.Redis.from_url(services.redis) as client:
         count = int(client.config_get("databases")["databases"])
-        taken = (n for n in range(1, count) if client.set(f"taken:{n}", os.getpid(), nx=True, ex=7200))
+        taken = (n for n in range(16, count) if client.set(f"taken:{n}", os.getpid(), nx=True, ex=7200))
         number = next(taken, None)
         if number is None:
             pytest.fail(f"all {count} databases of {services.redis} are taken by test sessions")
