@@ -15,11 +15,12 @@ from featureflow.define.aggregation import (
     variance,
 )
 from featureflow.define.decayed import decayed_count, decayed_mean, decayed_sum
+from featureflow.define.ensemble import Ensemble
 from featureflow.define.entity import Entity
 from featureflow.define.event import Event
 from featureflow.define.field import Field, key
 from featureflow.define.frequent import top_k
-from featureflow.define.function import abs, is_null, log1p, maximum, minimum
+from featureflow.define.function import abs, is_null, log1p, maximum, minimum, when
 from featureflow.define.kept import first, last, last_n, max_by, min_by
 from featureflow.define.model import Model
 from featureflow.define.request import Request
@@ -30,6 +31,7 @@ from featureflow.define.view import View
 from featureflow.define.window import hopping, lifetime, session, tumbling
 
 __all__ = [
+    "Ensemble",
     "Entity",
     "Event",
     "Field",
@@ -69,4 +71,5 @@ __all__ = [
     "top_k",
     "tumbling",
     "variance",
+    "when",
 ]

@@ -55,4 +55,6 @@ DEAD_LETTERS = 500                # encoded and appended at once; a poll of noth
 # serving
 REQUEST_BYTES = 1024 * 1024
 ROWS_PER_REQUEST = 1_000
+CANDIDATES = ROWS_PER_REQUEST     # of one rank request, of all its recalls
+RECALLS = 16
 PREDICTION_LOG_QUEUE = 100_000

@@ -189,6 +189,10 @@ def _call(op: str, args: list[Any]) -> Scalar:
             return any(arg is not None and bool(arg) for arg in args)
         case "not":
             return not null and not args[0]
+        case "when":
+            held, then, otherwise = args
+            chosen = then if held is not None and held else otherwise
+            return None if chosen is None else float(chosen)
         case "eq" | "ne" | "lt" | "le" | "gt" | "ge":
             if null:
                 return False

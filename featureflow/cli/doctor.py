@@ -171,6 +171,7 @@ def _models(here: Context) -> list[Finding]:
             else f"{model.name} has no version yet. Run: featureflow model add {model.name} FILE.onnx",
         )
         for model in here.written.models
+        if model.ensemble is None
     ]
 
 

@@ -180,6 +180,8 @@ def _definition(here: Context, name: str) -> spec.Model:
     models = {model.name: model for model in here.written.models}
     if name not in models:
         raise ModelError(f"the definitions have no model {name!r}; they have {', '.join(sorted(models)) or 'none'}")
+    if (ensemble := models[name].ensemble) is not None:
+        raise ModelError(f"{name} is an ensemble and has no file of its own; add its members: {', '.join(ensemble.members) or 'none'}")
     return models[name]
 
 

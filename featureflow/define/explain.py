@@ -130,6 +130,8 @@ def _type_error(text: str, known: dict[str, object], tree: ast.Module, at: Place
         return "lifetime is a window as it stands and is not called", "over=(lifetime,)"
     if (match := _BUILTIN.match(text)) and match[2] in _public_names():
         return _builtin(match[2])
+    if "operand type" in text and "'type'" in text:
+        return text, 'what the class has, not the class: Late.score of a Model, CarrierNow.delay["1h"] of a View'
     match = _CALL.match(text)
     called = known.get(match[1]) if match else None
     if match and callable(called) and getattr(called, "__module__", "").startswith("featureflow."):

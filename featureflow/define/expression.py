@@ -49,7 +49,7 @@ class Owner:
     """The class whose columns an expression reads."""
 
     cls: type
-    kind: Literal["event", "feature", "request"]
+    kind: Literal["event", "feature", "request", "score"]
 
 
 class Expr(Generic[T_co]):

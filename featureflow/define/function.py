@@ -1,11 +1,12 @@
-"""Functions of columns, as they are called in a definitions file: ``abs log1p minimum maximum is_null``."""
+"""Functions of columns, as they are called in a definitions file: ``abs log1p minimum maximum is_null when``."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, overload
 
 from featureflow.define import spec
-from featureflow.define.expression import Expr, Number, arithmetic, call, operand
+from featureflow.define.expression import Expr, Number, Truth, arithmetic, call, operand
+from featureflow.define.name import a as article
 from featureflow.define.place import wrong
 
 if TYPE_CHECKING:
@@ -61,3 +62,17 @@ def is_null(x: Expr[Any]) -> Expr[bool]:
             write="is_null(column), on the column itself",
         )
     return call("is_null", "bool", column)
+
+
+def when(condition: Truth, then: Number | float, otherwise: Number | float) -> Expr[float]:
+    """``then`` where the condition holds, else ``otherwise``; a condition on what is undefined does not hold."""
+    held, *chosen = operand(condition), operand(then), operand(otherwise)
+    if held.type != "bool":
+        raise wrong(
+            f"when({held.text}, ...) is decided by {article(held.type)}, which is neither true nor false",
+            write=f"when({held.text} > 0, ..., ...)" if held.type in ("int", "float") else f'when({held.text} == "...", ..., ...)',
+        )
+    for one in chosen:
+        if one.type not in ("int", "float"):
+            raise wrong(f"when(...) gives {one.text}, which is {article(one.type)}, not a number", write="when(condition, 1.0, 0.0)")
+    return call("when", "float", held, *chosen)

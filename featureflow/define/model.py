@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from featureflow.define import spec
 from featureflow.define.aggregation import Aggregation
-from featureflow.define.expression import Expr, Number, Windowless
+from featureflow.define.expression import Expr, Number, Owner, Windowless
 from featureflow.define.name import a, check_attribute_name, check_class_name, shown
 from featureflow.define.place import Place, here, wrong
 from featureflow.define.sequence import Numbers, Sequence, Strings, Truths
@@ -39,6 +39,7 @@ class Model:
     _place: ClassVar[Place]
     inputs: ClassVar[tuple[InputExpr, ...]]
     defaults: ClassVar[Mapping[InputExpr, float]]
+    score: ClassVar[Expr[float]]           # what the model says, for an Ensemble to calculate with
 
     def __init_subclass__(
         cls, *, deadline: str, drift: float, when_missing: Literal["default", "refuse"] = "default"
@@ -52,24 +53,30 @@ class Model:
                 write=f"class {cls.__name__}(Model, deadline=...)",
                 at=at,
             )
-        deadline_us = duration(deadline, f"deadline= of {cls.__name__}", "20ms", at)
-        if not 0 < deadline_us <= DEADLINE_US:
-            raise wrong(
-                f"deadline={deadline!r} of {cls.__name__} is not between 1ms and 60s", write='deadline="20ms"', at=at
-            )
+        deadline_us = deadline_of(cls, deadline, at)
         if not _is_drift(drift):
             raise wrong(f"drift={drift!r} of {cls.__name__} is not between 0 and {DRIFT}", write="drift=0.03", at=at)
-        if when_missing not in ("default", "refuse"):
-            raise wrong(
-                f"when_missing={when_missing!r} is unknown",
-                write='when_missing="default" or when_missing="refuse"',
-                at=at,
-            )
+        check_when_missing(when_missing, at)
         inputs = _inputs(cls, at)
         _check_context(cls, inputs, at)
         cls._definition = spec.Model(
             name=name, inputs=inputs, deadline_us=deadline_us, drift=float(drift), when_missing=when_missing
         )
+        cls.score = Expr(spec.Column(spec.score_column(name)), "float", frozenset({Owner(cls, "score")}), f"{cls.__name__}.score")
+
+
+def deadline_of(cls: type, deadline: str, at: Place) -> int:
+    """Microseconds. Raises DefinitionError."""
+    deadline_us = duration(deadline, f"deadline= of {cls.__name__}", "20ms", at)
+    if not 0 < deadline_us <= DEADLINE_US:
+        raise wrong(f"deadline={deadline!r} of {cls.__name__} is not between 1ms and 60s", write='deadline="20ms"', at=at)
+    return deadline_us
+
+
+def check_when_missing(when_missing: str, at: Place) -> None:
+    """Raises DefinitionError."""
+    if when_missing not in ("default", "refuse"):
+        raise wrong(f"when_missing={when_missing!r} is unknown", write='when_missing="default" or when_missing="refuse"', at=at)
 
 
 def _is_drift(drift: object) -> bool:
@@ -123,6 +130,12 @@ def _derived(cls: type[Model], at: Place) -> dict[int, str]:
     for name, value in vars(cls).items():
         if name.startswith("__") or name in ("_place", "inputs", "defaults"):
             continue
+        if name == "score":
+            raise wrong(
+                f"{cls.__name__}.score is what the model says, and is not written here",
+                write="another name for the derived feature; or class ...(Ensemble), whose score is an expression",
+                at=at.within(name),
+            )
         if isinstance(value, Aggregation) and value.view is None:
             raise wrong(
                 f"{cls.__name__}.{name} aggregates events, which a View does",
@@ -204,6 +217,12 @@ def _sequence(cls: type[Model], value: Sequence, derived: dict[int, str], at: Pl
 
 def _check_scope(value: Expr[Any], what: str, at: Place) -> None:
     for owner in value.owners:
+        if owner.kind == "score":
+            raise wrong(
+                f"{what} reads the score of {owner.cls.__name__}, and a model is given features and request fields",
+                write=f"class ...(Ensemble, deadline=...): score = {owner.cls.__name__}.score * 0.7 + ...",
+                at=at,
+            )
         if owner.kind == "event":
             raise wrong(
                 f"{what} reads a field of the event {owner.cls.__name__}, and a score has no one event to read it from",

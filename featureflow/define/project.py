@@ -12,6 +12,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from featureflow.define import spec
+from featureflow.define.ensemble import Ensemble
 from featureflow.define.entity import Entity
 from featureflow.define.event import Event
 from featureflow.define.explain import explain
@@ -22,7 +23,7 @@ from featureflow.define.request import Request
 from featureflow.define.view import View
 from featureflow.errors import DefinitionError
 
-_BASES: tuple[type[Any], ...] = (Entity, Event, View, Request, Model)
+_BASES: tuple[type[Any], ...] = (Entity, Event, View, Request, Model, Ensemble)
 
 
 def load(path: str | Path, *, name: str = spec.DEFAULT_PROJECT) -> spec.Project:
@@ -49,7 +50,7 @@ def load(path: str | Path, *, name: str = spec.DEFAULT_PROJECT) -> spec.Project:
         sources=tuple(sources),
         views=tuple(spec.with_version(c._definition, by_name) for c in classes if issubclass(c, View)),  # 5
         requests=tuple(c._definition for c in classes if issubclass(c, Request)),
-        models=tuple(c._definition for c in classes if issubclass(c, Model)),
+        models=tuple(c._definition for c in classes if issubclass(c, (Model, Ensemble))),
     )
 
 
@@ -148,7 +149,7 @@ def _check(classes: list[Any], file: str) -> None:
         raise DefinitionError(
             "the file defines no feature view", write="class CarrierNow(View, of=Carrier): ...", file=file, line=1
         )
-    for kinds in ((Entity,), (Event,), (View, Request), (Model,)):  # a column is view:feature or request:field
+    for kinds in ((Entity,), (Event,), (View, Request), (Model, Ensemble)):  # a column is view:feature or request:field
         _refuse_same(
             ((c._definition.name, c) for c in classes if issubclass(c, kinds)), "are both called {} in references"
         )
@@ -172,7 +173,7 @@ def _check(classes: list[Any], file: str) -> None:
                 )
 
     known = {c._definition.name for c in classes if issubclass(c, (View, Request))}
-    for model in (c for c in classes if issubclass(c, Model)):
+    for model in (c for c in classes if issubclass(c, (Model, Ensemble))):
         for column in (name for one in model._definition.inputs for name in spec.columns_of(one.expr)):
             if column.partition(":")[0] not in known:
                 raise wrong(
@@ -180,6 +181,27 @@ def _check(classes: list[Any], file: str) -> None:
                     write=f"the class called {column.partition(':')[0]} in this file, or import it by its name",
                     at=model._place,
                 )
+    for ensemble in (c for c in classes if issubclass(c, Ensemble)):
+        if absent := [member.__name__ for member in ensemble._members if member not in classes]:
+            raise wrong(
+                f"{ensemble.__name__} reads the score of {absent[0]}, which is not a name of this file",
+                write=f"class {absent[0]} in this file, or from ... import {absent[0]}",
+                at=ensemble._place,
+            )
+        _check_asked(ensemble, {c._definition.name: c.__name__ for c in classes if issubclass(c, Request)})
+
+
+def _check_asked(ensemble: type[Ensemble], requests: dict[str, str]) -> None:
+    """Its members and rules are sent one context: two fields of one name would both take the one value sent."""
+    first: dict[str, str] = {}
+    for column in dict.fromkeys(name for one in ensemble._definition.inputs for name in spec.columns_of(one.expr)):
+        request, _, name = column.partition(":")
+        if request in requests and (other := first.setdefault(name, request)) != request:
+            raise wrong(
+                f"{ensemble.__name__} reads {requests[other]}.{name} and {requests[request]}.{name}, and a caller sends one {name}",
+                write="another name for one of them",
+                at=ensemble._place,
+            )
 
 
 def _refuse_same(named: Iterable[tuple[str, Any]], how: str) -> None:

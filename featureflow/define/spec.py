@@ -46,7 +46,7 @@ class Literal(msgspec.Struct, frozen=True, tag="literal"):
 class Call(msgspec.Struct, frozen=True, tag="call"):
     """An operator over expressions. ``op`` is a key of ``kernel.expression.OPERATORS``:
 
-    add sub mul div neg abs log1p minimum maximum · eq ne lt le gt ge · and or not · is_null; of sequences
+    add sub mul div neg abs log1p minimum maximum · eq ne lt le gt ge · and or not · is_null · when; of sequences
     spread diff · each_eq each_ne each_lt each_le each_gt each_ge · each_and each_or each_not · seq_len seq_sum seq_mean seq_min seq_max
     """
 
@@ -293,7 +293,37 @@ class Input(_Value, frozen=True):
     default: float | None = None           # used where the expression is undefined; None: left to the model's impute transform
 
 
-class Model(_Value, frozen=True):
+class Rule(_Value, frozen=True):
+    """A named expression of an ensemble: a number, or a condition, which is 1 where it holds and 0 where it does not."""
+
+    name: str
+    expr: Expr
+
+
+class Ensemble(_Value, frozen=True):
+    """Models and rules that answer as one model.
+
+    Its ``Model`` has the inputs of each member, called ``member.input``, one member after the other; then one for each expression over
+    features and request fields alone that its rules and its score are calculated from. The columns of those are the names of such
+    inputs, ``member.score`` and ``rule.name``.
+    """
+
+    members: tuple[str, ...]               # names of models, in the order of their inputs
+    rules: tuple[Rule, ...]
+    score: Expr
+
+    @cached_property
+    def version(self) -> str:
+        """The first 10 hex digits of the SHA-256 of what it calculates."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:10]
+
+
+def score_column(model: str) -> str:
+    """What an ensemble's expressions call a member's score."""
+    return f"{model}.score"
+
+
+class Model(_Value, frozen=True, omit_defaults=True):
     """What a model is given, and what it may cost."""
 
     name: str
@@ -301,6 +331,7 @@ class Model(_Value, frozen=True):
     deadline_us: int
     drift: float                           # largest |score - FP32 score| a variant may show
     when_missing: L["default", "refuse"] = "default"   # state lost or unreachable: answer with defaults (and say so), or 503
+    ensemble: Ensemble | None = None       # what its score is calculated from; None: an ONNX file says
 
 
 class Project(_Value, frozen=True):

@@ -29,6 +29,7 @@ _PREDICTION = (
     Field(name="statuses", type="str", max_bytes=65_536),      # one letter per feature: see kernel.finalize.Status
     Field(name="texts", type="str", nullable=True, max_bytes=65_536),  # JSON list of the features that are strings, in that order
     Field(name="degraded", type="str", max_bytes=65_536),      # JSON list of what was degraded
+    Field(name="parts", type="str", nullable=True, max_bytes=65_536),  # JSON object: an ensemble's member@version or rule -> its value
 )
 
 _DEAD_LETTER = (

@@ -117,6 +117,7 @@ OPERATORS: Mapping[str, Operator] = MappingProxyType({
     "or": Operator(2, lambda a, b: is_true(a) | is_true(b)),
     "not": Operator(1, _not),
     "is_null": Operator(1, is_null),
+    "when": Operator(3, lambda held, then, otherwise: np.where(is_true(held), _number(then), _number(otherwise))),
     "spread": Operator(1, sequence.spread),
     "diff": Operator(1, _arithmetic(sequence.diff)),
     "seq_len": Operator(1, sequence.length),

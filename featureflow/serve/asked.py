@@ -18,6 +18,7 @@ from featureflow.define.spec import Field
 from featureflow.errors import RequestError
 from featureflow.reading.plan import ModelPlan
 from featureflow.serve import problem
+from featureflow.serve.ranking import Ranking
 from featureflow.serve.request import Row, check_id, instant_us
 from featureflow.serve.wire.v1 import SCORE_BODY, DeadlineMs, EntityId, Scalar, ScoreBody
 
@@ -25,10 +26,10 @@ from featureflow.serve.wire.v1 import SCORE_BODY, DeadlineMs, EntityId, Scalar, 
 class Asked:
     """What a body asks for."""
 
-    __slots__ = ("deadline_ms", "explain", "rows")
+    __slots__ = ("deadline_ms", "explain", "ranking", "rows")
 
-    def __init__(self, rows: list[Row], deadline_ms: float | None, explain: bool) -> None:
-        self.rows, self.deadline_ms, self.explain = rows, deadline_ms, explain
+    def __init__(self, rows: list[Row], deadline_ms: float | None, explain: bool, ranking: Ranking | None = None) -> None:
+        self.rows, self.deadline_ms, self.explain, self.ranking = rows, deadline_ms, explain, ranking
 
 
 class BodyDecoder:

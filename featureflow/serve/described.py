@@ -14,6 +14,7 @@ from featureflow.kernel.field import bound
 from featureflow.reading.plan import ModelPlan, Plan, ViewPlan
 from featureflow.serve.operation import Schema, header, operation, path
 from featureflow.serve.wire import v1
+from featureflow.serve.wire.rank import RankAnswer
 
 REFUSED = (400, 408, 413, 415, 422, 503)
 INTEGER: Schema = {"type": "integer", "minimum": -limits.INTEGER_ABS, "maximum": limits.INTEGER_ABS}
@@ -35,6 +36,8 @@ def paths(plan: Plan, now: str) -> dict[str, Schema]:
     made: dict[str, Schema] = {}
     for name, model in plan.models.items():
         made[f"/v1/score/{name}"] = {"post": _score(name, model, now)}
+        if model.join_keys:
+            made[f"/v1/rank/{name}"] = {"post": _rank(name, model, now)}
     for source in plan.project.sources:
         if source.format == "json":
             made[f"/v1/events/{source.name}"] = {"post": _events(source, now)}
@@ -67,6 +70,49 @@ def _score(name: str, plan: ModelPlan, now: str) -> Schema:
         v1.ScoreAnswer,
         body={"oneOf": [_object({**row, **common}, needed), _object({"rows": rows, **common}, ["rows"])]},
         examples={"one": example, "several": {"rows": [example, example], "explain": True}},
+        parameters=[header("X-Request-ID"), header("traceparent")],
+        problems=REFUSED,
+    )
+
+
+def _rank(name: str, plan: ModelPlan, now: str) -> Schema:
+    """Of candidates that are given; ids that features hold are of entities that the model need not know."""
+    fields = {key: asked.field for key, asked in plan.context.items()}
+    properties = {key: _value(field, field.max_bytes) for key, field in fields.items()}
+    context = _object(properties, [key for key, field in fields.items() if not field.nullable])
+    kinds = []
+    for candidate, kind in plan.join_keys.items():
+        others = {key: _id(other, nullable=True) for key, other in plan.join_keys.items() if key != candidate}
+        ranked = _id(kind, nullable=False)
+        one: Schema = {"anyOf": [ranked, _object({"id": ranked, "context": _object(properties, [])}, ["id"])]}
+        recall = _object(
+            {
+                "source": {"type": "string", "minLength": 1, "maxLength": 64},
+                "weight": {"type": "number", "exclusiveMinimum": 0, "maximum": 1_000, "default": 1.0},
+                "ids": {"type": "array", "items": one, "minItems": 1, "maxItems": limits.CANDIDATES},
+            },
+            ["source", "ids"],
+        )
+        body: Mapping[str, Schema] = {
+            "entities": _object(others, others),
+            "context": context,
+            "recalls": {"type": "array", "items": recall, "minItems": 1, "maxItems": 1},
+            "k": {"type": "integer", "minimum": 1, "maximum": limits.CANDIDATES, "default": 10},
+            "deadline_ms": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 60_000, "default": plan.model.deadline_us / 1e3},
+            "explain": {"type": "boolean", "default": False},
+        }
+        kinds.append(_object(body, ["recalls", *(["entities"] if others else []), *(["context"] if context["required"] else [])]))
+    *known, (_, kind) = plan.join_keys.items()
+    example: dict[str, Any] = {"entities": {key: _an_id(other) for key, other in known}}
+    example["recalls"] = [{"source": "search", "ids": [_an_id(kind)]}]
+    if fields:
+        example["context"] = {key: _a_value(field, now) for key, field in fields.items()}
+    return operation(
+        f"rank_{name}",
+        f"Score candidates with {name}, and answer the best",
+        RankAnswer,
+        body={"anyOf": kinds},
+        examples={"one": example, "explained": {**example, "k": 1, "explain": True}},
         parameters=[header("X-Request-ID"), header("traceparent")],
         problems=REFUSED,
     )

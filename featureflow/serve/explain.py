@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC
 
 import numpy as np
@@ -19,7 +19,7 @@ STATUS_NAMES = [status.name.lower() for status in sorted(Status)]
 
 
 def explain(
-    plan: ModelPlan, found: Sequence[Features], places: Sequence[NDArray[np.intp]], rows: range
+    plan: ModelPlan, found: Sequence[Features], places: Sequence[NDArray[np.intp]], rows: Iterable[int]
 ) -> list[dict[str, FeatureValue]]:
     """Per row, what the model read: ``view:feature`` -> value, status and event time.
 

@@ -14,10 +14,12 @@ from time import monotonic
 
 from featureflow.define import spec
 from featureflow.errors import ModelError, RequestError
+from featureflow.models.ensemble import Loaded
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.manifest import inputs_of
 from featureflow.models.store import ModelStore
 from featureflow.serve.answer import Shed
+from featureflow.serve.ensemble import Ensembles
 
 NAMED_KEPT = 16  # versions and aliases held at once, beyond the models' latest
 REFUSALS_KEPT = 256
@@ -33,6 +35,7 @@ class LoadedModels:
 
     def __init__(self, store: ModelStore, said: Callable[[LoadedModel], None]) -> None:
         self._store, self._said = store, said
+        self._ensembles = Ensembles(self._member)
         self._ready: OrderedDict[Key, tuple[LoadedModel, spec.Model]] = OrderedDict()
         self._refused: OrderedDict[Key, tuple[float, str]] = OrderedDict()
         self._loading: dict[Key, asyncio.Task[None]] = {}
@@ -40,11 +43,13 @@ class LoadedModels:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="models")
         self._names = ThreadPoolExecutor(1, thread_name_prefix="model-names")  # not behind a model that takes seconds to load
 
-    def get(self, model: spec.Model, ref: str) -> LoadedModel | Shed | None:
+    def get(self, model: spec.Model, ref: str) -> Loaded | Shed | None:
         """The model if it is ready and takes this definition's inputs, why it is not, or None where that is to be looked up: see ``find``.
 
         Raises RequestError (404) for a ref that can name nothing.
         """
+        if model.ensemble is not None:
+            return self._ensembles.get(model, ref)
         key = (model.name, ref)
         found = self._ready.get(key)
         if found is not None and (found[1] is model or _fits(found[0], model)):
@@ -82,19 +87,27 @@ class LoadedModels:
             self._begin(key, model)
         return _being_loaded(key)
 
-    def latest(self, name: str) -> LoadedModel | None:
+    def _member(self, model: spec.Model) -> LoadedModel | Shed:
+        found = self.get(model, "")
+        return found if isinstance(found, LoadedModel | Shed) else _being_loaded((model.name, ""))
+
+    def latest(self, name: str) -> Loaded | None:
         """What answers for this model when no version is named."""
+        if name in self._ensembles:
+            return self._ensembles.latest(name)
         found = self._ready.get((name, ""))
         return None if found is None else found[0]
 
     def problem(self, name: str) -> str | None:
         """Why the latest version does not answer, or is not the one that answers; None where nothing is known to be wrong."""
+        if name in self._ensembles:
+            return self._ensembles.problem(name)
         refused = self._refused.get((name, ""))
         return None if refused is None else refused[1]
 
     async def refresh(self, models: Iterable[spec.Model]) -> None:
         """Load what these models' refs stand for now, where that has changed. What answers now goes on until its successor is ready."""
-        named = {model.name: model for model in models}
+        named = {model.name: model for model in self._ensembles.declare(models)}
         for known in (self._ready, self._refused):
             for key in [key for key in known if key[0] not in named]:
                 del known[key]

@@ -12,11 +12,13 @@ from featureflow.reading.plan import Plan
 from featureflow.serve import described
 from featureflow.serve.explain import rfc3339
 from featureflow.serve.operation import answered, header, operation, path, plain
-from featureflow.serve.wire import v1
+from featureflow.serve.wire import rank, v1
 
 TYPES = (
     v1.ScoreBody,
     v1.ScoreAnswer,
+    rank.RankBody,
+    rank.RankAnswer,
     v1.FeaturesBody,
     v1.FeaturesAnswer,
     v1.EntityFeatures,
@@ -72,6 +74,16 @@ def _routes() -> dict[str, Any]:
                 "Score one or many rows",
                 v1.ScoreAnswer,
                 body=v1.ScoreBody,
+                parameters=[path("model", "a model's name, name@version or name@alias"), header("X-Request-ID"), header("traceparent")],
+                problems=POSTED,
+            )
+        },
+        "/v1/rank/{model}": {
+            "post": operation(
+                "rank",
+                "Score the candidates of several recalls, and answer the best",
+                rank.RankAnswer,
+                body=rank.RankBody,
                 parameters=[path("model", "a model's name, name@version or name@alias"), header("X-Request-ID"), header("traceparent")],
                 problems=POSTED,
             )

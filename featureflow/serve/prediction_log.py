@@ -56,6 +56,7 @@ class Predictions:
     statuses: NDArray[np.int8]  # (n, all features of all views)
     degraded: Sequence[str]
     texts: Sequence[list[str | None]] | None = None  # per row all strings of all views, feature by feature; None: no view has any
+    parts: Sequence[dict[str, float | None]] | None = None  # per row what an ensemble's score was made of; None: it is no ensemble's
 
 
 class PredictionLog:
@@ -162,6 +163,7 @@ class _Own(msgspec.Struct, omit_defaults=True):
     features: bytes  # written as base64
     statuses: str
     texts: str | None = None
+    parts: str | None = None
 
 
 def encode(predictions: Predictions) -> list[Record]:
@@ -197,6 +199,7 @@ def encode(predictions: Predictions) -> list[Record]:
             [features[i * width : (i + 1) * width] for i in rows],
             [letters[i * count : (i + 1) * count] for i in rows],
             repeat(None) if predictions.texts is None else [dump(texts).decode() for texts in predictions.texts],
+            repeat(None) if predictions.parts is None else [dump(parts).decode() for parts in predictions.parts],
         )
     )
     heads = [

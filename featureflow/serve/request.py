@@ -15,10 +15,11 @@ import msgspec
 from featureflow import limits
 from featureflow.clock import to_us
 from featureflow.errors import RequestError
-from featureflow.models.loaded import LoadedModel
+from featureflow.models.ensemble import Loaded
 from featureflow.reading.plan import ModelPlan
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.deadline import Deadline
+from featureflow.serve.ranking import Ranking
 from featureflow.serve.wire.v1 import EntityId
 
 
@@ -40,18 +41,19 @@ class Row:
 class Request:
     """A score request that was admitted, on its way through a turn. ``future`` is what its connection waits for."""
 
-    __slots__ = ("deadline", "explain", "future", "id", "loaded", "plan", "rows", "trace")
+    __slots__ = ("deadline", "explain", "future", "id", "loaded", "plan", "ranking", "rows", "trace")
 
     def __init__(
         self,
         id: str,
         plan: ModelPlan,
-        loaded: LoadedModel,
+        loaded: Loaded,
         rows: list[Row],
         deadline: Deadline,
         future: asyncio.Future[Answer | Shed],
         explain: bool,
         trace: str,
+        ranking: Ranking | None = None,
     ) -> None:
         self.id, self.plan, self.loaded, self.rows, self.deadline, self.future = (
             id,
@@ -62,6 +64,7 @@ class Request:
             future,
         )
         self.explain, self.trace = explain, trace  # trace: W3C traceparent, or empty
+        self.ranking = ranking  # of rows that are candidates
 
 
 def check_id(value: EntityId, kind: str, place: str) -> None:

@@ -23,10 +23,11 @@ from featureflow.serve.identity import RequestIds, trace_of
 from featureflow.serve.openapi import Document
 from featureflow.serve.posted import Posted, Refused
 from featureflow.serve.produce import Producer
+from featureflow.serve.rank import Ranker
 from featureflow.serve.request import check_id, instant_us
 from featureflow.serve.response import ResponseHeads, respond
 from featureflow.serve.scorer import Scorer
-from featureflow.serve.scoring import Scoring
+from featureflow.serve.scoring import Scoring, answered
 from featureflow.serve.upkeep import Upkeep
 from featureflow.serve.wire import v1
 from featureflow.tracing import Tracer
@@ -60,6 +61,7 @@ class Routes:
         self.tracer = tracer
         self.ids, self.heads = RequestIds(), ResponseHeads()
         self._body_s = body_s
+        self._ranker = Ranker(scorer)
         self._posted: dict[str, Posted] = {}
         self._loop = asyncio.get_running_loop()
         self._exact: dict[str, tuple[str, Handler]] = {
@@ -73,6 +75,7 @@ class Routes:
         }
         self._prefixes: tuple[tuple[str, str, str, Handler], ...] = (
             ("/v1/score/", "POST", "score", self._score),
+            ("/v1/rank/", "POST", "rank", self._rank),
             ("/v1/events/", "POST", "events", self._events),
             ("/v1/features/", "POST", "features", self._features),
         )
@@ -120,6 +123,12 @@ class Routes:
         )
         await scoring.future
         return scoring.answer()
+
+    async def _rank(self, call: Call) -> Answer:
+        name, _, ref = call.rest.partition("@")
+        raw = await body.read(call.http, within_s=self._body_s)
+        deadline, answer = await self._ranker.rank(name, ref, raw, request_id=call.id, since_s=call.since_s, trace=call.trace)
+        return answered(self.scorer.metrics, answer, deadline, call.id)
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -232,6 +241,7 @@ class Routes:
         lines = ["FeatureFlow", ""]
         if plan is not None:
             lines += [f"POST /v1/score/{name}" for name in plan.models]
+            lines += [f"POST /v1/rank/{name}" for name, model in plan.models.items() if model.join_keys]
             lines += [f"POST /v1/events/{source.name}" for source in plan.project.sources]
             lines += [f"POST /v1/features/{name}   GET /v1/features/{name}/<id>" for name in plan.views]
         lines += [

@@ -29,7 +29,7 @@ from featureflow.reading.fetch import Fetcher, Reader, Reading, Unread
 from featureflow.reading.plan import ModelPlan, Plan, ViewPlan
 from featureflow.serve.admission import Admission
 from featureflow.serve.answer import Answer, Shed
-from featureflow.serve.asked import BodyDecoder
+from featureflow.serve.asked import Asked, BodyDecoder
 from featureflow.serve.deadline import Deadline, fetch_budget_s
 from featureflow.serve.loaded import LoadedModels
 from featureflow.serve.metrics import Metrics
@@ -136,8 +136,14 @@ class Scorer:
 
         Raises RequestError: 404 for an unknown model, 400 for a body that is not JSON, 422 for one that does not fit the model.
         """
-        model = self._model(name)
+        model = self.model(name)
         asked = self._bodies[name].decode(body)
+        return self.ask(model, ref, asked, request_id=request_id, since_s=since_s, trace=trace)
+
+    def ask(
+        self, model: ModelPlan, ref: str, asked: Asked, *, request_id: str, since_s: float, trace: str = ""
+    ) -> tuple[Deadline, asyncio.Future[Answer | Shed]]:
+        """As ``score``, of what a body asks for."""
         budget_us = model.model.deadline_us if asked.deadline_ms is None else asked.deadline_ms * 1e3
         future: asyncio.Future[Answer | Shed] = self._loop.create_future()
         deadline = Deadline(since_s + budget_us * 1e-6)
@@ -150,7 +156,9 @@ class Scorer:
         refused = (
             loaded
             if isinstance(loaded, Shed)
-            else self.turns.join(Request(request_id, model, loaded, asked.rows, deadline, future, asked.explain, trace))
+            else self.turns.join(
+                Request(request_id, model, loaded, asked.rows, deadline, future, asked.explain, trace, asked.ranking)
+            )
         )
         if refused is not None:
             future.set_result(refused)
@@ -206,7 +214,8 @@ class Scorer:
             raise RequestError("No such view", f"views: {', '.join(plan.views) or 'none'}", status=404)
         return plan.views[name]
 
-    def _model(self, name: str) -> ModelPlan:
+    def model(self, name: str) -> ModelPlan:
+        """Raises RequestError (404)."""
         plan = self.current()
         found = plan.models.get(name)
         if found is None:

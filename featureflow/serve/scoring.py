@@ -8,6 +8,7 @@ from time import time_ns
 from featureflow.serve import problem
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.deadline import Deadline
+from featureflow.serve.metrics import Metrics
 from featureflow.serve.scorer import Scorer
 from featureflow.tracing import Tracer
 
@@ -43,19 +44,19 @@ class Scoring:
 
     def answer(self) -> Answer:
         """What to send, once the future is done. Raises RequestError for a version that does not exist."""
-        answer = self.future.result()
-        if isinstance(answer, Answer) and self._deadline.passed():
-            answer = Shed("late", "its deadline passed before its answer could be sent")
-        if isinstance(answer, Shed):
-            self._scorer.metrics.shed.labels(answer.reason).inc()
-            answer = problem.answer(
-                503,
-                "Not answered in time" if "late" in answer.reason else "Not answered",
-                answer.detail,
-                self.id,
-                retry_after_s=answer.retry_after_s,
-            )
+        answer = answered(self._scorer.metrics, self.future.result(), self._deadline, self.id)
         if self._tracer is not None:
             attributes: dict[str, str | int] = {"model": self.model, "status": answer.status, "request_id": self.id}
             self._tracer.span("score", self.trace, self._began_ns, time_ns(), attributes)
         return answer
+
+
+def answered(metrics: Metrics, answer: Answer | Shed, deadline: Deadline, request_id: str) -> Answer:
+    """What to send: the answer if it is still of use, otherwise 503, which is counted."""
+    if isinstance(answer, Answer):
+        if not deadline.passed():
+            return answer
+        answer = Shed("late", "its deadline passed before its answer could be sent")
+    metrics.shed.labels(answer.reason).inc()
+    title = "Not answered in time" if "late" in answer.reason else "Not answered"
+    return problem.answer(503, title, answer.detail, request_id, retry_after_s=answer.retry_after_s)

@@ -5,26 +5,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
 import structlog
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from featureflow.errors import ModelError
 from featureflow.kernel.derive import features_to_inputs
 from featureflow.kernel.finalize import Status
-from featureflow.models.loaded import LoadedModel
+from featureflow.models.ensemble import Loaded, LoadedEnsemble, parts_of, split
 from featureflow.reading.features import Features
 from featureflow.reading.plan import ModelPlan, ViewPlan
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.explain import explain, rfc3339
 from featureflow.serve.prediction_log import Applied, Predictions
+from featureflow.serve.ranking import Ranking
 from featureflow.serve.request import Request
 from featureflow.serve.turn import Batch
-from featureflow.serve.wire.v1 import ScoreAnswer
+from featureflow.serve.wire.rank import RankAnswer, Ranked
+from featureflow.serve.wire.v1 import FeatureValue, ScoreAnswer
 
 Wanted = dict[ViewPlan, dict[str | int | None, int]]  # the ids that a turn reads of each view, and the place of each
 log = structlog.get_logger("featureflow.serve")
@@ -33,9 +35,9 @@ log = structlog.get_logger("featureflow.serve")
 class Work:
     """Requests of one model and version, their rows one after another, and each row's place in each view's features."""
 
-    __slots__ = ("_degraded", "_found", "_q_us", "_values", "loaded", "places", "plan", "requests", "rows")
+    __slots__ = ("_degraded", "_found", "_parts", "_q_us", "_values", "loaded", "places", "plan", "requests", "rows")
 
-    def __init__(self, plan: ModelPlan, loaded: LoadedModel, requests: Batch, wanted: Wanted) -> None:
+    def __init__(self, plan: ModelPlan, loaded: Loaded, requests: Batch, wanted: Wanted) -> None:
         """Adds the rows' ids to ``wanted``."""
         self.plan, self.loaded, self.requests = plan, loaded, requests
         self.rows = requests[0].rows if len(requests) == 1 else [row for request in requests for row in request.rows]
@@ -79,27 +81,29 @@ class Work:
     def infer(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Step 5: scores (n,). A row that the model refuses is answered by itself, so that it does not take its neighbours along."""
         try:
-            return self.loaded.score(inputs)
+            self._parts = split(self.loaded, inputs)
+            return self._parts[:, 0]
         except ModelError:
             pass
-        scores = np.full(len(inputs), np.nan)
+        scores = self._parts = np.full((len(inputs), 1 + len(parts_of(self.loaded))), np.nan)
         refused: dict[int, str] = {}
         for row in range(len(inputs)):
             try:
-                scores[row] = self.loaded.score(inputs[row : row + 1])[0]
+                scores[row] = split(self.loaded, inputs[row : row + 1])[0]
             except ModelError as error:
                 refused[row] = str(error)
         if refused:
             row, why = next(iter(refused.items()))
             self._refuse_rows(set(refused), Shed("model", why))
             log.warning("model_refused_rows", model=self.plan.model.name, rows=len(refused), first=why)
-        return scores
+        return scores[:, 0]
 
     def answer(self, scores: NDArray[np.float64], new_ids: Callable[[int], list[str]]) -> Predictions | None:
         """Step 6: answer every request that is still waited for; what was answered, or None where nothing was."""
         plan, loaded = self.plan, self.loaded
         asked_at, name = rfc3339(self._q_us), plan.model.name
         listed, ids = scores.tolist(), new_ids(len(scores))
+        versions = loaded.versions if isinstance(loaded, LoadedEnsemble) else None
         at = 0
         kept: list[tuple[Request, int, int]] = []
         for request in self.requests:
@@ -109,21 +113,61 @@ class Work:
             if request.deadline.passed():
                 request.future.set_result(Shed("late", "its deadline passed before its score was ready"))
                 continue
-            body = ScoreAnswer(
-                name,
-                loaded.version,
-                loaded.variant,
-                loaded.provider,
-                asked_at,
-                listed[first:at],
-                ids[first:at],
-                self._degraded,
-                request.id,
-                explain(plan, self._found, self.places, range(first, at)) if request.explain else UNSET,
-            )
+            if request.ranking is not None:
+                body: RankAnswer | ScoreAnswer = self._ranked(request, request.ranking, asked_at, listed[first:at], ids[first:at], first)
+            else:
+                body = ScoreAnswer(
+                    name,
+                    loaded.version,
+                    loaded.variant,
+                    loaded.provider,
+                    asked_at,
+                    listed[first:at],
+                    ids[first:at],
+                    self._degraded,
+                    request.id,
+                    explain(plan, self._found, self.places, range(first, at)) if request.explain else UNSET,
+                    UNSET if versions is None else versions,
+                    self._explained_parts(range(first, at)) if request.explain and versions is not None else UNSET,
+                )
             request.future.set_result(Answer(200, msgspec.json.encode(body)))
             kept.append((request, first, at))
         return self._predictions(kept, listed, ids) if kept else None
+
+    def _ranked(
+        self, request: Request, ranking: Ranking, asked_at: str, scores: list[float], ids: list[str], first: int
+    ) -> RankAnswer:
+        """The best of a rank request's candidates, whose rows begin at ``first``."""
+        best, loaded = ranking.best(scores), self.loaded
+        rows = [first + place for place, _ in best]
+        is_ensemble, n = isinstance(loaded, LoadedEnsemble), len(rows)
+        features: Sequence[dict[str, FeatureValue] | UnsetType] = [UNSET] * n
+        parts: Sequence[dict[str, float | None] | UnsetType] = [UNSET] * n
+        if request.explain:
+            features = explain(self.plan, self._found, self.places, rows)
+            parts = self._explained_parts(rows) if is_ensemble else parts
+        weights = ranking.weights.tolist()
+        return RankAnswer(
+            self.plan.model.name,
+            loaded.version,
+            loaded.variant,
+            loaded.provider,
+            asked_at,
+            ranking.candidate,
+            len(scores),
+            ranking.recalled,
+            [
+                Ranked(ranking.ids[i], value, scores[i], weights[i], ranking.sources[i], ids[i], shown, of_ensemble)
+                for (i, value), shown, of_ensemble in zip(best, features, parts, strict=True)
+            ],
+            list(dict.fromkeys((*ranking.degraded, *self._degraded))),
+            request.id,
+            loaded.versions if isinstance(loaded, LoadedEnsemble) else UNSET,
+        )
+
+    def _explained_parts(self, rows: range | list[int] | NDArray[np.intp]) -> list[dict[str, float | None]]:
+        """Per row what an ensemble's score was made of: ``member@version`` and the names of rules -> value."""
+        return [dict(zip(parts_of(self.loaded), row, strict=True)) for row in self._parts[rows, 1:].tolist()]
 
     def fail(self, why: Shed) -> None:
         """Answer every request that has no answer yet."""
@@ -146,6 +190,9 @@ class Work:
             features, letters = features[chosen], letters[chosen]
             rows, scores, ids = [rows[i] for i in chosen], [scores[i] for i in chosen], [ids[i] for i in chosen]
             strings = strings and [strings[i] for i in chosen]
+        parts = None
+        if isinstance(self.loaded, LoadedEnsemble):
+            parts = self._explained_parts(np.arange(n) if chosen is None else chosen)
         applied, applied_of = self._applied(chosen)
         return Predictions(
             asked_at_us=self._q_us,
@@ -164,6 +211,7 @@ class Work:
             features=features,
             statuses=letters,
             texts=strings,
+            parts=parts,
             degraded=self._degraded,
         )
 

@@ -112,6 +112,8 @@ def _model_detail(old: spec.Model, new: spec.Model) -> str:
         a, b = getattr(old, name), getattr(new, name)
         if a != b:
             parts.append(f"{name} {a} -> {b}")
+    if old.ensemble != new.ensemble:
+        parts.append("its rules" if old.ensemble is not None and new.ensemble is not None else "a model and an ensemble are not the same")
     return "; ".join(part for part in parts if part)
 
 

@@ -40,3 +40,9 @@ def test_what_other_engines_are_compared_with_is_right_for_each_kind_of_window(s
     found = _printed("-c", program)
     assert [(row["row"], row["wrong"]) for row in found] == [("featureflow tumbling", 0), ("featureflow hopping", 0)]
     assert all(row["checked"] > 0 and row["events"] == EVENTS for row in found)
+
+
+def test_candidates_are_ranked_as_they_are_scored(services: Services) -> None:
+    found = _printed(str(BENCHMARKS / "rank.py"), "--seconds", "0.3", "--candidates", "200")
+    assert (found["candidates"], found["recalls"], found["not_ok"]) == (200, 3, 0)
+    assert 0 < found["p50_ms"] <= found["p99_ms"]

@@ -66,6 +66,8 @@ class ScoreAnswer(Struct, omit_defaults=False):
     degraded: list[str]  # "view:stale", "view:missing", "view:corrupt", "view:unanswerable", "fetch:timeout", "fetch:unavailable"
     request_id: str
     features: list[dict[str, FeatureValue]] | UnsetType = UNSET  # with explain: per row, "view:feature" -> value
+    members: dict[str, str] | UnsetType = UNSET  # of an ensemble: member -> its version
+    parts: list[dict[str, float | None]] | UnsetType = UNSET  # with explain: per row, "member@version" or a rule -> its value
 
 
 # -- events ------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import featureflow
 
 PUBLIC = """
+    Ensemble
     Entity
     Event
     Field
@@ -44,6 +45,7 @@ PUBLIC = """
     top_k
     tumbling
     variance
+    when
 """
 
 

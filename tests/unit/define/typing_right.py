@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from featureflow import (
+    Ensemble,
     Entity,
     Event,
     Field,
@@ -20,6 +21,7 @@ from featureflow import (
     lifetime,
     maximum,
     mean,
+    minimum,
     rate,
     session,
     sum,
@@ -27,6 +29,7 @@ from featureflow import (
     top_k,
     tumbling,
     variance,
+    when,
 )
 
 
@@ -66,3 +69,18 @@ class Late(Model, deadline="20ms", drift=0.03):
         CarrierNow.usual, CarrierNow.flights[session(gap="30m")], CarrierNow.ago["6h"],
     )  # fmt: skip
     defaults = {share: 0.0, CarrierNow.usual: 1.0}  # noqa: RUF012  # a definition, read once
+
+
+class Usual(Model, deadline="20ms", drift=0.03):
+    inputs = (CarrierNow.usual,)
+
+
+class Combined(Ensemble, deadline="30ms", when_missing="refuse"):
+    busy = CarrierNow.flights[tumbling("1d", offset="6h")] > 100
+    far = mean(CarrierNow.frequent["1d"] == "UA") > 0.5
+    blended = Late.score * 0.7 + Usual.score * 0.3
+    score = when(busy & ~far, 1.0, when(Late.score > 0.9, maximum(Late.score, Usual.score), blended))
+
+
+class Softened(Ensemble, deadline="30ms"):
+    score = minimum(Combined.score, 0.5)

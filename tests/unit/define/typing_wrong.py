@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from featureflow import (
+    Ensemble,
     Entity,
     Event,
     Field,
@@ -30,6 +31,7 @@ from featureflow import (
     time_since_last,
     top_k,
     tumbling,
+    when,
 )
 from featureflow.define.expression import Expr
 
@@ -137,6 +139,22 @@ class Late(Model, deadline="20ms", drift=0.03, when_missing="refuse"):
 
 class Unsure(Model, deadline="20ms", drift=0.03, when_missing="shrug"):  # wrong: default or refuse
     inputs = (Ask.airline, CarrierNow.airline["1h"])  # wrong: strings
+
+
+class Combined(Ensemble, deadline="20ms"):
+    busy = CarrierNow.flights["1h"] > 10
+    score = when(busy & (Late.score > 0.9), 1.0, Late.score * 0.7 + 0.1)
+
+
+class Doubtful(Ensemble, deadline="20ms"):
+    counted = when(CarrierNow.flights["1h"], 1.0, Late.score)  # wrong: a number is no condition
+    texts = when(Late.score > 0.5, "late", 0.0)  # wrong: a string is no number
+    whole = Late * 0.7  # wrong: the class, not its score
+    score = Late  # wrong: the class, not its score
+
+
+class Unhurried(Ensemble):  # wrong: no deadline=
+    score = Combined.score
 
 
 now = datetime.now(UTC)

@@ -57,6 +57,16 @@ def test_conditions_over_columns_are_conditions_row_by_row(rows: list[tuple[floa
     assert got.tolist() == [evaluate_one(expr, dict(zip("abs", row, strict=True))) for row in rows]
 
 
+@given(ROWS, conditions, numeric, numeric)
+def test_a_choice_over_columns_is_a_choice_row_by_row(
+    rows: list[tuple[float | None, float | None, str | None]], held: Expr, then: Expr, otherwise: Expr
+) -> None:
+    expr = Call("add", (Call("when", (held, then, otherwise)), Literal(value=1)))
+    got = evaluate(expr, columns(rows))
+    expected = [evaluate_one(expr, dict(zip("abs", row, strict=True))) for row in rows]
+    assert [None if math.isnan(x) else x for x in got.tolist()] == expected
+
+
 @pytest.mark.parametrize("op", COMPARISONS)
 def test_a_comparison_with_null_is_false(op: str) -> None:
     null = {"a": np.array([math.nan]), "b": np.array([1.0]), "s": np.array([None], object)}
@@ -95,5 +105,5 @@ def test_a_column_that_is_not_there_is_named() -> None:
 
 def test_the_table_of_operators_is_the_one_that_definitions_may_use() -> None:
     of_sequences = {op for op in OPERATORS if op.startswith(("each_", "seq_")) or op in ("spread", "diff")}
-    assert set(OPERATORS) - of_sequences == {*ARITHMETIC, *COMPARISONS, "neg", "abs", "log1p", "and", "or", "not", "is_null"}
+    assert set(OPERATORS) - of_sequences == {*ARITHMETIC, *COMPARISONS, "neg", "abs", "log1p", "and", "or", "not", "is_null", "when"}
     assert {op.removeprefix("each_") for op in of_sequences if op.startswith("each_")} == {*COMPARISONS, "and", "or", "not"}

@@ -19,7 +19,18 @@ PLAN = Plan(WITH_MODELS, {"trip": 3})
 GOOD = {"entities": {"rider": "ada", "zone": 7}, "context": {"hour": 17}}
 NOW = 1_700_000_000_000_000
 TRIP = {"at": NOW, "rider": "ada", "zone": 7, "fare": 1.5}
+RANK = {"entities": {"zone": 7}, "context": {"hour": 17}, "recalls": [{"source": "all", "ids": ["ada", "bob"]}]}
 BODIES: dict[str, list[Any]] = {
+    "/v1/rank/tip": [
+        RANK, {**RANK, "k": 1_000, "explain": True}, {**RANK, "k": 0}, {**RANK, "k": 1_001}, {**RANK, "surprise": 1}, {},
+        {**RANK, "entities": {}}, {**RANK, "entities": GOOD["entities"]}, {**RANK, "entities": {"rider": "ada"}},
+        {**RANK, "entities": {"rider": None}, "recalls": [{"source": "all", "ids": [7, {"id": 8}]}]}, {**RANK, "context": {}},
+        {**RANK, "recalls": []}, {**RANK, "recalls": [{"source": "all", "ids": []}]}, {**RANK, "recalls": [{"source": "all"}]},
+        {**RANK, "recalls": [{"source": "", "ids": ["ada"]}]}, {**RANK, "recalls": [{"source": "all", "ids": [None]}]},
+        {**RANK, "recalls": [{"source": "all", "ids": [{"id": "ada", "context": {"weight": 1.5}}]}]},
+        {**RANK, "recalls": [{"source": "all", "ids": [{"id": "ada", "context": {"weight": "x"}}]}]},
+        {**RANK, "recalls": [{"source": "all", "ids": ["ada"], "weight": 0}]}, {**RANK, "deadline_ms": 0}, [], None,
+    ],
     "/v1/score/tip": [
         GOOD, {**GOOD, "deadline_ms": 60_000, "explain": True}, {**GOOD, "deadline_ms": 60_001}, {**GOOD, "deadline_ms": 0},
         {**GOOD, "deadline_ms": None}, {**GOOD, "surprise": 1}, {}, {"entities": {}}, {"entities": GOOD["entities"]},
