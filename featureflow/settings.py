@@ -72,9 +72,12 @@ class HistorySettings(_Section, frozen=True):
 
 
 class ModelSettings(_Section, frozen=True):
-    """The folder of model versions, relative to the project's."""
+    """The folder of model versions, relative to the project's, and what a scorer holds of them ready to run."""
 
     path: Something = "models"
+    sessions: AtLeastOne = 8  # at once; of more models than that some are loaded again for those who ask
+    session_bytes: Annotated[int, msgspec.Meta(ge=1)] = 4 * 1024**3  # of their files
+    idle: str = "10m"  # a session that nobody asks for so long is dropped
 
 
 class ServeSettings(_Section, frozen=True):

@@ -18,6 +18,7 @@ from featureflow.models.manifest import Manifest, ModelInput, inputs_of
 from featureflow.models.quantize import EXPECTED_BATCH
 from featureflow.models.store import ModelStore
 from featureflow.models.transform import Transforms, identity
+from featureflow.train.as_served import as_served, newest
 from featureflow.train.spine import columns_of
 
 
@@ -84,6 +85,9 @@ def quantize(
     dataset: Annotated[
         Path | None, typer.Option(help="Rows to calibrate and measure on; default: those given to `model add`.")
     ] = None,
+    logged: Annotated[
+        int, typer.Option(min=0, help="Measure on the inputs of so many of the latest logged scores, from history.")
+    ] = 0,
     expected_batch: Annotated[
         int, typer.Option(min=1, help="Rows that usually travel together; decides which variant is fastest.")
     ] = EXPECTED_BATCH,
@@ -94,7 +98,14 @@ def quantize(
     output = Output(json=json)
     with here:
         definition = _definition(here, name)
+        if logged and dataset is not None:
+            raise ModelError("--dataset and --logged both name rows to measure on; give one of them")
         rows, labels = (None, None) if dataset is None else _vectors(dataset, inputs_of(definition))
+        if logged:
+            ids = newest(here.history, here.applied, name, logged)
+            if not ids:
+                raise ModelError(f"no score of {name} is in history (yet); run featureflow history, or give rows: --dataset FILE")
+            rows = as_served(here.history, here.applied, {"prediction_id": ids}, model=name).inputs
         store = _store(here)
         with output.progress() as progress:
             progress.add_task(f"quantizing {name}", total=None)
@@ -113,6 +124,7 @@ def quantize(
             "scheme",
             "max drift",
             "mean drift",
+            "rank",
             "AUC loss",
             *(f"us at {t.batch}" for t in report.variants[0].times),
             "problem",
@@ -122,9 +134,9 @@ def quantize(
                 v.variant,
                 v.scheme,
                 *(
-                    (f"{v.drift.max:.4f}", f"{v.drift.mean:.5f}", _number(v.drift.auc_loss))
+                    (f"{v.drift.max:.4f}", f"{v.drift.mean:.5f}", _number(v.drift.rank), _number(v.drift.auc_loss))
                     if v.drift
-                    else ("", "", "")
+                    else ("", "", "", "")
                 ),
                 *(f"{t.median_us:.0f}" for t in v.times),
                 v.problem or "",

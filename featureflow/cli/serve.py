@@ -11,9 +11,10 @@ import typer
 from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output
 from featureflow.cli.siblings import Siblings
+from featureflow.models.pool import SessionPool
 from featureflow.models.store import ModelStore
 from featureflow.serve.app import ServeOptions, run
-from featureflow.settings import duration_us
+from featureflow.settings import ModelSettings, duration_us
 
 WORKER = "FEATUREFLOW_SERVE_WORKER"  # set in the processes that share the port
 
@@ -51,7 +52,7 @@ def serve(context: typer.Context, json: Json = False) -> None:
                 project=settings.name,
                 online_url=here.online_url,
                 log_store=here.log,
-                models=ModelStore(settings.path(settings.models.path)),
+                models=ModelStore(settings.path(settings.models.path), pool=_pool(settings.models)),
                 clock=here.clock,
                 options=options,
                 started=lambda url: output.say(f"Scoring at {url}"),
@@ -68,3 +69,8 @@ def serve(context: typer.Context, json: Json = False) -> None:
     if siblings.failed:
         output.warn("a scorer that shares the port kept dying: its lines in the log say why")
         raise typer.Exit(1)
+
+
+def _pool(models: ModelSettings) -> SessionPool:
+    idle_s = duration_us(models.idle, "models.idle") * 1e-6
+    return SessionPool(sessions=models.sessions, session_bytes=models.session_bytes, idle_s=idle_s)

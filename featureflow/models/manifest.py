@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ from featureflow.models.transform import Transforms
 
 FORMAT = 1
 FILE = "manifest.json"
+LATER = {"rank": None}                     # members that format 1 did not have at first, and their defaults
 Variant = Literal["fp32", "fp16", "int8"]
 Provider = Literal["cpu", "cuda"]
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
@@ -62,6 +63,7 @@ class Drift(_Value, frozen=True):
     agreement: float                       # 1 - mean squared difference / variance of FP32's scores; 1.0 where those are all equal
     auc: float | None = None
     auc_loss: float | None = None          # FP32's AUC less this one's; negative: better by chance
+    rank: float | None = None              # Spearman's rank correlation with FP32's scores; None where those are all equal
 
 
 class BatchTime(_Value, frozen=True):
@@ -234,7 +236,15 @@ def decode(content: bytes, place: str) -> Manifest:
 
 
 def _digest(manifest: Manifest) -> str:
-    return hashlib.sha256(msgspec.json.encode(manifest, order="deterministic")).hexdigest()
+    written = msgspec.json.encode(manifest, order="deterministic")
+    return hashlib.sha256(msgspec.json.encode(_without_later(msgspec.json.decode(written)))).hexdigest()
+
+
+def _without_later(value: Any) -> Any:
+    """Without the members of LATER that say nothing: a manifest that was written before there were such keeps its checksum."""
+    if isinstance(value, dict):
+        return {k: _without_later(v) for k, v in value.items() if k not in LATER or v != LATER[k]}
+    return [_without_later(v) for v in value] if isinstance(value, list) else value
 
 
 def probe_of(rows: NDArray[np.float32], scores: NDArray[np.float64], tolerance: float) -> Probe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,6 +23,11 @@ class Signature:
     tensor: str
     width: int | None
     output: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what it takes: the name, type and shape."""
+        return hashlib.sha256(repr((self.tensor, "float32", (None, self.width))).encode()).hexdigest()
 
 
 def parse(content: bytes, place: str) -> onnx.ModelProto:

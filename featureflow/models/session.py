@@ -31,6 +31,9 @@ class Session:
         Raises ModelError naming ``place`` when the model cannot run on ``provider`` or takes another width.
         """
         self.provider: Provider = provider
+        self.bytes = len(content)          # of the model; what it takes to run it comes on top
+        self.asked = False                 # whether it ran since the pool last looked
+        self.dropped = False               # whether the pool let go of it
         self._columns, self._buckets = tuple(columns), tuple(buckets)
         self.width = width = len(self._columns)
         self._place = place
@@ -53,6 +56,7 @@ class Session:
 
         Raises ModelError for another shape or dtype, naming the row and column of a value that is not finite, and for a score that is not.
         """
+        self.asked = True
         if matrix.ndim != 2 or matrix.shape[1] != self.width or matrix.dtype != np.float32:
             raise ModelError(f"{self._place} got {matrix.dtype} {matrix.shape}; it takes float32 (rows, {self.width})")
         if not np.isfinite(matrix).all():

@@ -11,6 +11,7 @@ import hashlib
 import secrets
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -29,8 +30,9 @@ from featureflow.models.folder import ALIASES
 from featureflow.models.loaded import LoadedModel, probe_problem, trial_problem
 from featureflow.models.manifest import NAME, Manifest, ModelInput, Provider, QuantizationReport, Variant
 from featureflow.models.onnx_file import MODEL_BYTES, Signature, parse, signature
+from featureflow.models.pool import SessionKey, SessionPool
 from featureflow.models.provider import ProviderChoice, choose
-from featureflow.models.session import Session
+from featureflow.models.session import BUCKETS, Session
 from featureflow.models.transform import Transforms
 
 LATEST = "latest"
@@ -50,11 +52,17 @@ class Listed:
     problem: str | None                    # why there is no manifest
 
 
+class _Refused(ModelError):
+    """A session that runs, and must not answer: it scores the probe rows otherwise than it did."""
+
+
 class ModelStore:
     """The models under one folder. Safe for several processes: writers take turns by a lock file per model, readers need none."""
 
-    def __init__(self, path: Path, clock: Clock | None = None, provider: Provider | None = None) -> None:
-        """provider: insist on one; else CUDA where it really runs, found out at the first load.
+    def __init__(
+        self, path: Path, clock: Clock | None = None, provider: Provider | None = None, pool: SessionPool | None = None
+    ) -> None:
+        """provider: insist on one; else CUDA where it really runs, found out at the first load. pool: of the sessions that it loads.
 
         Raises ModelError where the path is a file's.
         """
@@ -62,6 +70,7 @@ class ModelStore:
         if self.path.exists() and not self.path.is_dir():
             raise ModelError(f"{self.path} is a file, and models are kept in a folder. Name the folder in models.path")
         self._clock = clock or SystemClock()
+        self.pool = pool or SessionPool()
         self._wanted = provider
         self._chosen: ProviderChoice | None = None
         self._choosing = Lock()
@@ -251,6 +260,8 @@ class ModelStore:
     ) -> LoadedModel:
         """A model that is checked, warmed and ready. Creating a session holds the GIL for milliseconds: not in an event loop.
 
+        Whatever stands for one version shares one session, which the pool holds; of several threads that ask for it one loads it.
+
         variant: default, the one chosen for this process's provider; FP32 instead where that one scores the probe rows differently on
         this machine, and the reason says so. model: its definition, whose inputs must be this version's.
 
@@ -281,22 +292,30 @@ class ModelStore:
         if wanted not in found.variants:
             made = ", ".join(found.variants)
             raise ModelError(f"{place} has no variant {wanted}, only {made}; run featureflow model quantize {found.name}")
-        session, problem = self._session(found, wanted, provider)
-        if problem is None:
+        try:
+            session = self._session(found, stamp, wanted, provider)
             return LoadedModel(found, wanted, provider, choice.reason if variant is None else f"{variant}: asked for", session, stamp)
+        except _Refused as error:
+            problem = str(error)
         if variant is None and wanted != "fp32":
-            session, also = self._session(found, "fp32", provider)
-            if also is None:
+            with suppress(_Refused):
+                session = self._session(found, stamp, "fp32", provider)
                 return LoadedModel(found, "fp32", provider, f"fp32: {wanted} is refused on this machine: {problem}", session, stamp)
         raise ModelError(f"{place} in {wanted} is refused on this machine: {problem}; quantize it again here")
 
-    def _session(self, found: Manifest, variant: Variant, provider: Provider) -> tuple[Session, str | None]:
-        """A warmed session, and why it must not answer."""
+    def _session(self, found: Manifest, stamp: str, variant: Variant, provider: Provider) -> Session:
+        """A warmed session, the pool's. Raises _Refused where it must not answer."""
+        key = SessionKey(found.name, found.version, provider, stamp, variant, _signature(found).digest, BUCKETS[-1])
+        return self.pool.get(key, lambda: self._made(found, variant, provider))
+
+    def _made(self, found: Manifest, variant: Variant, provider: Provider) -> Session:
         place = f"model {found.name}@{found.version} ({variant})"
         content = folder.artifact(self.path / found.name / found.version, found.variants[variant], place)
         parse(content, place)
         session = Session(content, _signature(found), _columns(found), provider, place)
-        return session, None if found.probe is None else probe_problem(session, found.probe, variant)
+        if found.probe is not None and (problem := probe_problem(session, found.probe, variant)):
+            raise _Refused(problem)
+        return session
 
     def _manifest(self, name: str, version: str) -> Manifest:
         return self._read_manifest(name, version)[0]

@@ -86,6 +86,15 @@ class Server:
             "pending_stream_count", "Requests that wait for their turn", lambda: self.scorer.turns.waiting
         )
         self.metrics.gauge("model_active_streams", "Turns under way", lambda: self.scorer.turns.active)
+        pool = models.pool
+        self.metrics.gauge("featureflow_model_sessions", "Sessions held ready to run", lambda: len(pool.keys))
+        self.metrics.gauge("featureflow_model_session_bytes", "Bytes of their files", lambda: pool.held_bytes)
+        self.metrics.counts(
+            "featureflow_model_session_asks",
+            "Sessions found, loaded, and dropped",
+            "outcome",
+            lambda: {str(outcome): count for outcome, count in pool.outcomes.items()},
+        )
         waiting = self._predictions
         self.metrics.gauge(
             "featureflow_prediction_log_waiting",

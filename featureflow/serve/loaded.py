@@ -38,6 +38,7 @@ class LoadedModels:
         self._ensembles = Ensembles(self._member)
         self._ready: OrderedDict[Key, tuple[LoadedModel, spec.Model]] = OrderedDict()
         self._refused: OrderedDict[Key, tuple[float, str]] = OrderedDict()
+        self._cold: set[Key] = set()  # were ready, and nobody asked for them: loaded again for the next who does
         self._loading: dict[Key, asyncio.Task[None]] = {}
         self._lookups = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="models")
@@ -52,7 +53,7 @@ class LoadedModels:
             return self._ensembles.get(model, ref)
         key = (model.name, ref)
         found = self._ready.get(key)
-        if found is not None and (found[1] is model or _fits(found[0], model)):
+        if found is not None and not found[0].session.dropped and (found[1] is model or _fits(found[0], model)):
             if ref:
                 self._ready.move_to_end(key)
             return found[0]
@@ -98,6 +99,10 @@ class LoadedModels:
         found = self._ready.get((name, ""))
         return None if found is None else found[0]
 
+    def is_cold(self, name: str) -> bool:
+        """Whether the latest version answered, and will again once it is asked for: other sessions have its place now."""
+        return (name, "") in self._cold
+
     def problem(self, name: str) -> str | None:
         """Why the latest version does not answer, or is not the one that answers; None where nothing is known to be wrong."""
         if name in self._ensembles:
@@ -108,11 +113,16 @@ class LoadedModels:
     async def refresh(self, models: Iterable[spec.Model]) -> None:
         """Load what these models' refs stand for now, where that has changed. What answers now goes on until its successor is ready."""
         named = {model.name: model for model in self._ensembles.declare(models)}
+        self._store.pool.sweep([loaded.session for key, (loaded, _) in self._ready.items() if not key[1]])
+        for key in [key for key, (loaded, _) in self._ready.items() if loaded.session.dropped]:
+            del self._ready[key]
+            self._cold.add(key)
         for known in (self._ready, self._refused):
             for key in [key for key in known if key[0] not in named]:
                 del known[key]
-        for key in {(name, "") for name in named} | set(self._ready):
-            self._begin(key, named[key[0]])
+        self._cold = {key for key in self._cold if key[0] in named and not key[1]}
+        for key in ({(name, "") for name in named} - self._cold) | set(self._ready):
+            self._begin(key, named[key[0]], asked=False)
         await asyncio.gather(*self._loading.values())
 
     def close(self) -> None:
@@ -121,18 +131,20 @@ class LoadedModels:
         for thread in (self._thread, self._names):
             thread.shutdown(wait=False, cancel_futures=True)
 
-    def _begin(self, key: Key, model: spec.Model) -> None:
+    def _begin(self, key: Key, model: spec.Model, *, asked: bool = True) -> None:
+        """asked: somebody waits for it; else one that gave way to others since is left alone, or they would take turns for ever."""
         if key not in self._loading:
-            self._loading[key] = asyncio.get_running_loop().create_task(self._load(key, model))
+            self._loading[key] = asyncio.get_running_loop().create_task(self._load(key, model, asked))
 
-    async def _load(self, key: Key, model: spec.Model) -> None:
+    async def _load(self, key: Key, model: spec.Model, asked: bool) -> None:
         current = self._ready.get(key)
         try:
             loaded = await asyncio.get_running_loop().run_in_executor(
-                self._thread, self._successor, key[1], model, current and current[0]
+                self._thread, self._successor, key[1], model, current and current[0], asked
             )
             self._ready[key] = (loaded, model)
             self._refused.pop(key, None)
+            self._cold.discard(key)
             if current is None or loaded is not current[0]:
                 self._said(loaded)
         except ModelError as error:
@@ -146,9 +158,10 @@ class LoadedModels:
             for old in named[: max(0, len(named) - NAMED_KEPT)]:
                 del self._ready[old]
 
-    def _successor(self, ref: str, model: spec.Model, current: LoadedModel | None) -> LoadedModel:
+    def _successor(self, ref: str, model: spec.Model, current: LoadedModel | None, asked: bool) -> LoadedModel:
         """What the ref stands for now: ``current`` where that is it already. In the loading thread. Raises ModelError."""
-        if current is not None and _fits(current, model) and self._store.is_current(current, ref or None):
+        gone = asked and current is not None and current.session.dropped
+        if current is not None and not gone and _fits(current, model) and self._store.is_current(current, ref or None):
             return current
         return self._store.load(model.name, ref or None, model=model)
 

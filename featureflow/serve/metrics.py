@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -50,6 +50,19 @@ class Requests(Collector):
         family = CounterMetricFamily("featureflow_requests", "Requests answered", labels=["route", "status"])
         for (route, status), count in list(self._counts.items()):
             family.add_metric([route, str(status)], count)
+        yield family
+
+
+class Counts(Collector):
+    """Counters that are kept elsewhere, by one label, read when they are scraped."""
+
+    def __init__(self, name: str, text: str, label: str, read: Callable[[], Mapping[str, int]]) -> None:
+        self._name, self._text, self._label, self._read = name, text, label, read
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(self._name, self._text, labels=[self._label])
+        for value, count in self._read().items():
+            family.add_metric([value], count)
         yield family
 
 
@@ -107,6 +120,10 @@ class Metrics:
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """A gauge that is read when it is scraped."""
         Gauge(name, text, registry=self.registry).set_function(read)
+
+    def counts(self, name: str, text: str, label: str, read: Callable[[], Mapping[str, int]]) -> None:
+        """Counters by one label that are kept elsewhere and read when they are scraped."""
+        self.registry.register(Counts(name, text, label, read))
 
     def inferred(self, model: str, seconds: float) -> None:
         self.inference.labels(model).observe(seconds)

@@ -65,7 +65,7 @@ class Upkeep:
                 problem = scorer.models.problem(name)
                 if problem is not None:
                     warnings[f"model {name}"] = problem
-                elif scorer.models.latest(name) is None:
+                elif scorer.models.latest(name) is None and not scorer.models.is_cold(name):
                     loading = True
                     down[f"model {name}"] = "it is being loaded"
         ready = not (self.draining or loading or scorer.plan is None or "online store" in down)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from heapq import heappush, heappushpop
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,19 @@ def as_served(
         join_keys=needs.join_keys, context=needs.context, instant="at", label=None if label is None else "label",
     )
     return assemble(needs, _values(needs, predictions, view_definitions(history, project)), read, simulated=False)
+
+
+def newest(history: HistoryStore, project: spec.Project, model: str, most: int) -> list[str]:
+    """Ids of the ``most`` latest predictions of the model that history holds, oldest first: what it is asked now, by real callers."""
+    latest: list[tuple[int, str]] = []     # a heap: the oldest of those kept is the first
+    source = predictions_of(project.name)
+    for partition in sorted(history.offsets(source.name)):
+        for page in history.scan(source, partition=partition, columns=("asked_at", "prediction_id", "model"), page_rows=5_000):
+            ids, models = (page.events.columns[name].tolist() for name in ("prediction_id", "model"))
+            for asked in zip(page.events.times_us.tolist(), ids, models, strict=True):
+                if asked[2] == model:
+                    (heappush if len(latest) < most else heappushpop)(latest, asked[:2])
+    return list(dict.fromkeys(name for _, name in sorted(latest)))
 
 
 def find(history: HistoryStore, project: spec.Project, ids: set[str]) -> dict[str, Prediction]:

@@ -23,6 +23,7 @@ from featureflow.kernel.derive import features_to_inputs
 from featureflow.kernel.finalize import Status, ViewKernel
 from featureflow.kernel.replay import recompute
 from featureflow.models.loaded import LoadedModel
+from featureflow.models.pool import SessionPool
 from featureflow.models.store import ModelStore
 from featureflow.serve.answer import Answer, Shed
 from featureflow.store.keys import Keys
@@ -33,6 +34,7 @@ PREDICTIONS = system.predictions(DEFAULT_PROJECT)
 KEYS = Keys(DEFAULT_PROJECT)
 BODY = {"entities": {"rider": "ada", "zone": 7}, "context": {"hour": 17}}
 STRICT_BODY = {"entities": BODY["entities"]}
+BODY_OF = {"tip": BODY, "strict": STRICT_BODY}
 RIDER, ZONE = PROJECT.views
 
 
@@ -371,6 +373,28 @@ def test_a_new_version_takes_over_without_a_dropped_request_and_an_old_one_can_b
             store.alias("tip", "latest", "1")
             await serve.scorer.models.refresh(WITH_MODELS.models)
             assert answered(await serve.ask("tip", BODY))["version"] == "1"
+
+    asyncio.run(go())
+
+
+def test_a_model_that_gave_way_to_another_is_loaded_again_for_the_next_who_asks(tmp_path: Path) -> None:
+    async def go() -> None:
+        store = ModelStore(models_in(tmp_path).path, pool=SessionPool(sessions=1))
+        async with serving(store, rig=fed()) as serve:
+            for name in ("tip", "strict", "tip"):
+                await serve.ask(name, BODY_OF[name])           # one of the two is not held: it is loaded for this request
+                await serve.scorer.models.refresh(WITH_MODELS.models)
+                assert answered(await serve.ask(name, BODY_OF[name]))["model"] == name
+                assert [key.model for key in store.pool.keys] == [name]
+                for _ in range(2):                             # what gave way stays away until it is asked for
+                    await serve.scorer.models.refresh(WITH_MODELS.models)
+                assert [key.model for key in store.pool.keys] == [name]
+                other = "strict" if name == "tip" else "tip"
+                assert serve.scorer.models.is_cold(other)
+                away = await serve.ask(other, BODY_OF[other])
+                assert isinstance(away, Shed)
+                assert away.reason == "loading"
+                await serve.scorer.models.refresh(WITH_MODELS.models)
 
     asyncio.run(go())
 

@@ -23,7 +23,7 @@ from featureflow.kernel.replay import recompute
 from featureflow.serve.prediction_log import Predictions, encode
 from featureflow.store.history.protocol import Statement
 from featureflow.store.history.sql import SqlHistory
-from featureflow.train.as_served import as_served
+from featureflow.train.as_served import as_served, newest
 from featureflow.train.audit import recompute_prediction, recompute_predictions
 
 PREDICTIONS = system.predictions(DEFAULT_PROJECT)
@@ -205,6 +205,13 @@ def test_a_dataset_as_served_holds_the_logged_bytes(history: SqlHistory) -> None
                     mine = np.ascontiguousarray(got.features[feature.reference].reshape(len(got), -1)[i])
                     assert mine.tolist() == own if feature.is_text else mine.tobytes() == own.tobytes()
                 at += feature.numbers
+
+
+def test_the_newest_predictions_of_a_model_are_those_asked_last(history: SqlHistory) -> None:
+    rows = sorted(log(history, serve()), key=lambda row: (row["asked_at"], row["prediction_id"]))
+    assert newest(history, PROJECT, "late", 7) == [row["prediction_id"] for row in rows[-7:]]
+    assert len(newest(history, PROJECT, "late", 10 * ROWS)) == ROWS
+    assert newest(history, PROJECT, "other", 7) == []
 
 
 def test_a_prediction_that_is_not_in_history_is_named(history: SqlHistory) -> None:
