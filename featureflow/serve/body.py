@@ -15,11 +15,13 @@ BODY_S = 10.0  # for the whole body: a client that drips bytes is cut off
 async def read(request: web.BaseRequest, *, within_s: float = BODY_S) -> bytes:
     """The whole body.
 
+    A caller who waits for leave to send it (``Expect: 100-continue``) gets leave here, once nothing that its head says stands against it.
+
     Raises RequestError: 413 beyond ``limits.REQUEST_BYTES``, 415 when it is compressed, 408 when it takes longer than ``within_s``,
     400 when it breaks off.
     """
-    content = request.content
-    if "Content-Encoding" in request.headers:
+    content, headers = request.content, request.headers
+    if "Content-Encoding" in headers or headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
         raise RequestError("Body is encoded", "send the body as it is, without Content-Encoding", status=415)
     if (request.content_length or 0) > limits.REQUEST_BYTES:
         raise _too_large()
@@ -27,6 +29,8 @@ async def read(request: web.BaseRequest, *, within_s: float = BODY_S) -> bytes:
         content.is_eof()
     ):  # it came with the head, as small bodies do; a large one would have paused the connection first
         return content.read_nowait()
+    if headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     chunks, size = [], 0
     try:
         async with asyncio.timeout(within_s):
