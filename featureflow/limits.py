@@ -57,4 +57,5 @@ REQUEST_BYTES = 1024 * 1024
 ROWS_PER_REQUEST = 1_000
 CANDIDATES = ROWS_PER_REQUEST     # of one rank request, of all its recalls
 RECALLS = 16
+FINALIZED_BYTES = 64 * 1024 * 1024  # of states and the features computed from them that a scorer remembers
 PREDICTION_LOG_QUEUE = 100_000

@@ -133,7 +133,7 @@ async def _read(
         for row, place in enumerate(reading.places)
         if reading.standings[place].missing
     }
-    return found, sorted(past.keys() - lost - reading.corrupt.keys())
+    return found, sorted(past.keys() - lost - found.corrupt.keys())
 
 
 def _recalled(here: Context, plan: ViewPlan, found: Features, past: list[int], q_us: int) -> Values:

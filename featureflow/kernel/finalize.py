@@ -121,6 +121,19 @@ class ViewKernel:
                 _finalize(plan, states[name], q_us, out)
         return out
 
+    def moment(self, q_us: int) -> tuple[int, ...] | None:
+        """What of an instant the features hang on: at two instants that have the same, equal states have equal features, to the bit.
+
+        None where some feature hangs on the instant itself (a time since, a decayed sum, a session, an expiry).
+        """
+        if not all(plan.is_steady for plan in self._plans.values()):
+            return None
+        found: list[int] = []
+        for plan in self._plans.values():
+            found += _begin(plan, np.full(1, q_us, np.int64)).ravel().tolist()
+            found += [q_us // layout.finest for layout in plan.layout.all]
+        return tuple(found)
+
     def nothing(self) -> Values:
         """No row."""
         features = len(self.view.features)
@@ -138,11 +151,7 @@ def _finalize(plan: Plan, states: States, q_us: Int, out: Values) -> None:
     layout, n = plan.layout, len(q_us)
     if n > 1 and (q_us == q_us[0]).all():
         q_us = q_us[:1]  # one instant for all, as a serving turn has, needs no look-up per row
-    begin = (q_us - plan.back) // plan.step * plan.step  # (windows, n or 1)
-    if plan.shift is not None:
-        begin += plan.shift
-    if len(plan.lifetime):
-        begin[plan.lifetime] = LIFETIME_START_US
+    begin = _begin(plan, q_us)
     _refuse_what_was_rolled_up(plan, states, begin)
     table = layout.table(states.rows)
     begins = [begin[chain] for chain in plan.chains]
@@ -186,6 +195,16 @@ def _finalize(plan: Plan, states: States, q_us: Int, out: Values) -> None:
         for one, estimated in zip(plan.estimates, estimate(plan, states, q_us), strict=True):
             cells = out.texts[one.feature] if one.columns is None else out.values[:, one.columns]
             cells[:] = np.where(present[one.row][:, np.newaxis], estimated, cells)
+
+
+def _begin(plan: Plan, q_us: Int) -> Int:
+    """(windows, n or 1) where each window begins at ``q_us`` (n,) or (1,)."""
+    begin = (q_us - plan.back) // plan.step * plan.step
+    if plan.shift is not None:
+        begin += plan.shift
+    if len(plan.lifetime):
+        begin[plan.lifetime] = LIFETIME_START_US
+    return begin
 
 
 def _bands(begin: Int, start: Int, entity: Int, q_us: Int) -> Int:

@@ -19,7 +19,7 @@ from featureflow.kernel.partial.base import Partial
 from featureflow.kernel.partial.decayed import Decayed
 from featureflow.kernel.partial.entries import Entries
 from featureflow.kernel.partial.sketch import Sketch
-from featureflow.kernel.tile import steps, tile_for
+from featureflow.kernel.tile import LADDER_US, steps, tile_for
 
 Index = NDArray[np.intp]
 
@@ -125,6 +125,12 @@ class Plan:
     entries: tuple[FromEntries, ...]
     estimates: tuple[Estimate, ...]
     expiring: NDArray[np.bool_] | None     # (features, 1) which the view's ttl expires; None: none
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether values change only where a window begins anew or a tile of the finest begins: none hangs on the instant itself."""
+        timed = self.layout.finest < LADDER_US[0] or any("instants" in group.kind.given for group in self.groups)
+        return not (timed or self.sessions or self.fading or self.expiring is not None)
 
     @staticmethod
     def of(layout: Layout, features: Sequence[Feature], columns: Sequence[int]) -> Plan:

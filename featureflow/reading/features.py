@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from featureflow.clock import NO_TIME_US
-from featureflow.errors import StateError
 from featureflow.kernel.finalize import NO_TEXTS, Status, Texts, Values
 from featureflow.kernel.state import parse
 from featureflow.kernel.tile import LIFETIME_US
 from featureflow.reading.fetch import Reading
+from featureflow.reading.finalized import Finalized, by_source, compute
 from featureflow.reading.plan import ViewPlan
-
-log = structlog.get_logger("featureflow.reading")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +33,7 @@ class Features:
     standings: list[dict[str, dict[int, int]]]  # source -> partition -> offset, of each bucket that was read
     degraded: tuple[str, ...] = ()
     lost: bool = False  # some value here has the status missing
+    corrupt: dict[int, str] = field(default_factory=dict)  # row -> what is wrong with its state
     unanswerable: dict[int, str] = field(
         default_factory=dict
     )  # row -> why its state has no exact answer at that instant
@@ -73,38 +72,33 @@ def shown(plan: ViewPlan, values: Values | Features, row: int, feature: int) -> 
     return found if declared.is_sequence else found[0]  # type: ignore[no-any-return]
 
 
-def finalize(reading: Reading, q_us: int) -> Features:
-    """What the view's features are at ``q_us``, from this reading alone.
+def finalize(reading: Reading, q_us: int, finalized: Finalized | None = None) -> Features:
+    """What the view's features are at ``q_us``, from this reading alone. ``finalized``: remembers what was computed before.
 
     A feature of a source whose offset record is absent or dirty is ``missing`` and takes its default; of one that is not known to
     count all that the log held a while ago it is ``stale`` and keeps its value, which is right for the ``applied`` offsets named.
     Never raises for damaged state, or state that has no exact answer at ``q_us``: those entities are ``missing``. Raises only where
     the view cannot be computed for any entity.
     """
-    plan, n = reading.plan, len(reading.ids)
-    unanswerable: dict[int, str] = {}
-    try:
-        values = plan.kernel.finalize(
-            {name: source.states for name, source in reading.sources.items()}, np.full(n, q_us, np.int64)
-        )
-    except Exception:  # damage that the state's form does not show can break any step
-        values = _one_by_one(reading, q_us, unanswerable)
+    plan = reading.plan
+    done = (compute if finalized is None else finalized.compute)(plan, reading.ids, reading.blobs, q_us)
+    values, corrupt, unanswerable = done.values, done.corrupt, done.unanswerable
     missing = _where([standing.missing for standing in reading.standings])
     stale = _where([standing.stale for standing in reading.standings])
     standings = [standing.applied for standing in reading.standings]
-    if not (missing or stale or reading.corrupt or unanswerable):
+    if not (missing or stale or corrupt or unanswerable):
         return Features(
             plan, reading.ids, values.values, values.statuses, values.event_times_us, reading.places, standings, texts=values.texts
         )
     marked = values.copy()
-    of_rows, damaged = np.array(reading.places, np.intp), np.array(sorted({*reading.corrupt, *unanswerable}), np.intp)
+    of_rows, damaged = np.array(reading.places, np.intp), np.array(sorted({*corrupt, *unanswerable}), np.intp)
     for index, source in enumerate(plan.feature_source):
         if source in missing:
             _lose(plan, marked, np.flatnonzero(np.isin(of_rows, missing[source])), index)
         if source in stale:
             marked.statuses[np.isin(of_rows, stale[source]), index] = Status.STALE
         _lose(plan, marked, damaged, index)
-    flags = (("missing", missing), ("stale", stale), ("corrupt", reading.corrupt), ("unanswerable", unanswerable))
+    flags = (("missing", missing), ("stale", stale), ("corrupt", corrupt), ("unanswerable", unanswerable))
     return Features(
         plan,
         reading.ids,
@@ -115,6 +109,7 @@ def finalize(reading: Reading, q_us: int) -> Features:
         standings,
         tuple(f"{plan.view.name}:{what}" for what, those in flags if those),
         bool(missing or len(damaged)),
+        corrupt,
         unanswerable,
         marked.texts,
     )
@@ -122,21 +117,21 @@ def finalize(reading: Reading, q_us: int) -> Features:
 
 def no_exact_answer(found: Features, reading: Reading, q_us: int, now_us: int) -> dict[int, str]:
     """Rows of which the state says nothing exact at ``q_us``, an instant that somebody named: row -> what to say of it."""
-    return found.unanswerable | expired(reading, q_us, now_us) | newer(reading, q_us)
+    return found.unanswerable | expired(reading, q_us, now_us) | newer(reading, q_us, found.corrupt)
 
 
-def newer(reading: Reading, q_us: int) -> dict[int, str]:
+def newer(reading: Reading, q_us: int, corrupt: Container[int] = ()) -> dict[int, str]:
     """Entities with an event after ``q_us`` where nothing can leave it out: row -> what to say of it.
 
     A source of which the view has no window but ``lifetime`` is kept as one row, of all its events. It answers for now, and for an
     instant from its newest event on.
     """
     found: dict[int, str] = {}
-    for source in reading.plan.sources:
+    for source, blobs in by_source(reading.plan, reading.blobs):
         layout = source.layout
         if layout.finest != LIFETIME_US:
             continue
-        states = reading.sources[source.name].states
+        states = parse(layout, [of if row not in corrupt else (None,) * len(of) for row, of in enumerate(blobs)])
         ahead = layout.table(states.rows)[:, layout.t_max] > q_us
         for row in states.entity[ahead].tolist():
             found.setdefault(
@@ -152,12 +147,12 @@ def expired(reading: Reading, q_us: int, now_us: int) -> dict[int, str]:
     ``Layout.ttl_ms``, which is until q + ``disorder`` + one tile at least. Since then that the key is absent says nothing of q.
     """
     found: dict[int, str] = {}
-    for source in reading.plan.sources:
+    for source, of in by_source(reading.plan, reading.blobs):
         layout = source.layout
         forgotten_us = now_us - layout.disorder_us - max(0 if level == LIFETIME_US else level for level in layout.levels)
         if layout.ttl_ms == 0 or q_us >= forgotten_us:
             continue
-        for row, blobs in enumerate(reading.sources[source.name].blobs):
+        for row, blobs in enumerate(of):
             if reading.ids[row] is not None and not all(blobs):
                 found.setdefault(
                     row, f"{layout.view_id} has no state from {source.name} in some partition, and may have had some that counts then"
@@ -198,23 +193,3 @@ def _lose(plan: ViewPlan, marked: Values, rows: NDArray[np.intp], index: int) ->
         marked.texts[index][rows] = plan.view.features[index].aggregation.default
     marked.statuses[rows, index] = Status.MISSING
     marked.event_times_us[rows, index] = NO_TIME_US
-
-
-def _one_by_one(reading: Reading, q_us: int, unanswerable: dict[int, str]) -> Values:
-    """Some entity cannot be finalized at ``q_us``: find which, and finalize the others. Damage is added to ``reading.corrupt``."""
-    plan = reading.plan
-    at = np.full(1, q_us, np.int64)
-    empty = {s.name: parse(s.layout, [[None] * s.stride]) for s in plan.sources}
-    found: list[Values] = []
-    for index in range(len(reading.ids)):
-        try:
-            alone = {s.name: parse(s.layout, [reading.sources[s.name].blobs[index]]) for s in plan.sources}
-            found.append(plan.kernel.finalize(alone, at))
-        except StateError as error:
-            unanswerable[index] = str(error)
-            found.append(plan.kernel.finalize(empty, at))
-        except Exception as error:
-            found.append(plan.kernel.finalize(empty, at))  # raises where not the entity's state is at fault
-            reading.corrupt[index] = repr(error)
-            log.error("state_cannot_be_computed", view=plan.view.id, entity=reading.ids[index], error=repr(error))
-    return Values.concat(found)

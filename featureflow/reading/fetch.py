@@ -1,4 +1,4 @@
-"""Bytes of the online store -> states that the kernel can finalize, and how much of them can be trusted.
+"""Bytes of the online store for the entities of a turn, and how much of them can be trusted.
 
 One read brings the state keys of all entities of a turn *and* the offset records that stand beside them, those of one bucket in one
 atom, so the offsets that an answer names are exactly those its state was folded to, and how fresh it is said to be is how fresh it is.
@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 from featureflow.clock import Clock
-from featureflow.errors import StateError, UnavailableError
-from featureflow.kernel import state
-from featureflow.kernel.state import States
-from featureflow.reading.plan import SourcePlan, ViewPlan
+from featureflow.errors import UnavailableError
+from featureflow.reading.plan import ViewPlan
 from featureflow.reading.standing import Records, Standing, decoded
 from featureflow.store.online.beside import Group, Together, Values
 from featureflow.store.online.protocol import OffsetRecord
@@ -39,14 +37,6 @@ class Reader(Protocol):
 
 
 @dataclass(slots=True)
-class SourceReading:
-    """What was read of one source, for the entities of one view."""
-
-    states: States
-    blobs: list[Blobs]  # per entity, what the states were parsed from
-
-
-@dataclass(slots=True)
 class Reading:
     """One view's state for some entities."""
 
@@ -54,8 +44,7 @@ class Reading:
     ids: list[str | int | None]
     places: list[int]  # which of the standings is each id's
     standings: list[Standing]
-    sources: dict[str, SourceReading] = field(default_factory=dict)
-    corrupt: dict[int, str] = field(default_factory=dict)  # index into ids -> what is wrong with its state
+    blobs: list[Blobs]  # of each id, source by source
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +89,7 @@ class Fetcher:
             ]
             first += count
             entities, at = _per_entity(plan, ids, blobs, at)
-            readings[plan] = _parsed(Reading(plan, list(ids), of_ids, standings), entities)
+            readings[plan] = Reading(plan, list(ids), of_ids, standings, entities)
         return readings
 
     async def offsets(self, plans: Sequence[ViewPlan]) -> list[list[list[OffsetRecord | None]]] | Unread:
@@ -134,32 +123,6 @@ def _per_entity(plan: ViewPlan, ids: Ids, blobs: Blobs, at: int) -> tuple[list[B
         some = iter(found)
         found = (plan.nothing if entity_id is None else next(some) for entity_id in ids)
     return list(found), end
-
-
-def _parsed(reading: Reading, entities: list[Blobs]) -> Reading:
-    at, sources = 0, reading.plan.sources
-    for source in sources:
-        own = [blobs[at : at + source.stride] for blobs in entities] if len(sources) > 1 else entities
-        at += source.stride
-        reading.sources[source.name] = _parse(source, own, reading)
-    return reading
-
-
-def _parse(source: SourcePlan, entities: list[Blobs], reading: Reading) -> SourceReading:
-    """All states at once; where one of them is damaged, that one alone is set aside and named in ``reading.corrupt``."""
-    try:
-        return SourceReading(state.parse(source.layout, entities), entities)
-    except StateError:
-        nothing: Blobs = (None,) * source.stride
-        good: list[Blobs] = []
-        for index, blobs in enumerate(entities):
-            try:
-                state.parse(source.layout, [blobs])
-                good.append(blobs)
-            except StateError as error:
-                reading.corrupt[index] = str(error)
-                good.append(nothing)
-        return SourceReading(state.parse(source.layout, good), good)
 
 
 async def within(reading: Coroutine[Any, Any, T], budget_s: float) -> T:

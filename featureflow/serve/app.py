@@ -95,6 +95,14 @@ class Server:
             "outcome",
             lambda: {str(outcome): count for outcome, count in pool.outcomes.items()},
         )
+        finalized = self.scorer.finalized
+        self.metrics.counts(
+            "featureflow_finalized",
+            "Features of an entity that were computed, or were known since its state was the same before",
+            "how",
+            lambda: {"computed": finalized.computed, "known": finalized.found},
+        )
+        self.metrics.gauge("featureflow_finalized_bytes", "Of states and features that are remembered", lambda: finalized.bytes)
         waiting = self._predictions
         self.metrics.gauge(
             "featureflow_prediction_log_waiting",

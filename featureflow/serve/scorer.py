@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import structlog
 
+from featureflow import limits
 from featureflow.clock import Clock, SystemClock
 from featureflow.define.spec import DEFAULT_PROJECT, Project
 from featureflow.errors import RequestError, UnavailableError
@@ -26,6 +27,7 @@ from featureflow.models.store import ModelStore
 from featureflow.reading import features as feature_values
 from featureflow.reading.features import Features
 from featureflow.reading.fetch import Fetcher, Reader, Reading, Unread
+from featureflow.reading.finalized import Finalized
 from featureflow.reading.plan import ModelPlan, Plan, ViewPlan
 from featureflow.serve.admission import Admission
 from featureflow.serve.answer import Answer, Shed
@@ -68,6 +70,7 @@ class Scorer:
         self.problem = "the definitions have not been read yet"  # why there is no plan
         self.turns = Turns(self._turn, admission or Admission())
         self.fetcher = Fetcher(reader, self.wall, stale_after_us)
+        self.finalized = Finalized(limits.FINALIZED_BYTES)
         self._reader, self._keys = reader, Keys(project)
         self._bodies: dict[str, BodyDecoder] = {}
         self._definitions: tuple[bytes | None, ...] = ()
@@ -109,6 +112,7 @@ class Scorer:
         await self._warm(plan)
         self.plan, self._bodies = plan, bodies
         self.fetcher.forget()
+        self.finalized.forget()
         self._definitions, self.problem = definitions, ""
         await self.models.refresh(m.model for m in plan.models.values())
         self.metrics.reloads.inc()
@@ -266,7 +270,7 @@ class Scorer:
             found = {view: feature_values.nothing(view, ids) for view, ids in asked.items()}
             said: tuple[str, ...] = (f"fetch:{read.reason}",)
         else:
-            found = {view: _finalized(reading, q_us) for view, reading in read.items()}
+            found = {view: self._finalize(reading, q_us) for view, reading in read.items()}
             said = ()
         self.metrics.stage["finalize"].observe(perf_counter() - fetched)
         for work in works:
@@ -307,11 +311,10 @@ class Scorer:
             "model_loaded", model=loaded.name, version=loaded.version, variant=loaded.variant, provider=loaded.provider
         )
 
-
-def _finalized(reading: Reading, q_us: int) -> Features:
-    """A view that cannot be computed is missing, which the models that read it answer as they declare; others go on."""
-    try:
-        return feature_values.finalize(reading, q_us)
-    except Exception:
-        log.exception("view_failed", view=reading.plan.view.id, entities=len(reading.ids))
-        return feature_values.nothing(reading.plan, reading.ids)
+    def _finalize(self, reading: Reading, q_us: int) -> Features:
+        """A view that cannot be computed is missing, which the models that read it answer as they declare; others go on."""
+        try:
+            return feature_values.finalize(reading, q_us, self.finalized)
+        except Exception:
+            log.exception("view_failed", view=reading.plan.view.id, entities=len(reading.ids))
+            return feature_values.nothing(reading.plan, reading.ids)

@@ -153,7 +153,7 @@ CONDITIONS = st.sampled_from([
 ])
 EXPRESSIONS = st.sampled_from([X, Y, Call("sub", (X, Y)), Call("div", (X, Y)), Call("mul", (X, X))])
 WINDOWS = st.sampled_from([
-    sliding(7), sliding(120), sliding(600), sliding(3600), sliding(86_400), sliding(30 * 86_400),
+    sliding(7), sliding(125), sliding(120), sliding(600), sliding(3600), sliding(86_400), sliding(30 * 86_400),
     tumbling(10), tumbling(90), tumbling(3600), tumbling(86_400), tumbling(86_400, 21_600), tumbling(600, 7),
     hopping(600, 60), hopping(90, 30, 20), hopping(86_400, 3600, 900), hopping(3600, 3600), LIFETIME,
     exact(sliding(7)), exact(sliding(600)), exact(sliding(86_400)), exact(tumbling(3600)), exact(hopping(600, 60, 20)),

@@ -15,10 +15,10 @@ from worker_rig import PROJECT, SECOND_US, TRIP, ZONES, Rig
 
 from featureflow.define.spec import Aggregation, Column, View, with_version
 from featureflow.kernel.fold import lift_rows
-from featureflow.kernel.state import States
+from featureflow.kernel.state import encode
 from featureflow.models.store import ModelStore
 from featureflow.reading import features
-from featureflow.reading.fetch import Reading, SourceReading
+from featureflow.reading.fetch import Reading
 from featureflow.reading.plan import Plan
 
 
@@ -84,15 +84,15 @@ def test_each_source_of_a_view_is_looked_at_by_itself() -> None:
     """A view of two events: one has windows whose tiles tell its events apart, the other has not."""
     plan = Plan(TRIPS, dict.fromkeys(SOURCES, 1), 1).views["aircraft_now"]
     ids = [f"N{i}" for i in range(1, 30)]
-    reading, times = Reading(plan, list(ids), [0] * len(ids), []), {}
+    columns, times = [], {}
     for number, source in enumerate(plan.sources):
         part = events(40 + number, 0, 200)
         rows, of = lift_rows(source.layout, part)
         owner = np.array([ids.index(one) if one in ids else -1 for one in part.columns["aircraft"][of].tolist()])
-        order = np.argsort(owner, kind="stable")[np.count_nonzero(owner < 0) :]
-        states = States.of_rows(source.layout, rows[order], owner[order], len(ids))
-        reading.sources[source.name] = SourceReading(states, [])
+        none = np.zeros(len(source.layout.levels) - 1, np.int64)
+        columns.append([(encode(source.layout, 0, 0, none, rows[owner == place]),) for place in range(len(ids))])
         times[source.name] = (part.columns["aircraft"], part.times_us)
+    reading = Reading(plan, list(ids), [0] * len(ids), [], [sum(parts, ()) for parts in zip(*columns, strict=True)])
     q = int(np.quantile(times["arrival"][1], 0.85))
     of, at = times["arrival"]
     wanted = {place for place, one in enumerate(ids) if (at[of == one] > q).any()}
