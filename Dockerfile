@@ -11,7 +11,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY featureflow featureflow
 COPY migrations migrations
-RUN /opt/featureflow/bin/pip install ".[${EXTRA},frames,otel,avro,protobuf]"
+RUN /opt/featureflow/bin/pip install ".[${EXTRA},frames,otel,avro,protobuf,s3]"
 
 FROM python:3.13-slim AS runtime
 RUN useradd --create-home --uid 10001 featureflow && mkdir /project && chown featureflow /project

@@ -170,7 +170,7 @@ async def serving(
         yield ServeRig(rig, reader, scorer, predictions, metrics, models)
     finally:
         predictions.close(60.0)
-        scorer.models.close()
+        scorer.close()
 
 
 @dataclass

@@ -10,12 +10,14 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from featureflow.cli import model_release
 from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output, counted
 from featureflow.define import spec
 from featureflow.errors import ModelError, RequestError
 from featureflow.models.manifest import Manifest, ModelInput, inputs_of
 from featureflow.models.quantize import EXPECTED_BATCH
+from featureflow.models.source import check_signature, fetch
 from featureflow.models.store import ModelStore
 from featureflow.models.transform import Transforms, identity
 from featureflow.train.as_served import as_served, newest
@@ -27,16 +29,23 @@ def register(app: typer.Typer) -> None:
     app.command("add")(add)
     app.command("quantize")(quantize)
     app.command("list")(list_models)
+    app.command("alias")(alias)
+    model_release.register(app)
 
 
 def model() -> None:
-    """The model store: add, quantize, list."""
+    """The model store: add, quantize, list; and which version answers whom: release, canary, shadow, promote, rollback."""
 
 
 def add(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="The model's name in the definitions.")],
-    file: Annotated[Path, typer.Argument(help="An ONNX file: float32 (batch, columns) -> one score a row.")],
+    file: Annotated[
+        str, typer.Argument(help="An ONNX file: float32 (batch, columns) -> one score a row. A path, https://host/file or s3://bucket/key.")
+    ],
+    sha256: Annotated[str, typer.Option(help="The file's SHA-256; of an address it must be given.")] = "",
+    signature: Annotated[str, typer.Option(help="Path or address of the file's Ed25519 signature.")] = "",
+    public_key: Annotated[Path | None, typer.Option(help="PEM file of the key that must have signed it.")] = None,
     transforms: Annotated[
         Path | None, typer.Option(help="Fitted transforms as JSON; none: the columns as they are.")
     ] = None,
@@ -55,19 +64,21 @@ def add(
         rows, labels = (None, None) if dataset is None else _vectors(dataset, inputs)
         made = _store(here).add(
             name,
-            file,
+            _content(file, sha256, signature, public_key),
             inputs=inputs,
             transforms=_transforms(transforms, inputs),
             version=version or None,
             calibration=rows,
             labels=labels,
             model=definition,
+            origin=file,
         )
     output.say(
         f"{name}@{made.version} is in the store; {counted(made.transforms.width_in, 'column')}, "
         f"{made.transforms.width_out} after the transforms."
     )
     output.say(f"Next: featureflow model quantize {name}" if dataset else "It answers as FP32.")
+    output.say(f"Scorers take it up by themselves, where nothing of {name} is released: see featureflow model releases.")
     output.result(
         {
             "name": name,
@@ -181,6 +192,22 @@ def list_models(context: typer.Context, json: Json = False) -> None:
     )
 
 
+def alias(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The model's name.")],
+    to: Annotated[str, typer.Argument(help="The alias: champion.")],
+    ref: Annotated[str, typer.Argument(help="A version or alias; the latest if left out.")] = "",
+    json: Json = False,
+) -> None:
+    """Let a name stand for a version: callers score ``NAME@ALIAS``, and ``latest`` is who answers where nothing is released."""
+    here: Context = context.obj
+    output = Output(json=json)
+    with here:
+        version = _store(here).alias(name, to, ref or "latest")
+    output.say(f"{name}@{to} is {version}.")
+    output.result({"name": name, "alias": to, "version": version})
+
+
 def _shown(manifest: Manifest | None) -> tuple[str, str]:
     if manifest is None:
         return "", ""
@@ -199,6 +226,16 @@ def _definition(here: Context, name: str) -> spec.Model:
 
 def _store(here: Context) -> ModelStore:
     return ModelStore(here.settings.path(here.settings.models.path))
+
+
+def _content(file: str, sha256: str, signature: str, public_key: Path | None) -> bytes:
+    """The file's bytes, which are those that were named and signed."""
+    if bool(signature) != (public_key is not None):
+        raise ModelError("a signature is checked by a key: give --signature and --public-key, or neither")
+    content = fetch(file, sha256 or None)
+    if public_key is not None:
+        check_signature(content, signature, public_key)
+    return content
 
 
 def _transforms(file: Path | None, inputs: tuple[ModelInput, ...]) -> Transforms:

@@ -30,6 +30,7 @@ _PREDICTION = (
     Field(name="texts", type="str", nullable=True, max_bytes=65_536),  # JSON list of the features that are strings, in that order
     Field(name="degraded", type="str", max_bytes=65_536),      # JSON list of what was degraded
     Field(name="parts", type="str", nullable=True, max_bytes=65_536),  # JSON object: an ensemble's member@version or rule -> its value
+    Field(name="assignment", type="str", nullable=True, max_bytes=512),  # JSON: release, arm; a shadow's ids end in .shadow
 )
 
 _DEAD_LETTER = (

@@ -37,6 +37,7 @@ from featureflow.models.transform import Transforms
 
 LATEST = "latest"
 FP32, VECTORS = "fp32.onnx", "vectors.npz"
+REMEMBERED = 1024                          # refs that were seen to be current
 Float64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -74,6 +75,7 @@ class ModelStore:
         self._wanted = provider
         self._chosen: ProviderChoice | None = None
         self._choosing = Lock()
+        self._current: dict[tuple[str, str | None, str], tuple[object, ...]] = {}
 
     @property
     def provider(self) -> ProviderChoice:
@@ -83,12 +85,16 @@ class ModelStore:
                 self._chosen = choose(self._wanted)
             return self._chosen
 
+    def apart(self) -> ModelStore:
+        """The same models with sessions of its own: for another thread."""
+        return ModelStore(self.path, self._clock, self._wanted)
+
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def add(
         self,
         name: str,
-        onnx_path: Path,
+        onnx: Path | bytes,
         *,
         inputs: Sequence[ModelInput],
         transforms: Transforms,
@@ -97,12 +103,13 @@ class ModelStore:
         labels: Bools | None = None,
         model: spec.Model | None = None,
         output: str | None = None,
+        origin: str = "",
     ) -> Manifest:
         """Copy the file in as a new version, and let ``latest`` point to it.
 
-        version: default one more than the highest whole number. calibration: float64 (n, width) rows before the transforms, kept for
-        ``quantize``; labels: bool (n,). model: its definition, whose inputs must be these. output: which ONNX output is the score,
-        where the file has several.
+        onnx: the file, or its bytes (see ``models.source``). origin: where bytes came from, for messages. version: default one more than
+        the highest whole number. calibration: float64 (n, width) rows before the transforms, kept for ``quantize``; labels: bool (n,).
+        model: its definition, whose inputs must be these. output: which ONNX output is the score, where the file has several.
 
         Raises ModelError when the file, inputs and transforms do not fit together or to the definition, when it gives no finite
         scores or other ones in another batch, or when the version exists.
@@ -110,8 +117,8 @@ class ModelStore:
         folder.check_name(name, "a model")
         if version is not None:
             folder.check_name(version, "a version")
-        content = folder.read(Path(onnx_path), limit=MODEL_BYTES)
-        place = f"model {name} ({onnx_path})"
+        content = onnx if isinstance(onnx, bytes) else folder.read(Path(onnx), limit=MODEL_BYTES)
+        place = f"model {name} ({origin if isinstance(onnx, bytes) else onnx})"
         signed = signature(parse(content, place), place, output=output)
         made = Manifest(
             name=name, version=version or "0", created_us=self._clock.now_us(), inputs=tuple(inputs), transforms=transforms,
@@ -281,8 +288,17 @@ class ModelStore:
 
     def is_current(self, loaded: LoadedModel, ref: str | None = None) -> bool:
         """Whether ``load`` would give the same thing: the ref stands for the same version, and that was not quantized since."""
-        version = self.resolve(loaded.name, ref)
-        return version == loaded.version and self._read_manifest(loaded.name, version)[1] == loaded.stamp
+        home, key = self.path / loaded.name, (loaded.name, ref, loaded.stamp)
+        marks = tuple(_mark(path) for path in (home, home / ALIASES, home / loaded.version / manifests.FILE))
+        if self._current.get(key) != marks or None in marks:           # asked each second: looked at no closer where no file is another
+            self._current.pop(key, None)
+            version = self.resolve(loaded.name, ref)
+            if version != loaded.version or self._read_manifest(loaded.name, version)[1] != loaded.stamp:
+                return False
+            if len(self._current) >= REMEMBERED:
+                self._current.clear()
+            self._current[key] = marks
+        return True
 
     def _load(self, found: Manifest, stamp: str, variant: Variant | None) -> LoadedModel:
         place = f"model {found.name}@{found.version}"
@@ -329,6 +345,15 @@ class ModelStore:
                 f"{path} is the manifest of {found.name}@{found.version}; a version cannot be moved or copied: add the model again"
             )
         return found, hashlib.sha256(content).hexdigest()
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    """Another one where the file, or the names in the folder, were replaced; None where it cannot be seen."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _age(version: str) -> str:

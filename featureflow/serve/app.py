@@ -28,7 +28,7 @@ from featureflow.serve.routes import Routes
 from featureflow.serve.scorer import Scorer
 from featureflow.serve.upkeep import Upkeep
 from featureflow.store.log.protocol import Log
-from featureflow.store.online.open import open_reader
+from featureflow.store.online.open import open_online, open_reader
 from featureflow.tracing import Tracer, open_telemetry
 
 DRAIN_S = 6.0  # for requests under way; then come the two logs, with FLUSH_S each
@@ -75,6 +75,7 @@ class Server:
             stale_after_us=options.stale_after_us,
             predictions=self._predictions,
             metrics=self.metrics,
+            publish=lambda name, document: _publish(online_url, project, name, document),
         )
         self.producer = Producer(log_store)
         self.upkeep = Upkeep(self.scorer, log_store)
@@ -144,8 +145,17 @@ class Server:
         await asyncio.to_thread(self.producer.close, FLUSH_S)
         if self._predictions is not None:
             await asyncio.to_thread(self._predictions.close, FLUSH_S)
-        self.scorer.models.close()
+        self.scorer.close()
         await self._reader.close()
+
+
+def _publish(online_url: str, project: str, name: str, document: bytes) -> None:
+    """By a connection of its own: what a scorer has to say of a release comes once in a while, and its reader only reads."""
+    store = open_online(online_url, project=project)
+    try:
+        store.put_meta(name, document)
+    finally:
+        store.close()
 
 
 def run(

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from featureflow.errors import UnavailableError
+from featureflow.models.release import WHOLE
 from featureflow.reading.fetch import Unread
+from featureflow.serve.assigned import Carried
+from featureflow.serve.explain import rfc3339
 from featureflow.serve.scorer import Scorer
 from featureflow.serve.wire import v1
 from featureflow.store.online.protocol import OffsetRecord
@@ -53,22 +56,43 @@ def _furthest_behind(of_buckets: Sequence[OffsetRecord | None]) -> OffsetRecord 
 
 def models(scorer: Scorer) -> v1.ModelsAnswer:
     """Every model of the applied definitions, and what answers for it."""
-    out = []
-    for name, plan in scorer.current().models.items():
-        loaded = scorer.models.latest(name)
-        info = None
-        if loaded is not None:
-            info = v1.LoadedInfo(loaded.version, loaded.variant, loaded.provider, loaded.reason)
-        out.append(
-            v1.ModelInfo(
-                name,
-                [i.name for i in plan.model.inputs],
-                list(plan.join_keys),
-                {n: a.field.type for n, a in plan.context.items()},
-                plan.model.deadline_us / 1e3,
-                plan.model.when_missing,
-                info,
-                scorer.models.problem(name),
-            )
-        )
-    return v1.ModelsAnswer(out)
+    return v1.ModelsAnswer([model(scorer, name) for name in scorer.current().models])
+
+
+def model(scorer: Scorer, name: str) -> v1.ModelInfo:
+    """One model of the applied definitions. Raises RequestError (404)."""
+    plan = scorer.model(name)
+    loaded = scorer.models.latest(name)
+    carried = scorer.releases.carried.get(name)
+    return v1.ModelInfo(
+        name,
+        [i.name for i in plan.model.inputs],
+        list(plan.join_keys),
+        {n: a.field.type for n, a in plan.context.items()},
+        plan.model.deadline_us / 1e3,
+        plan.model.when_missing,
+        None if loaded is None else v1.LoadedInfo(loaded.version, loaded.variant, loaded.provider, loaded.reason),
+        scorer.releases.problems.get(name) or scorer.models.problem(name),
+        None if carried is None else _release(carried),
+    )
+
+
+def _release(carried: Carried) -> v1.ReleaseInfo:
+    release = carried.release
+    return v1.ReleaseInfo(
+        release.number,
+        release.step,
+        rfc3339(release.made_at_us),
+        [
+            v1.ArmInfo(arm.name, arm.version, arm.weight / WHOLE, count.rows, count.failed, count.mean_ms)
+            for arm, count in carried.counts
+        ],
+        None if release.shadow is None else release.shadow.version,
+        release.sticky,
+        carried.ended,
+        {
+            name: value
+            for name in release.bounds.__struct_fields__
+            if (value := getattr(release.bounds, name)) is not None
+        },
+    )

@@ -1,6 +1,7 @@
 """The models that are ready to answer. Loaded off the event loop and swapped whole: a request never waits for a file or a session.
 
-``ref`` is what stands after ``@`` in a request's path: a version, an alias, or nothing for the model's ``latest`` version.
+``ref`` is what stands after ``@`` in a request's path: a version, an alias, or nothing: the released stable version, or ``latest`` of a
+model of which nothing is released.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 
@@ -17,6 +18,7 @@ from featureflow.errors import ModelError, RequestError
 from featureflow.models.ensemble import Loaded
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.manifest import inputs_of
+from featureflow.models.release import Arm, content_of
 from featureflow.models.store import ModelStore
 from featureflow.serve.answer import Shed
 from featureflow.serve.ensemble import Ensembles
@@ -40,6 +42,8 @@ class LoadedModels:
         self._refused: OrderedDict[Key, tuple[float, str]] = OrderedDict()
         self._cold: set[Key] = set()  # were ready, and nobody asked for them: loaded again for the next who does
         self._loading: dict[Key, asyncio.Task[None]] = {}
+        self._held: dict[Key, str] = {}  # released versions, which stay in memory -> what they must be: see ``content_of``
+        self._stable: dict[str, str] = {}  # model -> the version that answers where none is named
         self._lookups = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="models")
         self._names = ThreadPoolExecutor(1, thread_name_prefix="model-names")  # not behind a model that takes seconds to load
@@ -51,7 +55,8 @@ class LoadedModels:
         """
         if model.ensemble is not None:
             return self._ensembles.get(model, ref)
-        key = (model.name, ref)
+        key = (model.name, ref) if ref else self._unnamed(model.name)
+        own = not ref or key in self._held
         found = self._ready.get(key)
         if found is not None and not found[0].session.dropped and (found[1] is model or _fits(found[0], model)):
             if ref:
@@ -62,9 +67,9 @@ class LoadedModels:
                 "No such model version", "after @ stands a version or alias: letters, digits, _ . -", status=404
             )
         refused = self._refused.get(key)
-        if refused is not None and (not ref or monotonic() - refused[0] < REFUSAL_S):
-            return Shed("model", refused[1], retry_after_s=5)  # ``refresh`` tries the latest version again
-        if key in self._loading or not ref:
+        if refused is not None and (own or monotonic() - refused[0] < REFUSAL_S):
+            return Shed("model", refused[1], retry_after_s=5)  # ``refresh`` tries those again that answer unasked for
+        if key in self._loading or own:
             self._begin(key, model)
             return _being_loaded(key)
         return None
@@ -96,32 +101,71 @@ class LoadedModels:
         """What answers for this model when no version is named."""
         if name in self._ensembles:
             return self._ensembles.latest(name)
-        found = self._ready.get((name, ""))
+        found = self._ready.get(self._unnamed(name))
         return None if found is None else found[0]
 
     def is_cold(self, name: str) -> bool:
-        """Whether the latest version answered, and will again once it is asked for: other sessions have its place now."""
-        return (name, "") in self._cold
+        """Whether that one answered, and will again once it is asked for: other sessions have its place now."""
+        return self._unnamed(name) in self._cold
 
     def problem(self, name: str) -> str | None:
-        """Why the latest version does not answer, or is not the one that answers; None where nothing is known to be wrong."""
+        """Why that one does not answer, or is not the one that answers; None where nothing is known to be wrong."""
         if name in self._ensembles:
             return self._ensembles.problem(name)
-        refused = self._refused.get((name, ""))
+        refused = self._refused.get(self._unnamed(name))
         return None if refused is None else refused[1]
+
+    async def hold(self, model: spec.Model, arms: Sequence[Arm]) -> None:
+        """Have these versions in memory and keep them there; from then on the first answers where no version is named.
+
+        Raises ModelError where one cannot be loaded or is not what was released; then all is as before, but that a model of which nothing
+        answers yet waits for its stable version: no other one may answer.
+        """
+        keys = {(model.name, arm.version): arm.content for arm in arms}
+        before = {key: content for key, content in self._held.items() if key[0] == model.name}
+        self._held.update(keys)
+        for key in keys:
+            self._begin(key, model)
+        await asyncio.gather(*(self._loading[key] for key in keys if key in self._loading))
+        problem = next((why for key in keys if (why := self._lack(key, model)) is not None), None)
+        mine, answers = keys, True
+        if problem is not None:
+            first = (model.name, arms[0].version)
+            answers = model.name in self._stable or (model.name, "") in self._ready
+            mine = before if answers else {first: keys[first]}
+        self._held = {**{key: content for key, content in self._held.items() if key[0] != model.name}, **mine}
+        if problem is None or not answers:
+            self._stable[model.name] = arms[0].version
+            self._ready.pop((model.name, ""), None)
+            self._refused.pop((model.name, ""), None)
+        if problem is not None:
+            raise ModelError(problem)
+
+    def _lack(self, key: Key, model: spec.Model) -> str | None:
+        """Why the version that is held under this key is not there as it must be."""
+        found = self._ready.get(key)
+        if found is not None and _fits(found[0], model) and content_of(found[0].manifest) == self._held[key]:
+            return None
+        return self._refused[key][1] if key in self._refused else f"model {'@'.join(key)} is not loaded"
+
+    def _unnamed(self, name: str) -> Key:
+        return name, self._stable.get(name, "")
 
     async def refresh(self, models: Iterable[spec.Model]) -> None:
         """Load what these models' refs stand for now, where that has changed. What answers now goes on until its successor is ready."""
         named = {model.name: model for model in self._ensembles.declare(models)}
-        self._store.pool.sweep([loaded.session for key, (loaded, _) in self._ready.items() if not key[1]])
+        self._store.pool.sweep([loaded.session for key, (loaded, _) in self._ready.items() if not key[1] or key in self._held])
         for key in [key for key, (loaded, _) in self._ready.items() if loaded.session.dropped]:
             del self._ready[key]
             self._cold.add(key)
         for known in (self._ready, self._refused):
             for key in [key for key in known if key[0] not in named]:
                 del known[key]
-        self._cold = {key for key in self._cold if key[0] in named and not key[1]}
-        for key in ({(name, "") for name in named} - self._cold) | set(self._ready):
+        self._held = {key: content for key, content in self._held.items() if key[0] in named}
+        self._stable = {name: version for name, version in self._stable.items() if name in named}
+        stay = {self._unnamed(name) for name in named} | set(self._held)
+        self._cold &= stay
+        for key in (stay - self._cold) | set(self._ready):
             self._begin(key, named[key[0]], asked=False)
         await asyncio.gather(*self._loading.values())
 
@@ -154,7 +198,7 @@ class LoadedModels:
                 del self._refused[named[0]]
         finally:
             del self._loading[key]
-            named = [key for key in self._ready if key[1]]
+            named = [key for key in self._ready if key[1] and key not in self._held]
             for old in named[: max(0, len(named) - NAMED_KEPT)]:
                 del self._ready[old]
 
@@ -162,8 +206,16 @@ class LoadedModels:
         """What the ref stands for now: ``current`` where that is it already. In the loading thread. Raises ModelError."""
         gone = asked and current is not None and current.session.dropped
         if current is not None and not gone and _fits(current, model) and self._store.is_current(current, ref or None):
-            return current
-        return self._store.load(model.name, ref or None, model=model)
+            found = current
+        else:
+            found = self._store.load(model.name, ref or None, model=model)
+        wanted = self._held.get((model.name, ref))
+        if wanted is not None and content_of(found.manifest) != wanted:
+            raise ModelError(
+                f"model {model.name}@{ref} in {self._store.path} is another one than was released under that name; "
+                "put the released one there, or add this one as a version of its own"
+            )
+        return found
 
 
 def _being_loaded(key: Key) -> Shed:

@@ -25,6 +25,7 @@ TYPES = (
     v1.EventsAnswer,
     v1.ViewsAnswer,
     v1.ModelsAnswer,
+    v1.ModelInfo,
     v1.Health,
     v1.Ready,
     v1.Problem,
@@ -124,6 +125,15 @@ def _routes() -> dict[str, Any]:
         },
         "/v1/views": {"get": operation("views", "Views, their features, and how far they are", v1.ViewsAnswer, problems=(503,))},
         "/v1/models": {"get": operation("models", "Models and what answers for them", v1.ModelsAnswer, problems=(503,))},
+        "/v1/models/{model}": {
+            "get": operation(
+                "model",
+                "One model, what answers for it, and its release",
+                v1.ModelInfo,
+                parameters=[path("model", "a model's name"), header("X-Request-ID")],
+                problems=(400, 404, 503),
+            )
+        },
         "/healthz": {"get": operation("health", "Whether the process runs", v1.Health)},
         "/readyz": {
             "get": {

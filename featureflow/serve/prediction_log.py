@@ -55,6 +55,7 @@ class Predictions:
     features: NDArray[np.float64]  # (n, all columns of all views of the model), as finalized
     statuses: NDArray[np.int8]  # (n, all features of all views)
     degraded: Sequence[str]
+    assignment: str | None = None  # JSON of wire.v1.Assignment
     texts: Sequence[list[str | None]] | None = None  # per row all strings of all views, feature by feature; None: no view has any
     parts: Sequence[dict[str, float | None]] | None = None  # per row what an ensemble's score was made of; None: it is no ensemble's
 
@@ -182,6 +183,7 @@ def encode(predictions: Predictions) -> list[Record]:
             "provider": predictions.provider,
             "views": dump(predictions.views).decode(),
             "degraded": dump(list(predictions.degraded)).decode(),
+            **({} if predictions.assignment is None else {"assignment": predictions.assignment}),
         }
     )
     features = np.ascontiguousarray(predictions.features, "<f8").tobytes()

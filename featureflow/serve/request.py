@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -21,6 +21,9 @@ from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.deadline import Deadline
 from featureflow.serve.ranking import Ranking
 from featureflow.serve.wire.v1 import EntityId
+
+if TYPE_CHECKING:
+    from featureflow.serve.assigned import Assigned
 
 
 class Row:
@@ -41,7 +44,7 @@ class Row:
 class Request:
     """A score request that was admitted, on its way through a turn. ``future`` is what its connection waits for."""
 
-    __slots__ = ("deadline", "explain", "future", "id", "loaded", "plan", "ranking", "rows", "trace")
+    __slots__ = ("assigned", "deadline", "explain", "future", "id", "loaded", "plan", "ranking", "rows", "trace")
 
     def __init__(
         self,
@@ -54,7 +57,9 @@ class Request:
         explain: bool,
         trace: str,
         ranking: Ranking | None = None,
+        assigned: Assigned | None = None,
     ) -> None:
+        self.assigned = assigned  # None: the caller named a version, or nothing is released
         self.id, self.plan, self.loaded, self.rows, self.deadline, self.future = (
             id,
             plan,

@@ -78,6 +78,7 @@ class Routes:
             ("/v1/rank/", "POST", "rank", self._rank),
             ("/v1/events/", "POST", "events", self._events),
             ("/v1/features/", "POST", "features", self._features),
+            ("/v1/models/", "GET", "models", self._model),
         )
 
     async def handle(self, http: web.BaseRequest) -> web.StreamResponse:
@@ -223,6 +224,9 @@ class Routes:
     async def _models(self, call: Call) -> Answer:
         return _json(catalog.models(self.scorer))
 
+    async def _model(self, call: Call) -> Answer:
+        return _json(catalog.model(self.scorer, _text(call.rest, "model")))
+
     async def _health(self, call: Call) -> Answer:
         return _json(v1.Health())
 
@@ -246,7 +250,7 @@ class Routes:
             lines += [f"POST /v1/features/{name}   GET /v1/features/{name}/<id>" for name in plan.views]
         lines += [
             "GET  /v1/views",
-            "GET  /v1/models",
+            "GET  /v1/models   GET /v1/models/{model}",
             "GET  /healthz",
             "GET  /readyz",
             "GET  /metrics",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from time import perf_counter
 
 import msgspec
@@ -31,12 +31,17 @@ from featureflow.reading.finalized import Finalized
 from featureflow.reading.plan import ModelPlan, Plan, ViewPlan
 from featureflow.serve.admission import Admission
 from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.apart import Part, joined
 from featureflow.serve.asked import Asked, BodyDecoder
+from featureflow.serve.assigned import Assigned, Carried
 from featureflow.serve.deadline import Deadline, fetch_budget_s
 from featureflow.serve.loaded import LoadedModels
 from featureflow.serve.metrics import Metrics
 from featureflow.serve.prediction_log import PredictionLog
-from featureflow.serve.request import Request
+from featureflow.serve.release_metrics import ReleaseMetrics
+from featureflow.serve.releases import Publish, ReleasesFollowed
+from featureflow.serve.request import Request, Row
+from featureflow.serve.shadow import Shadows
 from featureflow.serve.turn import Batch, Turns
 from featureflow.serve.work import Wanted, Work
 from featureflow.store.keys import Keys
@@ -60,6 +65,7 @@ class Scorer:
         predictions: PredictionLog | None = None,
         metrics: Metrics | None = None,
         admission: Admission | None = None,
+        publish: Publish | None = None,
     ) -> None:
         self.metrics = metrics or Metrics()
         self.clock = clock
@@ -72,6 +78,16 @@ class Scorer:
         self.fetcher = Fetcher(reader, self.wall, stale_after_us)
         self.finalized = Finalized(limits.FINALIZED_BYTES)
         self._reader, self._keys = reader, Keys(project)
+        self.releases = ReleasesFollowed(reader, self._keys, self.models, self.wall, publish)
+        self.release_metrics = ReleaseMetrics(
+            self.metrics.registry, lambda: self.releases.carried, lambda: self.releases.counts, lambda: self.releases.accuracy
+        )
+        self.shadows = Shadows(
+            models.apart(),
+            logged=lambda scored: None if predictions is None else predictions.offer(scored),
+            counted=self.release_metrics.shadowed,
+            differs=self.release_metrics.differs,
+        )
         self._bodies: dict[str, BodyDecoder] = {}
         self._definitions: tuple[bytes | None, ...] = ()
         self._id_prefix, self._id_count = os.urandom(8).hex(), 0
@@ -114,6 +130,8 @@ class Scorer:
         self.fetcher.forget()
         self.finalized.forget()
         self._definitions, self.problem = definitions, ""
+        await self.follow()
+        await self.releases.settled()
         await self.models.refresh(m.model for m in plan.models.values())
         self.metrics.reloads.inc()
         log.info(
@@ -123,6 +141,12 @@ class Scorer:
             waiting=plan.waiting,
         )
         return True
+
+    async def follow(self) -> None:
+        """Follow the releases of the models that are served now. Raises UnavailableError where the online store is away."""
+        if self.plan is not None:
+            await self.releases.follow(self.plan)
+            self.shadows.keep([name for name, carried in self.releases.carried.items() if carried.release.shadow is not None])
 
     async def _warm(self, plan: Plan) -> None:
         """Go each view's way once before anybody waits for it: what is made at first use may take longer than a tight deadline."""
@@ -151,6 +175,9 @@ class Scorer:
         budget_us = model.model.deadline_us if asked.deadline_ms is None else asked.deadline_ms * 1e3
         future: asyncio.Future[Answer | Shed] = self._loop.create_future()
         deadline = Deadline(since_s + budget_us * 1e-6)
+        if not ref and (carried := self.releases.carried.get(model.model.name)) is not None:
+            self._join_arms(carried, model, asked, request_id, deadline, future, trace)
+            return deadline, future
         loaded = self.models.get(model.model, ref)
         if loaded is None:
             looking = self._loop.create_task(self._look(model, ref, future))
@@ -168,16 +195,58 @@ class Scorer:
             future.set_result(refused)
         return deadline, future
 
+    def _join_arms(
+        self,
+        carried: Carried,
+        model: ModelPlan,
+        asked: Asked,
+        request_id: str,
+        deadline: Deadline,
+        future: asyncio.Future[Answer | Shed],
+        trace: str,
+    ) -> None:
+        """Put a request into the coming turn for the arm that it is assigned to; as several where its rows are of several arms."""
+
+        def join(arm: Assigned, rows: list[Row], future: asyncio.Future[Answer | Shed]) -> None:
+            loaded = self.models.get(model.model, arm.arm.version)
+            if not isinstance(loaded, LoadedModel):  # not in memory any more, or yet: the stable one, and it is said to be that
+                arm, loaded = carried.stable, self.models.get(model.model, "")
+            assert loaded is not None  # what answers where no version is named is not looked up
+            refused = (
+                loaded
+                if isinstance(loaded, Shed)
+                else self.turns.join(Request(request_id, model, loaded, rows, deadline, future, asked.explain, trace, asked.ranking, arm))
+            )
+            if refused is not None:
+                future.set_result(refused)
+
+        assigned = carried.assign(model, request_id, asked.rows if asked.ranking is None else asked.rows[:1])  # one version ranks
+        if isinstance(assigned, Assigned):
+            join(assigned, asked.rows, future)
+            return
+        parts: list[Part] = []
+        for arm in dict.fromkeys(assigned):
+            places = [at for at, one in enumerate(assigned) if one is arm]
+            parts.append((places, self._loop.create_future()))
+            join(arm, [asked.rows[at] for at in places], parts[-1][1])
+        joining = self._loop.create_task(self._tell(joined(parts), future))
+        self._looking.add(joining)
+        joining.add_done_callback(self._looking.discard)
+        future.add_done_callback(lambda _: joining.cancel())  # done already, but where the caller has gone away
+
     async def _look(self, model: ModelPlan, ref: str, future: asyncio.Future[Answer | Shed]) -> None:
         """Tell a caller who names a version that is not ready whether there is such a version."""
+        await self._tell(self.models.find(model.model, ref), future)
+
+    async def _tell(self, found: Awaitable[Answer | Shed], future: asyncio.Future[Answer | Shed]) -> None:
         try:
-            shed = await self.models.find(model.model, ref)
+            answer = await found
         except Exception as error:
             if not future.done():
                 future.set_exception(error)
         else:
             if not future.done():
-                future.set_result(shed)
+                future.set_result(answer)
 
     async def features(
         self, view: ViewPlan, ids: Sequence[str | int | None], at_us: int | None
@@ -236,6 +305,12 @@ class Scorer:
             raise UnavailableError(self.problem)
         return self.plan
 
+    def close(self) -> None:
+        """Let go of threads and tasks. What is under way is not waited for."""
+        self.releases.close()
+        self.shadows.close()
+        self.models.close()
+
     # -- one turn ------------------------------------------------------------------------------------------------------
 
     async def _turn(self, batch: Batch) -> None:
@@ -250,11 +325,11 @@ class Scorer:
                 live.append(request)
         if not live:
             return
-        groups: dict[tuple[ModelPlan, int], Batch] = {}
+        groups: dict[tuple[ModelPlan, int, int], Batch] = {}
         for request in live:
-            groups.setdefault((request.plan, id(request.loaded)), []).append(request)
+            groups.setdefault((request.plan, id(request.loaded), id(request.assigned)), []).append(request)
         wanted: Wanted = {}
-        works = [Work(plan, requests[0].loaded, requests, wanted) for (plan, _), requests in groups.items()]
+        works = [Work(plan, requests[0].loaded, requests, wanted) for (plan, _, _), requests in groups.items()]
         self.metrics.turn_rows.observe(sum(len(work.rows) for work in works))
 
         # 2. read state and offsets, once
@@ -279,6 +354,8 @@ class Scorer:
                 self._score(work)
             except Exception:  # a fault of one model must not take the others' requests along
                 log.exception("model_failed", model=work.plan.model.name, requests=len(work.requests))
+                if (assigned := work.requests[0].assigned) is not None:
+                    assigned.failed(self.wall.now_us(), len(work.rows))
                 work.fail(Shed("failed", f"scoring with {work.plan.model.name} failed; the server's log says why"))
 
     def _score(self, work: Work) -> None:
@@ -290,6 +367,9 @@ class Scorer:
         scores = work.infer(inputs)
         inferred = perf_counter()
         self.metrics.inferred(work.plan.model.name, inferred - derived)
+        assigned = work.requests[0].assigned
+        if assigned is not None:
+            assigned.did(self.wall.now_us(), inferred - derived, scores)
         answered = work.answer(scores, self._prediction_ids)
         if answered is not None:
             n = len(answered.rows)
@@ -298,6 +378,8 @@ class Scorer:
                 self.metrics.degraded.labels(what).inc(n)
             if self.predictions is not None:
                 self.predictions.offer(answered)
+            if assigned is not None and assigned.release.shadow is not None:
+                self.shadows.offer(work.plan.model, assigned.release, inputs, answered)
         self.metrics.stage["answer"].observe(perf_counter() - inferred)
 
     def _prediction_ids(self, n: int) -> list[str]:

@@ -13,13 +13,14 @@ from featureflow.serve.wire.v1 import Ready
 from featureflow.store.log.protocol import Log
 
 DEFINITIONS_S = 1.0
-MODELS_S = 5.0
+MODELS_S = 0.5
+RELEASES_S = 0.25  # a release is in force in every process within a second, as long as its versions load in what is left of it
 LOG_S = 5.0
 log = structlog.get_logger("featureflow.serve")
 
 
 class Upkeep:
-    """Three loops on the event loop, none of which blocks it. ``start`` does each once, so that what is wrong at start is known then."""
+    """Four loops on the event loop, none of which blocks it. ``start`` does each once, so that what is wrong at start is known then."""
 
     def __init__(self, scorer: Scorer, log_store: Log) -> None:
         self._scorer, self._log = scorer, log_store
@@ -35,6 +36,7 @@ class Upkeep:
             asyncio.create_task(self._every(DEFINITIONS_S, "online store", self._definitions)),
             asyncio.create_task(self._every(MODELS_S, "models", self._models)),
             asyncio.create_task(self._every(LOG_S, "log", self._ping)),
+            asyncio.create_task(self._every(RELEASES_S, "releases", self._scorer.follow)),
         ]
 
     def close(self) -> None:
@@ -63,6 +65,8 @@ class Upkeep:
             )
             for name in scorer.plan.models:
                 problem = scorer.models.problem(name)
+                if name in scorer.releases.problems:
+                    warnings[f"release of {name}"] = scorer.releases.problems[name]
                 if problem is not None:
                     warnings[f"model {name}"] = problem
                 elif scorer.models.latest(name) is None and not scorer.models.is_cold(name):

@@ -129,6 +129,7 @@ class Work:
                     explain(plan, self._found, self.places, range(first, at)) if request.explain else UNSET,
                     UNSET if versions is None else versions,
                     self._explained_parts(range(first, at)) if request.explain and versions is not None else UNSET,
+                    UNSET if request.assigned is None else request.assigned.wire,
                 )
             request.future.set_result(Answer(200, msgspec.json.encode(body)))
             kept.append((request, first, at))
@@ -163,6 +164,7 @@ class Work:
             list(dict.fromkeys((*ranking.degraded, *self._degraded))),
             request.id,
             loaded.versions if isinstance(loaded, LoadedEnsemble) else UNSET,
+            UNSET if request.assigned is None else request.assigned.wire,
         )
 
     def _explained_parts(self, rows: range | list[int] | NDArray[np.intp]) -> list[dict[str, float | None]]:
@@ -213,6 +215,7 @@ class Work:
             texts=strings,
             parts=parts,
             degraded=self._degraded,
+            assignment=None if self.requests[0].assigned is None else self.requests[0].assigned.logged,
         )
 
     def _applied(self, chosen: NDArray[np.intp] | None) -> tuple[list[Applied], list[int]]:

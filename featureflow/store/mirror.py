@@ -11,6 +11,8 @@ from featureflow.store.online.protocol import OnlineStore
 PROJECT_DOCUMENT = "project"               # JSON of define.spec.Project
 BUCKETS_DOCUMENT = "buckets"               # how many buckets states are in, as decimal digits; absent: one
 OWNER_DOCUMENT = "owner"                   # id of the history database that these definitions are registered in
+RELEASES_DOCUMENT = "releases"             # JSON: model -> models.release.Release; absent: nothing was released
+ACCURACY_DOCUMENT = "accuracy"             # JSON: model -> version -> live accuracy
 
 NOTHING_APPLIED = "no definitions have been applied here yet. Run: featureflow apply"
 """What a person is told where there is no mirror, and nothing that it was made from."""
@@ -19,6 +21,11 @@ NOTHING_APPLIED = "no definitions have been applied here yet. Run: featureflow a
 def partitions_document(source: str) -> str:
     """Name of the meta document that holds a source's partition count, as decimal digits."""
     return f"partitions:{source}"
+
+
+def verdict_document(model: str) -> str:
+    """Name of the meta document that says which release of a model a scorer has ended: JSON of models.verdict.Verdict."""
+    return f"ended-release:{model}"
 
 
 def mirrored(online: OnlineStore) -> spec.Project | None:

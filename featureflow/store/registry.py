@@ -37,6 +37,7 @@ from featureflow.store.mirror import (
 )
 from featureflow.store.online.protocol import OnlineStore
 from featureflow.store.plan import Change, Plan, plan
+from featureflow.store.releases import Releases
 
 
 class Registry:
@@ -53,6 +54,7 @@ class Registry:
         self._clock: Clock = clock if clock is not None else SystemClock()
         self._ledger = Ledger(history)
         self.inspection = Inspection(self._ledger, online, log)
+        self.releases = Releases(history, online)
 
     def current(self) -> spec.Project | None:
         """What is applied now, from the mirror; from SQL where the mirror is empty, does not answer or cannot be read.
@@ -95,7 +97,7 @@ class Registry:
         4. history's offsets, at the log's beginning
         5. how many buckets states are in, for good;
            offset records of new view versions in each, at the first event that history or the log still has (see ``beginnings``)
-        6. partition counts, then the project itself, into the mirror: from here on it is served
+        6. partition counts and releases, then the project itself, into the mirror: from here on it is served
 
         Raises SettingsError where a store holds another project, or this one in another number of buckets; LogError where an event has
         another topic than before, its topic was recreated, or has other partitions than before though the event is ``keyed_by`` an id;
@@ -127,6 +129,7 @@ class Registry:
         # 6
         for name, topic in topics.items():
             self._online.put_meta(partitions_document(name), str(topic.partitions).encode())
+        self.releases.mirror()
         self._online.put_meta(PROJECT_DOCUMENT, msgspec.json.encode(project))
         return changes
 

@@ -21,6 +21,7 @@ from featureflow.kernel.aggregation.table import AGGREGATIONS
 from featureflow.kernel.finalize import Status
 from featureflow.serve.metrics import Metrics
 from featureflow.serve.openapi import document
+from featureflow.serve.release_metrics import ReleaseMetrics
 from featureflow.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,12 +155,13 @@ def test_the_tables_of_routes_are_the_routes() -> None:
 
 
 def test_the_tables_of_metrics_are_the_metrics() -> None:
-    worker, history = CollectorRegistry(), CollectorRegistry()
+    worker, history, releases = CollectorRegistry(), CollectorRegistry(), CollectorRegistry()
     WorkerMetrics(worker)
     HistoryMetrics(history)
+    ReleaseMetrics(releases)
     kept = {
         family.name + ("_total" if family.type == "counter" else "")
-        for registry in (worker, history, Metrics().registry)
+        for registry in (worker, history, Metrics().registry, releases)
         for family in registry.collect()
     }
     written = (ROOT / "featureflow" / "serve" / "app.py").read_text()

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from featureflow import limits
-from featureflow.serve.wire.v1 import Context, DeadlineMs, EntityId, FeatureValue
+from featureflow.serve.wire.v1 import Assignment, Context, DeadlineMs, EntityId, FeatureValue
 
 CandidateId = str | int
 
@@ -69,6 +69,7 @@ class RankAnswer(Struct):
     degraded: list[str]  # as of a score, and "recall:SOURCE": that one could not be read, and found nothing
     request_id: str
     members: dict[str, str] | UnsetType = UNSET  # of an ensemble: member -> its version
+    assignment: Assignment | UnsetType = UNSET  # where the model is released, and the caller named no version
 
 
 RANK_BODY = msgspec.json.Decoder(RankBody)

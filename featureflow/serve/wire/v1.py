@@ -53,11 +53,19 @@ class FeatureValue(Struct):
     event_time: str | None  # RFC 3339: the newest event that counts
 
 
+class Assignment(Struct):
+    """The release of the model that is under way, and the arm of it that answered: ``stable``, ``canary``."""
+
+    release: int
+    arm: str  # where rows have several: their names, joined by +
+    arms: list[str] | UnsetType = UNSET  # then one per row
+
+
 class ScoreAnswer(Struct, omit_defaults=False):
     """One score per row, and what made them."""
 
     model: str
-    version: str
+    version: str  # where rows have several: joined by +
     variant: str
     provider: str
     asked_at: str
@@ -68,6 +76,7 @@ class ScoreAnswer(Struct, omit_defaults=False):
     features: list[dict[str, FeatureValue]] | UnsetType = UNSET  # with explain: per row, "view:feature" -> value
     members: dict[str, str] | UnsetType = UNSET  # of an ensemble: member -> its version
     parts: list[dict[str, float | None]] | UnsetType = UNSET  # with explain: per row, "member@version" or a rule -> its value
+    assignment: Assignment | UnsetType = UNSET  # where the model is released, and the caller named no version
 
 
 # -- events ------------------------------------------------------------------------------------------------------------
@@ -194,6 +203,30 @@ class LoadedInfo(Struct):
     reason: str  # why this variant
 
 
+class ArmInfo(Struct):
+    """One version of a release, and what it did in this process."""
+
+    arm: str
+    version: str
+    share: float  # of the traffic, 0 to 1
+    rows: int
+    failed: int  # rows without a score
+    mean_infer_ms: float | None
+
+
+class ReleaseInfo(Struct):
+    """Which versions answer whom. ``ended``: why its candidates answer nobody any more."""
+
+    release: int
+    step: str
+    made_at: str
+    arms: list[ArmInfo]
+    shadow: str | None
+    sticky: str | None  # the join key whose entity keeps its arm
+    ended: str | None
+    bounds: dict[str, float]
+
+
 class ModelInfo(Struct):
     """One model as it is applied, and what answers for it."""
 
@@ -205,6 +238,7 @@ class ModelInfo(Struct):
     when_missing: str
     loaded: LoadedInfo | None  # what answers when no version is named; null: see ``problem``
     problem: str | None
+    release: ReleaseInfo | None = None  # null: nothing is released, the latest version answers
 
 
 class ModelsAnswer(Struct):

@@ -88,3 +88,12 @@ positions = Table(
     Column("beginning", BigInteger, nullable=False),          # the first offset that this view version folds
     Column("state", String(16), nullable=False),              # planned | created: whether its offset record has been made
 )
+
+releases = Table(                          # rows are added and never changed: the one with the highest number is in force
+    "releases",
+    FIXED,
+    Column("model", NAME, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("made_at_us", BigInteger, nullable=False),
+    Column("document", DOCUMENT, nullable=False),             # JSON of models.release.Release
+)

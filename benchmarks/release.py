@@ -1,0 +1,184 @@
+"""``make bench-release``: at half load a step of a release each second: another version in, a candidate beside it, and back.
+
+What the scorer answers meanwhile is laid beside stretches without any step, before and after. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from itertools import cycle, pairwise
+from pathlib import Path
+from urllib.request import urlopen
+
+import msgspec
+import numpy as np
+from load import request_bytes, run
+from noise import noise
+from score import BODIES, CONNECTIONS, DEVICES, HERE, MERCHANTS, USERS, ask_once, child, fill, free_port
+from steady import Offered, Offering
+
+from featureflow.cli.context import Context
+from featureflow.log_lines import log_as_json
+from featureflow.models.export import export_mlp
+from featureflow.models.manifest import inputs_of
+from featureflow.models.releasing import Releasing
+from featureflow.models.store import ModelStore
+from featureflow.models.transform import Steps, fit
+from servers import Servers
+
+DATABASE = 13
+MODEL = "odd"
+VERSIONS = 6
+CONVERGED_S = 30.0                         # after which a scorer that has not followed is counted as one that failed
+
+
+def make_versions(here: Context) -> None:
+    """Perceptrons 256-128 with random weights."""
+    model = here.applied.model(MODEL)
+    inputs = inputs_of(model)
+    rows = np.abs(np.random.default_rng(3).lognormal(2, 1, (4_000, sum(i.size for i in inputs))))
+    transforms = fit(rows, inputs, otherwise=Steps(clip=(0.001, 0.999)))
+    store = ModelStore(here.settings.path(here.settings.models.path))
+    sizes = [rows.shape[1], 256, 128, 1]
+    for seed in range(VERSIONS):
+        chance = np.random.default_rng(seed)
+        file = here.folder / f"{seed}.onnx"
+        export_mlp([chance.normal(0, (2 / a) ** 0.5, (a, b)) for a, b in pairwise(sizes)], [np.zeros(b) for b in sizes[1:]], file)
+        store.add(MODEL, file, inputs=inputs, transforms=transforms, model=model)
+
+
+class Operator(threading.Thread):
+    """One step after another, at equal distances, and how long each takes until every scorer follows."""
+
+    def __init__(self, folder: Path, ports: list[int], seconds: float, every_s: float) -> None:
+        super().__init__(name="operator")
+        self.folder, self.ports, self.seconds, self.every_s = folder, ports, seconds, every_s
+        self.steps = self.late = 0
+        self.converged_ms: list[float] = []
+        self.problem: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            with Context(self.folder, {}) as here:
+                store = ModelStore(here.settings.path(here.settings.models.path))
+                self._steps(here, Releasing(here.registry.releases, here.online, store, here.clock))
+        except BaseException as error:
+            self.problem = error
+
+    def _steps(self, here: Context, releasing: Releasing) -> None:
+        model, began = here.applied.model(MODEL), time.monotonic()
+        for number, (kind, version) in enumerate(cycle(self._plan())):
+            due = number * self.every_s
+            if due + self.every_s > self.seconds:
+                return
+            time.sleep(max(0.0, began + due - time.monotonic()))
+            if kind == "release":
+                made = releasing.release(model, str(version))
+            elif kind == "canary":
+                made = releasing.canary(model, str(version), 1_000, sticky="user")
+            else:
+                made = releasing.rollback(MODEL)
+            mirrored = time.monotonic()
+            self.steps += 1
+            while any(followed(port) != made.number for port in self.ports):
+                if time.monotonic() > mirrored + CONVERGED_S:
+                    raise SystemExit(f"release {made.number} is not in force everywhere after {CONVERGED_S:.0f} s")
+                time.sleep(0.01)
+            self.converged_ms.append((time.monotonic() - mirrored) * 1e3)
+
+    def _plan(self) -> list[tuple[str, int]]:
+        """Reload, canary, rollback: of a version that no scorer has in memory, each time another one."""
+        return [step for n in range(1, VERSIONS + 1) for step in (("release", n), ("canary", n % VERSIONS + 1), ("rollback", n))]
+
+
+def followed(port: int) -> int:
+    with urlopen(f"http://127.0.0.1:{port}/v1/models/{MODEL}", timeout=10) as answer:
+        release = json.loads(answer.read())["release"]
+    return release["release"] if release else 0
+
+
+def offered(port: int, requests: list[bytes], per_s: float, seconds: float, operator: Operator | None = None) -> Offered:
+    offering = Offering(port, requests, per_s, seconds)
+    if operator is not None:
+        operator.start()
+    found = offering.ended()
+    if operator is not None:
+        operator.join()
+        if operator.problem is not None:
+            raise SystemExit(f"a step of a release failed: {operator.problem}")
+    what = "with" if operator else "without"
+    print(f"{what} steps: p50 {found.p_ms(50):.2f}, p99 {found.p_ms(99):.2f} ms, {found.failed} failed", file=sys.stderr)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0, help="with a step at each of them; half of it before and after, without")
+    parser.add_argument("--every", type=float, default=1.0, help="seconds between two steps")
+    parser.add_argument("--load", type=float, default=0.5, help="of what the scorer takes in a closed loop")
+    arguments = parser.parse_args()
+    log_as_json()
+    servers = Servers.find(DATABASE)
+    servers.empty()
+    folder = Path(tempfile.mkdtemp(prefix="featureflow-bench-"))
+    port, beside = free_port(), free_port()
+    try:
+        shutil.copy(HERE / "purchases.py", folder / "features.py")
+        (folder / "featureflow.toml").write_text(
+            f'[project]\nname = "bench"\n[log]\nurl = "{servers.redis}"\n'
+            f'[online]\nurl = "{servers.redis}"\nstale_after = "1d"\n[serve]\nport = {port}\n'
+        )
+        with Context(folder, {}) as here:
+            here.registry.apply(here.written, partitions=1)
+            fill(here)
+            make_versions(here)
+        chance = np.random.default_rng(8)
+        bodies = [
+            msgspec.json.encode({
+                "entities": {
+                    "user": f"u{chance.integers(USERS)}",
+                    "merchant": f"m{chance.integers(MERCHANTS)}",
+                    "device": f"d{chance.integers(DEVICES)}",
+                },
+                "context": {"amount": float(np.round(chance.lognormal(3, 1), 2))},
+            })
+            for _ in range(BODIES)
+        ]  # fmt: skip
+        requests = [request_bytes(f"/v1/score/{MODEL}", body) for body in bodies]
+        scorer = [sys.executable, "-m", "featureflow.cli", "--project", str(folder), "serve"]
+        with child(scorer, "Scoring at"), child(scorer, "Scoring at", {"FEATUREFLOW_SERVE_PORT": str(beside)}):
+            ask_once(port, bodies[0])
+            run(port, requests, connections=CONNECTIONS, seconds=min(2.0, arguments.seconds))
+            capacity = run(port, requests, connections=CONNECTIONS, seconds=min(5.0, arguments.seconds)).req_s
+            before, per_s = noise(), capacity * arguments.load
+            quiet = [offered(port, requests, per_s, arguments.seconds / 2)]
+            operator = Operator(folder, [port, beside], arguments.seconds, arguments.every)
+            busy = offered(port, requests, per_s, arguments.seconds, operator)
+            quiet.append(offered(port, requests, per_s, arguments.seconds / 2))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        servers.empty()
+    without = [one.p_ms(99) for one in quiet]
+    latencies = np.concatenate([one.latency_ms[one.status == 200] for one in quiet])
+    p99_without = float(np.percentile(latencies, 99))
+    converged = operator.converged_ms or [float("nan")]
+    print(json.dumps({
+        "steps": operator.steps, "requests": len(busy.status), "failed": busy.failed, "failed_without": sum(one.failed for one in quiet),
+        "capacity_req_s": round(capacity), "offered_req_s": round(per_s), "achieved_share": round(busy.achieved_per_s / per_s, 3),
+        "p50_ms": round(busy.p_ms(50), 3), "p99_ms": round(busy.p_ms(99), 3), "max_ms": round(busy.p_ms(100), 2),
+        "p50_ms_without": round(float(np.percentile(latencies, 50)), 3), "p99_ms_without": round(p99_without, 3),
+        "p99_ms_without_each": [round(p99, 3) for p99 in without],
+        "p99_ratio": round(busy.p_ms(99) / p99_without, 3), "noise": round(max(without) / min(without), 3),
+        "converged_ms_median": round(float(np.median(converged)), 1), "converged_ms_max": round(max(converged), 1),
+        "noise_before": before, "noise_after": noise(), "versions": servers.versions,
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""``featureflow model release``, ``canary``, ``shadow``, ``promote``, ``rollback``, ``releases``: which version answers whom."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+import typer
+
+from featureflow.cli.context import Context, Json
+from featureflow.cli.output import Output
+from featureflow.clock import duration_us, from_us
+from featureflow.define import spec
+from featureflow.errors import ModelError
+from featureflow.models.release import WHOLE, Bounds, Release
+from featureflow.models.releasing import Releasing
+from featureflow.models.store import ModelStore
+from featureflow.train.needs import Needs
+
+Name = Annotated[str, typer.Argument(help="The model's name.")]
+Version = Annotated[str, typer.Argument(help="A version or alias.")]
+MaxErrors = Annotated[float | None, typer.Option("--max-errors", help="Largest share of rows without a score; 0.01 where never said.")]
+MaxLatency = Annotated[str, typer.Option("--max-latency", help="That 99 of 100 inferences keep within: 5ms.")]
+MaxDrift = Annotated[float | None, typer.Option("--max-drift", help="Largest distance of the scores' distribution from stable's, 0 to 1.")]
+MaxAucLoss = Annotated[float | None, typer.Option("--max-auc-loss", help="Largest loss of live AUC against stable.")]
+MaxCalibrationLoss = Annotated[
+    float | None, typer.Option("--max-calibration-loss", help="Largest growth of the live calibration error against stable.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("release")(release)
+    app.command("canary")(canary)
+    app.command("shadow")(shadow)
+    app.command("promote")(promote)
+    app.command("rollback")(rollback)
+    app.command("releases")(releases)
+
+
+def release(
+    context: typer.Context,
+    name: Name,
+    version: Annotated[str, typer.Argument(help="A version or alias; the latest if left out.")] = "",
+    json: Json = False,
+) -> None:
+    """Let one version answer everybody, whatever is added after it."""
+    here: Context = context.obj
+    output = Output(json=json)
+    with here:
+        made = _releasing(here).release(_model(here, name), version or None)
+    _tell(output, made)
+
+
+def canary(
+    context: typer.Context,
+    name: Name,
+    version: Version,
+    weight: Annotated[float, typer.Option(help="Per cent of the traffic, down to 0.01; again with another number changes it.")] = 1.0,
+    sticky: Annotated[str, typer.Option(help="A join key whose entity keeps its version: user. None: each request by itself.")] = "",
+    stable: Annotated[str, typer.Option(help="The version for the others, where none was released yet.")] = "",
+    max_errors: MaxErrors = None,
+    max_latency: MaxLatency = "",
+    max_drift: MaxDrift = None,
+    max_auc_loss: MaxAucLoss = None,
+    max_calibration_loss: MaxCalibrationLoss = None,
+    json: Json = False,
+) -> None:
+    """Let a candidate answer a part of the traffic. Where it leaves its bounds it ends by itself."""
+    here: Context = context.obj
+    output = Output(json=json)
+    with here:
+        model = _model(here, name)
+        keys = Needs.of(here.applied, model=name).join_keys
+        if sticky and sticky not in keys:
+            raise ModelError(f"{name} is not asked with {sticky!r}; sticky may be {', '.join(keys) or 'nothing: it reads no entity'}")
+        releasing = _releasing(here)
+        past = releasing.past(name)
+        said: dict[str, object] = {
+            "errors": max_errors, "latency_us": _latency_us(max_latency), "score_drift": max_drift, "auc_loss": max_auc_loss,
+            "calibration_loss": max_calibration_loss,
+        }  # fmt: skip
+        bounds = msgspec.structs.replace(past[-1].bounds if past else Bounds(), **{k: v for k, v in said.items() if v is not None})
+        made = releasing.canary(
+            model, version, round(weight * WHOLE / 100), stable=stable or None, sticky=sticky or None, bounds=bounds
+        )
+    _tell(output, made)
+
+
+def shadow(
+    context: typer.Context,
+    name: Name,
+    version: Annotated[str, typer.Argument(help="A version or alias.")] = "",
+    off: Annotated[bool, typer.Option("--off", help="End it.")] = False,
+    json: Json = False,
+) -> None:
+    """Let a version score what is asked, and answer nobody: its scores are in the prediction log and in /metrics."""
+    here: Context = context.obj
+    output = Output(json=json)
+    if bool(version) == off:
+        raise ModelError("give the version that is to score beside the others, or --off to end it")
+    with here:
+        made = _releasing(here).shadow(_model(here, name), version or None)
+    _tell(output, made)
+
+
+def promote(context: typer.Context, name: Name, json: Json = False) -> None:
+    """Let the candidate answer everybody."""
+    here: Context = context.obj
+    output = Output(json=json)
+    with here:
+        made = _releasing(here).promote(name)
+    _tell(output, made)
+
+
+def rollback(
+    context: typer.Context,
+    name: Name,
+    reason: Annotated[str, typer.Option(help="Kept with the release.")] = "",
+    json: Json = False,
+) -> None:
+    """End the candidate; where there is none, go back to the version before."""
+    here: Context = context.obj
+    output = Output(json=json)
+    with here:
+        made = _releasing(here).rollback(name, reason)
+    _tell(output, made)
+
+
+def releases(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="One model; all if left out.")] = "",
+    json: Json = False,
+) -> None:
+    """What is released, and was: the last of a model is in force."""
+    here: Context = context.obj
+    output = Output(json=json)
+    with here:
+        names = [name] if name else [model.name for model in here.applied.models]
+        past = [one for model in names for one in _releasing(here).past(model)]
+    output.table(
+        ("model", "release", "made", "step", "answers", "shadow", "sticky", "reason"),
+        [
+            (
+                one.model, one.number, from_us(one.made_at_us).isoformat(timespec="seconds"), one.step, _shares(one),
+                one.shadow.version if one.shadow else "", one.sticky or "", one.reason,
+            )
+            for one in past
+        ],
+    )  # fmt: skip
+    output.result([msgspec.to_builtins(one) for one in past])
+
+
+def _tell(output: Output, made: Release) -> None:
+    beside = f", {made.shadow.version} in its shadow" if made.shadow else ""
+    output.say(f"Release {made.number} of {made.model}: {_shares(made)}{beside}. Scorers follow within a second.")
+    if made.reason:
+        output.say(f"It was rolled back {made.reason}.")
+    output.result(msgspec.to_builtins(made))
+
+
+def _shares(made: Release) -> str:
+    return ", ".join(f"{arm.version} {arm.weight * 100 / WHOLE:g} %" for arm in made.arms)
+
+
+def _releasing(here: Context) -> Releasing:
+    store = ModelStore(here.settings.path(here.settings.models.path))
+    return Releasing(here.registry.releases, here.online, store, here.clock)
+
+
+def _model(here: Context, name: str) -> spec.Model:
+    models = {model.name: model for model in here.applied.models}
+    if name not in models:
+        known = ", ".join(sorted(models)) or "none"
+        raise ModelError(f"no model {name!r} is applied; there are {known}. After a change of the definitions: featureflow apply")
+    return models[name]
+
+
+def _latency_us(text: str) -> int | None:
+    if not text:
+        return None
+    found = duration_us(text)
+    if found is None:
+        raise ModelError(f"{text!r} is no duration; write --max-latency 5ms")
+    return found

@@ -1,0 +1,100 @@
+"""A version in the shadow of those that answer: it scores the same inputs after the answers have gone, and delays none.
+
+It has a session and a thread of its own. Where it does not keep up, turns are left out and counted, not queued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from featureflow.define import spec
+from featureflow.errors import ModelError
+from featureflow.models.loaded import LoadedModel
+from featureflow.models.release import SHADOW, Release, content_of
+from featureflow.models.store import ModelStore
+from featureflow.serve.prediction_log import Predictions
+from featureflow.serve.wire.v1 import Assignment
+
+WAITING = 4                                # turns that may wait for the thread
+SUFFIX = ".shadow"                         # of a shadow's prediction ids, after the id of the prediction that answered
+log = structlog.get_logger("featureflow.serve")
+
+
+class Shadows:
+    """Belongs to one event loop. ``logged``: takes what is to stand in the prediction log. ``counted``: (model, version, outcome, rows),
+    ``differs``: (model, version, |score - answered score| float64 (n,))."""
+
+    def __init__(
+        self,
+        store: ModelStore,
+        *,
+        logged: Callable[[Predictions], object],
+        counted: Callable[[str, str, str, int], None],
+        differs: Callable[[str, str, NDArray[np.float64]], None],
+    ) -> None:
+        self._store, self._logged, self._counted, self._differs = store, logged, counted, differs
+        self._loaded: dict[str, tuple[Release, LoadedModel]] = {}  # by model
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow")
+        self._waiting = 0
+
+    def offer(self, model: spec.Model, release: Release, inputs: NDArray[np.float64], answered: Predictions) -> None:
+        """The inputs float64 (n, width) of a turn and what was answered to them."""
+        assert release.shadow is not None
+        n = len(answered.rows)
+        if self._waiting >= WAITING or n < len(inputs):    # rows that were not answered are gone from ``answered``
+            self._counted(release.model, release.shadow.version, "skipped", n)
+            return
+        self._waiting += 1
+        future = asyncio.get_running_loop().run_in_executor(self._thread, self._score, model, release, inputs)
+        future.add_done_callback(lambda done: self._scored(release, answered, done))
+
+    def keep(self, models: Collection[str]) -> None:
+        """Let go of the sessions of all other models: their shadows have ended."""
+        for gone in [name for name in self._loaded if name not in models]:
+            self._loaded.pop(gone, None)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _score(self, model: spec.Model, release: Release, inputs: NDArray[np.float64]) -> tuple[LoadedModel, NDArray[np.float64]]:
+        """In the thread. Raises ModelError."""
+        assert release.shadow is not None
+        known = self._loaded.get(release.model)
+        if known is None or known[0].shadow != release.shadow:
+            loaded = self._store.load(release.model, release.shadow.version, model=model)
+            if content_of(loaded.manifest) != release.shadow.content:
+                raise ModelError(f"model {loaded.name}@{loaded.version} is another one than was released under that name")
+            known = self._loaded[release.model] = (release, loaded)
+        return known[1], known[1].score(inputs)
+
+    def _scored(
+        self, release: Release, answered: Predictions, done: asyncio.Future[tuple[LoadedModel, NDArray[np.float64]]]
+    ) -> None:
+        assert release.shadow is not None
+        self._waiting -= 1
+        if done.cancelled():
+            return
+        n, version = len(answered.rows), release.shadow.version
+        error = done.exception()
+        if error is not None:
+            log.warning("shadow_failed", model=release.model, version=version, rows=n, error=str(error))
+            self._counted(release.model, version, "failed", n)
+            return
+        loaded, scores = done.result()
+        self._counted(release.model, version, "scored", n)
+        self._differs(release.model, version, np.abs(scores - np.asarray(answered.scores)))
+        self._logged(
+            replace(
+                answered, version=version, variant=loaded.variant, provider=loaded.provider, scores=scores.tolist(),
+                prediction_ids=[name + SUFFIX for name in answered.prediction_ids],
+                assignment=msgspec.json.encode(Assignment(release.number, SHADOW)).decode(),
+            )
+        )

@@ -1,0 +1,1 @@
+INSERT INTO releases (model, number, made_at_us, document) VALUES (:model, :number, :made_at_us, :document)

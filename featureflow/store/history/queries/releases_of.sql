@@ -1,0 +1,1 @@
+SELECT model, number, made_at_us, document FROM releases WHERE model = :model ORDER BY number
