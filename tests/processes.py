@@ -64,7 +64,7 @@ class Process:
         def is_so() -> bool:
             if text in self.said():
                 return True
-            assert self.running(), f"ended with {self._popen.returncode} before it said {text!r}:\n{self.said()[-3000:]}"
+            assert self.running(), f"ended with {self.wait(0)} before it said {text!r}:\n{self.said()[-3000:]}"
             return False
 
         until(is_so, f"{text!r} from {self.output.name}", seconds=seconds)

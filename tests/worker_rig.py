@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -259,6 +259,28 @@ class Rig:
             if all(at.get(partition, -1) >= end[partition] for partition in range(self.partitions)):
                 return
         raise AssertionError(f"not drained in {most_steps} steps: {worker.status()}, the log ends at {end}")
+
+    def storm(self, begin: Callable[[], None], turns: int = 60) -> bool:
+        """Turns of a worker and its rivals in bad weather, each begun by ``begin``, then a calm to catch up in.
+
+        Whether every value is then what the log says. The store is a ``TroubledStore``, whose luck decides.
+        """
+        store = self.online
+        assert isinstance(store, TroubledStore)
+        luck, workers = store.luck, [self.started(commit_rows=store.luck.choice((1, 4, 30)))]
+        store.rate = 0.08
+        for _ in range(turns):
+            begin()
+            if luck.random() < 0.05:           # the group hands everything to a newcomer; the other hears later
+                workers = [workers[-1], self.started(commit_rows=4)]
+            if luck.random() < 0.05:           # a crash
+                workers[-1] = self.started()
+            luck.choice(workers).step(timeout_s=0.0, wait=lambda seconds: None)
+            self.clock.advance(luck.choice((1_000, 200_000, 3_000_000)))
+        assert store.troubles > 0
+        store.rate, store.flying = 0.0, []
+        self.drain(self.started())
+        return self.agrees()
 
     # -- what is and what should be ------------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ import itertools
 import json
 import os
 import re
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,9 +21,10 @@ from typing import Any
 
 import numpy as np
 import redis
+from forked import Forked
 from naive import Naive, answers, differences
 from ports import free_port
-from processes import PATIENCE_S, Process, until
+from processes import Process, until
 from rides import ENTITIES, TIP, VIEWS
 
 import oracle
@@ -158,15 +158,26 @@ class World:
 
     def featureflow(self, *words: str | Path, code: int = 0, **settings: str) -> Any:
         """Run a command to its end; its JSON answer, or what it wrote to standard error where ``code`` is another than 0."""
-        command = [sys.executable, "-m", "featureflow.cli", "--project", str(self.folder), *map(str, words), "--json"]
-        done = subprocess.run(command, env=self.environment(**settings), capture_output=True, text=True, timeout=PATIENCE_S)
-        assert done.returncode == code, f"{words} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
-        return json.loads(done.stdout.splitlines()[-1]) if code == 0 else done.stderr
+        process = self._begin([*map(str, words), "--json"], settings)
+        ended = process.wait()
+        assert ended == code, f"{words} ended with {ended}:\n{process.said()}"
+        return json.loads(process.out().splitlines()[-1]) if code == 0 else process.err()
 
-    def start(self, verb: str, *, module: str = "featureflow.cli", **settings: str) -> Process:
+    def start(self, verb: str, **settings: str) -> Process:
+        return self._begin([verb], settings)
+
+    def start_cold(self, module: str, verb: str, **settings: str) -> Process:
+        """``python -m MODULE``, which imports everything first."""
         self._started += 1
         command = [sys.executable, "-m", module, "--project", self.folder, verb]
         process = Process(command, self.environment(**settings), self.folder / f"{self._started}-{verb}")
+        self._exits.callback(process.close)
+        return process
+
+    def _begin(self, words: list[str], settings: Mapping[str, str]) -> Process:
+        self._started += 1
+        output = self.folder / f"{self._started}-{words[0]}"
+        process = Forked(["--project", str(self.folder), *words], self.environment(**settings), output)
         self._exits.callback(process.close)
         return process
 

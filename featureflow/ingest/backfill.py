@@ -18,6 +18,7 @@ from featureflow.clock import Clock
 from featureflow.define.spec import Source
 from featureflow.errors import HistoryAwayError, OffsetOutOfRangeError, UnavailableError
 from featureflow.ingest.decode import Recalled
+from featureflow.ingest.past import a_slice
 from featureflow.kernel.events import Events
 from featureflow.store.history.protocol import Extent, HistoryStore
 from featureflow.store.history.read_again import check_read_again
@@ -37,8 +38,8 @@ class Wanted:
 
 
 class Backfill:
-    """``sources``: by name, with the fields that somebody reads. ``history`` None: there is none to read from. ``records``: at most, in a
-    slice of no more than ``limits.PAST_RECORDS``."""
+    """``sources``: by name, with the fields that somebody reads. ``history`` None: there is none to read from. ``records``: at most, in
+    a slice."""
 
     def __init__(
         self, history: HistoryStore | None, sources: Mapping[str, tuple[Source, Sequence[str]]], clock: Clock,
@@ -94,7 +95,7 @@ class Backfill:
             columns=columns,
             from_offset=wanted.first,
             to_offset=wanted.until,
-            page_rows=min(self._records, limits.PAST_RECORDS),
+            page_rows=a_slice(self._records),
             by=(source,),                  # as whoever folds the log would
         )
         page = next(pages, None)

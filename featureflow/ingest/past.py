@@ -18,9 +18,13 @@ FIRST_WAIT_US, LONGEST_WAIT_US = 1_000_000, 30_000_000    # an attempt may take 
 POLL_S = 0.02                              # for a slice that is not there yet; the present waits meanwhile
 
 
+def a_slice(records: int) -> int:
+    """How many records of the past are taken at once: ``records``, and no more than ``limits.PAST_RECORDS``."""
+    return min(records, limits.PAST_RECORDS)
+
+
 class Past:
-    """Opened when it is first needed, closed when nothing is wanted any more. ``records``: at most, in a slice of no more than
-    ``limits.PAST_RECORDS``."""
+    """Opened when it is first needed, closed when nothing is wanted any more. ``records``: at most, in a slice."""
 
     def __init__(self, log: Log, topics: dict[str, str], clock: Clock, records: int = limits.POLL_RECORDS) -> None:
         self._log, self._topics, self._records = log, topics, records
@@ -58,7 +62,7 @@ class Past:
             self._open = {source: self._topics[source] for source in sorted(behind)}
             self._reader = self._log.reader(self._open)
         self._place(self._reader, wanted)
-        polled = self._reader.poll(timeout_s=POLL_S, max_records=min(self._records, limits.PAST_RECORDS), max_bytes=limits.PAST_BYTES)
+        polled = self._reader.poll(timeout_s=POLL_S, max_records=a_slice(self._records), max_bytes=limits.PAST_BYTES)
         self._assigned.update(polled.assignment.assigned)
         for batch in polled.batches:
             self._at[Partition(batch.source, batch.partition)] = batch.next

@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from itertools import count
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
-COMMAND = [sys.executable, "-m", "featureflow.cli"]
+NUMBER = count()
 
 
 def run(folder: Path, *words: str, code: int = 1) -> str:
-    done = subprocess.run([*COMMAND, "-p", str(folder), *words], capture_output=True, text=True, timeout=300, cwd=folder)
-    assert "Traceback" not in done.stderr
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    """In the folder, which is the project's but for ``init``."""
+    process = Forked(words if words[0] == "init" else ("-p", str(folder), *words), os.environ, folder.parent / f"{next(NUMBER)}", folder)
+    ended = process.wait()
+    assert "Traceback" not in process.err()
+    assert ended == code, process.said()
+    return process.said()
 
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new project to which nothing was applied."""
     folder = tmp_path_factory.mktemp("mistakes") / "Bare Shop"
-    subprocess.run([*COMMAND, "init", str(folder)], check=True, capture_output=True, timeout=300)
+    run(folder.parent, "init", str(folder), code=0)
     return folder
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mistakes") / "shop"
-    subprocess.run([*COMMAND, "init", str(folder)], check=True, capture_output=True, timeout=300)
+    run(folder.parent, "init", str(folder), code=0)
     run(folder, "apply", code=0)
     (folder / "spine.csv").write_text("user,at,amount,label\nu1,2026-03-01T12:00:00Z,1.5,0\n")
     return folder

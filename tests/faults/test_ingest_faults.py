@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -14,6 +13,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import forked
 import ingest_program
 import pytest
 from worker_rig import Rig, project_on
@@ -64,12 +64,9 @@ def rig(
 
 
 @pytest.fixture
-def start(services: Services, production_redis_url: str, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+def start(services: Services, production_redis_url: str, rig: Rig) -> Iterator[Start]:
     """Starts a worker's process; none outlives the test."""
-    tests = Path(__file__).resolve().parent.parent
-    monkeypatch.setenv("PYTHONPATH", f"{tests}{os.pathsep}{tests.parent}")   # the fork server imports the program once
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ingest_program"])
+    context = forked.server()
     running: list[Running] = []
 
     def begin(*, member: str = "", kill: str = "", stop: str = "") -> Running:

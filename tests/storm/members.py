@@ -36,7 +36,7 @@ Launch = Callable[..., Process]
 
 def cold(world: World, verb: str, **settings: str) -> Process:
     """As an operator has it: a new interpreter, imports and all."""
-    return world.start(verb, module="watched", **settings)
+    return world.start_cold("watched", verb, **settings)
 
 
 def warm(world: World, verb: str, **settings: str) -> Process:

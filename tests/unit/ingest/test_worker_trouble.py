@@ -25,30 +25,19 @@ from featureflow.store.online.protocol import Advance, Commit, Committed, Refuse
 
 
 def storm(seed: int, store_class: type[MemoryOnlineStore] = MemoryOnlineStore, *, rebuilds: float = 0.0, buckets: int = 1) -> bool:
-    """Sixty turns in bad weather, then a calm to catch up in. Whether every value is then what the log says.
+    """Sixty turns in bad weather. Whether every value is then what the log says.
 
     ``rebuilds``: the chance that a view is dropped and begins anew, at each turn; slices of the past are then small.
     """
     luck = random.Random(seed)
     rig = Rig(seed=seed, online_class=store_class, luck=luck, buckets=buckets)
-    store = rig.online
-    assert isinstance(store, TroubledStore)
-    workers = [rig.started(commit_rows=luck.choice((1, 4, 30)))]
-    store.rate = 0.08
-    for _ in range(60):
+
+    def begin() -> None:
         rig.produce(luck.randrange(6), bad=0.05)
         if luck.random() < rebuilds:
             rig.rebuild(luck.choice((RIDER, ZONE)))
-        if luck.random() < 0.05:                                  # the group hands everything to a newcomer; the other hears later
-            workers = [workers[-1], rig.started(commit_rows=4)]
-        if luck.random() < 0.05:                                  # a crash
-            workers[-1] = rig.started()
-        luck.choice(workers).step(timeout_s=0.0, wait=lambda seconds: None)
-        rig.clock.advance(luck.choice((1_000, 200_000, 3_000_000)))
-    assert store.troubles > 0
-    store.rate, store.flying = 0.0, []
-    rig.drain(rig.started())
-    return rig.agrees()
+
+    return rig.storm(begin)
 
 
 @pytest.mark.parametrize("seed", range(40))
