@@ -58,4 +58,6 @@ ROWS_PER_REQUEST = 1_000
 CANDIDATES = ROWS_PER_REQUEST     # of one rank request, of all its recalls
 RECALLS = 16
 FINALIZED_BYTES = 64 * 1024 * 1024  # of states and the features computed from them that a scorer remembers
+REQUEST_VECTOR_SIZE = 3 * 256 * 256 # numbers in one vector of a request, an image say; REQUEST_BYTES bounds their text
+LOGGED_NUMBERS = VECTOR_SIZE      # of a row's vectors in the prediction log; of more their SHA-256 is logged
 PREDICTION_LOG_QUEUE = 100_000

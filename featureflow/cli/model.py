@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from featureflow.cli import model_release
 from featureflow.cli.context import Context, Json
+from featureflow.cli.model_profile import profile
 from featureflow.cli.output import Output, counted
 from featureflow.define import spec
 from featureflow.errors import ModelError, RequestError
@@ -30,11 +31,12 @@ def register(app: typer.Typer) -> None:
     app.command("quantize")(quantize)
     app.command("list")(list_models)
     app.command("alias")(alias)
+    app.command("profile")(profile)
     model_release.register(app)
 
 
 def model() -> None:
-    """The model store: add, quantize, list; and which version answers whom: release, canary, shadow, promote, rollback."""
+    """The model store: add, quantize, profile, list; and which version answers whom: release, canary, shadow, promote, rollback."""
 
 
 def add(
@@ -53,6 +55,9 @@ def add(
         Path | None, typer.Option(help="A file that `featureflow dataset` wrote; quantize measures on its rows.")
     ] = None,
     version: Annotated[str, typer.Option(help="Default: one more than the highest.")] = "",
+    score: Annotated[
+        str, typer.Option(help="Which output is the score, where the file has several: NAME, or NAME[COLUMN].")
+    ] = "",
     json: Json = False,
 ) -> None:
     """Put an ONNX file into the store as a new version, which ``latest`` then points to."""
@@ -62,6 +67,7 @@ def add(
         definition = _definition(here, name)
         inputs = inputs_of(definition)
         rows, labels = (None, None) if dataset is None else _vectors(dataset, inputs)
+        score_output, column = _score(score)
         made = _store(here).add(
             name,
             _content(file, sha256, signature, public_key),
@@ -72,6 +78,8 @@ def add(
             labels=labels,
             model=definition,
             origin=file,
+            output=score_output,
+            column=column,
         )
     output.say(
         f"{name}@{made.version} is in the store; {counted(made.transforms.width_in, 'column')}, "
@@ -206,6 +214,14 @@ def alias(
         version = _store(here).alias(name, to, ref or "latest")
     output.say(f"{name}@{to} is {version}.")
     output.result({"name": name, "alias": to, "version": version})
+
+
+def _score(text: str) -> tuple[str | None, int | None]:
+    """``probabilities[1]`` -> the output and the column of it; nothing where neither is said."""
+    name, bracket, column = text.removesuffix("]").partition("[")
+    if bracket and not (text.endswith("]") and column.isdecimal()):
+        raise ModelError(f"--score {text}: write an output's name, or one with a column as in probabilities[1]")
+    return name or None, int(column) if bracket else None
 
 
 def _shown(manifest: Manifest | None) -> tuple[str, str]:

@@ -98,20 +98,17 @@ def bind(cls: type, kind: Literal["event", "request"], at: Place) -> tuple[spec.
                 at=at.within(name),
             )
         field: Field[Any] = default or Field()
-        field.definition = _definition(cls, name, hints[name], field.entity, at)
-        if kind == "request" and field.definition.type == "vector":
-            raise wrong(
-                f"{cls.__name__}.{name} is a vector, and a request sends plain values",
-                write=f"{name}: Field[float], one field for each number",
-                at=at.within(name),
-            )
+        most = limits.REQUEST_VECTOR_SIZE if kind == "request" else limits.VECTOR_SIZE
+        field.definition = _definition(cls, name, hints[name], field.entity, most, at)
         field.owner = Owner(cls, kind)
         setattr(cls, name, field)
         found.append(field.definition)
     return tuple(found)
 
 
-def _definition(cls: type, name: str, hint: Any, entity: type[Entity[Any]] | None, at: Place) -> spec.Field:
+def _definition(
+    cls: type, name: str, hint: Any, entity: type[Entity[Any]] | None, most: int, at: Place
+) -> spec.Field:
     full = f"{cls.__name__}.{name}"
     if get_origin(hint) is not Field:
         inner = hint if hint in TYPES else float
@@ -127,7 +124,7 @@ def _definition(cls: type, name: str, hint: Any, entity: type[Entity[Any]] | Non
         nullable = len(rest) < len(get_args(value))
         value = rest[0] if len(rest) == 1 else value
     if get_origin(value) is Literal or get_origin(value) is Vector or value is Vector:
-        return _of_many(full, name, value, nullable, entity, at)
+        return _of_many(full, name, value, nullable, entity, most, at)
     if value not in TYPES:
         meant = next((one for one in TYPES if _shown(one) in _shown(value).lower()), float)
         raise wrong(
@@ -153,9 +150,9 @@ def _definition(cls: type, name: str, hint: Any, entity: type[Entity[Any]] | Non
 
 
 def _of_many(
-    full: str, name: str, value: Any, nullable: bool, entity: type[Entity[Any]] | None, at: Place
+    full: str, name: str, value: Any, nullable: bool, entity: type[Entity[Any]] | None, most: int, at: Place
 ) -> spec.Field:
-    """The definition of a field that is one of several strings, or a vector of several numbers."""
+    """The definition of a field that is one of several strings, or a vector of several numbers, ``most`` at the most."""
     if entity is not None:
         raise wrong(
             f"{full} is the id of {entity.__name__}, so that its type is that of the id",
@@ -164,10 +161,10 @@ def _of_many(
         )
     if get_origin(value) is not Literal:
         size = next(iter(get_args(value)), None)
-        if type(size) is not int or not 1 <= size <= limits.VECTOR_SIZE:
+        if type(size) is not int or not 1 <= size <= most:
             raise wrong(
                 f"{full} is a vector of {'no size' if size is None else repr(size)}; "
-                f"its size is a whole number from 1 to {limits.VECTOR_SIZE}",
+                f"its size is a whole number from 1 to {most}",
                 write=f"{name}: Field[Vector[128]]",
                 at=at.within(name),
             )

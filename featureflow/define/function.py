@@ -10,7 +10,7 @@ from featureflow.define.name import a as article
 from featureflow.define.place import wrong
 
 if TYPE_CHECKING:
-    from featureflow.define.sequence import Numbers
+    from featureflow.define.sequence import Numbers, Strings, Truths
 
 
 @overload
@@ -53,8 +53,14 @@ def maximum(a: Any, b: Any) -> Any:
     return arithmetic("maximum", a, b)
 
 
-def is_null(x: Expr[Any]) -> Expr[bool]:
-    """Whether x is null or undefined."""
+@overload
+def is_null(x: Expr[Any]) -> Expr[bool]: ...
+@overload
+def is_null(x: Numbers | Strings) -> Truths: ...
+def is_null(x: Any) -> Any:
+    """Whether x is null or undefined; of a sequence, which of its values are: ``~is_null(UserNow.last_amounts)`` is its mask."""
+    if hasattr(x, "each"):
+        return x.nulls()
     column = operand(x)
     if column.type == "bool" and isinstance(column.node, spec.Call):
         raise wrong(

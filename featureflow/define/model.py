@@ -12,12 +12,19 @@ from featureflow.define.expression import Expr, Number, Owner, Windowless
 from featureflow.define.name import a, check_attribute_name, check_class_name, shown
 from featureflow.define.place import Place, here, wrong
 from featureflow.define.sequence import Numbers, Sequence, Strings, Truths
+from featureflow.define.vector import Vector
 from featureflow.define.window import duration
 
 DRIFT = 0.1  # the largest drift that a definition may allow
 DEADLINE_US = 60_000_000
 
-InputExpr: TypeAlias = "Number | Numbers | Truths"
+MYPY = False                               # as in define.vector: to mypy a vector is Any, and Expr[Any] would let strings through
+
+if MYPY:
+    Vectors: TypeAlias = Numbers
+else:
+    Vectors: TypeAlias = "Expr[Vector | None]"
+InputExpr: TypeAlias = "Number | Numbers | Truths | Vectors"
 
 
 class Model:
@@ -28,7 +35,9 @@ class Model:
             inputs = (trend, OriginNow.worst["3h"], Ask.hour)
             defaults = {trend: 0.0}
 
-    - ``inputs``: derived features of this body, features and request fields, in the order in which the model takes them.
+    - ``inputs``: derived features of this body, features and request fields, in the order in which the model takes them. Where its file
+      takes several tensors, each by name: ``inputs = {"dense": (trend, Ask.hour), "history": CarrierNow.last_delays, "image": Ask.image}``;
+      one is of single values (batch, d), or of sequences of one length (batch, n, d).
     - ``defaults``: what to put where an input is undefined; one without default is left to the model's impute transform.
     - ``deadline``: how long an answer may take.
     - ``drift``: how far a quantized variant's score may be from FP32, at most 0.1.
@@ -37,7 +46,7 @@ class Model:
 
     _definition: ClassVar[spec.Model]
     _place: ClassVar[Place]
-    inputs: ClassVar[tuple[InputExpr, ...]]
+    inputs: ClassVar[tuple[InputExpr, ...] | Mapping[str, InputExpr | tuple[InputExpr, ...]]]
     defaults: ClassVar[Mapping[InputExpr, float]]
     score: ClassVar[Expr[float]]           # what the model says, for an Ensemble to calculate with
 
@@ -57,10 +66,11 @@ class Model:
         if not _is_drift(drift):
             raise wrong(f"drift={drift!r} of {cls.__name__} is not between 0 and {DRIFT}", write="drift=0.03", at=at)
         check_when_missing(when_missing, at)
-        inputs = _inputs(cls, at)
-        _check_context(cls, inputs, at)
+        groups = _groups(cls, at)
+        inputs, tensors = _inputs(cls, groups, at)
+        _check_context(cls, groups, inputs, at)
         cls._definition = spec.Model(
-            name=name, inputs=inputs, deadline_us=deadline_us, drift=float(drift), when_missing=when_missing
+            name=name, inputs=inputs, deadline_us=deadline_us, drift=float(drift), when_missing=when_missing, tensors=tensors
         )
         cls.score = Expr(spec.Column(spec.score_column(name)), "float", frozenset({Owner(cls, "score")}), f"{cls.__name__}.score")
 
@@ -83,16 +93,52 @@ def _is_drift(drift: object) -> bool:
     return isinstance(drift, int | float) and not isinstance(drift, bool) and 0 <= drift <= DRIFT
 
 
-def _inputs(cls: type[Model], at: Place) -> tuple[spec.Input, ...]:
-    derived = _derived(cls, at)
+def _groups(cls: type[Model], at: Place) -> dict[str, tuple[object, ...]]:
+    """Tensor -> what it is made of, as written; of a plain tuple the one tensor has no name."""
     written = vars(cls).get("inputs")
+    if isinstance(written, dict) and written:
+        groups = {name: value if isinstance(value, tuple) else (value,) for name, value in written.items()}
+        bad = next((name for name, values in groups.items() if not isinstance(name, str) or not name or not values), None)
+        if bad is None:
+            return groups
+        what = f"has the tensor {bad!r}" + ("" if groups[bad] else " of no inputs")
+        raise wrong(
+            f"{cls.__name__} {what}; a tensor has the name that the model's file gives it, and at least one input",
+            write='inputs = {"dense": (CarrierNow.delay["1h"], Ask.hour)}', at=at.within("inputs"),
+        )
     if not isinstance(written, tuple) or not written:
         found = "has no inputs" if written is None else f"has inputs = {written!r}, not a tuple of them"
         raise wrong(
             f"{cls.__name__} {found}", write='inputs = (CarrierNow.delay["1h"], Ask.hour)', at=at.within("inputs")
         )
+    return {"": written}
+
+
+def _inputs(
+    cls: type[Model], groups: Mapping[str, tuple[object, ...]], at: Place
+) -> tuple[tuple[spec.Input, ...], tuple[spec.Tensor, ...]]:
+    derived = _derived(cls, at)
     inputs: dict[str, spec.Input] = {}
-    for value in written:
+    tensors = []
+    for tensor, values in groups.items():
+        before = len(inputs)
+        _add_inputs(cls, inputs, values, derived, at)
+        own = list(inputs.values())[before:]
+        if tensor:
+            tensors.append(spec.Tensor(name=tensor, inputs=tuple(one.name for one in own)))
+        if tensor and len({one.size for one in own}) > 1:
+            sizes = ", ".join(f"{one.name} has {one.size}" for one in own)
+            raise wrong(
+                f"the tensor {tensor!r} of {cls.__name__} is of inputs of several lengths: {sizes}",
+                write="a tensor for the single values, and one for the sequences of each length", at=at.within("inputs"),
+            )
+    return tuple(_with_defaults(cls, inputs, derived, at).values()), tuple(tensors)
+
+
+def _add_inputs(
+    cls: type[Model], inputs: dict[str, spec.Input], values: tuple[object, ...], derived: dict[int, str], at: Place
+) -> None:
+    for value in values:
         one = _input(cls, value, derived, at)
         place = value.place if isinstance(value, Expr) and id(value) not in derived else at.within("inputs")
         if one.name in inputs:
@@ -105,12 +151,13 @@ def _inputs(cls: type[Model], at: Place) -> tuple[spec.Input, ...]:
                 at=place,
             )
         inputs[one.name] = one
-    return tuple(_with_defaults(cls, inputs, derived, at).values())
 
 
-def _check_context(cls: type[Model], inputs: tuple[spec.Input, ...], at: Place) -> None:
+def _check_context(
+    cls: type[Model], groups: Mapping[str, tuple[object, ...]], inputs: tuple[spec.Input, ...], at: Place
+) -> None:
     """A caller names a request's field without its class: two fields of one name would both take the one value sent."""
-    read = [value.one if isinstance(value, Sequence) else value for value in vars(cls)["inputs"]]
+    read = [value.one if isinstance(value, Sequence) else value for values in groups.values() for value in values]
     owners = {owner for value in read if isinstance(value, Expr) for owner in value.owners}
     requests = {owner.cls._definition.name: owner.cls.__name__ for owner in owners if owner.kind == "request"}  # type: ignore[attr-defined]  # set on every Request
     first: dict[str, str] = {}
@@ -193,7 +240,7 @@ def _input(cls: type[Model], value: object, derived: dict[int, str], at: Place) 
         )
     owner = next(iter(value.owners))
     name = value.node.name.partition(":")[2] if owner.kind == "request" else value.node.name
-    return spec.Input(name=name, expr=value.node)
+    return spec.Input(name=name, expr=value.node, size=value.size if value.type == "vector" else 1)
 
 
 def _sequence(cls: type[Model], value: Sequence, derived: dict[int, str], at: Place) -> spec.Input:

@@ -54,6 +54,12 @@ class Sequence(Elementwise):
             result.node = spec.Call(f"each_{op}", result.node.args)
         return derived(result, self.length)
 
+    def nulls(self) -> Truths:
+        """Which of the values are null. Unlike a comparison this is known of every position."""
+        if isinstance(self, Truths):
+            raise wrong(f"is_null({self.one.text}) is of comparisons", write="is_null(sequence), on the sequence itself")
+        return CalculatedTruths(call("each_is_null", "bool", self.one), self.length)
+
     def _numbers(self, op: str, *values: object) -> Numbers:
         each: Numbers = self.each(op, *values)
         return each

@@ -47,7 +47,8 @@ class Call(msgspec.Struct, frozen=True, tag="call"):
     """An operator over expressions. ``op`` is a key of ``kernel.expression.OPERATORS``:
 
     add sub mul div neg abs log1p minimum maximum · eq ne lt le gt ge · and or not · is_null · when; of sequences
-    spread diff · each_eq each_ne each_lt each_le each_gt each_ge · each_and each_or each_not · seq_len seq_sum seq_mean seq_min seq_max
+    spread diff · each_eq each_ne each_lt each_le each_gt each_ge · each_and each_or each_not each_is_null · seq_len seq_sum seq_mean
+    seq_min seq_max
     """
 
     op: str
@@ -323,6 +324,13 @@ def score_column(model: str) -> str:
     return f"{model}.score"
 
 
+class Tensor(_Value, frozen=True):
+    """One tensor that a model's file takes by name, and the inputs that it is made of (see models.tensors)."""
+
+    name: str
+    inputs: tuple[str, ...]
+
+
 class Model(_Value, frozen=True, omit_defaults=True):
     """What a model is given, and what it may cost."""
 
@@ -332,6 +340,7 @@ class Model(_Value, frozen=True, omit_defaults=True):
     drift: float                           # largest |score - FP32 score| a variant may show
     when_missing: L["default", "refuse"] = "default"   # state lost or unreachable: answer with defaults (and say so), or 503
     ensemble: Ensemble | None = None       # what its score is calculated from; None: an ONNX file says
+    tensors: tuple[Tensor, ...] = ()       # none: the file takes one matrix of all inputs, in their order
 
 
 class Project(_Value, frozen=True):

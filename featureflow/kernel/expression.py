@@ -129,4 +129,5 @@ OPERATORS: Mapping[str, Operator] = MappingProxyType({
     "each_and": Operator(2, sequence.each(lambda a, b: (a != 0) & (b != 0))),
     "each_or": Operator(2, sequence.each(lambda a, b: (a != 0) | (b != 0))),
     "each_not": Operator(1, sequence.each(lambda a: a == 0)),
+    "each_is_null": Operator(1, sequence.nulls),
 })

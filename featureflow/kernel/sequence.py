@@ -38,6 +38,11 @@ def each(operator: Callable[..., Array]) -> Callable[..., Float]:
     return apply
 
 
+def nulls(x: Array) -> Float:
+    """(n, size) 1.0 where there is no value, else 0.0."""
+    return _null(x).astype(np.float64)
+
+
 def length(x: Array) -> Float:
     """(n,) how many values are there."""
     return np.asarray((~_null(x)).sum(axis=1), np.float64)

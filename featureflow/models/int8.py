@@ -18,6 +18,8 @@ from onnxruntime import quantization
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType
 
 from featureflow.errors import ModelError
+from featureflow.models.onnx_file import Signature
+from featureflow.models.tensors import Array
 
 LAYERS = ("Gemm", "MatMul", "Conv")
 BATCH = 128
@@ -48,10 +50,10 @@ def schemes(model: onnx.ModelProto) -> tuple[Scheme, ...]:
     return tuple(s for s in SCHEMES if layers - s.keep_first - s.keep_last > 0)
 
 
-def to_int8(model: onnx.ModelProto, tensor: str, calibration: NDArray[np.float32], scheme: Scheme) -> onnx.ModelProto:
+def to_int8(model: onnx.ModelProto, signature: Signature, calibration: NDArray[np.float32], scheme: Scheme) -> onnx.ModelProto:
     """A quantized copy.
 
-    tensor: the input's name. calibration: float32 (n, width), the transformed rows whose ranges become the scales.
+    signature: how its tensors are cut from rows. calibration: float32 (n, width), the transformed rows whose ranges become the scales.
 
     Raises ModelError when the model has no layer to quantize or ONNX Runtime's quantizer does not take it.
     """
@@ -67,7 +69,7 @@ def to_int8(model: onnx.ModelProto, tensor: str, calibration: NDArray[np.float32
         with tempfile.TemporaryDirectory(prefix="featureflow-int8-") as folder:
             path = Path(folder) / "int8.onnx"
             quantization.quantize_static(
-                prepared, path, _Rows(tensor, calibration),
+                prepared, path, _Rows(signature, calibration),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=[*LAYERS, "Relu"],
                 nodes_to_exclude=kept,
@@ -103,10 +105,10 @@ def _layers(model: onnx.ModelProto) -> list[str]:
 
 
 class _Rows(CalibrationDataReader):        # type: ignore[misc]  # onnxruntime ships no types for its quantization package
-    def __init__(self, tensor: str, rows: NDArray[np.float32]) -> None:
-        self._batches: Iterator[dict[str, NDArray[np.float32]]] = iter(
-            [{tensor: np.ascontiguousarray(rows[at:at + BATCH])} for at in range(0, len(rows), BATCH)]
+    def __init__(self, signature: Signature, rows: NDArray[np.float32]) -> None:
+        self._batches: Iterator[dict[str, Array]] = (
+            signature.feeds(np.ascontiguousarray(rows[at:at + BATCH])) for at in range(0, len(rows), BATCH)
         )
 
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+    def get_next(self) -> dict[str, Array] | None:
         return next(self._batches, None)

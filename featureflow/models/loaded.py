@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,14 +18,23 @@ EXACT = 1e-3                               # what FP32 itself may differ by betw
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """Belongs to one thread at a time. ``reason`` says why this variant answers, ``stamp`` tells two loads of one version apart."""
+    """Belongs to one thread at a time. ``chosen`` says why this variant was, ``stamp`` tells two loads of one version apart."""
 
     manifest: Manifest
     variant: Variant
-    provider: Provider
-    reason: str
+    chosen: str
     session: Session
     stamp: str                             # SHA-256 of the manifest's file: another one after ``quantize``
+
+    @property
+    def provider(self) -> Provider:
+        """Where it runs: on the CPU after a GPU had no memory left."""
+        return self.session.provider
+
+    @property
+    def reason(self) -> str:
+        """Why this variant answers, and why there."""
+        return self.chosen if self.session.degraded is None else f"{self.chosen}; {self.session.degraded}"
 
     @property
     def name(self) -> str:
@@ -41,6 +51,15 @@ class LoadedModel:
         undefined or infinite, for another width, and for a score that is not finite.
         """
         return self.session.run(self.manifest.transforms.apply(inputs))
+
+
+    def run(self, tensors: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+        """The file's own tensors in, all that it gives out, by name: each (n, ...) of the type that the file declares.
+
+        No transforms and no definition stand between. Raises ModelError naming the tensor that is absent, unknown or of another type
+        or shape, and for values that are not finite on either side.
+        """
+        return self.session.infer(tensors)
 
 
 def probe_problem(session: Session, probe: Probe, variant: Variant) -> str | None:
@@ -61,8 +80,7 @@ def trial_problem(session: Session, rows: NDArray[np.float32] | None = None) -> 
     rows: what it is to take, float32 (n, width); drawn where there are none. Scorers put the rows of several callers into one batch.
     """
     if rows is None:
-        rows = np.random.default_rng(0).standard_normal((TRIED, session.width)).astype(np.float32)
-        rows[0], rows[1] = 0, 1
+        rows = session.signature.drawn(TRIED, session.width)
     alone, good = [], []
     for row in rows[:TRIED]:
         try:

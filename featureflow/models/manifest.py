@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from featureflow.define import spec
 from featureflow.errors import ModelError
+from featureflow.models.tensors import ModelTensor
 from featureflow.models.transform import Transforms
 
 FORMAT = 1
 FILE = "manifest.json"
-LATER = {"rank": None}                     # members that format 1 did not have at first, and their defaults
-Variant = Literal["fp32", "fp16", "int8"]
-Provider = Literal["cpu", "cuda"]
+# members that format 1 did not have at first, and their defaults
+LATER: dict[str, object] = {"rank": None, "tensors": [], "outputs": [], "column": None}
+Variant = Literal["fp32", "fp16", "int8", "w8", "w4"]  # w8, w4: weights of so many bits, arithmetic in floats
+Provider = Literal["cpu", "cuda", "tensorrt"]
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
 
 
@@ -137,14 +139,17 @@ class Manifest(_Value, frozen=True):
     created_us: int
     inputs: tuple[ModelInput, ...]
     transforms: Transforms
-    tensor: str                            # the ONNX input, float32 (batch, transforms.width_out)
-    output: str                            # the ONNX output, float32 (batch,) or (batch, 1)
+    tensor: str                            # the ONNX input, float32 (batch, transforms.width_out); "" where ``tensors`` are named
+    output: str                            # the ONNX output that is the score
     variants: dict[Variant, Artifact]
     chosen: dict[Provider, Choice] = {}
     vectors: Artifact | None = None        # rows kept for calibration, before the transforms
     report: QuantizationReport | None = None
     probe: Probe | None = None
     format: int = FORMAT
+    tensors: tuple[ModelTensor, ...] = ()  # what the file takes by name; none: ``tensor`` alone
+    outputs: tuple[ModelTensor, ...] = ()  # all that it gives; unknown of versions that were added before there was this
+    column: int | None = None              # of ``output``, where that has several: which one is the score
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
@@ -186,7 +191,9 @@ class Manifest(_Value, frozen=True):
     def check_inputs(self, model: spec.Model) -> None:
         """Raises ModelError unless the definition has the inputs that this version was made for: names, sizes and defaults, in order."""
         asked = inputs_of(model)
-        if asked == self.inputs:
+        tensors = tuple((t.name, t.inputs) for t in self.tensors)
+        declared = tuple((t.name, t.inputs) for t in model.tensors)
+        if asked == self.inputs and tensors == declared:
             return
         mine = {item.name: item for item in self.inputs}
         theirs = {item.name: item for item in asked}
@@ -198,11 +205,17 @@ class Manifest(_Value, frozen=True):
                 problems.append(f"{name} has {a.size} columns in the model and {b.size} in the definition")
             if a.default != b.default:
                 problems.append(f"{name} has the default {a.default} in the model and {b.default} in the definition")
+        if not problems and asked == self.inputs:
+            problems = [f"it takes the tensors {_named(tensors)}, and the definition gives {_named(declared)}"]
         what = "; ".join(sorted(problems)) or "the same inputs stand in another order"
         raise ModelError(
             f"model {self.name}@{self.version} does not fit its definition: {what}. "
             "Train it on the definition's inputs and add a new version, or write the definition as it was"
         )
+
+
+def _named(tensors: tuple[tuple[str, tuple[str, ...]], ...]) -> str:
+    return "; ".join(f"{name} of {', '.join(inputs)}" for name, inputs in tensors) or "none by name"
 
 
 def inputs_of(model: spec.Model) -> tuple[ModelInput, ...]:

@@ -1,4 +1,4 @@
-"""What an ONNX file must be to be served: one float32 matrix in, one score per row out, whole, and the same answer each time."""
+"""What an ONNX file must be to be served: tensors with an open batch in, one score per row out, whole, and the same answer each time."""
 
 from __future__ import annotations
 
@@ -6,28 +6,58 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from featureflow.errors import ModelError
+from featureflow.models.tensors import Array, Kind, ModelTensor, Part
 
 MODEL_BYTES = 512 * 1024 * 1024
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})         # what ONNX Runtime has kernels for by itself
 RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"})
 
 
+KINDS: dict[int, Kind] = {
+    TensorProto.FLOAT: "float32", TensorProto.DOUBLE: "float64", TensorProto.FLOAT16: "float16", TensorProto.INT64: "int64",
+    TensorProto.INT32: "int32", TensorProto.UINT8: "uint8", TensorProto.INT8: "int8", TensorProto.BOOL: "bool",
+}
+FLOATS = ("float32", "float64", "float16")
+
+
 @dataclass(frozen=True)
 class Signature:
-    """tensor: the input's name, float32 (batch, width); width None where the file leaves it open. output: the scores' name."""
+    """tensor: the input's name, float32 (batch, width); width None where the file leaves it open. output: the scores' name.
+
+    parts: where the file takes tensors by name, what each is cut from the matrix; ``tensor`` then says nothing.
+    column: of an output (batch, k), which of its columns is the score.
+    """
 
     tensor: str
     width: int | None
     output: str
+    parts: tuple[Part, ...] = ()
+    column: int | None = None
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what it takes: the name, type and shape."""
-        return hashlib.sha256(repr((self.tensor, "float32", (None, self.width))).encode()).hexdigest()
+        """SHA-256 of what it takes: names, types and shapes."""
+        takes = [(p.name, p.kind, p.shape) for p in self.parts] if self.parts else (self.tensor, "float32", self.width)
+        return hashlib.sha256(repr(takes).encode()).hexdigest()
+
+    def feeds(self, matrix: NDArray[np.float32]) -> dict[str, Array]:
+        """The tensors of the rows float32 (n, width). Raises ModelError for a value that a tensor's type does not hold."""
+        return {part.name: part.cut(matrix) for part in self.parts} if self.parts else {self.tensor: matrix}
+
+    def drawn(self, rows: int, width: int) -> NDArray[np.float32]:
+        """Rows to try a model on, float32 (rows, width): zeros, ones, then normal numbers, of tensors of whole numbers zeros and ones."""
+        matrix = np.random.default_rng(0).standard_normal((rows, width)).astype(np.float32)
+        for part in self.parts:
+            if part.kind not in FLOATS:
+                matrix[:, part.columns] = matrix[:, part.columns] > 0
+        matrix[0], matrix[1] = 0, 1
+        return matrix
 
 
 def parse(content: bytes, place: str) -> onnx.ModelProto:
@@ -65,24 +95,51 @@ def parse(content: bytes, place: str) -> onnx.ModelProto:
     return model
 
 
-def signature(model: onnx.ModelProto, place: str, *, output: str | None = None) -> Signature:
-    """Where the matrix goes in and the scores come out.
+def signature(model: onnx.ModelProto, place: str, *, output: str | None = None, column: int | None = None) -> Signature:
+    """Where the one matrix goes in and the scores come out.
 
-    output: which one holds the scores, needed where there are several.
+    output: which one holds the scores, needed where there are several. column: which of its columns, where it has several.
 
-    Raises ModelError naming ``place`` unless there is one float32 input (batch, width) with an open batch, and the output is float32
-    (batch,) or (batch, 1).
+    Raises ModelError naming ``place`` unless there is one float32 input (batch, width) with an open batch, and the output is a float
+    (batch,), (batch, 1), or (batch, k) with ``column`` below k.
     """
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = [item for item in model.graph.input if item.name not in constants]
+    inputs = _inputs(model)
     if len(inputs) != 1:
-        raise ModelError(f"{place} has {len(inputs)} inputs ({_names(inputs)}); a scorer gives one matrix: export it with one input")
-    matrix = inputs[0].type.tensor_type
+        raise ModelError(
+            f"{place} has {len(inputs)} inputs ({_names(inputs)}); a plain tuple of inputs is one matrix. "
+            f'Write inputs = {{"{inputs[0].name if inputs else "name"}": (...), ...}} in the definition, or export it with one input'
+        )
+    takes(model, place)
     shape = _shape(inputs[0])
-    if matrix.elem_type != TensorProto.FLOAT or len(shape) != 2:
-        raise ModelError(f"{place} takes {_described(inputs[0])}; export it with a float32 input of shape (batch, width)")
-    if shape[0] is not None:
-        raise ModelError(f"{place} takes batches of {shape[0]} rows only; export it with an open batch dimension")
+    if inputs[0].type.tensor_type.elem_type != TensorProto.FLOAT or len(shape) != 2:
+        raise ModelError(
+            f"{place} takes {_described(inputs[0])}; export it with a float32 input of shape (batch, width), "
+            f'or write inputs = {{"{inputs[0].name}": ...}} in the definition'
+        )
+    return Signature(inputs[0].name, shape[1], _score(model, place, output, column), column=column)
+
+
+def takes(model: onnx.ModelProto, place: str) -> tuple[ModelTensor, ...]:
+    """The tensors that the file takes, of one row each.
+
+    Raises ModelError naming ``place`` and the input for strings, what is no tensor, another type of number, or a fixed batch.
+    """
+    return tuple(_tensor(item, place, "takes", open_batch=True) for item in _inputs(model))
+
+
+def gives(model: onnx.ModelProto, place: str) -> tuple[ModelTensor, ...]:
+    """Those that it gives, of one row each. Raises as ``takes`` does, but for the batch: an output may leave its shape unsaid."""
+    return tuple(_tensor(item, place, "gives", open_batch=False) for item in model.graph.output)
+
+
+def named(
+    model: onnx.ModelProto, place: str, parts: tuple[Part, ...], *, output: str | None = None, column: int | None = None
+) -> Signature:
+    """The signature of a file whose tensors are made as ``parts`` say. Raises ModelError as ``signature`` does for the output."""
+    return Signature("", None, _score(model, place, output, column), parts, column)
+
+
+def _score(model: onnx.ModelProto, place: str, output: str | None, column: int | None) -> str:
     outputs = list(model.graph.output)
     if output is None and len(outputs) != 1:
         raise ModelError(f"{place} has {len(outputs)} outputs ({_names(outputs)}); say which one is the score: output=")
@@ -90,9 +147,37 @@ def signature(model: onnx.ModelProto, place: str, *, output: str | None = None) 
     if found is None:
         raise ModelError(f"{place} has no output {output}; it has {_names(outputs)}")
     result = _shape(found)
-    if found.type.tensor_type.elem_type != TensorProto.FLOAT or len(result) not in (1, 2) or (len(result) == 2 and result[1] != 1):
-        raise ModelError(f"{place} gives {_described(found)}; a score is one float32 per row: export one output of shape (batch, 1)")
-    return Signature(inputs[0].name, shape[1], found.name)
+    is_float = KINDS.get(found.type.tensor_type.elem_type) in FLOATS
+    if column is not None and is_float and len(result) == 2 and 0 <= column < (result[1] or column + 1):
+        return str(found.name)
+    if column is not None or not is_float or len(result) not in (1, 2) or (len(result) == 2 and result[1] != 1):
+        raise ModelError(
+            f"{place} gives {_described(found)}; a score is one float per row: export one output of shape (batch, 1), "
+            "or name the column that it is (column=)"
+        )
+    return str(found.name)
+
+
+def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [item for item in model.graph.input if item.name not in constants]
+
+
+def _tensor(item: onnx.ValueInfoProto, place: str, verb: str, *, open_batch: bool) -> ModelTensor:
+    kind = KINDS.get(item.type.tensor_type.elem_type) if item.type.HasField("tensor_type") else None
+    if item.type.tensor_type.elem_type == TensorProto.STRING:
+        raise ModelError(
+            f"{place} {verb} strings ({item.name}); a scorer gives numbers: encode them in the definition (feature == \"a\") or by one-hot "
+            "transforms, and export the model without its encoder"
+        )
+    if kind is None:
+        raise ModelError(f"{place} {verb} {_described(item)}; a scorer's tensors are of {', '.join(KINDS.values())}")
+    shape = _shape(item)
+    if open_batch and not shape:
+        raise ModelError(f"{place} {verb} {_described(item)}, a single value; export it with an open batch dimension")
+    if open_batch and shape[0] is not None:
+        raise ModelError(f"{place} {verb} batches of {shape[0]} rows only ({item.name}); export it with an open batch dimension")
+    return ModelTensor(name=item.name, kind=kind, shape=tuple(shape[1:]))
 
 
 def _nodes(nodes: object) -> Iterator[onnx.NodeProto]:

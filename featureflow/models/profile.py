@@ -15,23 +15,28 @@ from featureflow.models.session import Session
 
 BATCHES = (1, 8, 32, 128)
 ROUNDS = 40
+LEAST = 2                                  # turns
 CALLS = 5                                  # of one session in a row, so that its weights are in the cache as under load
 
 
 def measure(
-    sessions: Mapping[str, Session], rows: NDArray[np.float32], *, batches: Sequence[int] = BATCHES, rounds: int = ROUNDS
+    sessions: Mapping[str, Session], rows: NDArray[np.float32], *, batches: Sequence[int] = BATCHES, rounds: int = ROUNDS,
+    budget_s: float | None = None,
 ) -> dict[str, tuple[BatchTime, ...]]:
     """Durations of ``Session.run`` for each session and batch, in microseconds.
 
     rows: float32 (n, width), the inputs to run on, repeated as needed. The sessions take turns, forwards then backwards, so that a
-    slow moment of the machine falls on all of them.
+    slow moment of the machine falls on all of them. budget_s: no further turn of a batch size once it took so long, of LEAST at least.
     """
     order = list(sessions)
     found: dict[str, list[BatchTime]] = {name: [] for name in order}
     for batch in batches:
         matrix = np.ascontiguousarray(np.resize(rows, (batch, rows.shape[1])))
         taken: dict[str, list[int]] = {name: [] for name in order}
+        until = None if budget_s is None else perf_counter_ns() + int(budget_s * 1e9)
         for turn in range(rounds):
+            if until is not None and turn >= LEAST and perf_counter_ns() > until:
+                break
             for name in order if turn % 2 == 0 else reversed(order):
                 run = sessions[name].run
                 run(matrix)

@@ -9,10 +9,8 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from featureflow.errors import ModelError
+from featureflow.models.engine import EXECUTION, session
 from featureflow.models.manifest import Provider
-
-EXECUTION: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-CUDA_MEMORY_BYTES = 2 * 1024**3            # of one session's arena
 
 
 @dataclass(frozen=True)
@@ -40,48 +38,36 @@ def choose(wanted: Provider | None = None) -> ProviderChoice:
     return ProviderChoice("cpu", f"cpu: {problem}")
 
 
-def cuda_problem() -> str | None:
-    """Why CUDA does not run a model here; None when it does.
+def present() -> tuple[Provider, ...]:
+    """The providers that really run a model here, the CPU first."""
+    others: tuple[Provider, ...] = ("cuda", "tensorrt")
+    return ("cpu", *(provider for provider in others if problem(provider) is None))
 
-    The provider's name in ``get_available_providers`` says how ONNX Runtime was built, not that libraries, driver and device are
+
+def cuda_problem() -> str | None:
+    """Why CUDA does not run a model here; None when it does."""
+    return problem("cuda")
+
+
+def problem(provider: Provider) -> str | None:
+    """Why a provider does not run a model here; None when it does.
+
+    Its name in ``get_available_providers`` says how ONNX Runtime was built, not that libraries, driver and device are
     there, and a session that cannot use CUDA falls back to the CPU with a warning: so a session that may not fall back runs.
     """
-    if EXECUTION["cuda"] not in onnxruntime.get_available_providers():
-        return "this onnxruntime is built without the CUDA provider"
+    name = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}[provider]
+    if EXECUTION[provider] not in onnxruntime.get_available_providers():
+        return f"this onnxruntime is built without the {name} provider"
     try:
-        onnxruntime.preload_dlls()         # cudart, cublas, cudnn of the nvidia-* wheels
-        found = session(_doubling_model(), "cuda")
+        if provider != "cpu":
+            onnxruntime.preload_dlls()     # cudart, cublas, cudnn of the nvidia-* wheels
+        found = session(_doubling_model(), provider)
         result = np.asarray(found.run(None, {"x": np.ones((2, 4), np.float32)})[0])
-    except Exception as error:             # ONNX Runtime raises its own types and RuntimeError; whatever it is, CUDA does not run
-        return f"CUDA does not run a model: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
+    except Exception as error:             # ONNX Runtime raises its own types and RuntimeError; whatever it is, it does not run
+        return f"{name} does not run a model: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
     if not (result == 2).all():
-        return "CUDA gave a wrong answer to x + x"
+        return f"{name} gave a wrong answer to x + x"
     return None
-
-
-def session(content: bytes, provider: Provider) -> onnxruntime.InferenceSession:
-    """A session of a model's bytes that runs wholly on ``provider``, with one thread and no spinning.
-
-    On CUDA an operator without a CUDA kernel is an error, not a silent copy to the CPU and back.
-    Raises whatever ONNX Runtime raises for a model that it cannot run, and ModelError when it chose another provider.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1       # a scorer's parallelism is its processes; a thread hop costs more than a small model
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 4         # its errors are raised; printed as well they look like ours
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    providers: list[str | tuple[str, dict[str, str]]] = [EXECUTION["cpu"]]
-    if provider == "cuda":
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        providers = [(EXECUTION["cuda"], {"gpu_mem_limit": str(CUDA_MEMORY_BYTES), "arena_extend_strategy": "kSameAsRequested"})]
-    made = onnxruntime.InferenceSession(content, options, providers=providers)
-    made.disable_fallback()                # or a failing run would be tried again on the CPU, unsaid
-    if made.get_providers()[0] != EXECUTION[provider]:
-        raise ModelError(f"ONNX Runtime chose {made.get_providers()[0]} where {EXECUTION[provider]} was asked for")
-    return made
 
 
 def _doubling_model() -> bytes:

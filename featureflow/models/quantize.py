@@ -34,6 +34,7 @@ from featureflow.models.manifest import (
 )
 from featureflow.models.onnx_file import Signature, parse
 from featureflow.models.session import Session
+from featureflow.models.weight_only import to_weights
 
 EXPECTED_BATCH = 32
 LEAST_ROWS = 64                            # of calibration, and of held-out rows: fewer say nothing of a largest drift
@@ -42,6 +43,8 @@ HELD_OUT_ROWS = 16_384
 GAIN = 1.05                                # below it the difference is noise, and FP32 is exact
 NEAR = 1.1                                 # schemes this close in speed are told apart by their drift
 PROBE_ROWS = 8
+
+WEIGHT_ONLY: dict[Variant, int] = {"w8": 8, "w4": 4}
 
 Float32 = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -140,8 +143,15 @@ def quantize(
             raise
         except ModelError as error:
             unmade.append(VariantReport(variant="fp16", provider="cpu", scheme="FP16", bytes=0, problem=str(error)))
+    for variant, bits in WEIGHT_ONLY.items():
+        if variant in variants:                # tried where INT8 products may be absent: one that drifts is left out, and is no error
+            try:
+                admitted.append(admit(variant, f"weights of {bits} bits", to_weights(model, bits)))
+            except ModelError as error:
+                problem = str(error)
+                unmade.append(VariantReport(variant=variant, provider="cpu", scheme=f"weights of {bits} bits", bytes=0, problem=problem))
     if "int8" in variants:
-        best, others = _int8(model, signature.tensor, rows, admit, expected_batch)
+        best, others = _int8(model, signature, rows, admit, expected_batch)
         tried += others
         if best is None:
             problem = "; ".join(others) or "it has no layer to quantize"
@@ -204,7 +214,7 @@ def choose(reports: Sequence[VariantReport], expected_batch: int) -> Choice:
 
 
 def _int8(
-    model: onnx.ModelProto, tensor: str, rows: Rows, admit: _Admit, expected_batch: int
+    model: onnx.ModelProto, signature: Signature, rows: Rows, admit: _Admit, expected_batch: int
 ) -> tuple[_Candidate | None, list[str]]:
     """The scheme to use, and what is to be said of the others. Raises DriftError when some could be made but none is near enough."""
     passed: dict[str, _Candidate] = {}
@@ -212,7 +222,7 @@ def _int8(
     drifted: list[DriftError] = []
     for scheme in schemes(model):
         try:
-            passed[str(scheme)] = admit("int8", str(scheme), to_int8(model, tensor, rows.calibration, scheme))
+            passed[str(scheme)] = admit("int8", str(scheme), to_int8(model, signature, rows.calibration, scheme))
         except DriftError as error:
             drifted.append(error)
             said.append(str(error).partition(". ")[0])         # without its advice: another scheme may do

@@ -1,55 +1,55 @@
-"""One ONNX model that is ready to run: a float32 matrix in, one finite score per row out."""
+"""One ONNX model that is ready to run: a float32 matrix in, one finite score per row out; or named tensors in and out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featureflow.errors import ModelError
-from featureflow.models import provider as execution
+from featureflow.models.engine import Engine, engine, is_exhausted
 from featureflow.models.manifest import Provider
 from featureflow.models.onnx_file import Signature
+from featureflow.models.tensors import Array
 
-BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)   # batch sizes that are run before traffic; on CUDA the only ones
+BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)   # batch sizes that are run before traffic; on a GPU the only ones
 
 
 class Session:
     """The same on CPU and GPU. Belongs to one thread at a time (on CUDA: one stream).
 
-    A batch beyond the largest bucket runs in parts. On CUDA a batch is padded up to its bucket, so that only warmed shapes run;
+    A batch beyond the largest bucket runs in parts. On a GPU a batch is padded up to its bucket, so that only warmed shapes run;
     on the CPU it runs as it is. Scores of a row may differ in the last bits between batch sizes: matrix products are blocked by size.
     """
 
     def __init__(
-        self, content: bytes, signature: Signature, columns: Sequence[str], provider: Provider, place: str, buckets: Sequence[int] = BUCKETS
+        self, content: bytes, signature: Signature, columns: Sequence[str], provider: Provider, place: str,
+        buckets: Sequence[int] = BUCKETS, *, prepared: bool = False,
     ) -> None:
-        """Creates and warms.
+        """Creates and warms, the largest bucket first: what it allocates then serves the smaller ones.
 
-        columns: a name for each column of the matrix, for messages. place: what messages call this model.
+        columns: a name for each column of the matrix, for messages. place: what messages call this model. prepared: the bytes are a graph
+        that was optimized already. Where the GPU's memory is full, now or at a later run, it runs on the CPU, and ``degraded`` says so.
         Raises ModelError naming ``place`` when the model cannot run on ``provider`` or takes another width.
         """
         self.provider: Provider = provider
+        self.degraded: str | None = None   # why it runs on the CPU and not where it was to
         self.bytes = len(content)          # of the model; what it takes to run it comes on top
         self.asked = False                 # whether it ran since the pool last looked
         self.dropped = False               # whether the pool let go of it
+        self.signature = signature
         self._columns, self._buckets = tuple(columns), tuple(buckets)
         self.width = width = len(self._columns)
         self._place = place
-        self._tensor, self._outputs = signature.tensor, [signature.output]
         if signature.width not in (None, width):
             raise ModelError(
                 f"{place} takes {signature.width} columns but its transforms give {width}; fit the transforms that it was trained with"
             )
-        try:
-            self._session = execution.session(content, provider)
-            for batch in self._buckets:
-                self._run(np.zeros((batch, width), np.float32))
-        except ModelError:
-            raise
-        except Exception as error:         # ONNX Runtime has a dozen exception types without a base of their own
-            raise ModelError(f"{place} does not run on {provider}: {error}") from error
+        self._content = b"" if provider == "cpu" else content
+        self._engine = self._made(content, prepared)
+        for batch in reversed(self._buckets):
+            self._run(np.zeros((batch, width), np.float32))
 
     def run(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         """float32 (n, width), finite, C-contiguous -> float64 (n,).
@@ -75,18 +75,104 @@ class Session:
             raise ModelError(f"{self._place} gave {scores[row]} for row {row}: its weights overflow on these inputs; retrain it")
         return scores
 
-    def _run(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
-        rows = len(matrix)
-        if self.provider == "cuda":
-            bucket = next(b for b in self._buckets if b >= rows)
-            if bucket != rows:
-                padded = np.zeros((bucket, self.width), np.float32)
-                padded[:rows] = matrix
-                matrix = padded
+    def infer(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """Tensors by name, each (n, ...) of the file's own type -> everything that the file gives, by name, each (n, ...).
+
+        Raises ModelError naming the tensor for one that is absent or unknown, of another type, shape or number of rows, or with a value
+        that is not finite, on the way in and out.
+        """
+        self.asked = True
+        takes = self._engine.takes
+        if tensors.keys() != takes.keys():
+            raise ModelError(f"{self._place} got the tensors {', '.join(sorted(tensors)) or 'none'}; it takes {', '.join(takes)}")
+        rows = {len(value) if value.ndim else 0 for value in tensors.values()}
+        for name, value in tensors.items():
+            kind, shape = takes[name]
+            if value.dtype != kind or value.ndim != len(shape) or any(
+                s not in (None, v) for s, v in zip(shape[1:], value.shape[1:], strict=True)
+            ):
+                raise ModelError(f"{self._place} got {value.dtype} {value.shape} for {name}; it takes {kind} {_text(shape)}")
+            self._check_finite(name, value, "got", "give finite values")
+        if len(rows) != 1:
+            raise ModelError(f"{self._place} got tensors of {' and '.join(map(str, sorted(rows)))} rows; give each row in every tensor")
+        (count,), most = rows, self._buckets[-1]
+        if not count:
+            raise ModelError(f"{self._place} got tensors of no rows; give at least one")
+        parts = [
+            self._all({name: np.ascontiguousarray(value[at:at + most]) for name, value in tensors.items()}, min(most, count - at))
+            for at in range(0, count, most)
+        ]
+        found = parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for name, value in found.items():
+            self._check_finite(name, value, "gave", "its weights overflow on these inputs; retrain it")
+        return found
+
+    def _check_finite(self, name: str, value: Array, verb: str, advice: str) -> None:
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            row = np.argwhere(~np.isfinite(value))[0][0]
+            raise ModelError(f"{self._place} {verb} a value that is not finite in row {row} of {name}; {advice}")
+
+    def _made(self, content: bytes, prepared: bool) -> Engine:
         try:
-            result = np.asarray(self._session.run(self._outputs, {self._tensor: matrix})[0])
-        except Exception as error:         # see __init__
+            return engine(content, self.provider, prepared=prepared)
+        except ModelError:
+            raise
+        except Exception as error:         # ONNX Runtime has a dozen exception types without a base of their own
+            if self._degrade(error):
+                return self._engine
+            raise ModelError(f"{self._place} does not run on {self.provider}: {error}") from error
+
+    def _degrade(self, error: Exception) -> bool:
+        """Go on on the CPU where a GPU's memory is full. A model that is slow answers still; one that fails does not."""
+        if self.provider == "cpu" or not is_exhausted(error):
+            return False
+        self.degraded = f"cpu: {self.provider} has no memory left for it ({str(error).strip().splitlines()[0]})"
+        self.provider = "cpu"
+        self._engine = self._made(self._content, False)
+        return True
+
+    def _run(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+        rows, signature = len(matrix), self.signature
+        padded = np.asarray(_padded(matrix, self._bucket(rows)), np.float32) if self._engine.pads else matrix
+        feeds = signature.feeds(padded)
+        try:
+            result = np.asarray(self._engine.run(signature.output, feeds))
+        except Exception as error:         # see _made
+            if self._degrade(error):
+                return self._run(matrix)
             raise ModelError(f"{self._place} failed on a batch of {rows} rows: {error}") from error
-        if result.size != len(matrix):
-            raise ModelError(f"{self._place} gave {result.shape} for {len(matrix)} rows; a score is one value per row")
+        if signature.column is not None:
+            result = result[:, signature.column]
+        if result.size != len(padded):
+            raise ModelError(f"{self._place} gave {result.shape} for {len(padded)} rows; a score is one value per row")
         return result.reshape(-1)[:rows].astype(np.float64)
+
+    def _all(self, tensors: dict[str, Array], rows: int) -> dict[str, Array]:
+        bucket = self._bucket(rows) if self._engine.pads else rows
+        try:
+            found = self._engine.run_all({name: _padded(value, bucket) for name, value in tensors.items()})
+        except Exception as error:         # see _made
+            if self._degrade(error):
+                return self._all(tensors, rows)
+            raise ModelError(f"{self._place} failed on a batch of {rows} rows: {error}") from error
+        for name, value in found.items():
+            shape: object = getattr(value, "shape", type(value).__name__)          # of a sequence or map its type
+            if not isinstance(shape, tuple) or value.dtype == object or shape[:1] != (bucket,):
+                raise ModelError(f"{self._place} gave {shape} for {name} of {rows} rows; an output has numbers of each row")
+        return {name: value[:rows] for name, value in found.items()}
+
+    def _bucket(self, rows: int) -> int:
+        return next(b for b in self._buckets if b >= rows)
+
+
+def _padded(value: Array, rows: int) -> Array:
+    """With rows of zeros behind it."""
+    if len(value) == rows:
+        return value
+    padded = np.zeros((rows, *value.shape[1:]), value.dtype)
+    padded[:len(value)] = value
+    return padded
+
+
+def _text(shape: Sequence[int | None]) -> str:
+    return f"({', '.join(['rows', *('any' if d is None else str(d) for d in shape[1:])])})"

@@ -23,21 +23,24 @@ from numpy.typing import NDArray
 from featureflow.clock import Clock, SystemClock
 from featureflow.define import spec
 from featureflow.errors import ModelError
-from featureflow.models import folder
+from featureflow.models import drift, folder, placement
 from featureflow.models import manifest as manifests
 from featureflow.models import quantize as quantizing
 from featureflow.models.folder import ALIASES
 from featureflow.models.loaded import LoadedModel, probe_problem, trial_problem
-from featureflow.models.manifest import NAME, Manifest, ModelInput, Provider, QuantizationReport, Variant
-from featureflow.models.onnx_file import MODEL_BYTES, Signature, parse, signature
+from featureflow.models.manifest import NAME, Choice, Manifest, ModelInput, Provider, QuantizationReport, Variant
+from featureflow.models.onnx_file import MODEL_BYTES, Signature, gives, named, parse, signature, takes
+from featureflow.models.placement import Placed, Profile
 from featureflow.models.pool import SessionKey, SessionPool
-from featureflow.models.provider import ProviderChoice, choose
+from featureflow.models.provider import ProviderChoice, choose, present
 from featureflow.models.session import BUCKETS, Session
+from featureflow.models.tensors import ModelTensor, Part, part, sources_of
 from featureflow.models.transform import Transforms
 
 LATEST = "latest"
 FP32, VECTORS = "fp32.onnx", "vectors.npz"
 REMEMBERED = 1024                          # refs that were seen to be current
+DRAWN = 256                                # rows to measure speed on where none are kept
 Float64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -104,12 +107,14 @@ class ModelStore:
         model: spec.Model | None = None,
         output: str | None = None,
         origin: str = "",
+        column: int | None = None,
     ) -> Manifest:
         """Copy the file in as a new version, and let ``latest`` point to it.
 
         onnx: the file, or its bytes (see ``models.source``). origin: where bytes came from, for messages. version: default one more than
         the highest whole number. calibration: float64 (n, width) rows before the transforms, kept for ``quantize``; labels: bool (n,).
-        model: its definition, whose inputs must be these. output: which ONNX output is the score, where the file has several.
+        model: its definition, whose inputs must be these, and which names the tensors. output: which ONNX output is the score, where the
+        file has several. column: which of its columns, where it has several.
 
         Raises ModelError when the file, inputs and transforms do not fit together or to the definition, when it gives no finite
         scores or other ones in another batch, or when the version exists.
@@ -119,11 +124,17 @@ class ModelStore:
             folder.check_name(version, "a version")
         content = onnx if isinstance(onnx, bytes) else folder.read(Path(onnx), limit=MODEL_BYTES)
         place = f"model {name} ({origin if isinstance(onnx, bytes) else onnx})"
-        signed = signature(parse(content, place), place, output=output)
+        parsed = parse(content, place)
+        tensors = () if model is None else _tensors(takes(parsed, place), model.tensors, place)
         made = Manifest(
             name=name, version=version or "0", created_us=self._clock.now_us(), inputs=tuple(inputs), transforms=transforms,
-            tensor=signed.tensor, output=signed.output, variants={"fp32": manifests.artifact(FP32, content)},
+            tensor="", output="", variants={"fp32": manifests.artifact(FP32, content)}, tensors=tensors, column=column,
         )
+        if tensors:
+            signed = named(parsed, place, _parts(made, place), output=output, column=column)
+        else:
+            signed = signature(parsed, place, output=output, column=column)
+        made = msgspec.structs.replace(made, tensor=signed.tensor, output=signed.output, outputs=gives(parsed, place))
         if model is not None:
             made.check_inputs(model)
         files = {FP32: content}
@@ -171,13 +182,14 @@ class ModelStore:
         tolerance: float,
         vectors: Float64 | None = None,
         labels: Bools | None = None,
-        variants: Sequence[Variant] = ("fp16", "int8"),
+        variants: Sequence[Variant] | None = None,
         expected_batch: int = quantizing.EXPECTED_BATCH,
     ) -> QuantizationReport:
         """Make variants of a version, measure them here, refuse those that drift too far, and choose one per provider.
 
         tolerance: largest |score - FP32 score|, at most 0.1 (the definition's ``drift``). vectors: float64 (n, width) rows before the
-        transforms, logged or training ones; default: those kept by ``add``. Half calibrates, the other half measures.
+        transforms, logged or training ones; default: those kept by ``add``. Half calibrates, the other half measures. variants: default
+        FP16 and INT8, on a GPU weights of 8 and 4 bits besides.
 
         Raises DriftError when a variant is outside the tolerance; the version is then as it was. Raises ModelError when there are
         no vectors, too few, or some that the model refuses.
@@ -194,6 +206,8 @@ class ModelStore:
             vectors, labels = folder.unpack(folder.artifact(home, found.vectors, place))
         content = folder.artifact(home, found.variants["fp32"], place)
         runs_here = dict.fromkeys(("cpu", self.provider.provider))
+        if variants is None:
+            variants = ("fp16", "int8") if len(runs_here) == 1 else ("fp16", "int8", *quantizing.WEIGHT_ONLY)
         made = quantizing.quantize(
             content, _signature(found), _columns(found), quantizing.split(found.transforms.apply(vectors), labels),
             tolerance=tolerance, place=place, variants=variants, expected_batch=expected_batch, providers=tuple(runs_here),
@@ -211,6 +225,36 @@ class ModelStore:
             for old in {p.name for p in home.glob("*.onnx")} - {a.file for a in changed.variants.values()}:
                 (home / old).unlink()      # of an earlier quantize; a reader that still has its manifest starts over
         return made.report
+
+    def profile(
+        self, name: str, ref: str | None = None, *, expected_batch: int = quantizing.EXPECTED_BATCH, batches: Sequence[int] = BUCKETS
+    ) -> Profile:
+        """Measure every variant of a version on every provider that runs here, place it, and keep that for the loads of this machine.
+
+        Raises ModelError where FP32 does not run on the CPU.
+        """
+        version = self.resolve(name, ref)
+        home = self.path / name / version
+        found, stamp = self._read_manifest(name, version)
+        rows = None
+        if found.vectors is not None:
+            kept = folder.unpack(folder.artifact(home, found.vectors, f"model {name}@{version}"))[0]
+            rows = found.transforms.apply(kept[:quantizing.HELD_OUT_ROWS])
+        drawn = _signature(found).drawn(DRAWN, found.transforms.width_out) if rows is None else rows
+        made = placement.measure(
+            lambda variant, provider: self._made(found, variant, provider), found, stamp,
+            ("cpu",) if self._wanted == "cpu" else present(), rows=drawn, kept=0 if rows is None else len(rows),
+            tolerance=drift.CEILING if found.report is None else found.report.tolerance, expected_batch=expected_batch,
+            now_us=self._clock.now_us(), batches=batches,
+        )
+        with folder.writing(self.path / name):
+            placement.write(home, made)
+        return made
+
+    def profiled(self, name: str, ref: str | None = None) -> Profile | None:
+        """What ``profile`` measured of a version on this machine; None where it never did, or the version was quantized since."""
+        version = self.resolve(name, ref)
+        return placement.read(self.path / name / version, self._read_manifest(name, version)[1])
 
     def alias(self, name: str, alias: str, ref: str) -> str:
         """Let ``alias`` stand for the version that ``ref`` stands for now, and return that version.
@@ -277,46 +321,53 @@ class ModelStore:
         """
         version = self.resolve(name, ref)
         while True:
-            found, stamp = self._read_manifest(name, version)
+            found, digest = self._read_manifest(name, version)
+            placed = placement.read(self.path / name / version, digest)
+            stamp = _stamp(digest, placed)
             if model is not None:
                 found.check_inputs(model)
             try:
-                return self._load(found, stamp, variant)
+                return self._load(found, stamp, placed, variant)
             except ModelError:
-                if self._read_manifest(name, version)[1] == stamp:
+                if self._stamp_of(name, version) == stamp:
                     raise                  # else it was quantized meanwhile: its files are others now
 
     def is_current(self, loaded: LoadedModel, ref: str | None = None) -> bool:
         """Whether ``load`` would give the same thing: the ref stands for the same version, and that was not quantized since."""
         home, key = self.path / loaded.name, (loaded.name, ref, loaded.stamp)
-        marks = tuple(_mark(path) for path in (home, home / ALIASES, home / loaded.version / manifests.FILE))
+        own = home / loaded.version        # whose names change with a profile too
+        marks = tuple(_mark(path) for path in (home, home / ALIASES, own, own / manifests.FILE))
         if self._current.get(key) != marks or None in marks:           # asked each second: looked at no closer where no file is another
             self._current.pop(key, None)
             version = self.resolve(loaded.name, ref)
-            if version != loaded.version or self._read_manifest(loaded.name, version)[1] != loaded.stamp:
+            if version != loaded.version or self._stamp_of(loaded.name, version) != loaded.stamp:
                 return False
             if len(self._current) >= REMEMBERED:
                 self._current.clear()
             self._current[key] = marks
         return True
 
-    def _load(self, found: Manifest, stamp: str, variant: Variant | None) -> LoadedModel:
+    def _load(self, found: Manifest, stamp: str, placed: Profile | None, variant: Variant | None) -> LoadedModel:
         place = f"model {found.name}@{found.version}"
-        provider = self.provider.provider
-        choice = found.choice(provider)
+        choice: Choice | Placed
+        if placed is not None and self._wanted in (None, placed.chosen.provider):
+            choice, provider = placed.chosen, placed.chosen.provider
+        else:
+            provider = self.provider.provider
+            choice = found.choice(provider)
         wanted = variant or choice.variant
         if wanted not in found.variants:
             made = ", ".join(found.variants)
             raise ModelError(f"{place} has no variant {wanted}, only {made}; run featureflow model quantize {found.name}")
         try:
             session = self._session(found, stamp, wanted, provider)
-            return LoadedModel(found, wanted, provider, choice.reason if variant is None else f"{variant}: asked for", session, stamp)
+            return LoadedModel(found, wanted, choice.reason if variant is None else f"{variant}: asked for", session, stamp)
         except _Refused as error:
             problem = str(error)
         if variant is None and wanted != "fp32":
             with suppress(_Refused):
                 session = self._session(found, stamp, "fp32", provider)
-                return LoadedModel(found, "fp32", provider, f"fp32: {wanted} is refused on this machine: {problem}", session, stamp)
+                return LoadedModel(found, "fp32", f"fp32: {wanted} is refused on this machine: {problem}", session, stamp)
         raise ModelError(f"{place} in {wanted} is refused on this machine: {problem}; quantize it again here")
 
     def _session(self, found: Manifest, stamp: str, variant: Variant, provider: Provider) -> Session:
@@ -335,6 +386,10 @@ class ModelStore:
 
     def _manifest(self, name: str, version: str) -> Manifest:
         return self._read_manifest(name, version)[0]
+
+    def _stamp_of(self, name: str, version: str) -> str:
+        digest = self._read_manifest(name, version)[1]
+        return _stamp(digest, placement.read(self.path / name / version, digest))
 
     def _read_manifest(self, name: str, version: str) -> tuple[Manifest, str]:
         path = self.path / name / version / manifests.FILE
@@ -356,13 +411,39 @@ def _mark(path: Path) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
+def _stamp(manifest: str, placed: Profile | None) -> str:
+    """What tells two loads of one version apart: its manifest, and what this machine measured."""
+    return manifest if placed is None else f"{manifest}:{placed.measured_us}:{placed.chosen.variant}:{placed.chosen.provider}"
+
+
 def _age(version: str) -> str:
     """Sorts whole numbers as such."""
     return version.zfill(64)
 
 
 def _signature(found: Manifest) -> Signature:
-    return Signature(found.tensor, found.transforms.width_out, found.output)
+    if found.tensors:
+        return Signature("", None, found.output, _parts(found, f"model {found.name}@{found.version}"), found.column)
+    return Signature(found.tensor, found.transforms.width_out, found.output, column=found.column)
+
+
+def _tensors(taken: tuple[ModelTensor, ...], declared: tuple[spec.Tensor, ...], place: str) -> tuple[ModelTensor, ...]:
+    """The file's tensors with the inputs that the definition makes them of, in the definition's order; none where it names none."""
+    if not declared:
+        return ()
+    by_name = {tensor.name: tensor for tensor in taken}
+    if by_name.keys() != {tensor.name for tensor in declared}:
+        raise ModelError(
+            f"{place} takes {'; '.join(t.text for t in taken)}, and the definition gives {', '.join(t.name for t in declared)}; "
+            "name each tensor of the file in inputs = {...}, and no other"
+        )
+    return tuple(msgspec.structs.replace(by_name[tensor.name], inputs=tensor.inputs) for tensor in declared)
+
+
+def _parts(found: Manifest, place: str) -> tuple[Part, ...]:
+    widths = [column.width for column in found.transforms.columns]
+    sources = sources_of([(item.name, item.size) for item in found.inputs], widths)
+    return tuple(part(tensor, [sources[name] for name in tensor.inputs], place) for tensor in found.tensors)
 
 
 def _columns(found: Manifest) -> tuple[str, ...]:

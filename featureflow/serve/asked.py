@@ -7,9 +7,11 @@ The typed structs take a subset of what the rules take (a string is measured in 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 from msgspec import UNSET, Meta
 from msgspec.structs import astuple
 
@@ -19,8 +21,8 @@ from featureflow.errors import RequestError
 from featureflow.reading.plan import ModelPlan
 from featureflow.serve import problem
 from featureflow.serve.ranking import Ranking
-from featureflow.serve.request import Row, check_id, instant_us
-from featureflow.serve.wire.v1 import SCORE_BODY, DeadlineMs, EntityId, Scalar, ScoreBody
+from featureflow.serve.request import ContextInput, Row, check_id, instant_us
+from featureflow.serve.wire.v1 import SCORE_BODY, DeadlineMs, EntityId, ScoreBody, Value
 
 
 class Asked:
@@ -76,6 +78,7 @@ class BodyDecoder:
         self._one = msgspec.json.Decoder(one).decode
         self._many = msgspec.json.Decoder(many).decode
         self._instants = [i for i, asked in enumerate(plan.context.values()) if asked.field.type == "datetime"]
+        self._large = _large(plan)
 
     def decode(self, raw: bytes) -> Asked:
         """Raises RequestError: 400 for a body that is not JSON, 422 for one that does not fit the model, naming the row and the field."""
@@ -102,7 +105,8 @@ class BodyDecoder:
                 if changed[i] is not None:
                     changed[i] = float(instant_us(changed[i], "context"))
             inputs = tuple(changed)
-        return Row(body.entities, body.context, astuple(body.entities), inputs)
+        context = _logged(dict(zip(self._plan.context, astuple(body.context), strict=True))) if self._large else body.context
+        return Row(body.entities, context, astuple(body.entities), inputs)
 
 
 def _id(kind: str) -> Any:
@@ -118,11 +122,27 @@ def _input(i: int, field: Field) -> tuple[str, Any, Any]:
         "float": Annotated[float, Meta(gt=-limits.NUMBER_ABS, lt=limits.NUMBER_ABS)],
         "bool": bool,
         "datetime": str | int,
+        "vector": Annotated[
+            list[Annotated[float, Meta(gt=-limits.NUMBER_ABS, lt=limits.NUMBER_ABS)]], Meta(min_length=field.size, max_length=field.size)
+        ],
     }
     kind = Literal[field.categories] if field.categories else kinds[field.type]
     if field.nullable:
         return f"f{i}", kind | None, msgspec.field(default=None, name=field.name)
     return f"f{i}", kind, msgspec.field(name=field.name)
+
+
+def _large(plan: ModelPlan) -> bool:
+    """Whether a row's vectors are more than its record in the prediction log has room for."""
+    return sum(asked.field.size for asked in plan.context.values() if asked.field.type == "vector") > limits.LOGGED_NUMBERS
+
+
+def _logged(context: Mapping[str, Any]) -> dict[str, Any]:
+    """The context with each vector's SHA-256, of its numbers as little-endian float64, in place of its numbers."""
+    return {
+        name: {"sha256": sha256(np.array(value, "<f8").tobytes()).hexdigest(), "numbers": len(value)} if isinstance(value, list) else value
+        for name, value in context.items()
+    }
 
 
 # -- the exact rules ---------------------------------------------------------------------------------------------------
@@ -146,7 +166,7 @@ def rows_of(body: ScoreBody, plan: ModelPlan) -> list[Row]:
     return [row_of(body.entities, {} if body.context is UNSET else body.context, plan, "")]
 
 
-def row_of(entities: Mapping[str, EntityId], context: Mapping[str, Scalar], plan: ModelPlan, place: str) -> Row:
+def row_of(entities: Mapping[str, EntityId], context: Mapping[str, Value], plan: ModelPlan, place: str) -> Row:
     """One row, checked. ``place`` stands before a field's name in messages."""
     if entities.keys() != plan.join_keys.keys():
         absent, unknown = plan.join_keys.keys() - entities.keys(), entities.keys() - plan.join_keys.keys()
@@ -156,18 +176,18 @@ def row_of(entities: Mapping[str, EntityId], context: Mapping[str, Scalar], plan
         )
     for name, kind in plan.join_keys.items():
         check_id(entities[name], kind, f"{place}entities.{name}")
-    inputs: tuple[float | str | None, ...] = ()
+    inputs: tuple[ContextInput, ...] = ()
     if plan.context or context:
         inputs = _inputs(context, plan, place)
-    return Row(entities, context, tuple(entities[name] for name in plan.join_keys), inputs)
+    return Row(entities, _logged(context) if _large(plan) else context, tuple(entities[name] for name in plan.join_keys), inputs)
 
 
-def _inputs(context: Mapping[str, Scalar], plan: ModelPlan, place: str) -> tuple[float | str | None, ...]:
+def _inputs(context: Mapping[str, Value], plan: ModelPlan, place: str) -> tuple[ContextInput, ...]:
     if unknown := context.keys() - plan.context.keys():
         raise RequestError(
             "Unknown context", f"{place}context: {_names('not known', unknown)}. Send {_context(plan)}", status=422
         )
-    out: list[float | str | None] = []
+    out: list[ContextInput] = []
     for name, asked in plan.context.items():
         value = context.get(name)
         if value is None:
@@ -181,8 +201,14 @@ def _inputs(context: Mapping[str, Scalar], plan: ModelPlan, place: str) -> tuple
     return tuple(out)
 
 
-def _scalar(value: bool | int | float | str, field: Field, place: str) -> float | str:
+def _scalar(value: bool | int | float | str | list[float], field: Field, place: str) -> float | str | list[float]:
     match field.type:
+        case "vector" if type(value) is list:
+            if len(value) != field.size:
+                raise RequestError("Wrong length", f"{place} must have {field.size} numbers, not {len(value)}", status=422)
+            if all(abs(number) < limits.NUMBER_ABS for number in value):
+                return value
+            raise RequestError("Number out of range", f"the numbers of {place} must be within +-2^63", status=422)
         case "int" if type(value) is int or (type(value) is float and value.is_integer()):
             if abs(value) <= limits.INTEGER_ABS:
                 return float(value)
@@ -204,7 +230,8 @@ def _scalar(value: bool | int | float | str, field: Field, place: str) -> float 
             raise RequestError("String too long", f"{place} has more than {field.max_bytes} bytes of UTF-8", status=422)
         case "datetime" if type(value) is str or type(value) is int:
             return float(instant_us(value, place))
-    raise RequestError("Wrong type of context", f"{place} must be {field.type}, not {type(value).__name__}", status=422)
+    kind = f"a list of {field.size} numbers" if field.type == "vector" else field.type
+    raise RequestError("Wrong type of context", f"{place} must be {kind}, not {type(value).__name__}", status=422)
 
 
 def _names(what: str, names: set[str]) -> str:

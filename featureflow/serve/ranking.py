@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow.serve.wire.rank import Candidate, CandidateId, Recall
-from featureflow.serve.wire.v1 import Scalar
+from featureflow.serve.wire.v1 import Value
 
 
 class Ranking:
@@ -19,7 +19,7 @@ class Ranking:
         self.candidate, self.k, self.degraded = candidate, k, degraded
         self.recalled: dict[str, int] = {}
         self.ids: list[CandidateId] = []
-        self.contexts: list[Mapping[str, Scalar]] = []  # their own, beside the request's
+        self.contexts: list[Mapping[str, Value]] = []  # their own, beside the request's
         self.sources: list[list[str]] = []
         self._weights: list[float] = []
         self._places: dict[CandidateId, int] = {}

@@ -25,18 +25,21 @@ from featureflow.serve.wire.v1 import EntityId
 if TYPE_CHECKING:
     from featureflow.serve.assigned import Assigned
 
+ContextInput = float | str | list[float] | None
+
 
 class Row:
     """One prediction to make.
 
     ``ids``: one per join key of the model, in its order. ``inputs``: one per request input of the model, in its order: a number, a string,
-    or None where it is null. ``entities`` and ``context`` are what was sent, as anything that msgspec encodes to that JSON.
+    a vector's numbers, or None where it is null. ``entities`` and ``context`` are what was sent, as anything that msgspec encodes to that
+    JSON; of large vectors the SHA-256.
     """
 
     __slots__ = ("context", "entities", "ids", "inputs")
 
     def __init__(
-        self, entities: Any, context: Any, ids: tuple[EntityId, ...], inputs: tuple[float | str | None, ...]
+        self, entities: Any, context: Any, ids: tuple[EntityId, ...], inputs: tuple[ContextInput, ...]
     ) -> None:
         self.entities, self.context, self.ids, self.inputs = entities, context, ids, inputs
 

@@ -73,6 +73,10 @@ class Work:
                 values[used.slot][:, used.span.start] if used.single else values[used.slot][:, used.span]
             )
         for index, asked in enumerate(plan.context.values()):
+            if asked.field.type == "vector":
+                nothing = [np.nan] * asked.field.size
+                columns[asked.column] = np.array([row.inputs[index] or nothing for row in self.rows], np.float64) + 0.0
+                continue
             kind = object if asked.field.type == "str" else np.float64
             column = np.array([row.inputs[index] for row in self.rows], kind)  # a null number becomes NaN
             columns[asked.column] = column if kind is object else column + 0.0  # -0.0 becomes 0.0

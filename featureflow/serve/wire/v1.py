@@ -19,7 +19,8 @@ Entities = Annotated[
     dict[str, EntityId],
     Meta(description="join key -> id; null: there is no such entity, its features take their defaults"),
 ]
-Context = Annotated[dict[str, Scalar], Meta(description="request inputs by field name")]
+Value = Scalar | list[float]
+Context = Annotated[dict[str, Value], Meta(description="request inputs by field name")]
 DeadlineMs = Annotated[
     float, Meta(gt=0, le=60_000, description="milliseconds until the answer is useless; default: the model's deadline")
 ]

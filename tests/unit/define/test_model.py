@@ -3,11 +3,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pytest
 
-from featureflow import Entity, Event, Field, Model, Request, View, count, is_null, key, last_n, mean
+from featureflow import Entity, Event, Field, Model, Request, Vector, View, count, is_null, key, last_n, mean
 from featureflow.define import spec
 from featureflow.errors import DefinitionError
+from featureflow.kernel.expression import evaluate
 
 
 class Carrier(Entity[str]): ...
@@ -62,6 +64,51 @@ def test_inputs_read_features_and_request_fields_by_reference() -> None:
     assert recent == spec.Column("carrier_now:delays")
     assert flights == spec.Column("carrier_now:flights_1h")
     assert hour == spec.Column("ask:hour")
+
+
+class Seen(Request):
+    hour: Field[int]
+    image: Field[Vector[12]]
+
+
+class Clicks(Model, deadline="20ms", drift=0.03):
+    lasting = CarrierNow.delays / 60
+    there = ~is_null(CarrierNow.delays)
+    inputs = {  # noqa: RUF012  # a definition, read once
+        "dense": (CarrierNow.flights["1h"], Seen.hour), "history": (CarrierNow.delays, lasting), "mask": there, "image": Seen.image,
+    }  # fmt: skip
+    defaults = {CarrierNow.delays: 0.0, lasting: 0.0}  # noqa: RUF012  # a definition, read once
+
+
+def test_inputs_can_be_tensors_by_name() -> None:
+    made = Clicks._definition
+    assert [(one.name, one.size, one.default) for one in made.inputs] == [
+        ("carrier_now:flights_1h", 1, None), ("hour", 1, None), ("carrier_now:delays", 8, 0.0), ("lasting", 8, 0.0), ("there", 8, None),
+        ("image", 12, None),
+    ]  # fmt: skip
+    assert made.tensors == (
+        spec.Tensor(name="dense", inputs=("carrier_now:flights_1h", "hour")),
+        spec.Tensor(name="history", inputs=("carrier_now:delays", "lasting")), spec.Tensor(name="mask", inputs=("there",)),
+        spec.Tensor(name="image", inputs=("image",)),
+    )  # fmt: skip
+    assert Late._definition.tensors == ()
+
+
+def test_a_mask_says_which_values_of_a_sequence_are_there() -> None:
+    columns = {"carrier_now:delays": np.array([[3.0, np.nan], [np.nan, np.nan]])}
+    there = next(one for one in Clicks._definition.inputs if one.name == "there")
+    assert evaluate(there.expr, columns).tolist() == [[1.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize(("inputs", "said"), [
+    ({}, r"has inputs = \{\}, not a tuple"), ({"dense": ()}, "has the tensor 'dense' of no inputs"),
+    ({3: (Seen.hour,)}, "has the tensor 3;"),
+    ({"x": (Seen.hour, CarrierNow.delays)}, "the tensor 'x' of Odd is of inputs of several lengths: hour has 1, carrier_now:delays has 8"),
+    ({"a": Seen.hour, "b": Seen.hour}, "two inputs named hour"),
+])
+def test_tensors_that_cannot_be_made_are_refused(inputs: object, said: str) -> None:
+    with pytest.raises(DefinitionError, match=said):
+        type("Odd", (Model,), {"inputs": inputs}, deadline="20ms", drift=0.03)
 
 
 def test_a_sequence_without_a_name_of_its_own_is_named_by_its_reference() -> None:

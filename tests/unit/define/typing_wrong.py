@@ -117,7 +117,7 @@ class Late(Model, deadline="20ms", drift=0.03, when_missing="refuse"):
     sequence = CarrierNow.last_delays["1h"]  # wrong: it has no windows
     smaller = minimum(1.0, CarrierNow.last_delays > 3)  # wrong: true and false, not numbers
     scalar: Expr[float] = CarrierNow.last_delays + 1  # wrong: still a sequence
-    known = is_null(CarrierNow.last_delays)  # wrong: of one value
+    known: Expr[bool] = is_null(CarrierNow.last_delays)  # wrong: still a sequence
     texts = max(CarrierNow.history[Departure.carrier])  # wrong: strings
     texts_and_one = CarrierNow.history[Departure.carrier] + 1  # wrong: strings
     conditions = CarrierNow.last_delays & (CarrierNow.last_delays > 3)  # wrong: numbers

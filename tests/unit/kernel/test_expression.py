@@ -106,4 +106,4 @@ def test_a_column_that_is_not_there_is_named() -> None:
 def test_the_table_of_operators_is_the_one_that_definitions_may_use() -> None:
     of_sequences = {op for op in OPERATORS if op.startswith(("each_", "seq_")) or op in ("spread", "diff")}
     assert set(OPERATORS) - of_sequences == {*ARITHMETIC, *COMPARISONS, "neg", "abs", "log1p", "and", "or", "not", "is_null", "when"}
-    assert {op.removeprefix("each_") for op in of_sequences if op.startswith("each_")} == {*COMPARISONS, "and", "or", "not"}
+    assert {op.removeprefix("each_") for op in of_sequences if op.startswith("each_")} == {*COMPARISONS, "and", "or", "not", "is_null"}

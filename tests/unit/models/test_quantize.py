@@ -59,7 +59,7 @@ def test_both_variants_are_made_and_stay_near_the_network_on_rows_they_were_not_
 
 
 def test_int8_multiplies_integers_with_one_scale_per_channel(fp32: bytes) -> None:
-    model = to_int8(parse(fp32, "m"), "inputs", sample(), Scheme(signed=False))
+    model = to_int8(parse(fp32, "m"), SIGNATURE, sample(), Scheme(signed=False))
     held = {t.name: t for t in model.graph.initializer}
     weights = [t for t in held.values() if t.data_type == TensorProto.INT8 and len(t.dims) == 2]
     assert len(weights) == 3
@@ -89,7 +89,7 @@ def test_too_few_rows_are_refused() -> None:
 
 
 def test_a_ragged_last_batch_of_calibration_rows_is_taken(fp32: bytes) -> None:
-    to_int8(parse(fp32, "m"), "inputs", sample(128 + 37), Scheme(signed=False))
+    to_int8(parse(fp32, "m"), SIGNATURE, sample(128 + 37), Scheme(signed=False))
 
 
 def test_a_model_calibrated_on_zeros_is_refused(fp32: bytes) -> None:
@@ -101,7 +101,7 @@ def test_a_model_calibrated_on_zeros_is_refused(fp32: bytes) -> None:
 @pytest.mark.parametrize("what", ["weights", "activations"])
 def test_a_model_with_one_scale_four_times_too_large_is_refused(fp32: bytes, what: str) -> None:
     given = split(sample())
-    good = to_int8(parse(fp32, "m"), "inputs", given.calibration, Scheme(signed=True))
+    good = to_int8(parse(fp32, "m"), SIGNATURE, given.calibration, Scheme(signed=True))
     reference = session(fp32).run(given.held_out)
     gate("m", compare(reference, session(good.SerializeToString()).run(given.held_out)), TOLERANCE)
     held = {t.name: t for t in good.graph.initializer}
@@ -128,7 +128,7 @@ def test_a_scheme_that_drifts_too_far_gives_way_to_one_that_keeps_outer_layers(f
     exact = session(fp32)
 
     def drift_of(scheme: Scheme) -> float:
-        made = to_int8(parse(fp32, "m"), "inputs", given.calibration, scheme).SerializeToString()
+        made = to_int8(parse(fp32, "m"), SIGNATURE, given.calibration, scheme).SerializeToString()
         return float(np.abs(session(made).run(given.held_out) - exact.run(given.held_out)).max())
 
     every = {str(s): drift_of(s) for s in schemes(parse(fp32, "m"))}
@@ -180,7 +180,7 @@ def test_a_model_without_layers_stays_in_fp32() -> None:
     assert "int8" not in made.files
     assert "no layer to quantize" in made.chosen["cpu"].reason
     with pytest.raises(ModelError, match="no Gemm/MatMul/Conv layer"):
-        to_int8(parse(content, "m"), "inputs", sample(), Scheme(signed=True))
+        to_int8(parse(content, "m"), SIGNATURE, sample(), Scheme(signed=True))
 
 
 def test_fp16_keeps_float32_at_its_ends(fp32: bytes) -> None:

@@ -414,6 +414,8 @@ def test_a_version_that_is_quantized_again_while_it_is_loaded_is_loaded_with_its
     class Meanwhile:
         """A definition that is looked at between the manifest and the files: the moment at which another process may quantize."""
 
+        tensors = ()
+
         @property
         def inputs(self) -> tuple[spec.Input, ...]:
             if len(quantized) < 3:

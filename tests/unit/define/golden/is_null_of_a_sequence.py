@@ -18,5 +18,5 @@ class UserNow(View, of=User, ttl="30d"):
 
 
 class Fraud(Model, deadline="20ms", drift=0.03):
-    unknown = is_null(UserNow.amounts)
+    unknown = is_null(UserNow.amounts > 1)
     inputs = (unknown,)
