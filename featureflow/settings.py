@@ -78,6 +78,7 @@ class ModelSettings(_Section, frozen=True):
     sessions: AtLeastOne = 8  # at once; of more models than that some are loaded again for those who ask
     session_bytes: Annotated[int, msgspec.Meta(ge=1)] = 4 * 1024**3  # of their files
     idle: str = "10m"  # a session that nobody asks for so long is dropped
+    public_key: str = ""  # PEM file of an Ed25519 key: no file is added that it has not signed; empty: signatures are not asked for
 
 
 class ServeSettings(_Section, frozen=True):

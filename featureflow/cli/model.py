@@ -70,7 +70,7 @@ def add(
         score_output, column = _score(score)
         made = _store(here).add(
             name,
-            _content(file, sha256, signature, public_key),
+            _content(file, sha256, signature, public_key or _key(here)),
             inputs=inputs,
             transforms=_transforms(transforms, inputs),
             version=version or None,
@@ -244,10 +244,18 @@ def _store(here: Context) -> ModelStore:
     return ModelStore(here.settings.path(here.settings.models.path))
 
 
+def _key(here: Context) -> Path | None:
+    """The key that must have signed every file, where one is set."""
+    key = here.settings.models.public_key
+    return here.settings.path(key) if key else None
+
+
 def _content(file: str, sha256: str, signature: str, public_key: Path | None) -> bytes:
     """The file's bytes, which are those that were named and signed."""
-    if bool(signature) != (public_key is not None):
-        raise ModelError("a signature is checked by a key: give --signature and --public-key, or neither")
+    if public_key is not None and not signature:
+        raise ModelError(f"files are to be signed by the key in {public_key}; give this one's signature: --signature FILE")
+    if signature and public_key is None:
+        raise ModelError("a signature is checked by a key: give --public-key FILE, or set models.public_key")
     content = fetch(file, sha256 or None)
     if public_key is not None:
         check_signature(content, signature, public_key)

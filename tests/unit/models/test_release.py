@@ -144,3 +144,45 @@ def test_a_release_that_says_two_things_is_refused(changes: dict[str, object], p
 def test_bounds_that_cannot_be_are_refused(bound: dict[str, float]) -> None:
     with pytest.raises(ModelError):
         Bounds(**bound)  # type: ignore[arg-type]
+
+
+# -- any order of steps ------------------------------------------------------------------------------------------------
+
+STEP = st.tuples(st.sampled_from(["release", "canary", "shadow", "no shadow", "promote", "rollback"]), st.sampled_from("1234"))
+
+
+@given(st.lists(STEP, max_size=25))
+def test_in_any_order_of_steps_somebody_answers_and_a_rollback_leaves_the_version_it_was_for(taken: list[tuple[str, str]]) -> None:
+    past = [first("1")]
+    stable, candidate, beside = "1", None, None                       # the naive model
+    for now, (step, version) in enumerate(taken, 2):
+        try:
+            if step == "release":
+                made = steps.release(past[-1], arm(version), model="fraud", now_us=now, salt=str(now))
+                expected = (version, None, None)
+            elif step == "canary":
+                made = steps.canary(past[-1], arm(version, 100, CANARY), now_us=now, salt=str(now))
+                expected = (stable, version, None if beside == version else beside)
+            elif step == "promote":
+                made = steps.promote(past[-1], now_us=now)
+                expected = (candidate, None, beside)
+            elif step == "rollback":
+                made = steps.rollback(past, now_us=now)
+                expected = (stable, None, beside) if candidate else (made.stable.version, None, None)
+                assert candidate or made.stable.version in {one.stable.version for one in past} - {stable}
+            else:
+                made = steps.shadow(past[-1], arm(version, 0, SHADOW) if step == "shadow" else None, now_us=now)
+                expected = (stable, candidate, version if step == "shadow" else None)
+        except ModelError:
+            refused = {
+                "canary": version == stable, "shadow": version in (stable, candidate), "promote": candidate is None,
+                "rollback": candidate is None,
+            }  # fmt: skip
+            assert refused[step]
+            continue
+        past.append(made)
+        stable, candidate, beside = expected  # type: ignore[assignment]
+        found = (made.stable.version, made.candidates[0].version if made.candidates else None, made.shadow.version if made.shadow else None)
+        assert found == (stable, candidate, beside)
+        assert (made.number, made.step) == (len(past), step.removeprefix("no "))
+        assert sum(one.weight for one in made.arms) == WHOLE
