@@ -11,7 +11,8 @@
     │   ├── OffsetMissingError   a partition's offset record is absent, dirty, of another topic or of another format
     │   └── BeingRebuiltError    a rebuild has yet to make a view's offset records anew
     ├── LogError                 the event log cannot be read from where it must be
-    │   └── OffsetOutOfRangeError
+    │   ├── OffsetOutOfRangeError
+    │   └── FencedError          another process has moved on with what this one read
     ├── HistoryError
     │   ├── OffsetConflictError  another history writer moved the offset
     │   └── TablesMissingError   nothing was applied to this database yet, or an older version was
@@ -83,6 +84,10 @@ class LogError(FeatureFlowError):
 
 class OffsetOutOfRangeError(LogError):
     """The stored offset is no longer in the log: events were deleted before they were folded."""
+
+
+class FencedError(LogError):
+    """Others have these partitions now, or have moved on from where this one began. Nothing was written: ask where the group stands."""
 
 
 class HistoryError(FeatureFlowError):

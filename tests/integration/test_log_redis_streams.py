@@ -12,7 +12,8 @@ import redis
 from featureflow.errors import LogError, OffsetOutOfRangeError, UnavailableError
 from featureflow.store.log.protocol import Assignment, Batch, Consumer, Partition, Polled, Record
 from featureflow.store.log.redis_consumer import LEASE_MS, RedisStreamsConsumer
-from featureflow.store.log.redis_streams import RedisStreamsLog, stream_key, topic_key
+from featureflow.store.log.redis_names import stream_key, topic_key
+from featureflow.store.log.redis_streams import RedisStreamsLog
 from featureflow.store.online.embedded import EmbeddedServer
 
 

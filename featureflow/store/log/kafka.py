@@ -15,7 +15,8 @@ from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 from featureflow.errors import UnavailableError
 from featureflow.store.log.kafka_consumer import KafkaConsumer
 from featureflow.store.log.kafka_error import translated
-from featureflow.store.log.protocol import Record, TopicState
+from featureflow.store.log.kafka_transactions import KafkaTransactions
+from featureflow.store.log.protocol import Consumer, Record, TopicState
 
 REQUEST_MS = 15_000
 BOOTSTRAP_MS = 10_000
@@ -74,12 +75,16 @@ class KafkaLog:
         options = {**self._options, "session_timeout_ms": self._session_ms}
         return KafkaConsumer(group, sources, member, places, options, whole_batches=self._whole_batches, describe=describe)
 
-    def ensure_topic(self, topic: str, partitions: int, *, replication: int = -1) -> bool:
+    def transactions(self, consumer: Consumer, name: str) -> KafkaTransactions:
+        assert isinstance(consumer, KafkaConsumer), "a consumer of this log"
+        return KafkaTransactions(consumer, name, self._options, self._servers, reach=self._reach, find=self._find)
+
+    def ensure_topic(self, topic: str, partitions: int, *, compacted: bool = False, replication: int = -1) -> bool:
         """Created with LogAppendTime, so that the future is judged by the broker's clock and not by a producer's."""
         wanted = {
             "num_partitions": partitions,
             "replication_factor": replication,
-            "configs": {TIMESTAMP_TYPE: APPEND_TIME},
+            "configs": {TIMESTAMP_TYPE: APPEND_TIME} | ({"cleanup.policy": "compact"} if compacted else {}),
         }
         try:
             self._call(
@@ -132,9 +137,7 @@ class KafkaLog:
         """Idempotent, acknowledged by all in-sync replicas. A key's partition is Kafka's own choice (murmur2), so that
         producers in other languages agree with this one."""
         producer = self._call("produce", self._appender)
-        if topic not in self._partitions:  # the producer itself would wait for an absent topic until its time-out
-            described = self._call(f"append to topic {topic!r}", lambda: self._described(topic))
-            self._partitions[topic] = len(described["partitions"])
+        self._find(topic)
 
         def partition(record: Record) -> int | None:
             if record.partition is not None or record.key is not None:
@@ -171,6 +174,12 @@ class KafkaLog:
             if self._admin is not None:
                 self._admin.close()
             self._producer = self._admin = None
+
+    def _find(self, topic: str) -> None:
+        """Raises LogError for an absent topic: a producer itself would wait for it until its time-out."""
+        if topic not in self._partitions:
+            described = self._call(f"append to topic {topic!r}", lambda: self._described(topic))
+            self._partitions[topic] = len(described["partitions"])
 
     def _described(self, topic: str) -> dict[str, Any]:
         """Raises kafka-python's UnknownTopicOrPartitionError."""

@@ -23,7 +23,7 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.structs import OffsetAndMetadata
 
 from featureflow import limits
-from featureflow.errors import OffsetOutOfRangeError
+from featureflow.errors import FencedError, OffsetOutOfRangeError
 from featureflow.store.log.columns import Columns, batch_of
 from featureflow.store.log.kafka_columns import WholeBatch, decode, decode_whole_batches
 from featureflow.store.log.kafka_error import translated
@@ -35,6 +35,7 @@ from featureflow.store.log.protocol import Assignment, Batch, Partition, Polled
 FETCHED_BATCHES = 256                      # record batches that one poll of kafka-python may return
 SLICE_MS = 50                              # how long a poll goes on before it looks whether the assignment changed
 CLOSE_MS = 15_000
+UNDECIDED_S = 0.05                         # until it is asked again what a transaction has come to
 HEARTBEAT_MS = 1_000                       # by its answer a member hears of a rebalance, which waits for every member
 
 
@@ -62,6 +63,7 @@ class KafkaConsumer:
         self._sources = {topic: source for source, topic in sources.items()}
         self._noted: deque[tuple[str, tuple[TopicPartition, ...]]] = deque()
         self._next: dict[TopicPartition, int] = {}             # where the caller sought or we read to; absent: not started
+        self._told: set[TopicPartition] = set()                # what the caller knows to be its own
         self._held: dict[TopicPartition, list[Columns]] = {}   # fetched, beyond the last poll's bounds
         self._paused: set[TopicPartition] = set()
         self._consumer = kafka.KafkaConsumer(
@@ -105,7 +107,7 @@ class KafkaConsumer:
         return Polled(self._assignment(), ())
 
     def seek(self, partition: Partition, offset: int) -> None:
-        place = self._place(partition)
+        place = self.place(partition)
         self._held.pop(place, None)
         try:
             self._consumer.seek(place, offset)
@@ -116,12 +118,12 @@ class KafkaConsumer:
         self._next[place] = offset
 
     def pause(self, partition: Partition) -> None:
-        if (place := self._place(partition)) in self._next:
+        if (place := self.place(partition)) in self._next:
             self._paused.add(place)
             self._while_assigned(self._consumer.pause, place)
 
     def resume(self, partition: Partition) -> None:
-        if (place := self._place(partition)) in self._paused:
+        if (place := self.place(partition)) in self._paused:
             self._paused.discard(place)
             self._while_assigned(self._consumer.resume, place)
 
@@ -130,10 +132,40 @@ class KafkaConsumer:
             return
         try:
             self._consumer.commit_async(
-                {self._place(partition): OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
+                {self.place(partition): OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
             )
         except Exception:                  # for lag tools only: losing one costs nothing, and the next one follows
             return
+
+    def membership(self, partitions: Iterable[Partition]) -> Any:
+        """kafka-python's ConsumerGroupMetadata, by which a broker fences who is no member any more.
+
+        Raises FencedError where that may be one of after these partitions were taken away, of which the caller has not heard yet: the
+        broker would let it pass. A join, and the loss that comes before it, happen on the I/O thread, between any two polls.
+        """
+        membership = self._consumer.group_metadata()           # before what was noted is looked at: a loss is noted before the next join
+        if self._noted or membership.generation_id < 0 or not membership.member_id:
+            raise FencedError(f"group {self._group!r} is being shared out anew")
+        if lost := [partition for partition in partitions if self.place(partition) not in self._told]:
+            raise FencedError(f"group {self._group!r}: {lost[0].source}/{lost[0].partition} is not this member's")
+        return membership
+
+    def committed(self, partitions: Iterable[Partition], timeout_s: float) -> dict[Partition, int]:
+        """Where the group stands, once no transaction that moves it there is under way. Raises UnavailableError, LogError."""
+        until, found = time.monotonic() + timeout_s, {}
+        for partition in partitions:
+            while True:
+                left_ms = max(1, int((until - time.monotonic()) * 1000))
+                try:
+                    offset = self._consumer.committed(self.place(partition), timeout_ms=left_ms)
+                    break
+                except kafka.errors.KafkaError as error:
+                    if time.monotonic() >= until or not error.retriable:
+                        raise translated(error, f"where group {self._group!r} stands cannot be read") from error
+                    time.sleep(UNDECIDED_S)
+            if offset is not None:
+                found[partition] = offset
+        return found
 
     def close(self) -> None:
         self._consumer.close(autocommit=False, timeout_ms=CLOSE_MS)
@@ -189,6 +221,7 @@ class KafkaConsumer:
                     told["assigned"].remove(place)
                 if place not in told[kind]:
                     told[kind].append(place)
+                (self._told.add if kind == "assigned" else self._told.discard)(place)
         return Assignment(**{kind: self._partitions(places) for kind, places in told.items()})
 
     def _batches(self, max_records: int, max_bytes: int) -> tuple[Batch, ...]:
@@ -226,7 +259,8 @@ class KafkaConsumer:
             f"the log no longer (or not yet) has {text}: events were deleted, or the topic was recreated"
         )
 
-    def _place(self, partition: Partition) -> TopicPartition:
+    def place(self, partition: Partition) -> TopicPartition:
+        """As kafka-python names it."""
         return TopicPartition(self._topics[partition.source], partition.partition)
 
     def _partitions(self, places: Iterable[TopicPartition]) -> tuple[Partition, ...]:

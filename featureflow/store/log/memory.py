@@ -15,8 +15,18 @@ import numpy as np
 
 from featureflow.clock import Clock, SystemClock
 from featureflow.errors import LogError, OffsetOutOfRangeError
+from featureflow.store.log.memory_transactions import MemoryTransactions
 from featureflow.store.log.partitioner import Partitioner
-from featureflow.store.log.protocol import TRACE_PARENT, Assignment, Batch, Partition, Polled, Record, TopicState
+from featureflow.store.log.protocol import (
+    TRACE_PARENT,
+    Assignment,
+    Batch,
+    Consumer,
+    Partition,
+    Polled,
+    Record,
+    TopicState,
+)
 
 
 @dataclass
@@ -49,6 +59,8 @@ class MemoryLog:
         self._topics: dict[str, _Topic] = {}
         self._owners: dict[str, MemoryConsumer] = {}
         self._partitioner = Partitioner()
+        self.locked = self._changed
+        self.stands: dict[str, dict[Partition, int]] = {}       # group -> where its transactions have moved it
         self.advisory: dict[str, dict[Partition, int]] = {}     # group -> what it last said
 
     def consumer(self, group: str, sources: dict[str, str], *, member: str | None = None) -> MemoryConsumer:
@@ -66,7 +78,11 @@ class MemoryLog:
                 self._topic(topic)
             return MemoryConsumer(self, None, dict(sources))
 
-    def ensure_topic(self, topic: str, partitions: int) -> bool:
+    def transactions(self, consumer: Consumer, name: str) -> MemoryTransactions:
+        assert isinstance(consumer, MemoryConsumer), "a consumer of this log"
+        return MemoryTransactions(self, consumer)
+
+    def ensure_topic(self, topic: str, partitions: int, *, compacted: bool = False) -> bool:
         with self._changed:
             if topic in self._topics:
                 return False
@@ -126,7 +142,7 @@ class MemoryConsumer:
 
     def __init__(self, log: MemoryLog, group: str | None, sources: dict[str, str]) -> None:
         self._log = log
-        self._group = group
+        self.group = self._group = group
         self._topics = sources
         self._owned: set[Partition] = set()
         self._positions: dict[Partition, int] = {}
@@ -170,6 +186,11 @@ class MemoryConsumer:
 
     def _is_owner(self) -> bool:
         return self._group is None or self._log._owners.get(self._group) is self
+
+    def is_owner(self) -> bool:
+        """Whether it has the group now."""
+        with self._log._changed:
+            return not self._closed and self._is_owner()
 
     def _assignment(self) -> Assignment:
         if self._closed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -91,6 +91,18 @@ class Record(Struct, frozen=True):  # a struct is made in a tenth of a dataclass
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
+@dataclass(frozen=True)
+class Transaction:
+    """What a group makes of what it has read: all of it, or nothing.
+
+    ``records``: by topic, in order. ``moved``: the offset that the group stands at in a partition, None where it has never said so, and the
+    one that it moves to.
+    """
+
+    records: Mapping[str, Sequence[Record]]
+    moved: Mapping[Partition, tuple[int | None, int]]
+
+
 class Consumer(Protocol):
     """A member of a consumer group, or a reader of all partitions outside of any. Used from one thread."""
 
@@ -125,6 +137,32 @@ class Consumer(Protocol):
         ...
 
 
+class Transactions(Protocol):
+    """Appends, and the offsets of a consumer's group, in one atom. Of that consumer, and used from its thread.
+
+    Readers see the records of a transaction once it is committed, and of one that was not, nothing.
+    """
+
+    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
+        """Where the group stands in these partitions of the consumer's, without those where it has never said so.
+
+        What another member, or this one before it died, had under way there is decided by then. Raises UnavailableError.
+        """
+        ...
+
+    def commit(self, transaction: Transaction) -> None:
+        """Append all records and move all offsets, or nothing.
+
+        Raises FencedError where the partitions are others' now, or the group stands elsewhere (nothing was written); UnknownOutcomeError
+        where the reply was lost, UnavailableError, LogError. After any of them ``committed`` says what became of it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds; the consumer is the caller's."""
+        ...
+
+
 class Log(Protocol):
     """Administers and appends; hands out consumers."""
 
@@ -137,8 +175,13 @@ class Log(Protocol):
         away. What it says with ``commit_advisory`` is not kept."""
         ...
 
-    def ensure_topic(self, topic: str, partitions: int) -> bool:
-        """Create the topic if it is absent. True if it was created."""
+    def transactions(self, consumer: Consumer, name: str) -> Transactions:
+        """For a consumer of this log, of a group. ``name``: of this process's own for good, so that what one of the same name left
+        unfinished when it died is undone at once, and not after a while."""
+        ...
+
+    def ensure_topic(self, topic: str, partitions: int, *, compacted: bool = False) -> bool:
+        """Create the topic if it is absent. True if it was created. ``compacted``: of each key only the newest record need be kept."""
         ...
 
     def topic(self, topic: str) -> TopicState:

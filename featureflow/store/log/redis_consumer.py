@@ -32,10 +32,10 @@ class RedisStreamsConsumer:
         streams: dict[Partition, str],
     ) -> None:
         self._client = client
-        self._group = group
+        self.group = self._group = group
         self._topics = topics
         self._streams = streams
-        self._name = uuid.uuid4().hex.encode()
+        self.name = self._name = uuid.uuid4().hex.encode()
         self._owner_key = f"log:{{0}}:owner:{group}" if group is not None else None
         folder = resources.files(__package__) / "lua"
         self._hold = client.register_script((folder / "hold.lua").read_text())
@@ -85,6 +85,16 @@ class RedisStreamsConsumer:
                 pipeline.execute()
         except redis.RedisError:           # for lag tools only: the next one says the same and more
             return
+
+    @property
+    def owner_key(self) -> str:
+        """Where the name of the consumer stands that has the group."""
+        assert self._owner_key is not None, "it is of a group"
+        return self._owner_key
+
+    def topic(self, partition: Partition) -> str:
+        """Of this partition."""
+        return self._topics[partition.source]
 
     def close(self) -> None:
         if self._owner_key is not None:

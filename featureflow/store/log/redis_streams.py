@@ -3,6 +3,7 @@
     log:{0}:<topic>                 hash: id, partitions, next:<n> (the offset that partition n's next record gets)
     log:{0}:<topic>:<n>             stream: one entry per record, its id is OFFSET-MICROSECONDS, its fields k, v and h:<header>
     log:{0}:<topic>:groups          hash: <group>:<n> -> how far that group is (advisory)
+    log:{0}:stands:<group>          hash: where the group's transactions have moved it (``redis_transactions``)
     log:{0}:owner:<group>           the random name of the consumer that has the group, for as long as its lease
 
 It has a single owner per group: the newest consumer has all partitions, and the one before it hears at its next poll that
@@ -23,35 +24,15 @@ import redis
 
 from featureflow.errors import LogError
 from featureflow.store.log.partitioner import Partitioner
-from featureflow.store.log.protocol import Partition, Record, TopicState
+from featureflow.store.log.protocol import Consumer, Partition, Record, TopicState
 from featureflow.store.log.redis_consumer import RedisStreamsConsumer
 from featureflow.store.log.redis_link import command, connect, translated
+from featureflow.store.log.redis_names import names, stream_key, topic_key, values
+from featureflow.store.log.redis_transactions import RedisStreamsTransactions
 
 APPEND_RECORDS = 500                       # in one Lua call: other clients wait for it
 
 T = TypeVar("T")
-
-
-def topic_key(topic: str) -> str:
-    """A hash: the topic's id, its number of partitions, and the next offset of each."""
-    return f"log:{{0}}:{topic}"
-
-
-def stream_key(topic: str, partition: int) -> str:
-    """A stream, whose entry ids are offsets."""
-    return f"log:{{0}}:{topic}:{partition}"
-
-
-def _names(record: Record) -> tuple[str, ...]:
-    """The fields of a record's entry."""
-    names = ("v",) if record.key is None else ("k", "v")
-    return (*names, *("h:" + name for name, _ in record.headers)) if record.headers else names
-
-
-def _values(record: Record) -> tuple[bytes, ...]:
-    """Their values."""
-    values = (record.value,) if record.key is None else (record.key, record.value)
-    return (*values, *(value for _, value in record.headers)) if record.headers else values
 
 
 class RedisStreamsLog:
@@ -85,7 +66,14 @@ class RedisStreamsLog:
             lambda: RedisStreamsConsumer(connect(self._url), group, dict(sources), owned),
         )
 
-    def ensure_topic(self, topic: str, partitions: int) -> bool:
+    def transactions(self, consumer: Consumer, name: str) -> RedisStreamsTransactions:
+        assert isinstance(consumer, RedisStreamsConsumer), "a consumer of this log"
+        return RedisStreamsTransactions(
+            self._client, consumer, self._partitioner, self._identity, self._forget
+        )
+
+    def ensure_topic(self, topic: str, partitions: int, *, compacted: bool = False) -> bool:
+        """``compacted`` or not, nothing is ever deleted."""
         if partitions < 1:
             raise LogError(f"topic {topic!r} needs at least one partition, not {partitions}")
         self._known.pop(topic, None)
@@ -147,9 +135,9 @@ class RedisStreamsLog:
         arguments: list[Any] = [topic_id, len(written), *written]
         for stream, partition in enumerate(written, 1):
             own = records if len(written) == 1 else [r for r, p in zip(records, chosen, strict=True) if p == partition]
-            for names, run in itertools.groupby(own, _names):
-                values = [value for record in run for value in _values(record)]
-                arguments += (stream, len(names), len(values) // len(names), *names, *values)
+            for fields, run in itertools.groupby(own, names):
+                found = [value for record in run for value in values(record)]
+                arguments += (stream, len(fields), len(found) // len(fields), *fields, *found)
         keys = [topic_key(topic), *(stream_key(topic, partition) for partition in written)]
         try:
             first = self._call(
@@ -171,6 +159,9 @@ class RedisStreamsLog:
 
     def close(self) -> None:
         self._client.close()
+
+    def _forget(self, topic: str) -> None:
+        self._known.pop(topic, None)
 
     def _identity(self, topic: str) -> tuple[bytes, int]:
         if topic not in self._known:
