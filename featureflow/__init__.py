@@ -14,6 +14,7 @@ from featureflow.define.aggregation import (
     time_since_last,
     variance,
 )
+from featureflow.define.alert import Alert
 from featureflow.define.decayed import decayed_count, decayed_mean, decayed_sum
 from featureflow.define.ensemble import Ensemble
 from featureflow.define.entity import Entity
@@ -31,6 +32,7 @@ from featureflow.define.view import View
 from featureflow.define.window import hopping, lifetime, session, tumbling
 
 __all__ = [
+    "Alert",
     "Ensemble",
     "Entity",
     "Event",

@@ -23,6 +23,9 @@ _NEEDED = {
     "of": "of=Carrier, the entity",
     "deadline": 'deadline="20ms"',
     "drift": "drift=0.03",
+    "model": "model=Late, whose scores are watched",
+    "on": "on=Departure, the event that is scored",
+    "above": "above=0.87, where it is raised",
 }
 _ALSO_CALLED = {
     "avg": "mean",
@@ -121,7 +124,7 @@ def _type_error(text: str, known: dict[str, object], tree: ast.Module, at: Place
         if function in _public_names() and function not in known:
             return _builtin(function)
         if function == "__init_subclass__":
-            meant = nearest(given, _NEEDED.keys() | {"future", "keyed_by", "role", "ttl", "when_missing"})
+            meant = nearest(given, _NEEDED.keys() | {"average", "future", "keyed_by", "role", "ttl", "until", "when_missing"})
         else:
             meant = nearest(given, _parameters(known.get(function)))
         what = f"class {cls}" if function == "__init_subclass__" else f"{function}()"

@@ -12,6 +12,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from featureflow.define import spec
+from featureflow.define.alert import Alert
 from featureflow.define.ensemble import Ensemble
 from featureflow.define.entity import Entity
 from featureflow.define.event import Event
@@ -23,7 +24,7 @@ from featureflow.define.request import Request
 from featureflow.define.view import View
 from featureflow.errors import DefinitionError
 
-_BASES: tuple[type[Any], ...] = (Entity, Event, View, Request, Model, Ensemble)
+_BASES: tuple[type[Any], ...] = (Entity, Event, View, Request, Model, Ensemble, Alert)
 
 
 def load(path: str | Path, *, name: str = spec.DEFAULT_PROJECT) -> spec.Project:
@@ -51,6 +52,7 @@ def load(path: str | Path, *, name: str = spec.DEFAULT_PROJECT) -> spec.Project:
         views=tuple(spec.with_version(c._definition, by_name) for c in classes if issubclass(c, View)),  # 5
         requests=tuple(c._definition for c in classes if issubclass(c, Request)),
         models=tuple(c._definition for c in classes if issubclass(c, (Model, Ensemble))),
+        alerts=tuple(c._definition for c in classes if issubclass(c, Alert)),
     )
 
 
@@ -149,7 +151,7 @@ def _check(classes: list[Any], file: str) -> None:
         raise DefinitionError(
             "the file defines no feature view", write="class CarrierNow(View, of=Carrier): ...", file=file, line=1
         )
-    for kinds in ((Entity,), (Event,), (View, Request), (Model, Ensemble)):  # a column is view:feature or request:field
+    for kinds in ((Entity,), (Event,), (View, Request), (Model, Ensemble), (Alert,)):  # a column is view:feature or request:field
         _refuse_same(
             ((c._definition.name, c) for c in classes if issubclass(c, kinds)), "are both called {} in references"
         )
@@ -189,6 +191,26 @@ def _check(classes: list[Any], file: str) -> None:
                 at=ensemble._place,
             )
         _check_asked(ensemble, {c._definition.name: c.__name__ for c in classes if issubclass(c, Request)})
+    _check_alerts([c for c in classes if issubclass(c, Alert)], classes)
+
+
+def _check_alerts(alerts: list[type[Alert]], classes: list[Any]) -> None:
+    first: dict[tuple[str, str], type[Alert]] = {}
+    for alert in alerts:
+        for used in alert._uses:
+            if used not in classes:
+                raise wrong(
+                    f"{alert.__name__} uses {used.__name__}, which is not a name of this file",
+                    write=f"class {used.__name__} in this file, or from ... import {used.__name__}",
+                    at=alert._place,
+                )
+        other = first.setdefault((alert._definition.model, alert._definition.source), alert)
+        if other._definition.context != alert._definition.context:
+            raise wrong(
+                f"{other.__name__} and {alert.__name__} give {alert._uses[0].__name__} different context, and an event is scored once",
+                write=f"the same context in both, or another model for {alert.__name__}",
+                at=alert._place.within("context"),
+            )
 
 
 def _check_asked(ensemble: type[Ensemble], requests: dict[str, str]) -> None:

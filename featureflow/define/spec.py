@@ -343,6 +343,21 @@ class Model(_Value, frozen=True, omit_defaults=True):
     tensors: tuple[Tensor, ...] = ()       # none: the file takes one matrix of all inputs, in their order
 
 
+class Alert(_Value, frozen=True):
+    """What a model's scores of a source come to, for each entity, before somebody is told."""
+
+    name: str
+    model: str
+    source: str
+    entity: str
+    field: str                             # of the source: holds the id of the entity whose scores are averaged
+    ids: dict[str, str]                    # the model's join key -> the source's field that holds that id
+    context: dict[str, Expr]               # ``request:field`` that the model reads -> an expression over the source's fields
+    average: float                         # weight of the newest score in the exponential moving average
+    above: float                           # raised where the average is at least this
+    until: float                           # cleared where it is below this
+
+
 class Project(_Value, frozen=True):
     """Everything one definitions file says, and the name under which it shares servers with other projects."""
 
@@ -352,6 +367,7 @@ class Project(_Value, frozen=True):
     views: tuple[View, ...] = ()
     requests: tuple[Request, ...] = ()
     models: tuple[Model, ...] = ()
+    alerts: tuple[Alert, ...] = ()
 
     def source(self, name: str) -> Source:
         """Raises StopIteration where there is none of that name."""

@@ -1,5 +1,5 @@
-"""The two streams that FeatureFlow itself writes. Ordinary sources, so that the log, the history writer and its tables
-need no special case for them.
+"""The streams that FeatureFlow itself writes: predictions and dead letters, and where alerts are declared, scores and alerts.
+Ordinary sources, so that the log, the history writer and its tables need no special case for them.
 
 Their topics and the consumer groups carry the project's name, so that projects may share a Kafka.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from featureflow.define.spec import Field, Source
+from featureflow.define.spec import Field, Project, Source
 
 DAY_US = 86_400_000_000
 
@@ -45,6 +45,44 @@ _DEAD_LETTER = (
     Field(name="value", type="str", max_bytes=65_536),         # base64 of the record's first bytes
 )
 
+_POSITION = (                                                  # of the event that was scored
+    Field(name="source", type="str"),
+    Field(name="partition", type="int"),
+    Field(name="offset", type="int"),
+)
+
+_SCORE = (
+    Field(name="event_time", type="datetime"),
+    Field(name="scored_at", type="datetime"),                  # q: the instant the features were finalized at
+    Field(name="model", type="str"),
+    Field(name="model_version", type="str"),
+    Field(name="variant", type="str"),
+    Field(name="provider", type="str"),
+    Field(name="score", type="float", nullable=True),          # null where the model gave none: ``degraded`` says why
+    Field(name="entity", type="str"),                          # what it is averaged for
+    Field(name="id", type="str"),
+    *_POSITION,
+    Field(name="features", type="str", nullable=True, max_bytes=65_536),  # JSON object: reference -> value; null where it was too long
+    Field(name="degraded", type="str", max_bytes=65_536),      # JSON list of what was degraded
+)
+
+_ALERT = (
+    Field(name="event_time", type="datetime"),                 # of the event whose score raised or cleared it
+    Field(name="alert_id", type="str"),                        # the same however often it is delivered
+    Field(name="rule", type="str"),                            # the alert as it is declared
+    Field(name="level", type="str"),                           # raised | cleared
+    Field(name="value", type="float"),                         # of the average, that event's score in it
+    Field(name="threshold", type="float"),                     # that it came to, or fell below
+    Field(name="score", type="float"),                         # of that event
+    Field(name="model", type="str"),
+    Field(name="model_version", type="str"),
+    Field(name="entity", type="str"),
+    Field(name="id", type="str"),
+    *_POSITION,
+    Field(name="features", type="str", nullable=True, max_bytes=65_536),
+    Field(name="degraded", type="str", max_bytes=65_536),
+)
+
 
 def predictions(project: str) -> Source:
     """Every score that the project's scorers gave. ``project`` is its name.
@@ -74,11 +112,48 @@ def dead_letters(project: str) -> Source:
     )
 
 
-def system_sources(project: str) -> tuple[Source, Source]:
-    """The events that FeatureFlow writes itself: predictions and dead letters, on topics of the project's own."""
-    return predictions(project), dead_letters(project)
+def scores(project: str) -> Source:
+    """The score of every event that is watched, by the id of the entity that it is averaged for, so that one partition has all of it."""
+    return Source(
+        name="featureflow_scores",
+        topic=f"featureflow.{project}.scores",
+        time_field="event_time",
+        disorder_us=DAY_US,
+        future_us=DAY_US,
+        keyed_by="id",
+        fields=_SCORE,
+    )
 
 
-def group(project: str, consumer: Literal["ingest", "history"]) -> str:
+def alerts(project: str) -> Source:
+    """Each time that an alert was raised or cleared, once."""
+    return Source(
+        name="featureflow_alerts",
+        topic=f"featureflow.{project}.alerts",
+        time_field="event_time",
+        disorder_us=DAY_US,
+        future_us=DAY_US,
+        keyed_by="id",
+        fields=_ALERT,
+    )
+
+
+def averages_topic(project: str) -> str:
+    """Where the averages stand that alerts are told by: compacted, the newest of each entity in the partition that has its scores."""
+    return f"featureflow.{project}.averages"
+
+
+def system_sources(project: str, *, watched: bool = False) -> tuple[Source, ...]:
+    """The events that FeatureFlow writes itself, on topics of the project's own: predictions and dead letters; scores and alerts where it
+    is ``watched``."""
+    return predictions(project), dead_letters(project), *((scores(project), alerts(project)) if watched else ())
+
+
+def all_sources(project: Project) -> tuple[Source, ...]:
+    """The project's own, and those that FeatureFlow writes for it."""
+    return *project.sources, *system_sources(project.name, watched=bool(project.alerts))
+
+
+def group(project: str, consumer: Literal["ingest", "history", "watch"]) -> str:
     """The consumer group where the settings name none."""
     return f"featureflow.{project}.{consumer}"

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 from featureflow.define import spec
 
 Action = Literal["add", "change", "remove"]
-Kind = Literal["entity", "event", "view", "request", "model"]
+Kind = Literal["entity", "event", "view", "request", "model", "alert"]
 VIEW_REMOVED = "its state stays until retired views are dropped"
 SIGNS: dict[str, str] = {"add": "+", "change": "~", "remove": "-"}
 
@@ -53,11 +53,12 @@ def plan(old: spec.Project | None, new: spec.Project, *, kept: Collection[str] =
             ),
             *_changes("request", before.requests, new.requests, lambda a, b: _names(_named(a.fields), _named(b.fields), "field")),
             *_changes("model", before.models, new.models, _model_detail),
+            *_changes("alert", before.alerts, new.alerts, _alert_detail, added=_alert_added, removed="its averages stay"),
         )
     )
 
 
-N = TypeVar("N", spec.Entity, spec.Source, spec.View, spec.Request, spec.Model)
+N = TypeVar("N", spec.Entity, spec.Source, spec.View, spec.Request, spec.Model, spec.Alert)
 
 
 def _changes(
@@ -115,6 +116,18 @@ def _model_detail(old: spec.Model, new: spec.Model) -> str:
     if old.ensemble != new.ensemble:
         parts.append("its rules" if old.ensemble is not None and new.ensemble is not None else "a model and an ensemble are not the same")
     return "; ".join(part for part in parts if part)
+
+
+def _alert_added(alert: spec.Alert) -> str:
+    return f"on {alert.source}, of {alert.entity}: raised at {alert.above}, cleared below {alert.until}; featureflow watch {alert.model}"
+
+
+def _alert_detail(old: spec.Alert, new: spec.Alert) -> str:
+    return "; ".join(
+        f"{name} {a} -> {b}" if name not in ("ids", "context") else f"{name} changed"
+        for name in old.__struct_fields__
+        if (a := getattr(old, name)) != (b := getattr(new, name))
+    )
 
 
 def _named(fields: Iterable[spec.Field]) -> dict[str, spec.Field]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import featureflow
 
 PUBLIC = """
+    Alert
     Ensemble
     Entity
     Event

@@ -3,11 +3,13 @@
 from datetime import datetime
 
 from featureflow import (
+    Alert,
     Ensemble,
     Entity,
     Event,
     Field,
     Model,
+    Request,
     View,
     approx_distinct,
     approx_quantile,
@@ -84,3 +86,19 @@ class Combined(Ensemble, deadline="30ms", when_missing="refuse"):
 
 class Softened(Ensemble, deadline="30ms"):
     score = minimum(Combined.score, 0.5)
+
+
+class Ask(Request):
+    hour: Field[float]
+    delay: Field[float]
+
+
+class Asked(Model, deadline="20ms", drift=0.03):
+    inputs = (Ask.hour, Ask.delay, CarrierNow.usual)
+
+
+class Often(Alert, model=Late, on=Departure, of=Carrier, average=0.3, above=0.87, until=0.8): ...
+
+
+class Told(Alert, model=Asked, on=Departure, of=Carrier, role=Departure.carrier, above=1):
+    context = {Ask.hour: Departure.delay_min, Ask.delay: Departure.delay_min * 2}  # noqa: RUF012  # a definition, read once
