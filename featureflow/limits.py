@@ -61,3 +61,8 @@ FINALIZED_BYTES = 64 * 1024 * 1024  # of states and the features computed from t
 REQUEST_VECTOR_SIZE = 3 * 256 * 256 # numbers in one vector of a request, an image say; REQUEST_BYTES bounds their text
 LOGGED_NUMBERS = VECTOR_SIZE      # of a row's vectors in the prediction log; of more their SHA-256 is logged
 PREDICTION_LOG_QUEUE = 100_000
+
+# watching
+WATCHED_RECORDS = 500             # polled, scored and appended at once, in one transaction: on Redis Streams one Lua call
+AVERAGES = 1_000_000              # that one process keeps, of all rules and entities
+FEATURES_TEXT_BYTES = 32 * 1024   # of the feature values in a score and in an alert; longer ones are left out, and that is said

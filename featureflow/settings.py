@@ -99,6 +99,13 @@ class WorkerSettings(_Section, frozen=True):
     metrics_port: Port = 0  # 0: no metrics endpoint
 
 
+class WatchSettings(WorkerSettings, frozen=True):
+    """Of ``watch``. ``group``: what its groups' names begin with; empty: featureflow.NAME.watch."""
+
+    wait: str = "2s"  # how long an event waits for the features that count it, from when the log took it
+    webhook: str = ""  # http[s]://host/path that alerts are posted to; empty: none
+
+
 class ClockSettings(_Section, frozen=True):
     """What time it is."""
 
@@ -122,6 +129,7 @@ class Settings(_Section, frozen=True):
     serve: ServeSettings = ServeSettings()
     ingest: WorkerSettings = WorkerSettings()
     history_writer: WorkerSettings = WorkerSettings()
+    watch: WatchSettings = WatchSettings()
     clock: ClockSettings = ClockSettings()
     tracing: TracingSettings = TracingSettings()
     folder: str = "."  # where the file stood; relative paths start here

@@ -232,7 +232,7 @@ class World:
     def recorded(self, sources: Iterable[str] = ("ride", "tip")) -> bool:
         """Whether history has come to the end of every partition."""
         for name in sources:
-            source = next(s for s in (*self.project.sources, *system.system_sources(self.project.name)) if s.name == name)
+            source = next(s for s in system.all_sources(self.project) if s.name == name)
             held = self.context.history.offsets(name)
             if any(held.get(partition, 0) < end for partition, end in self.context.log.topic(source.topic).end.items()):
                 return False

@@ -23,6 +23,7 @@ from featureflow.store.mirror import NOTHING_APPLIED
 from featureflow.store.online.protocol import OnlineStore
 from featureflow.store.registry import Registry
 from featureflow.store.schemas.protocol import SchemaRegistry
+from featureflow.watch import failpoint as watch_failpoint
 
 if TYPE_CHECKING:
     from featureflow.store.online.embedded import EmbeddedServer
@@ -47,6 +48,11 @@ class Context:
     def failpoint(self) -> Failpoint:
         """What the consumers pass their named places with: unarmed, and no setting arms it. Tests put another here."""
         return unarmed
+
+    @property
+    def watch_failpoint(self) -> watch_failpoint.Failpoint:
+        """The same of ``watch``."""
+        return watch_failpoint.unarmed
 
     @cached_property
     def settings(self) -> Settings:

@@ -1,4 +1,5 @@
-"""``featureflow up``: ingest, history and serve, and an embedded server where one is set, as one process tree."""
+"""``featureflow up``: ingest, history and serve, watch where an alert is applied, and an embedded server where one is set, as one process
+tree."""
 
 from __future__ import annotations
 
@@ -17,11 +18,13 @@ from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output
 from featureflow.cli.restart import Restarted
 from featureflow.cli.tended import Tended
-from featureflow.errors import SettingsError
+from featureflow.errors import SettingsError, StateError, UnavailableError
 from featureflow.port import bind
 from featureflow.settings import EMBEDDED
+from featureflow.store.mirror import mirrored
 
 VERBS = ("ingest", "history", "serve")
+WATCH = "watch"                            # from when an alert is applied; where none is any more, it waits for another
 LOOK_S = 0.2
 STOP_S = 9.5  # then a child is killed
 
@@ -54,6 +57,15 @@ def _child(here: Context, verb: str) -> Restarted:
     return Restarted([sys.executable, "-m", "featureflow.cli", "--project", str(here.folder), verb], os.environ)
 
 
+def _is_watched(here: Context) -> bool:
+    """Whether an alert is applied."""
+    try:
+        project = mirrored(here.online)
+    except (UnavailableError, StateError):
+        return False
+    return project is not None and bool(project.alerts)
+
+
 def up(context: typer.Context, json: Json = False) -> None:
     """Run everything in one process tree until interrupted."""
     output = Output(json=json)
@@ -68,10 +80,15 @@ def up(context: typer.Context, json: Json = False) -> None:
         _ = here.applied
         here.registry.check_owner(settings.name)
         children = {verb: _child(here, verb) for verb in VERBS}
+        look_due = 0.0
         output.say(f"Scoring at http://{settings.serve.host}:{settings.serve.port}; stop with Ctrl-C.")
         while not stop.is_set():
             if tended is not None:
                 tended.look()
+            if WATCH not in children and time.monotonic() >= look_due:
+                look_due = time.monotonic() + consume.LOOK_S
+                if _is_watched(here):
+                    children[WATCH] = _child(here, WATCH)
             for verb, child in children.items():
                 if (code := child.look()) is not None:
                     output.warn(f"{verb} ended by itself with exit code {code}; it is started again")

@@ -71,7 +71,7 @@ class HistoryWriter:
     ) -> None:
         self._log, self._history, self._clock, self._metrics = log, history, clock, metrics
         self._group, self._member, self._failpoint = group or system.group(project.name, "history"), member, failpoint
-        self._sources: dict[str, Source] = {source.name: source for source in (*project.sources, *system.system_sources(project.name))}
+        self._sources: dict[str, Source] = {source.name: source for source in system.all_sources(project)}
 
         def decoder(source: Source) -> Decoder:
             return Decoder(source, records=records_of(source, None if schemas is None else PatientRegistry(schemas, clock), clock))

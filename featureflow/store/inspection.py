@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from featureflow.define import spec
-from featureflow.define.system import system_sources
+from featureflow.define.system import all_sources
 from featureflow.errors import LogError, OffsetMissingError
 from featureflow.store.keys import Bucket, buckets
 from featureflow.store.ledger import Ledger, Position
@@ -38,7 +38,7 @@ class Inspection:
     def strayed(self, project: spec.Project) -> dict[str, str]:
         """Source -> what is wrong with its topic: it is gone, was created again, or has other partitions than are applied."""
         found: dict[str, str] = {}
-        for source in (*project.sources, *system_sources(project.name)):
+        for source in all_sources(project):
             try:
                 topic = self._log.topic(source.topic)
             except LogError as error:

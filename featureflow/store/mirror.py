@@ -28,6 +28,20 @@ def verdict_document(model: str) -> str:
     return f"ended-release:{model}"
 
 
+def watched_document(model: str, source: str) -> str:
+    """Name of the meta document that says from which offset on a source's events are scored by a model, by partition, as JSON."""
+    return f"watched:{model}:{source}"
+
+
+def watched_from(online: OnlineStore, model: str, source: str) -> dict[int, int]:
+    """Partition -> where the first event is that is scored: what came after the first alert of the two was applied.
+
+    A partition that is not here is younger, and scored from its beginning. Raises UnavailableError.
+    """
+    document = online.get_meta(watched_document(model, source))
+    return {} if document is None else msgspec.json.decode(document, type=dict[int, int])
+
+
 def mirrored(online: OnlineStore) -> spec.Project | None:
     """The applied project as the online store mirrors it; None before the first apply.
 

@@ -11,7 +11,7 @@ from msgspec.structs import asdict, replace
 
 from featureflow.clock import Clock, SystemClock
 from featureflow.define import spec
-from featureflow.define.system import system_sources
+from featureflow.define.system import all_sources, averages_topic, scores
 from featureflow.errors import (
     LogError,
     OffsetMissingError,
@@ -34,6 +34,7 @@ from featureflow.store.mirror import (
     partitions_document,
     partitions_of,
     project_of,
+    watched_document,
 )
 from featureflow.store.online.protocol import OnlineStore
 from featureflow.store.plan import Change, Plan, plan
@@ -97,7 +98,8 @@ class Registry:
         4. history's offsets, at the log's beginning
         5. how many buckets states are in, for good;
            offset records of new view versions in each, at the first event that history or the log still has (see ``beginnings``)
-        6. partition counts and releases, then the project itself, into the mirror: from here on it is served
+        6. partition counts, releases and where sources are watched from, then the project itself, into the mirror: from here on it is
+           served
 
         Raises SettingsError where a store holds another project, or this one in another number of buckets; LogError where an event has
         another topic than before, its topic was recreated, or has other partitions than before though the event is ``keyed_by`` an id;
@@ -108,7 +110,7 @@ class Registry:
     def _apply(self, project: spec.Project, partitions: int | Mapping[str, int], anew: frozenset[str] = frozenset()) -> Plan:
         changes = self.plan(project)
         self._refuse_other_buckets(project)
-        sources = (*project.sources, *system_sources(project.name))
+        sources = all_sources(project)
         # 1
         self._own(project.name)
         for source in sources:
@@ -117,6 +119,8 @@ class Registry:
         topics = {source.name: self._topic(source, partitions) for source in sources}
         for source in project.sources:
             self._refuse_moved_ids(source, topics[source.name])
+        if project.alerts:
+            self._log.ensure_topic(averages_topic(project.name), topics[scores(project.name).name].partitions, compacted=True)
         # 3
         self._record(project, topics)
         # 4
@@ -130,6 +134,10 @@ class Registry:
         for name, topic in topics.items():
             self._online.put_meta(partitions_document(name), str(topic.partitions).encode())
         self.releases.mirror()
+        for alert in project.alerts:
+            name = watched_document(alert.model, alert.source)
+            if self._online.get_meta(name) is None:
+                self._online.put_meta(name, msgspec.json.encode(topics[alert.source].end))
         self._online.put_meta(PROJECT_DOCUMENT, msgspec.json.encode(project))
         return changes
 
@@ -189,7 +197,7 @@ class Registry:
         the old state cannot be seen to be gone, StateError where it came back: both are cured by running it again.
         """
         self._history.migrate()
-        sources = (*project.sources, *system_sources(project.name))
+        sources = all_sources(project)
         applied = (self._ledger.topic(source.name) for source in sources)
         partitions = {topic.source: topic.partitions for topic in applied if topic is not None}
         for source in project.sources:
@@ -261,7 +269,7 @@ class Registry:
         document = msgspec.json.encode(project).decode()
         if self._ledger.definition() != document:
             statements.append(Statement("record_definition", {"applied_at_us": now, "project": document}))
-        for source in (*project.sources, *system_sources(project.name)):
+        for source in all_sources(project):
             applied = AppliedTopic(source.name, source.topic, topics[source.name].topic_id, topics[source.name].partitions)
             if self._ledger.topic(source.name) != applied:
                 statements += [Statement("forget_topic", {"source": source.name}), Statement("record_topic", asdict(applied))]

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMPOSE = REPOSITORY / "docker-compose.yml"
 SERVERS = ("kafka", "redis", "mysql")
-OURS = ("apply", "ingest", "history", "serve")
+OURS = ("apply", "ingest", "history", "watch", "serve")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_the_file_is_valid_by_the_compose_specification() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_it_starts_the_three_servers_and_the_four_parts(services: dict[str, Any]) -> None:
+def test_it_starts_the_three_servers_and_the_five_parts(services: dict[str, Any]) -> None:
     assert set(services) == {*SERVERS, *OURS}
 
 

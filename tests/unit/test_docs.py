@@ -23,6 +23,7 @@ from featureflow.serve.metrics import Metrics
 from featureflow.serve.openapi import document
 from featureflow.serve.release_metrics import ReleaseMetrics
 from featureflow.settings import Settings
+from featureflow.watch.metrics import WatchMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
@@ -155,13 +156,14 @@ def test_the_tables_of_routes_are_the_routes() -> None:
 
 
 def test_the_tables_of_metrics_are_the_metrics() -> None:
-    worker, history, releases = CollectorRegistry(), CollectorRegistry(), CollectorRegistry()
+    worker, history, releases, watch = (CollectorRegistry() for _ in range(4))
     WorkerMetrics(worker)
     HistoryMetrics(history)
     ReleaseMetrics(releases)
+    WatchMetrics(watch)
     kept = {
         family.name + ("_total" if family.type == "counter" else "")
-        for registry in (worker, history, Metrics().registry, releases)
+        for registry in (worker, history, Metrics().registry, releases, watch)
         for family in registry.collect()
     }
     written = (ROOT / "featureflow" / "serve" / "app.py").read_text()

@@ -1,0 +1,98 @@
+"""``featureflow watch``: the consumer that scores events as they arrive, and raises alerts."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Annotated
+
+import structlog
+import typer
+
+from featureflow.cli import consume
+from featureflow.cli.context import Context, Json
+from featureflow.cli.output import Output
+from featureflow.errors import SettingsError, StateError
+from featureflow.log_lines import log_as_json
+from featureflow.models.store import ModelStore
+from featureflow.settings import WatchSettings, duration_us
+from featureflow.store.mirror import buckets_of, mirrored, partitions_of, watched_from
+from featureflow.store.online.loss import emptied
+from featureflow.store.online.protocol import OnlineStore
+from featureflow.watch.metrics import WatchMetrics
+from featureflow.watch.watching import Applied, Watching, WatchOptions
+
+LONGEST_WAIT_US = 5_000_000                # a member that says nothing for longer loses its partitions
+
+
+def register(app: typer.Typer) -> None:
+    app.command("watch")(watch)
+
+
+def watch(
+    context: typer.Context,
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL[@VERSION]]...", help="Models that an alert watches; all of them if left out.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Score every event as it arrives, average the scores of each entity, and raise alerts, each exactly once, until told to end."""
+    here: Context = context.obj
+    log_as_json()
+    with here, consume.stopping() as stop, consume.metrics("watch", here.settings.watch) as registry:
+        options, metrics, made = _options(here.settings.watch, here.settings.online.stale_after), WatchMetrics(registry), Counter[str]()
+        named = {name: ref for name, _, ref in (one.partition("@") for one in models or ())}
+        store = ModelStore(here.settings.path(here.settings.models.path))
+
+        def current() -> Applied | None:
+            found = applied(here.online)
+            if found is None and here.registry.inspection.emptied(here.registry.current()):
+                raise StateError(emptied("the definitions that were applied"))
+            return found
+
+        def run(found: Applied, leave: threading.Event) -> None:
+            if not found.project.alerts and not named:
+                structlog.get_logger("featureflow.watch").warning("nothing_to_watch", problem="no alert is applied: it waits for one")
+                leave.wait()
+                return
+            watching = Watching(
+                here.log,
+                here.online,
+                store,
+                found,
+                here.clock,
+                metrics,
+                options,
+                models=named,
+                schemas=here.schemas,
+                failpoint=here.watch_failpoint,
+            )
+            try:
+                watching.run(leave)
+            finally:
+                made.update(watching.made)
+
+        consume.follow(stop, current, run)
+        Output(json=json).result({"scores": made["scores"], "alerts": made["alerts"]})
+
+
+def applied(online: OnlineStore) -> Applied | None:
+    """What there is to watch; None before the first apply. Raises StateError, UnavailableError."""
+    project = mirrored(online)
+    if project is None:
+        return None
+    counts = {source.name: partitions_of(online, source.name) for source in project.sources}
+    pairs = {(alert.model, alert.source) for alert in project.alerts}
+    return Applied(
+        project,
+        {name: count for name, count in counts.items() if count is not None},
+        buckets_of(online),
+        {pair: watched_from(online, *pair) for pair in pairs},
+    )
+
+
+def _options(settings: WatchSettings, stale_after: str) -> WatchOptions:
+    wait_us = duration_us(settings.wait, "watch.wait")
+    if wait_us > LONGEST_WAIT_US:
+        raise SettingsError(f'watch.wait = "{settings.wait}" is longer than 5s; write "2s"')
+    return WatchOptions(settings.group, settings.member, wait_us, duration_us(stale_after, "online.stale_after"), settings.webhook)

@@ -1,0 +1,188 @@
+"""Events to scores: what a score is made of, that it counts its own event, and that each is appended once."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+import numpy as np
+import pytest
+from serve_rig import train
+from watch_rig import RISK, WATCHED, Crash, CrashAt, WatchRig, models_in
+from worker_rig import SECOND_US, TRIP, Rig
+
+from featureflow.kernel.derive import features_to_inputs
+from featureflow.kernel.finalize import ViewKernel
+from featureflow.kernel.replay import recompute
+from featureflow.models.store import ModelStore
+from featureflow.store.log.protocol import Partition
+from featureflow.watch import failpoint
+from featureflow.watch.score import Score
+
+
+@pytest.fixture
+def rig(models: ModelStore) -> WatchRig:
+    return WatchRig(models)
+
+
+def positions(scores: dict[int, list[Score]], entity: str = "rider") -> list[tuple[int, int]]:
+    return sorted((one.partition, one.offset) for own in scores.values() for one in own if one.entity == entity)
+
+
+def recomputed(rig: WatchRig, score: Score, upto: dict[int, int]) -> float:
+    """The score from the log's events up to ``upto``, by another way."""
+    events = next(e for e in rig.rig.events() if e.partition == score.partition)
+    row = int(np.searchsorted(events.offsets, score.offset))
+    zone = events.columns["zone"][row]
+    columns: dict[str, np.ndarray] = {"ask:fare": events.columns["fare"][row : row + 1]}
+    for view, entity in zip(WATCHED.views, (events.columns["rider"][row], None if np.isnan(zone) else int(zone)), strict=True):
+        kernel = ViewKernel(view, {"trip": TRIP})
+        q = np.array([score.scored_at], np.int64)
+        values = recompute(kernel, {"trip": TRIP}, {"trip": rig.rig.events()}, [entity], q, {"trip": upto}).values
+        for feature, at in zip(view.features, kernel.columns, strict=True):
+            block = values[:, at : at + feature.size]
+            columns[feature.reference] = block[:, 0] if feature.size == 1 else block
+    return float(rig.models.load("risk").score(features_to_inputs(RISK, columns))[0])
+
+
+def test_every_event_has_the_score_of_features_that_count_it(rig: WatchRig) -> None:
+    stage = rig.scoring()
+    rig.rig.produce(120)
+    rig.ingest()
+    end = rig.log.topic(TRIP.topic).end
+    rig.drain(stage)
+    scores = rig.scores()
+    events = rig.rig.events()
+    accepted = [
+        (e.partition, int(offset))
+        for e in events
+        for offset in e.offsets[e.times_us <= e.timestamps_us + TRIP.future_us]
+    ]
+    assert positions(scores) == sorted(accepted)
+    flat = [one for own in scores.values() for one in own]
+    assert {one.degraded for one in flat} == {"[]"}
+    for one in flat[::7]:
+        assert one.score == pytest.approx(recomputed(rig, one, end), abs=1e-6)
+        features = msgspec.json.decode(one.features or "")
+        assert set(features) == {"ask:fare", "rider_now:count_1h", "zone_now:last_n"}
+        assert len(features["zone_now:last_n"]) == 3
+    assert len({one.score for one in flat}) > 20
+    ids = {one.id: partition for partition, own in scores.items() for one in own}
+    assert all(ids[one.id] == partition for partition, own in scores.items() for one in own), "an entity's scores are in one partition"
+
+
+def test_an_event_waits_until_its_features_count_it(rig: WatchRig) -> None:
+    """The scoring comes first; its read goes on until ingest has folded the event."""
+    stage = rig.scoring()
+    rig.rig.append([rig.rig.trip(rider="ada", zone=7, fare=1.0, at=rig.rig.clock.now_us())])
+    late = threading.Timer(0.05, rig.ingest)
+    late.start()
+    rig.steps(stage, 3)
+    late.join()
+    [one] = [one for own in rig.scores().values() for one in own if one.entity == "rider"]
+    assert msgspec.json.decode(one.features or "")["rider_now:count_1h"] == 1.0
+    assert "behind" not in one.degraded
+
+
+def test_an_event_that_waited_long_enough_is_scored_as_it_stands_and_says_so(models: ModelStore) -> None:
+    rig = WatchRig(models, wait_us=0)
+    stage = rig.scoring()
+    rig.rig.append([rig.rig.trip(rider="ada", zone=7, fare=1.0, at=rig.rig.clock.now_us())])
+    rig.steps(stage, 3)
+    [one] = [one for own in rig.scores().values() for one in own if one.entity == "rider"]
+    assert "behind" in msgspec.json.decode(one.degraded)
+    assert msgspec.json.decode(one.features or "")["rider_now:count_1h"] is None
+
+
+def test_what_came_before_the_alert_was_applied_is_not_scored_and_all_that_came_after_is(rig: WatchRig) -> None:
+    rig.rig.produce(30)
+    begins = {Partition("trip", partition): end for partition, end in rig.log.topic(TRIP.topic).end.items()}
+    rig.rig.produce(30)
+    rig.ingest()
+    rig.drain(rig.scoring(begins=begins))
+    scored = positions(rig.scores())
+    assert scored
+    assert all(offset >= begins[Partition("trip", partition)] for partition, offset in scored)
+
+
+@pytest.mark.parametrize("name", get_args(failpoint.Scoring))
+def test_no_event_is_scored_twice_or_never_wherever_the_process_dies(models: ModelStore, name: failpoint.Name) -> None:
+    rig = WatchRig(models)
+    for nth in (1, 2):
+        rig.rig.produce(40)
+        rig.ingest()
+        dying = rig.scoring(CrashAt(name, nth if name != "scoring_placed" else 1))
+        with pytest.raises(Crash):
+            rig.steps(dying, 50, rig.more)
+        rig.drain(rig.scoring())           # another process: the dead one's group is taken over
+    accepted = [
+        (e.partition, int(offset))
+        for e in rig.rig.events()
+        for offset in e.offsets[e.times_us <= e.timestamps_us + TRIP.future_us]
+    ]
+    assert positions(rig.scores()) == sorted(accepted)
+
+
+def test_a_process_that_has_lost_its_group_appends_nothing(rig: WatchRig) -> None:
+    old = rig.scoring()
+    rig.rig.produce(10)
+    rig.ingest()
+    old.step(timeout_s=0.0)
+    old.step(timeout_s=0.0)
+    new = rig.scoring()
+    rig.rig.produce(10)
+    rig.ingest()
+    rig.drain(new)
+    before = sum(map(len, rig.scores().values()))
+    rig.steps(old, 3)
+    assert sum(map(len, rig.scores().values())) == before
+
+
+def test_records_that_are_no_events_are_passed_by_and_counted(rig: WatchRig) -> None:
+    stage = rig.scoring()
+    now_us = rig.rig.clock.now_us()
+    ahead = rig.rig.trip(rider="bob:{0}", at=now_us + 60 * SECOND_US)
+    rig.rig.append([rig.rig.trip(rider="ada", at=now_us), rig.rig.poison(), ahead])
+    rig.ingest()
+    rig.drain(stage)
+    assert len(positions(rig.scores())) == 1
+    skipped = {
+        sample.labels["reason"]: sample.value
+        for metric in rig.registry.collect() if metric.name == "featureflow_watch_skipped"
+        for sample in metric.samples if sample.name.endswith("_total")
+    }  # fmt: skip
+    assert skipped.pop("future") == 1
+    assert skipped
+
+
+def test_lost_state_is_no_score_where_the_model_refuses_it_and_the_event_is_passed(models: ModelStore) -> None:
+    strict = msgspec.structs.replace(RISK, when_missing="refuse")
+    rig = WatchRig(models, rig=Rig(), project=msgspec.structs.replace(WATCHED, models=(strict,)), wait_us=0)
+    stage = rig.scoring()
+    rig.rig.online.drop_view(WATCHED.views[0].id, for_good=True)
+    rig.rig.append([rig.rig.trip(rider="ada", zone=7, at=rig.rig.clock.now_us())])
+    rig.steps(stage, 3)
+    [one] = [one for own in rig.scores().values() for one in own if one.entity == "rider"]
+    assert one.score is None
+    assert "unscored:missing" in msgspec.json.decode(one.degraded)
+    assert "rider_now:missing" in msgspec.json.decode(one.degraded)
+
+
+def test_a_new_version_scores_what_comes_after_it_without_a_restart(tmp_path: Path) -> None:
+    rig = WatchRig(models_in(tmp_path))
+    stage = rig.scoring()
+    rig.rig.produce(5)
+    rig.ingest()
+    rig.drain(stage)
+    train(rig.models, RISK, seed=9)
+    stage._current._due = 0.0              # in life this is looked at every five seconds
+    stage._current.get()
+    stage._current.wait(30.0)
+    rig.rig.append([rig.rig.trip(rider="ada", at=rig.rig.clock.now_us())])
+    rig.ingest()
+    rig.drain(stage)
+    versions = {one.offset: one.model_version for own in rig.scores().values() for one in own if one.id == "ada"}
+    assert versions[max(versions)] == "2"
+    assert "1" in {one.model_version for own in rig.scores().values() for one in own}
