@@ -7,7 +7,7 @@ Rows are reduced once, into bands between the beginnings of nested windows; a wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
@@ -106,6 +106,8 @@ class ViewKernel:
             np.float64,
         )
         self._plans = {name: Plan.of(layout, view.features, self.columns) for name, layout in self.layouts.items()}
+        plans = self._plans.values()
+        self._steps = _steps(plans) if all(plan.is_steady for plan in plans) else None
 
     def finalize(self, states: Mapping[str, States], q_us: Int) -> Values:
         """The features of n entities, each at its own instant ``q_us`` (n,), from each source's ``states``.
@@ -126,13 +128,9 @@ class ViewKernel:
 
         None where some feature hangs on the instant itself (a time since, a decayed sum, a session, an expiry).
         """
-        if not all(plan.is_steady for plan in self._plans.values()):
+        if self._steps is None:
             return None
-        found: list[int] = []
-        for plan in self._plans.values():
-            found += _begin(plan, np.full(1, q_us, np.int64)).ravel().tolist()
-            found += [q_us // layout.finest for layout in plan.layout.all]
-        return tuple(found)
+        return tuple([(q_us - back) // step for back, step in self._steps])
 
     def nothing(self) -> Values:
         """No row."""
@@ -195,6 +193,18 @@ def _finalize(plan: Plan, states: States, q_us: Int, out: Values) -> None:
         for one, estimated in zip(plan.estimates, estimate(plan, states, q_us), strict=True):
             cells = out.texts[one.feature] if one.columns is None else out.values[:, one.columns]
             cells[:] = np.where(present[one.row][:, np.newaxis], estimated, cells)
+
+
+def _steps(plans: Iterable[Plan]) -> tuple[tuple[int, int], ...]:
+    """Each (back, step) once of which ``(q - back) // step`` says where a window begins, or in which of the finest tiles q is."""
+    found: dict[tuple[int, int], None] = {}
+    for plan in plans:
+        for window, (back, step) in enumerate(zip(plan.back.ravel().tolist(), plan.step.ravel().tolist(), strict=True)):
+            if window not in plan.lifetime:
+                found[back % step, step] = None
+        for layout in plan.layout.all:
+            found[0, layout.finest] = None
+    return tuple(found)
 
 
 def _begin(plan: Plan, q_us: Int) -> Int:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -31,8 +32,12 @@ log = structlog.get_logger("featureflow.serve")
 LETTERS = np.array([status.letter for status in sorted(Status)], "S1")
 
 
-Applied = dict[str, dict[str, dict[int, int]]]
-"""View -> source -> partition -> the offset up to which events are counted."""
+class Applied(NamedTuple):
+    """How far one view's sources had been folded: entities of one bucket share a standing."""
+
+    view: str
+    standings: Sequence[Mapping[str, Mapping[int, int]]]  # source -> partition -> the offset up to which events are counted
+    of: Sequence[int]  # each row's standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +55,7 @@ class Predictions:
     traces: Sequence[str]
     scores: Sequence[float]
     views: dict[str, str]  # view -> version, in the order of ``features``
-    applied: Sequence[Applied]  # once each, and for each row its place here
-    applied_of: Sequence[int]
+    applied: Sequence[Applied]  # of each view
     features: NDArray[np.float64]  # (n, all columns of all views of the model), as finalized
     statuses: NDArray[np.int8]  # (n, all features of all views)
     degraded: Sequence[str]
@@ -204,13 +208,22 @@ def encode(predictions: Predictions) -> list[Record]:
             repeat(None) if predictions.parts is None else [dump(parts).decode() for parts in predictions.parts],
         )
     )
-    heads = [
-        b"%b,%b," % (shared[:-1], dump({"applied": dump(applied).decode()})[1:-1]) for applied in predictions.applied
+    head, lines_of = shared[:-1], own.split(b"\n")[:-1]
+    values = [
+        b'%b,"applied":"{%b}",%b' % (head, b",".join(applied), line[1:])
+        for applied, line in zip(_applied(predictions.applied, len(rows)), lines_of, strict=True)
     ]
-    lines_of = zip(predictions.applied_of, own.split(b"\n")[:-1], strict=True)
-    values = [heads[place] + line[1:] for place, line in lines_of]
     traces = predictions.traces
     return [
         Record(value, headers=((TRACE_PARENT, trace.encode()),) if trace else ())
         for value, trace in zip(values, traces, strict=True)
     ]
+
+
+def _applied(views: Sequence[Applied], n: int) -> Iterable[Sequence[bytes]]:
+    """Per row its views' members of a JSON object that stands in a JSON string; each standing is written once, not once a row."""
+    members = []
+    for view, standings, of in views:
+        written = [_ENCODER.encode(_ENCODER.encode({view: standing})[1:-1].decode())[1:-1] for standing in standings]
+        members.append([written[place] for place in of])
+    return zip(*members, strict=True) if members else repeat((), n)

@@ -199,7 +199,6 @@ class Work:
         parts = None
         if isinstance(self.loaded, LoadedEnsemble):
             parts = self._explained_parts(np.arange(n) if chosen is None else chosen)
-        applied, applied_of = self._applied(chosen)
         return Predictions(
             asked_at_us=self._q_us,
             model=self.plan.model.name,
@@ -212,8 +211,7 @@ class Work:
             traces=[request.trace for request, first, last in kept for _ in range(first, last)],
             scores=scores,
             views=self.plan.view_versions,
-            applied=applied,
-            applied_of=applied_of,
+            applied=self._applied(chosen),
             features=features,
             statuses=letters,
             texts=strings,
@@ -222,19 +220,13 @@ class Work:
             assignment=None if self.requests[0].assigned is None else self.requests[0].assigned.logged,
         )
 
-    def _applied(self, chosen: NDArray[np.intp] | None) -> tuple[list[Applied], list[int]]:
-        """The offsets that the chosen rows count up to, once each, and which of them are each row's: entities of one bucket share them."""
-        found, places = self._found, self.places if chosen is None else [place[chosen] for place in self.places]
-        n = len(self.rows) if chosen is None else len(chosen)
-        if all(len(f.standings) <= 1 for f in found):
-            return [{f.plan.view.name: f.standings[0] if f.standings else {} for f in found}], [0] * n
-        seen: dict[tuple[int, ...], int] = {}
-        of_rows = zip(*([f.places[i] for i in place.tolist()] for f, place in zip(found, places, strict=True)), strict=True)
-        numbers = [seen.setdefault(stands, len(seen)) for stands in of_rows]
-        distinct = [
-            {f.plan.view.name: f.standings[place] if f.standings else {} for f, place in zip(found, stands, strict=True)} for stands in seen
-        ]
-        return distinct, numbers
+    def _applied(self, chosen: NDArray[np.intp] | None) -> list[Applied]:
+        """The offsets that the chosen rows count up to."""
+        applied = []
+        for found, place in zip(self._found, self.places, strict=True):
+            of = [found.places[i] for i in (place if chosen is None else place[chosen]).tolist()]
+            applied.append(Applied(found.plan.view.name, found.standings or [{}], of))
+        return applied
 
     def _refuse_rows(self, refused: set[int], why: Shed) -> None:
         """Answer each request that has one of these rows with ``why``."""

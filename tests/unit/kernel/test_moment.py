@@ -11,6 +11,7 @@ from unit.kernel.worlds import (
     NOON,
     SECOND,
     SKETCHED,
+    WINDOWS,
     World,
     aggregation,
     answers_of,
@@ -36,7 +37,7 @@ STEADY = (*(op for op in EXACT if op not in TIMED), *SKETCHED)
 
 
 @settings(max_examples=25)
-@given(worlds(most=25, ops=STEADY))
+@given(worlds(most=25, ops=STEADY, windows=WINDOWS.filter(lambda window: window.kind != "session" and not window.exact)))
 def test_features_of_one_moment_are_the_same_to_the_bit(world: World) -> None:
     """Asked for at both sides of all that may be a boundary: events, tiles, and where events leave windows."""
     assume(world.records and world.kernel.moment(NOON) is not None)

@@ -162,7 +162,9 @@ WINDOWS = st.sampled_from([
 
 
 @st.composite
-def views(draw: st.DrawFn, sources: Sequence[Source], ops: Sequence[str] = EXACT) -> View:
+def views(
+    draw: st.DrawFn, sources: Sequence[Source], ops: Sequence[str] = EXACT, windows: st.SearchStrategy[Window] = WINDOWS
+) -> View:
     """One to five aggregations of these kinds, over one to three windows each; some of strings, some of several values."""
     declared = []
     for i in range(draw(st.integers(1, 5))):
@@ -171,7 +173,7 @@ def views(draw: st.DrawFn, sources: Sequence[Source], ops: Sequence[str] = EXACT
         vector = 3 if op in ("first", "last", "max_by", "min_by") and not width and draw(st.booleans()) else 0
         one = aggregation(
             op,
-            draw(st.lists(WINDOWS, min_size=1, max_size=3, unique=True)),
+            draw(st.lists(windows, min_size=1, max_size=3, unique=True)),
             value=KIND if width else V if vector else draw(EXPRESSIONS),
             where=draw(CONDITIONS),
             size=draw(st.integers(1, 4)),
@@ -197,14 +199,19 @@ def views(draw: st.DrawFn, sources: Sequence[Source], ops: Sequence[str] = EXACT
 
 @st.composite
 def worlds(
-    draw: st.DrawFn, *, values: st.SearchStrategy[float] = NASTY, most: int = 60, ops: Sequence[str] = EXACT
+    draw: st.DrawFn,
+    *,
+    values: st.SearchStrategy[float] = NASTY,
+    most: int = 60,
+    ops: Sequence[str] = EXACT,
+    windows: st.SearchStrategy[Window] = WINDOWS,
 ) -> World:
     """Records of two sources over a few hours, days or weeks: late ones, ones from the future, null ids."""
     sources = [
         source("click", disorder_s=draw(st.sampled_from([0, 60, 300])), future_s=draw(st.sampled_from([0, 30])), keyed=draw(st.booleans())),
         source("order", disorder_s=60, future_s=30, keyed=False),
     ]
-    declared = draw(views(sources, ops))
+    declared = draw(views(sources, ops, windows))
     by_name = {s.name: s for s in sources if s.name in declared.keys}
     append_time = draw(st.booleans())
     now, offsets = NOON, dict.fromkeys(((s, p) for s in by_name for p in range(2)), 0)

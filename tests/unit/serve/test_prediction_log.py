@@ -15,7 +15,7 @@ from featureflow.define import system
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import UnavailableError
 from featureflow.kernel.decode import Decoder
-from featureflow.serve.prediction_log import PredictionLog, Predictions, encode
+from featureflow.serve.prediction_log import Applied, PredictionLog, Predictions, encode
 from featureflow.serve.request import Row
 from featureflow.store.log.memory import MemoryLog
 from featureflow.store.log.protocol import Record
@@ -38,8 +38,7 @@ def predictions(n: int = 2, trace: str = "") -> Predictions:
         traces=[trace] * n,
         scores=[0.1 * i for i in range(n)],
         views={"rider_now": "v1"},
-        applied=[{"rider_now": {"trip": {0: 5, 1: 7}}}],
-        applied_of=[0] * n,
+        applied=[Applied("rider_now", [{"trip": {0: 5, 1: 7}}, {"trip": {0: 6}}], [i % 2 for i in range(n)])],
         features=np.array([[i, np.nan, -0.5] for i in range(n)]),
         statuses=np.array([[0, 1, 4]] * n, np.int8),
         degraded=["rider_now:stale"],
@@ -92,7 +91,8 @@ def test_a_record_is_an_event_of_the_predictions_source_whatever_the_ids_hold() 
     assert columns["request_id"].tolist() == ['r"0', 'r"1']
     assert msgspec.json.decode(columns["entities"][1]) == {"rider": NASTY, "zone": 1}
     assert msgspec.json.decode(columns["context"][0]) == {"note": NASTY}
-    assert msgspec.json.decode(columns["applied"][0]) == {"rider_now": {"trip": {"0": 5, "1": 7}}}
+    applied = [{"rider_now": {"trip": {"0": 5, "1": 7}}}, {"rider_now": {"trip": {"0": 6}}}]
+    assert [msgspec.json.decode(text) for text in columns["applied"]] == applied
     assert (
         np.frombuffer(base64.b64decode(columns["features"][1]), "<f8").tobytes()
         == np.array([1, np.nan, -0.5]).tobytes()

@@ -20,7 +20,7 @@ from featureflow.kernel.decode import Decoder
 from featureflow.kernel.derive import features_to_inputs
 from featureflow.kernel.finalize import ViewKernel
 from featureflow.kernel.replay import recompute
-from featureflow.serve.prediction_log import Predictions, encode
+from featureflow.serve.prediction_log import Applied, Predictions, encode
 from featureflow.store.history.protocol import Statement
 from featureflow.store.history.sql import SqlHistory
 from featureflow.train.as_served import as_served, newest
@@ -64,7 +64,7 @@ def serve(seed: int = 1, rows: int = ROWS) -> list[Any]:
                 entities={v.join_key: asked[v.join_key][i] for v in VIEWS}, context={"hour": asked["hour"][i], "kind": asked["kind"][i]}
             )],
             prediction_ids=[f"p{seed}-{i}"], request_ids=["r"], traces=[""], scores=[0.5],
-            views={v.name: v.version for v in VIEWS}, applied=[applied], applied_of=[0],
+            views={v.name: v.version for v in VIEWS}, applied=[Applied(view, [standing], [0]) for view, standing in applied.items()],
             features=np.concatenate([f.values for f in found], axis=1), statuses=np.concatenate([f.statuses for f in found], axis=1),
             degraded=[],
             texts=np.concatenate([strings for f in found for strings in f.texts.values()], axis=1).tolist(),
