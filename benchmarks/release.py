@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from load import request_bytes, run
 from noise import noise
-from score import BODIES, CONNECTIONS, DEVICES, HERE, MERCHANTS, USERS, ask_once, child, fill, free_port
+from score import BODIES, CONNECTIONS, DEVICES, EVENTS, HERE, MERCHANTS, USERS, ask_once, child, fill, free_port
 from steady import Offered, Offering
 
 from featureflow.cli.context import Context
@@ -121,6 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="with a step at each of them; half of it before and after, without")
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two steps")
+    parser.add_argument("--events", type=int, default=EVENTS, help="that are folded before")
     parser.add_argument("--load", type=float, default=0.5, help="of what the scorer takes in a closed loop")
     arguments = parser.parse_args()
     log_as_json()
@@ -136,7 +137,7 @@ def main() -> None:
         )
         with Context(folder, {}) as here:
             here.registry.apply(here.written, partitions=1)
-            fill(here)
+            fill(here, arguments.events)
             make_versions(here)
         chance = np.random.default_rng(8)
         bodies = [
@@ -154,8 +155,8 @@ def main() -> None:
         scorer = [sys.executable, "-m", "featureflow.cli", "--project", str(folder), "serve"]
         with child(scorer, "Scoring at"), child(scorer, "Scoring at", {"FEATUREFLOW_SERVE_PORT": str(beside)}):
             ask_once(port, bodies[0])
-            run(port, requests, connections=CONNECTIONS, seconds=min(2.0, arguments.seconds))
-            capacity = run(port, requests, connections=CONNECTIONS, seconds=min(5.0, arguments.seconds)).req_s
+            run(port, requests, connections=CONNECTIONS, seconds=min(2.0, arguments.seconds / 4))
+            capacity = run(port, requests, connections=CONNECTIONS, seconds=min(5.0, arguments.seconds / 4)).req_s
             before, per_s = noise(), capacity * arguments.load
             quiet = [offered(port, requests, per_s, arguments.seconds / 2)]
             operator = Operator(folder, [port, beside], arguments.seconds, arguments.every)

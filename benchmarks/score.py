@@ -48,25 +48,25 @@ BODIES = 2_000
 CONNECTIONS = 64
 
 
-def fill(here: Context) -> None:
+def fill(here: Context, events: int = EVENTS) -> None:
     """Events of the last hour, folded."""
     chance = np.random.default_rng(5)
     now_us = time.time_ns() // 1000
     source = here.applied.source("purchase")
     records = [
         Record(encode(source, {
-            "at": now_us - 3_600_000_000 + i * (3_600_000_000 // EVENTS), "user": f"u{chance.integers(USERS)}",
+            "at": now_us - 3_600_000_000 + i * (3_600_000_000 // events), "user": f"u{chance.integers(USERS)}",
             "merchant": f"m{chance.integers(MERCHANTS)}", "device": f"d{chance.integers(DEVICES)}",
             "amount": float(np.round(chance.lognormal(3, 1), 2)),
         }))
-        for i in range(EVENTS)
+        for i in range(events)
     ]  # fmt: skip
-    for start in range(0, EVENTS, 2_000):
+    for start in range(0, events, 2_000):
         here.log.append(source.topic, records[start : start + 2_000])
     worker = Worker(here.log, here.online, here.applied, here.clock, WorkerMetrics(CollectorRegistry()), buckets=buckets_of(here.online))
     worker.open()
     done = 0
-    while done < EVENTS:
+    while done < events:
         done += worker.step()
     worker.close()
 

@@ -49,7 +49,7 @@ def test_candidates_are_ranked_as_they_are_scored(services: Services) -> None:
 
 
 def test_releases_at_half_load_fail_no_request(services: Services) -> None:
-    found = _printed(str(BENCHMARKS / "release.py"), "--seconds", "2", "--every", "0.6", "--load", "0.2")
+    found = _printed(str(BENCHMARKS / "release.py"), "--seconds", "2", "--every", "0.6", "--load", "0.2", "--events", "1000")
     assert (found["failed"], found["failed_without"]) == (0, 0)
     assert found["steps"] >= 2
     assert found["p99_ms"] > 0 and found["p99_ms_without"] > 0
