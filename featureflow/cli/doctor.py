@@ -12,7 +12,7 @@ import typer
 
 from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output, counted, said_of
-from featureflow.errors import FeatureFlowError, UnavailableError
+from featureflow.errors import FeatureFlowError, TablesMissingError, UnavailableError
 from featureflow.settings import mask
 from featureflow.store.schemas.open import lacking
 
@@ -57,6 +57,7 @@ def examine(here: Context) -> list[Finding]:
         ("schemas", _schemas),
         ("applied", _applied),
         ("models", _models),
+        ("releases", _releases),
         ("onnxruntime", _runtime),
     ]
     for part, look in checks:
@@ -173,6 +174,34 @@ def _models(here: Context) -> list[Finding]:
         for model in here.written.models
         if model.ensemble is None
     ]
+
+
+def _releases(here: Context) -> list[Finding]:
+    """What is released is mirrored, and the versions here are those that were released."""
+    from featureflow.models.release import content_of
+    from featureflow.models.releasing import decoded
+    from featureflow.models.store import ModelStore
+
+    try:
+        newest = here.registry.releases.newest()
+    except TablesMissingError:
+        return []
+    manifests = {(e.name, e.version): e.manifest for e in ModelStore(here.settings.path(here.settings.models.path)).list()}
+    findings = []
+    if newest and not here.registry.releases.is_mirrored():
+        findings.append(Finding("releases", "error", "the online store does not say what is released. Run: featureflow apply"))
+    for name, row in newest.items():
+        release = decoded(row.document, name)
+        for arm in (*release.arms, *([release.shadow] if release.shadow else [])):
+            manifest = manifests.get((name, arm.version))
+            if manifest is None or content_of(manifest) != arm.content:
+                what = "is not in the store here" if manifest is None else "is another one here than was released"
+                findings.append(Finding("releases", "error", f"{name}@{arm.version} {what}; put the released one there"))
+                break
+        else:
+            shares = ", ".join(f"{arm.version} {arm.weight / 100:g} %" for arm in release.arms)
+            findings.append(Finding("releases", "ok", f"{name}: release {release.number}, {shares}"))
+    return findings
 
 
 def _runtime(here: Context) -> list[Finding]:

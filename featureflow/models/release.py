@@ -117,9 +117,13 @@ def point(salt: str, unit: str) -> int:
 
 
 def content_of(manifest: Manifest) -> str:
-    """What a version computes, as one SHA-256: its ONNX file, inputs and transforms. ``quantize`` does not change it."""
-    body = msgspec.json.encode((manifest.variants["fp32"].sha256, manifest.inputs, manifest.transforms), order="deterministic")
-    return hashlib.sha256(body).hexdigest()
+    """What a version computes, as one SHA-256: its ONNX file, what goes into it and which of its values is the score.
+
+    ``quantize`` does not change it.
+    """
+    takes = (manifest.inputs, manifest.transforms, manifest.tensor, manifest.tensors)
+    body = (manifest.variants["fp32"].sha256, takes, manifest.output, manifest.column)
+    return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()
 
 
 # -- the steps ---------------------------------------------------------------------------------------------------------

@@ -69,6 +69,10 @@ class Releases:
             self._online.put_meta(RELEASES_DOCUMENT, document)
             put = document
 
+    def is_mirrored(self) -> bool:
+        """Whether the online store says what is recorded."""
+        return self._online.get_meta(RELEASES_DOCUMENT) == self._document()
+
     def _document(self) -> bytes | None:
         try:
             newest = self.newest()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from serve_rig import TIP, WITH_MODELS, models_in, train
 from trips import PROJECT
 
 from featureflow.cli.context import Context
 from featureflow.cli.doctor import Finding, examine
 from featureflow.clock import SystemClock
+from featureflow.models.releasing import Releasing
 from featureflow.store.history.sql import SqlHistory
+from featureflow.store.keys import Keys
 from featureflow.store.log.memory import MemoryLog
+from featureflow.store.mirror import RELEASES_DOCUMENT
 from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.registry import Registry
 
@@ -43,3 +48,27 @@ def test_a_topic_that_was_created_again_is_an_error_that_names_both(here: Contex
     assert finding.state == "error"
     assert f"was deleted and created again (id {here.log.topic('departures').topic_id}, was {before})" in finding.said
     assert "featureflow apply" in finding.said
+
+
+def test_a_release_is_told_and_one_that_the_mirror_or_the_model_folder_lacks_is_an_error(tmp_path: Path) -> None:
+    with closing(SqlHistory(f"sqlite:///{tmp_path}/history.db")) as history:
+        (tmp_path / "featureflow.toml").write_text('[project]\nname = "default"\n')
+        here = Context(tmp_path, {})
+        here.history, here.online, here.log, here.written = history, MemoryOnlineStore(SystemClock()), MemoryLog(), WITH_MODELS  # type: ignore[misc]
+        here.registry = Registry(history, here.online, here.log)
+        here.registry.apply(WITH_MODELS)
+        store = models_in(tmp_path / "models")
+        train(store, TIP, 1)
+
+        def said() -> list[tuple[str, str]]:
+            return [(finding.state, finding.said) for finding in examine(here) if finding.part == "releases"]
+
+        assert said() == []
+        Releasing(here.registry.releases, here.online, store, SystemClock()).canary(TIP, "2", 500, stable="1")
+        assert said() == [("ok", "tip: release 2, 1 95 %, 2 5 %")]
+        here.online.damage(Keys("default").meta(RELEASES_DOCUMENT), None)  # type: ignore[attr-defined]  # of the one in memory
+        assert [state for state, _ in said()] == ["error", "ok"]
+        here.registry.releases.mirror()
+        shutil.rmtree(store.path / "tip" / "2")
+        ((state, what),) = said()
+        assert (state, what) == ("error", "tip@2 is not in the store here; put the released one there")

@@ -10,9 +10,11 @@ from serve_rig import TIP, WITH_MODELS, train
 
 from featureflow.clock import ManualClock
 from featureflow.errors import HistoryError, ModelError, UnavailableError
-from featureflow.models.release import Bounds, Release
+from featureflow.models.manifest import Choice
+from featureflow.models.release import Bounds, Release, content_of
 from featureflow.models.releasing import Releasing, decoded
 from featureflow.models.store import ModelStore
+from featureflow.models.tensors import ModelTensor
 from featureflow.models.verdict import Verdict
 from featureflow.store.history.sql import SqlHistory
 from featureflow.store.log.memory import MemoryLog
@@ -134,6 +136,18 @@ def test_a_version_that_was_made_for_other_inputs_is_not_released(place: Place) 
     other = msgspec.structs.replace(TIP, inputs=TIP.inputs[:3])
     with pytest.raises(ModelError, match="does not fit its definition"):
         place.releasing.release(other, "1")
+
+
+def test_the_content_of_a_version_is_what_it_computes_and_not_how_fast(place: Place) -> None:
+    loaded = place.store.load("tip", "1").manifest
+    told = content_of(loaded)
+    tensor = ModelTensor(name="x", kind="float32", shape=(None,), inputs=("count",))
+    turned = (loaded.inputs[1], loaded.inputs[0], *loaded.inputs[2:])
+    others = ({"column": 1}, {"output": "other"}, {"tensor": "other"}, {"tensors": (tensor,)}, {"inputs": turned})
+    contents = {content_of(msgspec.structs.replace(loaded, **changes)) for changes in others}
+    assert len(contents | {told, content_of(place.store.load("tip", "2").manifest)}) == len(others) + 2
+    chosen = {"cpu": Choice(variant="fp32", reason="measured")}
+    assert content_of(msgspec.structs.replace(loaded, version="9", created_us=1, chosen=chosen)) == told
 
 
 def test_nothing_is_released_while_sql_is_down(place: Place, tmp_path: Path) -> None:
