@@ -230,9 +230,10 @@ def _fitting(on: type[Event], field: spec.Field) -> str:
 
 
 def _check_type(cls: type[Alert], full: str, field: spec.Field, given: Expr[Any], at: Place) -> None:
-    if given.type != field.type and (given.type, field.type) != ("int", "float"):
+    if (given.type, given.size) != (field.type, field.size) and (given.type, field.type) != ("int", "float"):
+        has, wants = (f"{a(one.type)} of {one.size}" if one.type == "vector" else a(one.type) for one in (given, field))
         raise wrong(
-            f"{given.text} is {a(given.type)}, and {full}, for which it stands in {cls.__name__}, is {a(field.type)}",
+            f"{given.text} is {has}, and {full}, for which it stands in {cls.__name__}, is {wants}",
             write=f"{a(field.type)}, in context = {{{full}: ...}}",
             at=at,
         )

@@ -5,22 +5,31 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import monotonic
 
+import msgspec
 import structlog
 
 from featureflow.define import spec
-from featureflow.errors import ModelError
+from featureflow.errors import ModelError, StateError, UnavailableError
 from featureflow.models.loaded import LoadedModel
+from featureflow.models.release import Arm, content_of
+from featureflow.models.releasing import decoded
 from featureflow.models.store import ModelStore
+from featureflow.store.mirror import RELEASES_DOCUMENT
+from featureflow.store.online.protocol import OnlineStore
 
-LOOK_S = 5.0                               # how often it is looked whether the ref stands for another version, as the scorer does
+LOOK_S = 1.0                               # how often it is looked whether another version should score, as the scorer does
+_RELEASES = msgspec.json.Decoder(dict[str, msgspec.Raw])
 log = structlog.get_logger("featureflow.watch")
 
 
 class CurrentModel:
-    """``ref``: a version, an alias, or empty for the latest. Used from one thread."""
+    """``ref``: a version, an alias, or empty: the released stable version, or the latest of a model of which nothing is released.
 
-    def __init__(self, store: ModelStore, model: spec.Model, ref: str) -> None:
-        self._store, self._model, self._ref = store, model, ref
+    Used from one thread.
+    """
+
+    def __init__(self, store: ModelStore, online: OnlineStore, model: spec.Model, ref: str) -> None:
+        self._store, self._online, self._model, self._ref = store, online, model, ref
         self._loaded: LoadedModel | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="models")
         self._loading: Future[LoadedModel] | None = None
@@ -33,7 +42,7 @@ class CurrentModel:
             loading, self._loading = self._loading, None
             try:
                 loaded = loading.result()
-            except ModelError as error:    # what answers goes on
+            except (ModelError, StateError, UnavailableError) as error:    # what scores goes on
                 if str(error) != self.problem:
                     log.warning("model_refused", model=self._model.name, error=str(error))
                 self.problem = str(error)
@@ -58,6 +67,20 @@ class CurrentModel:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _successor(self, current: LoadedModel | None) -> LoadedModel:
-        if current is not None and self._store.is_current(current, self._ref or None):
+        arm = None if self._ref else self._released()
+        ref = self._ref or (None if arm is None else arm.version)
+        if current is not None and not current.session.dropped and self._store.is_current(current, ref):
             return current
-        return self._store.load(self._model.name, self._ref or None, model=self._model)
+        loaded = self._store.load(self._model.name, ref, model=self._model)
+        if arm is not None and content_of(loaded.manifest) != arm.content:
+            raise ModelError(
+                f"model {loaded.name}@{loaded.version} in {self._store.path} is another one than was released under that name; "
+                "put the released one there, or add this one as a version of its own"
+            )
+        return loaded
+
+    def _released(self) -> Arm | None:
+        """The stable arm: a stream is scored by one version, whomever a candidate answers."""
+        document = self._online.get_meta(RELEASES_DOCUMENT)
+        found = {} if document is None else _RELEASES.decode(document)
+        return decoded(bytes(found[self._model.name]), self._model.name).stable if self._model.name in found else None

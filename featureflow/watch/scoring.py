@@ -235,7 +235,9 @@ class Scoring:
 
 
 def _plain(value: object) -> object:
-    """For JSON: None for what is undefined."""
+    """For JSON: None for what is undefined, a list of a vector."""
+    if isinstance(value, np.ndarray):
+        return [_plain(one) for one in value.tolist()]
     if isinstance(value, float):
         return None if value != value else float(value)
     return value

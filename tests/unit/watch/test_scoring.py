@@ -16,10 +16,13 @@ from worker_rig import SECOND_US, TRIP, Rig
 from featureflow.kernel.derive import features_to_inputs
 from featureflow.kernel.finalize import ViewKernel
 from featureflow.kernel.replay import recompute
+from featureflow.models.release import Arm, content_of, release
 from featureflow.models.store import ModelStore
 from featureflow.store.log.protocol import Partition
+from featureflow.store.mirror import RELEASES_DOCUMENT
 from featureflow.watch import failpoint
 from featureflow.watch.score import Score
+from featureflow.watch.scoring import Scoring
 
 
 @pytest.fixture
@@ -170,19 +173,47 @@ def test_lost_state_is_no_score_where_the_model_refuses_it_and_the_event_is_pass
     assert "rider_now:missing" in msgspec.json.decode(one.degraded)
 
 
+def looked(stage: Scoring) -> None:
+    """As when the time has come to look which version should score."""
+    stage._current._due = 0.0
+    stage._current.get()
+    stage._current.wait(30.0)
+
+
+def scored_by(rig: WatchRig, stage: Scoring) -> str:
+    """The version that scores an event now."""
+    looked(stage)
+    [(_, offset)] = rig.log.append(TRIP.topic, [rig.rig.trip(rider="ada", at=rig.rig.clock.now_us())])
+    rig.ingest()
+    rig.drain(stage)
+    [version] = {one.model_version for own in rig.scores().values() for one in own if (one.id, one.offset) == ("ada", offset)}
+    return version
+
+
 def test_a_new_version_scores_what_comes_after_it_without_a_restart(tmp_path: Path) -> None:
     rig = WatchRig(models_in(tmp_path))
     stage = rig.scoring()
-    rig.rig.produce(5)
-    rig.ingest()
-    rig.drain(stage)
+    assert scored_by(rig, stage) == "1"
     train(rig.models, RISK, seed=9)
-    stage._current._due = 0.0              # in life this is looked at every five seconds
-    stage._current.get()
-    stage._current.wait(30.0)
-    rig.rig.append([rig.rig.trip(rider="ada", at=rig.rig.clock.now_us())])
-    rig.ingest()
-    rig.drain(stage)
-    versions = {one.offset: one.model_version for own in rig.scores().values() for one in own if one.id == "ada"}
-    assert versions[max(versions)] == "2"
-    assert "1" in {one.model_version for own in rig.scores().values() for one in own}
+    assert scored_by(rig, stage) == "2"
+
+
+def test_what_is_released_scores_and_no_other_version_of_its_name(tmp_path: Path) -> None:
+    rig = WatchRig(models_in(tmp_path))
+    train(rig.models, RISK, seed=9)
+    stage = rig.scoring()
+
+    def released(version: str, content: str = "") -> None:
+        content = content or content_of(rig.models.load("risk", version).manifest)
+        arm = Arm(name="stable", version=version, weight=10_000, content=content)
+        document = release(None, arm, model="risk", now_us=1, salt="s")
+        rig.rig.online.put_meta(RELEASES_DOCUMENT, msgspec.json.encode({"risk": document}))
+
+    assert scored_by(rig, stage) == "2"
+    released("1")
+    assert scored_by(rig, stage) == "1"
+    released("2", content="another")
+    assert scored_by(rig, stage) == "1"
+    assert "another one than was released" in stage._current.problem
+    released("2")
+    assert scored_by(rig, stage) == "2"
