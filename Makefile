@@ -14,7 +14,7 @@ PROCESSES ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n < 4 ? 2 * n : 
 PYTEST = $(PYTHON) -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE           # or each of them would compile every test anew
 
-.PHONY: help demo environment services services-stop test check simulate lint format bench-ingest bench-score bench-rank bench-release clean
+.PHONY: help demo environment services services-stop test check simulate lint format bench-ingest bench-score bench-overload bench-rank bench-release clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -70,6 +70,9 @@ bench-rank: environment services ## 500 candidates of three recalls, ranked over
 
 bench-release: environment services ## releases, canaries and rollbacks each second at half load: failed requests, p99 with and without
 	@$(PYTHON) benchmarks/release.py $(BENCH_ARGS)
+
+bench-overload: environment services ## scores at 0.5 to 10 times what can be had: latency, goodput, refusals
+	@$(PYTHON) benchmarks/overload.py $(BENCH_ARGS)
 
 clean: services-stop ## remove what was made here (the downloads in ~/.cache/featureflow stay)
 	@rm -rf .services .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

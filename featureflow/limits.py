@@ -54,6 +54,7 @@ DEAD_LETTERS = 500                # encoded and appended at once; a poll of noth
 
 # serving
 REQUEST_BYTES = 1024 * 1024
+CONNECTIONS = 8_192               # of one process; fewer where it may have fewer files open
 ROWS_PER_REQUEST = 1_000
 CANDIDATES = ROWS_PER_REQUEST     # of one rank request, of all its recalls
 RECALLS = 16

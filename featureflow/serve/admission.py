@@ -1,80 +1,296 @@
 """Who is let in: a request that would be answered too late is refused at once, while that is still cheap.
 
-The queue is bounded in rows, and a request is refused when the predicted wait breaks its deadline. The prediction is
-what is left of the turn under way, and ``1.25 x median`` of recent turns for each that stands before the answer. Turns
-older than half a second no longer count, so that one stall does not keep everybody out for good. (The slow end of recent
-turns would predict better under a steady overload, but on a shared machine one preempted turn in a hundred would then
-refuse everybody: measured, 90 % of the requests at a load that is served without it.)
+A request's work is its rows by what a row of a full turn takes of its kind. It is admitted where this fits into what is left of its
+deadline:
+
+    what is left of the turn under way
+    + margin x as many full turns as hold the work that comes before it, of whatever model, and its own
+    + tail: by how much the slow end of recent turns exceeds the typical one
+
+Turns are taken for full because others may yet join the one that it leaves with. Where more important requests keep coming, they will
+have their part of that time too.
+
+The work adds medians and the tail counts once: the 99th percentile of a sum of turns is near the sum of their medians and one slow turn,
+and far below the sum of their 99th percentiles. The tail is bounded by a quarter of the budget, because a stall that is not caused by
+load is not prevented by refusing. The margin grows while more than a hundredth of what was let in turns out late, and shrinks again.
+
+A turn takes no more work than fits into the budget twice, since who has just missed one must wait for it and then go through another. Who
+waits and can no longer make it is dropped when its turn comes; the batch is not made smaller for it.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil, exp, inf
 from time import monotonic
+from typing import NamedTuple
 
 from featureflow.serve.answer import Shed
-from featureflow.serve.deadline import Deadline
+from featureflow.serve.durations import BUCKETS, Durations, bucket_of
+from featureflow.serve.priority import Priority
+from featureflow.serve.request import Request
+from featureflow.serve.waiting import Waiting
 
-MEMORY_S = 0.5
-REMEMBERED = 64
 TURN_ROWS = 256  # a turn closes at this size; one request may be larger, and then travels alone
 QUEUE_TURNS = 4  # full turns that may wait
-MARGIN = 1.25
+FIRST_ROWS = 16  # of a turn while nothing is known of its kind
+FLOOR = 0.25  # the tail is at least so much of a turn: a ring without a slow turn is luck
+TAIL_SHARE = 0.25  # ... and at most so much of the budget
+HELD_SHARE, HELD_S = 0.2, 0.004  # of the budget, at least so many seconds: what a turn may hold the event loop up for
+TRIED = 0.5  # of what is predicted: while nobody else is there, one is tried that would be in time if things are better by now
+LAG_SHARE = 0.2  # of the budget, by which the event loop may lag
+LATE_SHARE = 0.01  # of those let in that may turn out late
+WIDER, NARROWER, MARGIN_MOST, ADJUST_S = 1.05, 0.99, 1.5, 0.05
+LOAD_S, SPARE_LEAST = 0.1, 0.05  # how far back the load of more important requests is looked at; the part of the time that it leaves
+BUDGETS = 64  # that are worked out between two turns
+HOUR_S = 3600.0
+ROUNDING = 1 + 1e-6
+LOOKED_S = 0.05  # how long what was worked out stands while no turn ends
+REFUSING_S = 0.1  # after a refusal, how long it is worth asking before a request is read whole
+
+
+class Cost(NamedTuple):
+    """For one kind under one budget, in seconds. ``known`` is False where nothing was measured yet."""
+
+    unit_s: float  # a row of a full turn
+    fixed_s: float  # what a turn takes beside its rows, at most: of a full one each row bears its part
+    tail_s: float
+    turn_s: float  # the most that a turn may take, and still fit into the budget twice
+    most_s: float  # the same by what a row is taken to be, for the next larger size where that was not tried yet
+    known: bool
+
+
+@dataclass(slots=True)
+class Took:
+    """What one kind had in a turn. ``seconds`` is its own, without what all kinds of the turn shared; ``held_s`` is for how long the event
+    loop could do nothing else meanwhile.
+    """
+
+    kind: str
+    rows: int
+    seconds: float
+    held_s: float = 0.0
+
+
+class Kind:
+    """What is known of one kind of work: whole turns, and for how long they hold the event loop up."""
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self.turns, self.holds = Durations(now_s), Durations(now_s)
+        self.costs: dict[int, Cost] = {}
+        self.costed_s = -inf
 
 
 class Admission:
-    """Counts rows in, predicts, and learns from each turn's duration. Belongs to one event loop."""
+    """Counts work in, predicts, and learns from each turn's duration. Belongs to one event loop."""
 
     def __init__(self, turn_rows: int = TURN_ROWS, now_s: Callable[[], float] = monotonic) -> None:
         self.turn_rows = turn_rows
-        self.queued_rows = 0
-        self.running_turns = 0
+        self.waiting = Waiting()
+        self.kinds: dict[str, Kind] = {}
+        self.margin = 1.0
+        self.lag_s = 0.0  # of the event loop, as its probe tells
+        self.refused_s = -inf  # when somebody was refused last
         self._now_s = now_s
-        self._turn_s = self._began_s = 0.0
-        self._recent: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)  # (ended at, seconds)
+        self._running = 0
+        self._began_s = self._expected_s = 0.0
+        self._adjusted_s = -inf
+        self._asked = [(-inf, 0.0) for _ in Priority]  # of each: when it was looked at last, and work let in since, old work less and less
+        self._late = self._answered = 0
 
-    def admit(self, rows: int, deadline: Deadline) -> Shed | None:
-        """None lets the request in and counts its rows; they are to be given to ``started`` later."""
-        if self.queued_rows and self.queued_rows + rows > QUEUE_TURNS * self.turn_rows:
-            return Shed(
-                "queue_full", f"{self.queued_rows} rows are waiting already; send fewer at a time, or try again"
-            )
-        left_s = deadline.at_s - self._now_s()
-        wait_s = self.predicted_s(rows)
-        if wait_s > left_s:
-            return Shed(
-                "predicted_late",
-                f"an answer is predicted to take {wait_s * 1e3:.1f} ms, and {max(left_s, 0) * 1e3:.1f} ms are left",
-            )
-        self.queued_rows += rows
-        return None
+    # -- letting in ----------------------------------------------------------------------------------------------------
 
-    def predicted_s(self, rows: int) -> float:
-        """Seconds until ``rows`` more rows would be answered: the turns under way, those queued, and their own."""
-        turn_s = self.turn_s()
-        left_s = max(0.0, turn_s - (self._now_s() - self._began_s)) if self.running_turns else 0.0
-        return left_s + turn_s * (1 + (self.queued_rows + rows - 1) // self.turn_rows)
+    def admit(self, request: Request) -> tuple[Shed | None, list[Request]]:
+        """Let the request wait, or say why not; and those that had to make way for it."""
+        now_s, rows = self._now_s(), len(request.rows)
+        left_s = request.deadline.at_s - now_s
+        reason = self.refusal(request.kind, request.client, request.priority, rows, left_s, request.deadline.budget_s)
+        if reason:
+            self.refused_s = now_s
+            return self._shed(reason, request, left_s), []
+        request.cost_s = rows * self.cost(request.kind, request.deadline.budget_s).unit_s
+        self.waiting.add(request)
+        since_s, asked_s = self._asked[request.priority]
+        self._asked[request.priority] = (now_s, asked_s * exp((since_s - now_s) / LOAD_S) + request.cost_s)
+        displaced = []
+        while not self._can_finish(request) and (one := self.waiting.make_way(request)) is not None:
+            displaced.append(one)
+        return None, displaced
 
-    def turn_s(self) -> float:
-        """What a turn takes, with a margin; 0 when none has ended lately."""
-        if self._recent and self._now_s() - self._recent[-1][0] > MEMORY_S:
-            self._recent.clear()
-            self._turn_s = 0.0
-        return self._turn_s
+    def refusal(self, kind: str, client: str, priority: Priority, rows: int, left_s: float, budget_s: float) -> str:
+        """Why such a request would be refused now, as ``Shed.reason`` has it; empty where it would be let in."""
+        if self.lag_s > max(0.0, LAG_SHARE * budget_s):
+            return "lag"
+        waiting = self.waiting
+        if waiting.rows and waiting.rows + rows > QUEUE_TURNS * self.turn_rows and priority is not Priority.CRITICAL:
+            return "queue_full"
+        cost = self.cost(kind, budget_s)
+        own_s = rows * cost.unit_s
+        if not self._running and not waiting.requests:
+            return "" if left_s > TRIED * _turns_s(own_s, cost) else "predicted_late"
+        left_s -= self.residual_s() + cost.tail_s
+        if left_s < 0:
+            return "predicted_late"
+        left_s *= self._spare(priority) / self.margin
+        if _turns_s(waiting.ahead_s(priority) + own_s, cost) <= left_s:
+            return ""
+        return "" if _turns_s(waiting.share_s(priority, kind, client, own_s) + own_s, cost) <= left_s else "predicted_late"
 
-    def started(self, rows: int) -> None:
-        """A turn with so many of the queued rows has begun."""
-        self.queued_rows -= rows
-        self.running_turns += 1
-        self._began_s = self._now_s()
+    def predicted_s(self, kind: str, rows: int, budget_s: float = inf, priority: Priority = Priority.NORMAL) -> float:
+        """Seconds until so many rows more would be answered."""
+        cost = self.cost(kind, budget_s)
+        work_s = _turns_s(self.waiting.ahead_s(priority) + rows * cost.unit_s, cost)
+        return self.residual_s() + work_s * self.margin / self._spare(priority) + cost.tail_s
 
-    def ended(self, seconds: float) -> None:
-        """A turn has ended that took so long: the next are expected to take the median of those of late, with a margin."""
-        self.running_turns -= 1
+    @property
+    def refusing(self) -> bool:
+        """Whether somebody was refused just now."""
+        return self._now_s() - self.refused_s < REFUSING_S
+
+    def _spare(self, priority: Priority) -> float:
+        """The part of the time that more important requests leave, as they came lately."""
+        if priority is Priority.CRITICAL:
+            return 1.0
         now_s = self._now_s()
-        self._recent.append((now_s, seconds))
-        while now_s - self._recent[0][0] > MEMORY_S:
-            self._recent.popleft()
-        durations = sorted([s for _, s in self._recent])
-        self._turn_s = MARGIN * durations[len(durations) // 2]
+        asked_s = sum(asked_s * exp((since_s - now_s) / LOAD_S) for since_s, asked_s in self._asked[:priority] if asked_s)
+        return max(SPARE_LEAST, 1.0 - asked_s / LOAD_S)
+
+    def residual_s(self) -> float:
+        """What is left of the turn under way. One that takes longer than expected may take as long again as it is over."""
+        if not self._running:
+            return 0.0
+        left_s = self._began_s + self._expected_s - self._now_s()
+        return left_s if left_s > 0 else min(-left_s, self._expected_s)
+
+    def _can_finish(self, request: Request) -> bool:
+        """Whether all that waits is no more than can finish within the budget of who came last."""
+        waiting, budget_s = self.waiting, request.deadline.budget_s
+        if waiting.rows > QUEUE_TURNS * self.turn_rows and waiting.requests > 1:
+            return False
+        return self.residual_s() + self.margin * waiting.work_s <= max(budget_s, waiting.longest_s)
+
+    def _shed(self, reason: str, request: Request, left_s: float) -> Shed:
+        if reason == "queue_full":
+            return Shed(reason, f"{self.waiting.rows} rows are waiting already; send fewer at a time, or try again")
+        if reason == "lag":
+            return Shed(reason, f"the server is behind by {self.lag_s * 1e3:.1f} ms")
+        wait_s = self.predicted_s(request.kind, len(request.rows), request.deadline.budget_s, request.priority)
+        return Shed(
+            reason, f"an answer is predicted to take {wait_s * 1e3:.1f} ms, and {max(left_s, 0) * 1e3:.1f} ms are left"
+        )
+
+    def lags(self, seconds: float) -> None:
+        """The event loop is behind by so much."""
+        self.lag_s = seconds
+
+    # -- a turn --------------------------------------------------------------------------------------------------------
+
+    def take(self) -> tuple[list[Request], list[Request]]:
+        """The next turn's requests, which has now begun with them, and those that wait in vain."""
+        waiting, now_s = self.waiting, self._now_s()
+        batch: list[Request] = []
+        hopeless: list[Request] = []
+        rows, work_s, fixed_s, most_s, most_rows = 0, 0.0, 0.0, inf, self.turn_rows
+        while (request := waiting.first()) is not None:
+            cost, size = self.cost(request.kind, request.deadline.budget_s), len(request.rows)
+            most_s, fixed_s = min(most_s, cost.most_s), max(fixed_s, cost.fixed_s)
+            if not cost.known:
+                most_rows = min(most_rows, FIRST_ROWS)
+            own_s = size * cost.unit_s
+            if batch and (rows + size > most_rows or work_s + own_s > most_s * ROUNDING):
+                break
+            waiting.take()
+            if request.future.done():
+                continue  # its caller has gone away
+            coming_s = _turn_s(min(work_s + own_s + waiting.work_s, max(most_s, own_s)), fixed_s, most_s)
+            if not batch and not waiting.requests:
+                coming_s *= TRIED  # nobody else waits
+            if request.deadline.at_s - now_s <= coming_s:
+                hopeless.append(request)
+                continue
+            batch.append(request)
+            rows += size
+            work_s += own_s
+        if batch:
+            self._running += 1
+            self._began_s, self._expected_s = now_s, _turn_s(work_s, fixed_s, most_s)
+        return batch, hopeless
+
+    def ended(self, seconds: float, parts: Sequence[Took], *, answered: int = 0, late: int = 0) -> None:
+        """A turn has ended, its answers sent, that took so long; so many of its requests were answered, and so many late."""
+        self._running -= 1
+        rows = sum(part.rows for part in parts)
+        shared_s = max(0.0, seconds - sum(part.seconds for part in parts))
+        for part in parts:
+            kind = self.kind(part.kind)
+            first = not kind.turns.typical()[0]
+            kind.turns.add(part.rows, part.seconds + shared_s * part.rows / rows)
+            kind.holds.add(part.rows, part.held_s)
+            kind.costs.clear()
+            if first:  # those who were let in unmeasured are counted for what they are
+                self.waiting.price(part.kind, lambda waits: self.cost(waits.kind, waits.deadline.budget_s).unit_s)
+        self.outcome(answered, late)
+
+    def outcome(self, answered: int, late: int) -> None:
+        """So many that were let in were answered, and so many not, because it was too late."""
+        self._answered += answered
+        self._late += late
+        now_s = self._now_s()
+        if now_s - self._adjusted_s < ADJUST_S or not (self._answered or self._late):
+            return
+        wider = self._late > LATE_SHARE * (self._answered + self._late)
+        self.margin = min(MARGIN_MOST, self.margin * WIDER) if wider else max(1.0, self.margin * NARROWER)
+        self._late = self._answered = 0
+        self._adjusted_s = now_s
+
+    # -- what things cost ----------------------------------------------------------------------------------------------
+
+    def kind(self, name: str) -> Kind:
+        found = self.kinds.get(name)
+        if found is None:
+            found = self.kinds[name] = Kind(self._now_s)
+        return found
+
+    def cost(self, name: str, budget_s: float) -> Cost:
+        """What is expected of this kind under this budget; kept until the next turn ends."""
+        kind, now_s = self.kind(name), self._now_s()
+        if now_s - kind.costed_s > LOOKED_S or len(kind.costs) >= BUDGETS:
+            kind.costs.clear()
+        key = int(min(budget_s, HOUR_S) * 1e4)
+        found = kind.costs.get(key)
+        if found is None:
+            found = kind.costs[key] = self._cost(kind, budget_s)
+            kind.costed_s = now_s
+        return found
+
+    def _cost(self, kind: Kind, budget_s: float) -> Cost:
+        typical, slow, holds = kind.turns.typical(), kind.turns.slow(), kind.holds.typical()
+        if not typical[0]:
+            return Cost(0.0, 0.0, 0.0, inf, inf, False)
+        held_s = max(HELD_S, HELD_SHARE * budget_s)
+
+        def tail(at: int) -> float:
+            return min(max(slow[at] - typical[at], FLOOR * typical[at]), TAIL_SHARE * budget_s)
+
+        def fits(at: int, turn_s: float) -> bool:
+            return 2 * self.margin * turn_s + tail(at) <= budget_s and holds[at] <= held_s
+
+        last = bucket_of(self.turn_rows)
+        at = next((at for at in range(last, 0, -1) if fits(at, typical[at])), 0)
+        rows, turn_s = BUCKETS[at], typical[at]
+        each_s = (turn_s - typical[0]) / (rows - 1) if rows > 1 else turn_s
+        most_s = turn_s
+        if at < last and not kind.turns.measured(at + 1) and fits(at, turn_s):  # the next size is tried once: it may well take no longer
+            most_s = turn_s * BUCKETS[at + 1] / rows
+        return Cost(turn_s / rows, max(0.0, typical[0] - each_s), tail(at), turn_s, most_s, True)
+
+
+def _turns_s(work_s: float, cost: Cost) -> float:
+    """What full turns of so much work take; work that is more than a turn by itself goes alone."""
+    return ceil(work_s / (cost.turn_s * ROUNDING)) * cost.turn_s if cost.known else 0.0
+
+
+def _turn_s(work_s: float, fixed_s: float, most_s: float) -> float:
+    """What a turn of so much work takes: of what is fixed, a full one has its part in each row already."""
+    return work_s + fixed_s * max(0.0, 1.0 - work_s / most_s) if most_s else work_s

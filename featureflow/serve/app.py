@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from importlib.metadata import version
 import structlog
 import uvloop
 
+from featureflow import limits
 from featureflow.clock import Clock
 from featureflow.define.system import predictions
 from featureflow.log_lines import log_as_json
@@ -34,6 +36,7 @@ from featureflow.tracing import Tracer, open_telemetry
 DRAIN_S = 6.0  # for requests under way; then come the two logs, with FLUSH_S each
 FLUSH_S = 1.5
 SWITCH_S = 0.0005
+OWN_FILES = 256  # of a process beside its callers' connections
 log = structlog.get_logger("featureflow.serve")
 
 
@@ -122,7 +125,7 @@ class Server:
                 self._predictions.start()
             listener = bind(options.host, options.port, shared=options.share_port)
             listener.setblocking(False)
-            self._connections = Connections(self._routes)
+            self._connections = Connections(self._routes, most=_connections_most())
             loop = asyncio.get_running_loop()
             self._listening = await loop.create_server(self._connections.connect, sock=listener, backlog=1024)
         except BaseException:
@@ -156,6 +159,16 @@ def _publish(online_url: str, project: str, name: str, document: bytes) -> None:
         store.put_meta(name, document)
     finally:
         store.close()
+
+
+def _connections_most() -> int:
+    """``limits.CONNECTIONS``, or what the process may have open beside its own files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = limits.CONNECTIONS + OWN_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return limits.CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(limits.CONNECTIONS, soft - OWN_FILES))
 
 
 def run(

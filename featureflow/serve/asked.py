@@ -22,16 +22,18 @@ from featureflow.reading.plan import ModelPlan
 from featureflow.serve import problem
 from featureflow.serve.ranking import Ranking
 from featureflow.serve.request import ContextInput, Row, check_id, instant_us
-from featureflow.serve.wire.v1 import SCORE_BODY, DeadlineMs, EntityId, ScoreBody, Value
+from featureflow.serve.wire.v1 import SCORE_BODY, DeadlineMs, EntityId, PriorityName, ScoreBody, Value
 
 
 class Asked:
     """What a body asks for."""
 
-    __slots__ = ("deadline_ms", "explain", "ranking", "rows")
+    __slots__ = ("deadline_ms", "explain", "priority", "ranking", "rows")
 
-    def __init__(self, rows: list[Row], deadline_ms: float | None, explain: bool, ranking: Ranking | None = None) -> None:
-        self.rows, self.deadline_ms, self.explain, self.ranking = rows, deadline_ms, explain, ranking
+    def __init__(
+        self, rows: list[Row], deadline_ms: float | None, explain: bool, ranking: Ranking | None = None, priority: str | None = None
+    ) -> None:
+        self.rows, self.deadline_ms, self.explain, self.ranking, self.priority = rows, deadline_ms, explain, ranking, priority
 
 
 class BodyDecoder:
@@ -63,6 +65,7 @@ class BodyDecoder:
                 ("context", context) if needed else ("context", context, msgspec.field(default_factory=context)),
                 ("deadline_ms", DeadlineMs | None, None),
                 ("explain", bool, False),
+                ("priority", PriorityName | None, None),
             ],
             forbid_unknown_fields=True,
         )
@@ -72,6 +75,7 @@ class BodyDecoder:
                 ("rows", Annotated[list[row], Meta(min_length=1, max_length=limits.ROWS_PER_REQUEST)]),  # type: ignore[valid-type]  # made here
                 ("deadline_ms", DeadlineMs | None, None),
                 ("explain", bool, False),
+                ("priority", PriorityName | None, None),
             ],
             forbid_unknown_fields=True,
         )
@@ -86,16 +90,16 @@ class BodyDecoder:
         try:
             if b'"rows"' in raw:
                 body = self._many(raw)
-                return Asked([self._row(row) for row in body.rows], body.deadline_ms, body.explain)
+                return Asked([self._row(row) for row in body.rows], body.deadline_ms, body.explain, priority=body.priority)
             body = self._one(raw)
-            return Asked([self._row(body)], body.deadline_ms, body.explain)
+            return Asked([self._row(body)], body.deadline_ms, body.explain, priority=body.priority)
         except (ValueError, RecursionError):  # msgspec's and Unicode errors are ValueErrors
             pass
         try:
             general = SCORE_BODY.decode(raw)
         except (ValueError, RecursionError) as error:
             raise problem.undecodable(error) from None
-        return Asked(rows_of(general, self._plan), general.deadline_ms, general.explain)
+        return Asked(rows_of(general, self._plan), general.deadline_ms, general.explain, priority=general.priority)
 
     def _row(self, body: Any) -> Row:
         inputs = astuple(body.context)

@@ -3,7 +3,8 @@
     a connection -> Connection -> plain_request.RequestHeads -> Scoring -> one write
                       \\-> aiohttp -> Routes              (other routes, large or chunked bodies, pipelining, slow readers)
 
-One request of a connection is under way at a time, and nothing is read ahead of it, so what a connection may hold is bounded.
+One request of a connection is under way at a time, and nothing is read ahead of it, so what a connection may hold is bounded. How many
+there are is bounded too, and how long a request may take to arrive.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ from typing import Any, cast
 import structlog
 from aiohttp import web
 
+from featureflow import limits
 from featureflow.serve import failure, problem
 from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.door import Door
 from featureflow.serve.identity import trace_of
 from featureflow.serve.plain_request import Head, RequestHeads, Unplain
+from featureflow.serve.priority import NOBODY, Caller, peer_of
 from featureflow.serve.routes import Routes
 from featureflow.serve.scoring import Scoring
 
 IDLE_S = 75.0  # a kept-alive connection without a request
 LOOK_S = 1.0  # how often connections are looked over
-PART_S = 1.0  # a request that has not come whole by then is left to aiohttp, which bounds how long it may take
+ARRIVE_S = 10.0  # for a whole request: who drips one is cut off
 LINGER_S = 1.0  # for the rest of a body that nobody will read
 SHOWN_BYTES = 200
 log = structlog.get_logger("featureflow.serve")
@@ -34,11 +38,12 @@ log = structlog.get_logger("featureflow.serve")
 class Connections:
     """All connections of a server; ``connect`` makes the protocol of each. Belongs to one event loop."""
 
-    def __init__(self, routes: Routes, *, linger_s: float = LINGER_S) -> None:
-        self.routes, self.heads = routes, RequestHeads()
+    def __init__(self, routes: Routes, *, linger_s: float = LINGER_S, most: int = limits.CONNECTIONS) -> None:
+        self.routes, self.heads, self.door = routes, RequestHeads(), Door(routes.scorer, routes.heads)
         self.loop = asyncio.get_running_loop()
         self.others = web.Server(routes.handle, access_log=None)  # the connections that aiohttp has
         self.closing = False
+        self.most = most
         self._linger_s = linger_s
         self._open: set[Connection] = set()
         self._looking = self.loop.call_later(LOOK_S, self._look)
@@ -57,8 +62,12 @@ class Connections:
             auto_decompress=False,
         )
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: Connection) -> bool:
+        """False where there are as many as there may be."""
+        if len(self._open) + len(self.others.connections) >= self.most:
+            return False
         self._open.add(connection)
+        return True
 
     def left(self, connection: Connection) -> None:
         """It was closed, or handed over."""
@@ -90,13 +99,14 @@ class Connections:
 class Connection(asyncio.Protocol):
     """One connection, for as long as it sends plain score requests."""
 
-    __slots__ = ("_began", "_connections", "_kept", "_scoring", "_since", "_transport")
+    __slots__ = ("_began", "_caller", "_connections", "_kept", "_scoring", "_since", "_transport")
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._transport: asyncio.Transport | None = None
         self._scoring: Scoring | None = None  # the request under way
         self._began = 0.0
+        self._caller = NOBODY  # who sends no headers about it
         self._kept = b""  # the part of a request that is here, or what came after the one under way
         self._since = connections.loop.time()  # since when it waits: for a request, or for the rest of one
 
@@ -107,7 +117,10 @@ class Connection(asyncio.Protocol):
         sock: socket.socket | None = transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._connections.opened(self)
+        if self._connections.opened(self):
+            self._caller = Caller(peer_of(transport))
+        else:
+            self._turn_away()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
@@ -148,6 +161,11 @@ class Connection(asyncio.Protocol):
         self._began = perf_counter()
         routes = self._connections.routes
         request_id = routes.ids.of(head.request_id)
+        caller = self._of(head.caller)
+        since_s = routes.scorer.lag.arrived_s()
+        if routes.scorer.admission.refusing and (reason := self._connections.door.refusal(head, data, caller, since_s)):
+            self._refuse(reason, request_id)
+            return
         try:
             self._scoring = scoring = Scoring(
                 routes.scorer,
@@ -155,13 +173,56 @@ class Connection(asyncio.Protocol):
                 head.target,
                 data[head.bytes :],
                 request_id=request_id,
-                since_s=self._connections.loop.time(),  # with uvloop: when the loop's last poll returned
+                since_s=since_s,
                 trace=trace_of(head.trace),
+                caller=caller,
             )
         except Exception as error:
             self._write(self._failed(error, request_id, head.target), request_id)
             return
         scoring.future.add_done_callback(self._answered)
+        routes.scorer.spent.read(perf_counter() - self._began)
+
+    def _of(self, sent: Caller) -> Caller:
+        """Who sent it: an API key, or the address of this connection."""
+        if sent is NOBODY:
+            return self._caller
+        return sent if sent.client else Caller(self._caller.client, sent.priority, sent.deadline_ms)
+
+    def _refuse(self, reason: str, request_id: str) -> None:
+        transport, connections = self._transport, self._connections
+        assert transport is not None
+        metrics = connections.routes.scorer.metrics
+        metrics.requests.add("score", 503)
+        transport.write(connections.door.bytes(reason, request_id, not connections.closing))
+        metrics.total.observe(perf_counter() - self._began)
+        self._since = connections.loop.time()
+        if connections.closing:
+            self.leave()
+
+    def _turn_away(self) -> None:
+        """One connection more than there may be."""
+        transport, self._transport = self._transport, None
+        assert transport is not None
+        routes = self._connections.routes
+        routes.scorer.metrics.requests.add("other", 503)
+        transport.write(self._connections.door.bytes("connections", routes.ids.of(""), False))
+        transport.close()
+
+    def _cut_off(self) -> None:
+        """The request has not come whole within ``ARRIVE_S``."""
+        transport, routes = self._transport, self._connections.routes
+        assert transport is not None
+        part = "body" if isinstance(self._connections.heads.read(self._kept), Head) else "header"
+        request_id = routes.ids.of("")
+        answer = problem.answer(
+            408, f"{part.capitalize()} too slow", f"send the whole request within {ARRIVE_S:g} s; this {part} is not whole", request_id
+        )
+        routes.scorer.metrics.requests.add("score" if part == "body" else "other", 408)
+        routes.scorer.metrics.too_slow.labels(part).inc()
+        transport.write(routes.heads.bytes(answer, request_id, False) + answer.body)
+        transport.close()
+        self._kept = b""
 
     def _answered(self, future: asyncio.Future[Answer | Shed]) -> None:
         scoring, self._scoring = self._scoring, None
@@ -196,13 +257,12 @@ class Connection(asyncio.Protocol):
     # -- as the server sees it -----------------------------------------------------------------------------------------
 
     def look(self, now: float) -> None:
-        """Close it where it was idle for too long; leave a request that does not come whole to aiohttp."""
+        """Close it where it was idle for too long, or where a request does not come whole."""
         if self._transport is None or self._scoring is not None:
             return
         if self._kept:
-            if now - self._since >= PART_S:
-                kept, self._kept = self._kept, b""
-                self._hand_over(kept)
+            if now - self._since >= ARRIVE_S:
+                self._cut_off()
         elif now - self._since >= IDLE_S:
             self._transport.close()
 

@@ -15,6 +15,8 @@ log = structlog.get_logger("featureflow.serve")
 def answer(error: Exception, request_id: str, metrics: Metrics, *, method: str, path: str) -> Answer:
     """Problem details: 4xx for what the caller can change, 503 for what is not there now, 500 for a fault, which is logged."""
     if isinstance(error, RequestError):
+        if error.status == 408:
+            metrics.too_slow.labels("body").inc()
         return problem.of(error, request_id)
     if isinstance(error, FeatureFlowError):
         metrics.shed.labels("unavailable").inc()

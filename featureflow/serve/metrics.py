@@ -93,6 +93,9 @@ class Metrics:
             "featureflow_degraded", "Scores answered with something degraded", ["what"], registry=self.registry
         )
         self.shed = Counter("featureflow_shed", "Requests answered 503", ["reason"], registry=self.registry)
+        self.too_slow = Counter(
+            "featureflow_too_slow", "Requests that did not come whole in time", ["part"], registry=self.registry
+        )
         self.inference = Histogram(
             "model_inference_duration_seconds",
             "Seconds of one inference (one batch)",

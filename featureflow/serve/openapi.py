@@ -26,10 +26,17 @@ TYPES = (
     v1.ViewsAnswer,
     v1.ModelsAnswer,
     v1.ModelInfo,
+    v1.CapacityAnswer,
     v1.Health,
     v1.Ready,
     v1.Problem,
 )
+ASKED = (
+    header("X-Request-ID"), header("traceparent"),
+    header("X-Deadline-Ms", "milliseconds until the answer is useless, unless the body says it", kind="number"),
+    header("X-Priority", "critical, normal or batch, unless the body says it"),
+    header("X-API-Key", "whose request it is, for a fair share; else the address that it comes from"),
+)  # fmt: skip
 POSTED = (400, 404, 408, 413, 415, 422, 503)  # what a route with a body may refuse with
 
 
@@ -75,7 +82,7 @@ def _routes() -> dict[str, Any]:
                 "Score one or many rows",
                 v1.ScoreAnswer,
                 body=v1.ScoreBody,
-                parameters=[path("model", "a model's name, name@version or name@alias"), header("X-Request-ID"), header("traceparent")],
+                parameters=[path("model", "a model's name, name@version or name@alias"), *ASKED],
                 problems=POSTED,
             )
         },
@@ -85,7 +92,7 @@ def _routes() -> dict[str, Any]:
                 "Score the candidates of several recalls, and answer the best",
                 rank.RankAnswer,
                 body=rank.RankBody,
-                parameters=[path("model", "a model's name, name@version or name@alias"), header("X-Request-ID"), header("traceparent")],
+                parameters=[path("model", "a model's name, name@version or name@alias"), *ASKED],
                 problems=POSTED,
             )
         },
@@ -130,6 +137,15 @@ def _routes() -> dict[str, Any]:
                 "model",
                 "One model, what answers for it, and its release",
                 v1.ModelInfo,
+                parameters=[path("model", "a model's name"), header("X-Request-ID")],
+                problems=(400, 404, 503),
+            )
+        },
+        "/v1/models/{model}/capacity": {
+            "get": operation(
+                "capacity",
+                "What this process measured of a model: requests a second within its deadline, by stage, and why",
+                v1.CapacityAnswer,
                 parameters=[path("model", "a model's name"), header("X-Request-ID")],
                 problems=(400, 404, 503),
             )

@@ -11,30 +11,39 @@ from enum import Enum, auto
 
 from msgspec import Struct
 
+from featureflow.errors import RequestError
+from featureflow.serve import priority
+from featureflow.serve.priority import Caller
+
 HEAD_BYTES = 8190
 BODY_BYTES = 64 * 1024
 REMEMBERED = 256  # heads; a client's requests mostly differ in their bodies alone
-BEGIN = b"POST /v1/score/"
 TARGET = re.compile(rb"POST /v1/score/([A-Za-z0-9_.\-]{1,128}(?:@[A-Za-z0-9_.\-]{0,64})?) HTTP/1\.1")
 HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)?)[ \t]*")
 LENGTH = re.compile(rb"[0-9]{1,7}")
+METHOD = re.compile(rb"[A-Z]{1,16}(?: |$)")
 NOT_PLAIN = frozenset((b"transfer-encoding", b"content-encoding", b"upgrade", b"expect", b"trailer", b"te"))
 
 
 class Head(Struct, frozen=True):
-    """``request_id`` and ``trace`` as they were sent, or empty; ``bytes`` with the empty line that ends it."""
+    """``request_id`` and ``trace`` as they were sent, or empty; ``bytes`` with the empty line that ends it.
+
+    ``caller`` has no client where no API key was sent. ``model`` is the target's, without version or alias.
+    """
 
     target: str
+    model: str
     bytes: int
     body_bytes: int
     request_id: str
     trace: str
+    caller: Caller
 
 
 class Unplain(Enum):
     """What else the bytes of a connection can be."""
 
-    PART = auto()  # of what may yet be a plain request
+    PART = auto()  # of a head
     OTHER = auto()  # something else
 
 
@@ -48,8 +57,7 @@ class RequestHeads:
         """The head that ``data`` begins with; the body's bytes may still be to come."""
         end = data.find(b"\r\n\r\n", 0, HEAD_BYTES)
         if end < 0:
-            begins = data.startswith(BEGIN) or BEGIN.startswith(data)
-            return Unplain.PART if begins and len(data) < HEAD_BYTES else Unplain.OTHER
+            return Unplain.PART if len(data) < HEAD_BYTES and METHOD.match(data) is not None else Unplain.OTHER
         raw = data[:end]
         head = self._known.get(raw)
         if head is None:
@@ -83,10 +91,17 @@ def _read(raw: bytes) -> Head | None:
         return None
     if said.get(b"connection", b"keep-alive").lower() != b"keep-alive" or b"host" not in said:
         return None
+    key, level, left = (said.get(name, b"").decode() for name in (b"x-api-key", b"x-priority", b"x-deadline-ms"))
+    try:
+        caller = priority.read(key, level, left, "")
+    except RequestError:
+        return None
     return Head(
         target[1].decode(),
+        target[1].partition(b"@")[0].decode(),
         len(raw) + 4,
         int(length),
         said.get(b"x-request-id", b"").decode(),
         said.get(b"traceparent", b"").decode(),
+        caller,
     )

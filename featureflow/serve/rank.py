@@ -21,6 +21,7 @@ from featureflow.serve import problem
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.asked import Asked, row_of
 from featureflow.serve.deadline import Deadline, fetch_budget_s
+from featureflow.serve.priority import NOBODY, Caller
 from featureflow.serve.ranking import Ranking
 from featureflow.serve.request import Row, check_id
 from featureflow.serve.scorer import Scorer
@@ -39,7 +40,7 @@ class Ranker:
         self._reading = 0
 
     async def rank(
-        self, name: str, ref: str, raw: bytes, *, request_id: str, since_s: float, trace: str
+        self, name: str, ref: str, raw: bytes, *, request_id: str, since_s: float, trace: str, caller: Caller = NOBODY
     ) -> tuple[Deadline, Answer | Shed]:
         """The answer, and by when it is due. Raises RequestError: 404 for an unknown model or version, 400 and 422 for the body."""
         plan = self._scorer.model(name)
@@ -47,8 +48,9 @@ class Ranker:
             body = RANK_BODY.decode(raw)
         except (ValueError, RecursionError) as error:
             raise problem.undecodable(error) from None
-        budget_us = plan.model.deadline_us if body.deadline_ms is None else body.deadline_ms * 1e3
-        deadline = Deadline(since_s + budget_us * 1e-6)
+        deadline_ms = caller.deadline_ms if body.deadline_ms is None else body.deadline_ms
+        budget_s = plan.model.deadline_us * 1e-6 if deadline_ms is None else deadline_ms * 1e-3
+        deadline = Deadline(since_s + budget_s, budget_s)
         candidate = ranked_entity(plan, body)
         self._check(plan, candidate, body)
         found, said = Found(), list[str]()
@@ -66,7 +68,7 @@ class Ranker:
                 return deadline, Shed("missing", f"no candidate: what {', '.join(lost)} would recall could not be read")
             raise RequestError("No candidates", "the recalls found none that is not excluded", status=422)
         asked = Asked(rows_of(plan, body, ranking), body.deadline_ms, body.explain, ranking)  # 3
-        due, future = self._scorer.ask(plan, ref, asked, request_id=request_id, since_s=since_s, trace=trace)
+        due, future = self._scorer.ask(plan, ref, asked, request_id=request_id, since_s=since_s, trace=trace, caller=caller)
         return due, await future
 
     def _check(self, plan: ModelPlan, candidate: str, body: RankBody) -> None:

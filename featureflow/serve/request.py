@@ -19,6 +19,7 @@ from featureflow.models.ensemble import Loaded
 from featureflow.reading.plan import ModelPlan
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.deadline import Deadline
+from featureflow.serve.priority import Priority
 from featureflow.serve.ranking import Ranking
 from featureflow.serve.wire.v1 import EntityId
 
@@ -45,9 +46,15 @@ class Row:
 
 
 class Request:
-    """A score request that was admitted, on its way through a turn. ``future`` is what its connection waits for."""
+    """A score request that was admitted, on its way through a turn. ``future`` is what its connection waits for.
 
-    __slots__ = ("assigned", "deadline", "explain", "future", "id", "loaded", "plan", "ranking", "rows", "trace")
+    ``kind`` is what its work is like (the model's name), ``cost_s`` what admission takes that work to be, in seconds.
+    """
+
+    __slots__ = (
+        "assigned", "client", "cost_s", "deadline", "explain", "future", "id", "kind", "loaded", "plan", "priority", "ranking", "rows",
+        "trace",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -61,6 +68,10 @@ class Request:
         trace: str,
         ranking: Ranking | None = None,
         assigned: Assigned | None = None,
+        *,
+        kind: str = "",
+        client: str = "",
+        priority: Priority = Priority.NORMAL,
     ) -> None:
         self.assigned = assigned  # None: the caller named a version, or nothing is released
         self.id, self.plan, self.loaded, self.rows, self.deadline, self.future = (
@@ -73,6 +84,7 @@ class Request:
         )
         self.explain, self.trace = explain, trace  # trace: W3C traceparent, or empty
         self.ranking = ranking  # of rows that are candidates
+        self.kind, self.client, self.priority, self.cost_s = kind, client, priority, 0.0
 
 
 def check_id(value: EntityId, kind: str, place: str) -> None:

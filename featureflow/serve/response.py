@@ -19,6 +19,13 @@ class ResponseHeads:
         self._known: dict[tuple[int, str], bytes] = {}
         self._second, self._date = 0, b""
 
+    def date(self) -> bytes:
+        """The header's line; another one each second."""
+        second = int(time())
+        if second != self._second:
+            self._second, self._date = second, f"Date: {rfc822_formatted_time()}\r\n".encode()
+        return self._date
+
     def bytes(self, answer: Answer, request_id: str, keep_alive: bool) -> bytes:
         known = self._known.get((answer.status, answer.content_type))
         if known is None:
@@ -26,14 +33,11 @@ class ResponseHeads:
             known = self._known[(answer.status, answer.content_type)] = (
                 f"HTTP/1.1 {answer.status} {reason}\r\nContent-Type: {answer.content_type}\r\nServer: featureflow\r\n"
             ).encode()
-        second = int(time())
-        if second != self._second:
-            self._second, self._date = second, f"Date: {rfc822_formatted_time()}\r\n".encode()
         extra = "".join(f"{name}: {value}\r\n" for name, value in answer.headers) if answer.headers else ""
         closing = "" if keep_alive else "Connection: close\r\n"
         return b"%b%b%b" % (
             known,
-            self._date,
+            self.date(),
             f"X-Request-ID: {request_id}\r\nContent-Length: {len(answer.body)}\r\n{extra}{closing}\r\n".encode(),
         )
 

@@ -16,12 +16,13 @@ from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Source
 from featureflow.errors import RequestError
 from featureflow.reading.features import Features
-from featureflow.serve import body, catalog, failure, problem
+from featureflow.serve import body, capacity, catalog, failure, priority, problem
 from featureflow.serve.answer import Answer
 from featureflow.serve.explain import STATUS_NAMES, feature_value, rfc3339
 from featureflow.serve.identity import RequestIds, trace_of
 from featureflow.serve.openapi import Document
 from featureflow.serve.posted import Posted, Refused
+from featureflow.serve.priority import peer_of
 from featureflow.serve.produce import Producer
 from featureflow.serve.rank import Ranker
 from featureflow.serve.request import check_id, instant_us
@@ -119,8 +120,9 @@ class Routes:
 
     async def _score(self, call: Call) -> Answer:
         raw = await body.read(call.http, within_s=self._body_s)
+        caller = _caller(call.http)
         scoring = Scoring(
-            self.scorer, self.tracer, call.rest, raw, request_id=call.id, since_s=call.since_s, trace=call.trace
+            self.scorer, self.tracer, call.rest, raw, request_id=call.id, since_s=call.since_s, trace=call.trace, caller=caller
         )
         await scoring.future
         return scoring.answer()
@@ -128,7 +130,9 @@ class Routes:
     async def _rank(self, call: Call) -> Answer:
         name, _, ref = call.rest.partition("@")
         raw = await body.read(call.http, within_s=self._body_s)
-        deadline, answer = await self._ranker.rank(name, ref, raw, request_id=call.id, since_s=call.since_s, trace=call.trace)
+        deadline, answer = await self._ranker.rank(
+            name, ref, raw, request_id=call.id, since_s=call.since_s, trace=call.trace, caller=_caller(call.http)
+        )
         return answered(self.scorer.metrics, answer, deadline, call.id)
 
     # -- events --------------------------------------------------------------------------------------------------------
@@ -225,7 +229,12 @@ class Routes:
         return _json(catalog.models(self.scorer))
 
     async def _model(self, call: Call) -> Answer:
-        return _json(catalog.model(self.scorer, _text(call.rest, "model")))
+        name, slash, what = call.rest.partition("/")
+        if not slash:
+            return _json(catalog.model(self.scorer, _text(name, "model")))
+        if what != "capacity":
+            raise RequestError("Not found", f"no route {call.http.rel_url.raw_path[:100]!r}; / lists them", status=404)
+        return _json(capacity.of(self.scorer, _text(name, "model")))
 
     async def _health(self, call: Call) -> Answer:
         return _json(v1.Health())
@@ -251,6 +260,7 @@ class Routes:
         lines += [
             "GET  /v1/views",
             "GET  /v1/models   GET /v1/models/{model}",
+            "GET  /v1/models/{model}/capacity",
             "GET  /healthz",
             "GET  /readyz",
             "GET  /metrics",
@@ -262,6 +272,12 @@ class Routes:
 
 def _json(value: msgspec.Struct) -> Answer:
     return Answer(200, msgspec.json.encode(value))
+
+
+def _caller(http: web.BaseRequest) -> priority.Caller:
+    """Raises RequestError (422) for a header that says nothing known."""
+    sent = http.headers.get
+    return priority.read(sent("X-API-Key", ""), sent("X-Priority", ""), sent("X-Deadline-Ms", ""), peer_of(http.transport))
 
 
 def _text(part: str, what: str) -> str:

@@ -12,16 +12,18 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
 import msgspec
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from featureflow import limits
 from featureflow.clock import Clock, SystemClock
 from featureflow.define.spec import DEFAULT_PROJECT, Project
-from featureflow.errors import RequestError, UnavailableError
+from featureflow.errors import ModelError, RequestError, UnavailableError
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.store import ModelStore
 from featureflow.reading import features as feature_values
@@ -29,24 +31,29 @@ from featureflow.reading.features import Features
 from featureflow.reading.fetch import Fetcher, Reader, Reading, Unread
 from featureflow.reading.finalized import Finalized
 from featureflow.reading.plan import ModelPlan, Plan, ViewPlan
-from featureflow.serve.admission import Admission
+from featureflow.serve.admission import Admission, Took
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.apart import Part, joined
 from featureflow.serve.asked import Asked, BodyDecoder
 from featureflow.serve.assigned import Assigned, Carried
 from featureflow.serve.deadline import Deadline, fetch_budget_s
+from featureflow.serve.lag import Lag
 from featureflow.serve.loaded import LoadedModels
 from featureflow.serve.metrics import Metrics
 from featureflow.serve.prediction_log import PredictionLog
+from featureflow.serve.priority import NAMES, NOBODY, Caller, Priority
 from featureflow.serve.release_metrics import ReleaseMetrics
 from featureflow.serve.releases import Publish, ReleasesFollowed
 from featureflow.serve.request import Request, Row
 from featureflow.serve.shadow import Shadows
+from featureflow.serve.spent import Spent
 from featureflow.serve.turn import Batch, Turns
 from featureflow.serve.work import Wanted, Work
 from featureflow.store.keys import Keys
 from featureflow.store.mirror import BUCKETS_DOCUMENT, PROJECT_DOCUMENT, partitions_document
 
+INFERENCE_S = 0.001  # an inference that takes longer does not hold the event loop up: who must be refused hears of it meanwhile
+HURRIED = 10  # one in so many of a turn may have less time left than its features are given
 log = structlog.get_logger("featureflow.serve")
 
 
@@ -74,7 +81,10 @@ class Scorer:
         self.models = LoadedModels(models, self._loaded)
         self.plan: Plan | None = None
         self.problem = "the definitions have not been read yet"  # why there is no plan
-        self.turns = Turns(self._turn, admission or Admission())
+        self.admission = admission or Admission()
+        self.lag = Lag(self.admission.lags)
+        self.spent = Spent()
+        self.turns = Turns(self._turn, self.admission)
         self.fetcher = Fetcher(reader, self.wall, stale_after_us)
         self.finalized = Finalized(limits.FINALIZED_BYTES)
         self._reader, self._keys = reader, Keys(project)
@@ -92,6 +102,9 @@ class Scorer:
         self._definitions: tuple[bytes | None, ...] = ()
         self._id_prefix, self._id_count = os.urandom(8).hex(), 0
         self._looking: set[asyncio.Task[None]] = set()
+        self._inference = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._held_from_s = 0.0  # since when the turn under way has held the event loop up
+        self._beside_s = 0.0  # how long its last inference ran beside the loop
         self._loop = asyncio.get_running_loop()
 
     # -- definitions ---------------------------------------------------------------------------------------------------
@@ -158,25 +171,44 @@ class Scorer:
     # -- asking --------------------------------------------------------------------------------------------------------
 
     def score(
-        self, name: str, ref: str, body: bytes, *, request_id: str, since_s: float, trace: str = ""
+        self,
+        name: str,
+        ref: str,
+        body: bytes,
+        *,
+        request_id: str,
+        since_s: float,
+        trace: str = "",
+        caller: Caller = NOBODY,
     ) -> tuple[Deadline, asyncio.Future[Answer | Shed]]:
         """Check the request and put it into the coming turn; the future gives its answer, or RequestError (404) for an unknown version.
+
+        ``caller``: what its headers say; what its body says of deadline and priority counts instead.
 
         Raises RequestError: 404 for an unknown model, 400 for a body that is not JSON, 422 for one that does not fit the model.
         """
         model = self.model(name)
         asked = self._bodies[name].decode(body)
-        return self.ask(model, ref, asked, request_id=request_id, since_s=since_s, trace=trace)
+        return self.ask(model, ref, asked, request_id=request_id, since_s=since_s, trace=trace, caller=caller)
 
     def ask(
-        self, model: ModelPlan, ref: str, asked: Asked, *, request_id: str, since_s: float, trace: str = ""
+        self,
+        model: ModelPlan,
+        ref: str,
+        asked: Asked,
+        *,
+        request_id: str,
+        since_s: float,
+        trace: str = "",
+        caller: Caller = NOBODY,
     ) -> tuple[Deadline, asyncio.Future[Answer | Shed]]:
         """As ``score``, of what a body asks for."""
-        budget_us = model.model.deadline_us if asked.deadline_ms is None else asked.deadline_ms * 1e3
+        deadline_ms = caller.deadline_ms if asked.deadline_ms is None else asked.deadline_ms
+        budget_s = model.model.deadline_us * 1e-6 if deadline_ms is None else deadline_ms * 1e-3
         future: asyncio.Future[Answer | Shed] = self._loop.create_future()
-        deadline = Deadline(since_s + budget_us * 1e-6)
+        deadline = Deadline(since_s + budget_s, budget_s)
         if not ref and (carried := self.releases.carried.get(model.model.name)) is not None:
-            self._join_arms(carried, model, asked, request_id, deadline, future, trace)
+            self._join_arms(carried, model, asked, request_id, deadline, future, trace, caller)
             return deadline, future
         loaded = self.models.get(model.model, ref)
         if loaded is None:
@@ -184,13 +216,15 @@ class Scorer:
             self._looking.add(looking)
             looking.add_done_callback(self._looking.discard)
             return deadline, future
-        refused = (
-            loaded
-            if isinstance(loaded, Shed)
-            else self.turns.join(
-                Request(request_id, model, loaded, asked.rows, deadline, future, asked.explain, trace, asked.ranking)
+        if isinstance(loaded, Shed):
+            refused: Shed | None = loaded
+        else:
+            refused = self.turns.join(
+                Request(
+                    request_id, model, loaded, asked.rows, deadline, future, asked.explain, trace, asked.ranking,
+                    kind=model.model.name, client=caller.client, priority=_priority(asked, caller),
+                )
             )
-        )
         if refused is not None:
             future.set_result(refused)
         return deadline, future
@@ -204,6 +238,7 @@ class Scorer:
         deadline: Deadline,
         future: asyncio.Future[Answer | Shed],
         trace: str,
+        caller: Caller,
     ) -> None:
         """Put a request into the coming turn for the arm that it is assigned to; as several where its rows are of several arms."""
 
@@ -215,7 +250,12 @@ class Scorer:
             refused = (
                 loaded
                 if isinstance(loaded, Shed)
-                else self.turns.join(Request(request_id, model, loaded, rows, deadline, future, asked.explain, trace, asked.ranking, arm))
+                else self.turns.join(
+                    Request(
+                        request_id, model, loaded, rows, deadline, future, asked.explain, trace, asked.ranking, arm,
+                        kind=model.model.name, client=caller.client, priority=_priority(asked, caller),
+                    )
+                )
             )
             if refused is not None:
                 future.set_result(refused)
@@ -288,7 +328,7 @@ class Scorer:
         return plan.views[name]
 
     def model(self, name: str) -> ModelPlan:
-        """Raises RequestError (404)."""
+        """Raises RequestError (404), UnavailableError while a view that it reads waits."""
         plan = self.current()
         found = plan.models.get(name)
         if found is None:
@@ -310,10 +350,12 @@ class Scorer:
         self.releases.close()
         self.shadows.close()
         self.models.close()
+        self.lag.close()
+        self._inference.shutdown(wait=False, cancel_futures=True)
 
     # -- one turn ------------------------------------------------------------------------------------------------------
 
-    async def _turn(self, batch: Batch) -> None:
+    async def _turn(self, batch: Batch) -> list[Took]:
         # 1. refuse what is late already
         live: Batch = []
         for request in batch:
@@ -324,7 +366,7 @@ class Scorer:
             else:
                 live.append(request)
         if not live:
-            return
+            return []
         groups: dict[tuple[ModelPlan, int, int], Batch] = {}
         for request in live:
             groups.setdefault((request.plan, id(request.loaded), id(request.assigned)), []).append(request)
@@ -335,8 +377,8 @@ class Scorer:
         # 2. read state and offsets, once
         began = perf_counter()
         asked = {view: list(ids) for view, ids in wanted.items()}
-        read = await self.fetcher.fetch(asked, fetch_budget_s(max(request.deadline.left_s() for request in live)))
-        fetched = perf_counter()
+        read = await self.fetcher.fetch(asked, self._fetch_budget_s(live, works))
+        fetched = self._held_from_s = perf_counter()
         self.metrics.stage["fetch"].observe(fetched - began)
 
         # 3. finalize each view, once
@@ -347,40 +389,75 @@ class Scorer:
         else:
             found = {view: self._finalize(reading, q_us) for view, reading in read.items()}
             said = ()
-        self.metrics.stage["finalize"].observe(perf_counter() - fetched)
+        finalized = perf_counter()
+        self.metrics.stage["finalize"].observe(finalized - fetched)
+        parts = []
         for work in works:
+            spent, n = self.spent.of(work.plan.model.name), len(work.rows)
+            spent["fetch"].add(n, fetched - began)
+            spent["finalize"].add(n, finalized - fetched)
+            own, self._beside_s = perf_counter(), 0.0
             try:
                 work.see([found[view] for view in work.plan.views], q_us, said)
-                self._score(work)
+                await self._score(work)
             except Exception:  # a fault of one model must not take the others' requests along
                 log.exception("model_failed", model=work.plan.model.name, requests=len(work.requests))
                 if (assigned := work.requests[0].assigned) is not None:
                     assigned.failed(self.wall.now_us(), len(work.rows))
                 work.fail(Shed("failed", f"scoring with {work.plan.model.name} failed; the server's log says why"))
+            own_s = perf_counter() - own
+            parts.append(Took(work.plan.model.name, n, own_s, own_s - self._beside_s + finalized - fetched))
+        self.lag.held(self._held_from_s, perf_counter())
+        return parts
 
-    def _score(self, work: Work) -> None:
+    async def _score(self, work: Work) -> None:
         """Steps 4 to 6 for one model."""
         began = perf_counter()
+        spent, n = self.spent.of(work.plan.model.name), len(work.rows)
         inputs = work.inputs()
         derived = perf_counter()
         self.metrics.stage["derive"].observe(derived - began)
-        scores = work.infer(inputs)
+        spent["derive"].add(n, derived - began)
+        scores = await self._infer(work, inputs)
         inferred = perf_counter()
         self.metrics.inferred(work.plan.model.name, inferred - derived)
+        spent["infer"].add(n, inferred - derived)
         assigned = work.requests[0].assigned
         if assigned is not None:
             assigned.did(self.wall.now_us(), inferred - derived, scores)
         answered = work.answer(scores, self._prediction_ids)
         if answered is not None:
-            n = len(answered.rows)
-            self.metrics.scores.labels(answered.model, answered.variant, answered.provider).inc(n)
+            rows = len(answered.rows)
+            self.metrics.scores.labels(answered.model, answered.variant, answered.provider).inc(rows)
             for what in answered.degraded:
-                self.metrics.degraded.labels(what).inc(n)
+                self.metrics.degraded.labels(what).inc(rows)
             if self.predictions is not None:
                 self.predictions.offer(answered)
             if assigned is not None and assigned.release.shadow is not None:
                 self.shadows.offer(work.plan.model, assigned.release, inputs, answered)
-        self.metrics.stage["answer"].observe(perf_counter() - inferred)
+        ended = perf_counter()
+        self.metrics.stage["answer"].observe(ended - inferred)
+        spent["answer"].add(n, ended - inferred)
+
+    async def _infer(self, work: Work, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Step 5, beside the event loop where it takes long: ONNX Runtime computes without the interpreter's lock."""
+        expected_s = self.spent.infer_s(work.plan.model.name, len(inputs))
+        if expected_s is not None and expected_s < INFERENCE_S:
+            return work.infer(inputs)
+        began = perf_counter()
+        self.lag.held(self._held_from_s, began)
+        try:
+            return await self._loop.run_in_executor(self._inference, work.compute, inputs)
+        except ModelError:
+            return work.infer(inputs)  # row by row, as far as it takes them
+        finally:
+            self._held_from_s = perf_counter()
+            self._beside_s = self._held_from_s - began
+
+    def _fetch_budget_s(self, live: Batch, works: list[Work]) -> float:
+        """Nearly all must be in time; those that have the least left cannot make the others' features degrade."""
+        left_s = sorted([request.deadline.left_s() for request in live])[len(live) // HURRIED]
+        return fetch_budget_s(left_s, sum(self.spent.after_fetch_s(work.plan.model.name, len(work.rows)) for work in works))
 
     def _prediction_ids(self, n: int) -> list[str]:
         first = self._id_count
@@ -400,3 +477,7 @@ class Scorer:
         except Exception:
             log.exception("view_failed", view=reading.plan.view.id, entities=len(reading.ids))
             return feature_values.nothing(reading.plan, reading.ids)
+
+
+def _priority(asked: Asked, caller: Caller) -> Priority:
+    return caller.priority if asked.priority is None else NAMES[asked.priority]

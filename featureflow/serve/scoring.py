@@ -9,6 +9,7 @@ from featureflow.serve import problem
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.deadline import Deadline
 from featureflow.serve.metrics import Metrics
+from featureflow.serve.priority import NOBODY, Caller
 from featureflow.serve.scorer import Scorer
 from featureflow.tracing import Tracer
 
@@ -31,6 +32,7 @@ class Scoring:
         request_id: str,
         since_s: float,
         trace: str,
+        caller: Caller = NOBODY,
     ) -> None:
         self._scorer, self._tracer, self.id, self.trace = scorer, tracer, request_id, trace
         self._began_ns = time_ns() if tracer is not None else 0
@@ -39,7 +41,7 @@ class Scoring:
         self._deadline: Deadline
         self.future: asyncio.Future[Answer | Shed]
         self._deadline, self.future = scorer.score(
-            self.model, ref, body, request_id=request_id, since_s=since_s, trace=trace
+            self.model, ref, body, request_id=request_id, since_s=since_s, trace=trace, caller=caller
         )
 
     def answer(self) -> Answer:

@@ -7,27 +7,35 @@ but callers who were answered together and ask again at once travel together aga
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 
-from featureflow.serve.admission import Admission
+from featureflow.serve.admission import Admission, Took
 from featureflow.serve.answer import Shed
 from featureflow.serve.request import Request
 
 ROUNDS = 8  # of the loop, at most, that a turn waits while each brings more
 Batch = list[Request]
+FAILED = Shed("failed", "this batch of requests failed; the server's log says why")
+HOPELESS = Shed("late", "what was before it took longer than was expected, so that it could no longer be answered in time")
+DISPLACED = Shed("displaced", "it made way for a request of higher priority, or of a caller or model that had less")
 
 
 class Turns:
-    """``join`` a request; ``run(batch)`` is awaited with each batch and must resolve every request's future."""
+    """``join`` a request; ``run(batch)`` is awaited with each batch and must resolve every request's future.
 
-    def __init__(self, run: Callable[[Batch], Awaitable[None]], admission: Admission, *, under_way: int = 1) -> None:
-        self._run, self._admission, self._limit = run, admission, under_way
-        self._queue: deque[Request] = deque()
+    It gives what each kind of work took by itself. A turn lasts until its answers are sent.
+    """
+
+    def __init__(
+        self, run: Callable[[Batch], Awaitable[Sequence[Took]]], admission: Admission, *, under_way: int = 1
+    ) -> None:
+        self._run, self.admission, self._limit = run, admission, under_way
+        self._queue = admission.waiting
         self._scheduled = False
         self._gathered = self._rounds = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ending = 0
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -42,19 +50,20 @@ class Turns:
 
     def join(self, request: Request) -> Shed | None:
         """Queue the request for the coming turn, or say why not."""
-        refused = self._admission.admit(len(request.rows), request.deadline)
+        refused, displaced = self.admission.admit(request)
+        for other in displaced:
+            _resolve(other, DISPLACED)
         if refused is None:
-            self._queue.append(request)
             self._schedule()
         return refused
 
     async def drain(self) -> None:
         """Wait until nothing is queued or under way."""
-        while self._queue or self._tasks:
+        while self._queue or self._tasks or self._ending:
             await asyncio.sleep(0.001)
 
     def _schedule(self) -> None:
-        if not self._scheduled and len(self._tasks) < self._limit:
+        if not self._scheduled and len(self._tasks) + self._ending < self._limit:
             self._scheduled = True
             self._loop.call_soon(self._leave)
 
@@ -65,35 +74,52 @@ class Turns:
             return
         self._scheduled = False
         self._gathered = self._rounds = 0
-        batch: Batch = []
-        rows = 0
-        while self._queue and (not batch or rows + len(self._queue[0].rows) <= self._admission.turn_rows):
-            request = self._queue.popleft()
-            rows += len(request.rows)
-            batch.append(request)
+        batch, hopeless = self.admission.take()
+        for request in hopeless:
+            _resolve(request, HOPELESS)
         if batch:
-            self._admission.started(rows)
             task = self._loop.create_task(self._one(batch))
             self._tasks.add(task)
-            task.add_done_callback(self._ended)
-            if self._queue:
-                self._schedule()
+            task.add_done_callback(self._done)
+        if self._queue:
+            self._schedule()
 
     async def _one(self, batch: Batch) -> None:
         began = perf_counter()
+        parts: Sequence[Took] = ()
         try:
-            await self._run(batch)
+            parts = await self._run(batch)
         finally:
-            self._admission.ended(perf_counter() - began)
             for request in batch:
-                if not request.future.done():
-                    request.future.set_result(
-                        Shed("failed", "this batch of requests failed; the server's log says why")
-                    )
+                _resolve(request, FAILED)
+            self._ending += 1
+            self._loop.call_soon(self._answered, batch, parts, began)  # after what the answers have called by now
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _answered(self, batch: Batch, parts: Sequence[Took], began: float) -> None:
+        self._loop.call_soon(self._ended, batch, parts, began)  # the loop sends what was written meanwhile
+
+    def _ended(self, batch: Batch, parts: Sequence[Took], began: float) -> None:
+        self._ending -= 1
+        answers = [request.future.result() for request in batch if not request.future.cancelled()]
+        late = sum(type(answer) is Shed and answer.reason == "late" for answer in answers)
+        self.admission.ended(perf_counter() - began, parts or _parts(batch), answered=len(answers) - late, late=late)
+        if self._queue:
+            self._schedule()
+
+    def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._loop.call_exception_handler({"message": "a turn failed", "exception": error, "task": task})
-        if self._queue:
-            self._schedule()
+
+
+def _parts(batch: Batch) -> list[Took]:
+    """Where nobody measured: all that a turn took was shared by all."""
+    rows: dict[str, int] = {}
+    for request in batch:
+        rows[request.kind] = rows.get(request.kind, 0) + len(request.rows)
+    return [Took(kind, n, 0.0) for kind, n in rows.items()]
+
+
+def _resolve(request: Request, answer: Shed) -> None:
+    if not request.future.done():
+        request.future.set_result(answer)

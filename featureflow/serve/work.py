@@ -82,11 +82,15 @@ class Work:
             columns[asked.column] = column if kind is object else column + 0.0  # -0.0 becomes 0.0
         return features_to_inputs(plan.model, columns)
 
+    def compute(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The same where the model takes every row, in whatever thread. Raises ModelError."""
+        self._parts = split(self.loaded, inputs)
+        return self._parts[:, 0]
+
     def infer(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Step 5: scores (n,). A row that the model refuses is answered by itself, so that it does not take its neighbours along."""
         try:
-            self._parts = split(self.loaded, inputs)
-            return self._parts[:, 0]
+            return self.compute(inputs)
         except ModelError:
             pass
         scores = self._parts = np.full((len(inputs), 1 + len(parts_of(self.loaded))), np.nan)

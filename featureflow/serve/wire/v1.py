@@ -6,7 +6,7 @@ A value that is undefined is null.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -22,7 +22,11 @@ Entities = Annotated[
 Value = Scalar | list[float]
 Context = Annotated[dict[str, Value], Meta(description="request inputs by field name")]
 DeadlineMs = Annotated[
-    float, Meta(gt=0, le=60_000, description="milliseconds until the answer is useless; default: the model's deadline")
+    float, Meta(gt=0, le=60_000, description="milliseconds until the answer is useless; default: x-deadline-ms, else the model's")
+]
+
+PriorityName = Annotated[
+    Literal["critical", "normal", "batch"], Meta(description="what is shed last, or first; default: the header x-priority, else normal")
 ]
 
 
@@ -44,6 +48,7 @@ class ScoreBody(Struct, forbid_unknown_fields=True):
     rows: Annotated[list[RowBody], Meta(min_length=1, max_length=limits.ROWS_PER_REQUEST)] | UnsetType = UNSET
     deadline_ms: DeadlineMs | None = None
     explain: bool = False
+    priority: PriorityName | None = None
 
 
 class FeatureValue(Struct):
@@ -240,6 +245,41 @@ class ModelInfo(Struct):
     loaded: LoadedInfo | None  # what answers when no version is named; null: see ``problem``
     problem: str | None
     release: ReleaseInfo | None = None  # null: nothing is released, the latest version answers
+
+
+class StageCapacity(Struct):
+    """One stage of a full turn."""
+
+    stage: str  # read, fetch, finalize, derive, infer, answer, other (the event loop, and sending)
+    typical_ms: float  # median
+    slow_ms: float  # 99th percentile
+    share: float  # of the turn's typical time
+
+
+class BatchCapacity(Struct):
+    """What turns of up to so many rows took lately."""
+
+    rows: int
+    typical_ms: float
+    slow_ms: float
+    rows_s: float
+
+
+class CapacityAnswer(Struct):
+    """What this process measured of one model while it served it."""
+
+    model: str
+    deadline_ms: float
+    req_s: float | None  # requests of one row a second, each within the deadline; null: nothing was measured lately
+    rows_per_turn: int | None  # of a turn that still fits into the deadline twice
+    turn_ms: float | None
+    limit: str | None  # the stage that takes most
+    why: str
+    margin: float  # by which predictions are widened, because answers came late
+    lag_ms: float  # of the event loop
+    waiting: int  # requests, of all models
+    stages: list[StageCapacity]
+    batches: list[BatchCapacity]
 
 
 class ModelsAnswer(Struct):

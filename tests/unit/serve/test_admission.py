@@ -1,90 +1,213 @@
-"""Who is let in. Time is told by the test."""
+"""Who is let in, and who goes when there is no room. Time is told by the test."""
 
 from __future__ import annotations
 
-from featureflow.serve.admission import MEMORY_S, QUEUE_TURNS, Admission
-from featureflow.serve.deadline import Deadline, fetch_budget_s
+import pytest
+from overload_world import Watch, a_request
+
+from featureflow.serve.admission import FIRST_ROWS, HELD_S, MARGIN_MOST, QUEUE_TURNS, REFUSING_S, Admission, Took
+from featureflow.serve.answer import Shed
+from featureflow.serve.deadline import fetch_budget_s
+from featureflow.serve.priority import Priority
 
 
-class Watch:
-    def __init__(self) -> None:
-        self.s = 100.0
-
-    def __call__(self) -> float:
-        return self.s
-
-
-def turns(admission: Admission, watch: Watch, *seconds: float) -> None:
+def turns(admission: Admission, watch: Watch, *seconds: float, rows: int = 1, kind: str = "light", held: float = 0.0) -> None:
+    """Turns of one request each, that took so long, and held the loop up for such a part of it."""
     for one in seconds:
-        admission.queued_rows += 1
-        admission.started(1)
+        assert admission.admit(a_request(watch, rows=rows, kind=kind))[0] is None
+        assert len(admission.take()[0]) == 1
         watch.s += one
-        admission.ended(one)
+        admission.ended(one, [Took(kind, rows, one, held * one)], answered=1)
+
+
+def refused(admission: Admission, watch: Watch, budget_s: float, **more: object) -> Shed | None:
+    return admission.admit(a_request(watch, budget_s=budget_s, **more))[0]  # type: ignore[arg-type]  # as the test says
 
 
 def test_with_nothing_known_whatever_has_time_left_is_let_in() -> None:
     watch = Watch()
     admission = Admission(now_s=watch)
-    assert admission.admit(1, Deadline(watch.s + 0.001)) is None
-    refused = admission.admit(1, Deadline(watch.s - 0.001))
-    assert refused is not None
-    assert refused.reason == "predicted_late"
+    assert refused(admission, watch, 0.001) is None
+    shed = refused(admission, watch, -0.001)
+    assert shed is not None
+    assert shed.reason == "predicted_late"
+
+
+def test_the_first_turn_of_an_unknown_kind_is_small_and_who_waits_is_priced_by_it() -> None:
+    watch = Watch()
+    admission = Admission(now_s=watch)
+    for _ in range(100):
+        assert refused(admission, watch, 0.020) is None
+    batch, hopeless = admission.take()
+    assert (len(batch), hopeless) == (FIRST_ROWS, [])
+    watch.s += 0.008
+    admission.ended(0.008, [Took("light", FIRST_ROWS, 0.008)], answered=FIRST_ROWS)
+    assert admission.waiting.work_s == pytest.approx(84 * 0.0005)
+    assert refused(admission, watch, 0.020) is not None
 
 
 def test_a_request_that_would_be_late_is_refused_and_told_when_to_come_back() -> None:
     watch = Watch()
     admission = Admission(now_s=watch)
-    turns(admission, watch, 0.008, 0.008, 0.008)
-    assert admission.admit(1, Deadline(watch.s + 0.011)) is None
-    refused = admission.admit(1, Deadline(watch.s + 0.009))
-    assert refused is not None
-    assert refused.retry_after_s >= 1
+    turns(admission, watch, *[0.008] * 10)
+    assert refused(admission, watch, 0.011) is None
+    admission.take()
+    shed = refused(admission, watch, 0.011)
+    assert shed is not None
+    assert shed.retry_after_s >= 1
 
 
-def test_a_turn_under_way_counts_for_what_is_left_of_it() -> None:
+def test_a_turn_under_way_counts_for_what_is_left_of_it_and_for_more_when_it_takes_longer_than_expected() -> None:
     watch = Watch()
     admission = Admission(now_s=watch)
-    turns(admission, watch, 0.008, 0.008, 0.008)
-    admission.queued_rows += 1
-    admission.started(1)
-    assert admission.predicted_s(1) == 0.02
+    turns(admission, watch, *[0.008] * 10)
+    admission.admit(a_request(watch))
+    admission.take()
+    assert admission.residual_s() == pytest.approx(0.008)
     watch.s += 0.006
-    assert abs(admission.predicted_s(1) - 0.014) < 1e-12
+    assert admission.residual_s() == pytest.approx(0.002)
+    watch.s += 0.006
+    assert admission.residual_s() == pytest.approx(0.004)
+    watch.s += 0.100
+    assert admission.residual_s() == pytest.approx(0.008)
 
 
-def test_a_stall_is_forgotten_after_half_a_second_so_that_it_does_not_lock_everybody_out() -> None:
+def test_the_wait_counts_the_work_of_every_model() -> None:
     watch = Watch()
     admission = Admission(now_s=watch)
-    turns(admission, watch, 0.180)
-    assert admission.admit(1, Deadline(watch.s + 0.020)) is not None
-    watch.s += MEMORY_S + 0.001
-    assert admission.admit(1, Deadline(watch.s + 0.020)) is None
+    turns(admission, watch, *[0.010] * 10, kind="heavy")
+    turns(admission, watch, *[0.001] * 10, kind="light")
+    alone = admission.predicted_s("light", 1, 0.1)
+    for _ in range(4):
+        assert refused(admission, watch, 0.1, kind="heavy") is None
+    assert 0.030 < admission.predicted_s("light", 1, 0.1) - alone < 0.045
+
+
+def test_what_is_hopeless_is_dropped_when_its_turn_comes_and_what_is_behind_it_goes_on() -> None:
+    watch = Watch()
+    admission = Admission(now_s=watch)
+    turns(admission, watch, *[0.002] * 10)
+    old, young = a_request(watch, budget_s=0.010), a_request(watch, budget_s=0.050)
+    assert admission.admit(old)[0] is None
+    assert admission.admit(young)[0] is None
+    watch.s += 0.009
+    assert admission.take() == ([young], [old])
+
+
+def test_a_turn_takes_no_more_than_fits_twice_into_the_budget_of_the_most_hurried() -> None:
+    watch = Watch()
+    admission = Admission(now_s=watch)
+    for rows in (1, 8, 12, 16, 64):
+        turns(admission, watch, *[0.001 * rows] * 10, rows=rows)
+    for _ in range(30):
+        assert refused(admission, watch, 1.0) is None
+    assert len(admission.take()[0]) == 30
+    watch.s += 0.030
+    admission.ended(0.030, [Took("light", 30, 0.030)], answered=30)
+    for _ in range(8):
+        assert refused(admission, watch, 0.020) is None
+    for _ in range(8):
+        assert refused(admission, watch, 0.050) is None
+    assert len(admission.take()[0]) == 8
+
+
+def test_a_model_that_holds_the_loop_up_has_shorter_turns() -> None:
+    watch = Watch()
+    admission = Admission(now_s=watch)
+    for rows in (1, 2, 3, 4, 6, 8):
+        turns(admission, watch, *[0.001 * rows] * 10, rows=rows, held=1.0)
+    assert admission.cost("light", 0.020).turn_s <= HELD_S
+    beside = Admission(now_s=watch)
+    for rows in (1, 2, 3, 4, 6, 8):
+        turns(beside, watch, *[0.001 * rows] * 10, rows=rows, held=0.0)
+    assert beside.cost("light", 0.020).turn_s >= 0.008
 
 
 def test_one_slow_turn_among_many_does_not_refuse_everybody() -> None:
     watch = Watch()
     admission = Admission(now_s=watch)
     turns(admission, watch, *[0.001] * 20, 0.050, *[0.001] * 20)
-    assert admission.admit(1, Deadline(watch.s + 0.005)) is None
+    assert refused(admission, watch, 0.005) is None
 
 
-def test_the_queue_is_bounded_in_rows_and_each_full_turn_ahead_counts() -> None:
+def test_the_margin_widens_while_answers_are_late_and_narrows_again() -> None:
+    watch = Watch()
+    admission = Admission(now_s=watch)
+    for _ in range(100):
+        watch.s += 0.1
+        admission.outcome(90, 10)
+    assert admission.margin == MARGIN_MOST
+    for _ in range(100):
+        watch.s += 0.1
+        admission.outcome(1_000, 1)
+    assert admission.margin == 1.0
+
+
+def test_a_lagging_loop_refuses_the_hurried_first() -> None:
+    watch = Watch()
+    admission = Admission(now_s=watch)
+    admission.lags(0.005)
+    shed = refused(admission, watch, 0.020)
+    assert shed is not None
+    assert shed.reason == "lag"
+    assert refused(admission, watch, 0.100) is None
+    admission.lags(0.0)
+    assert refused(admission, watch, 0.020) is None
+
+
+def test_the_queue_is_bounded_in_rows() -> None:
     watch = Watch()
     admission = Admission(turn_rows=10, now_s=watch)
-    turns(admission, watch, 0.001)
     for _ in range(QUEUE_TURNS * 10):
-        assert admission.admit(1, Deadline(watch.s + 1)) is None
-    assert abs(admission.predicted_s(1) - 0.00125 * (1 + QUEUE_TURNS)) < 1e-12
-    refused = admission.admit(1, Deadline(watch.s + 1))
-    assert refused is not None
-    assert refused.reason == "queue_full"
+        assert refused(admission, watch, 60) is None
+    shed = refused(admission, watch, 60)
+    assert shed is not None
+    assert shed.reason == "queue_full"
 
 
 def test_a_request_larger_than_the_queue_is_let_in_when_nothing_waits() -> None:
     watch = Watch()
     admission = Admission(turn_rows=10, now_s=watch)
-    assert admission.admit(1_000, Deadline(watch.s + 1)) is None
-    assert admission.admit(1, Deadline(watch.s + 1)) is not None
+    assert refused(admission, watch, 60, rows=1_000) is None
+    assert refused(admission, watch, 60) is not None
+
+
+def test_a_critical_request_finds_room_in_a_full_queue_and_the_least_important_goes() -> None:
+    watch = Watch()
+    admission = Admission(turn_rows=10, now_s=watch)
+    waits = [a_request(watch, priority=Priority.NORMAL) for _ in range(20)]
+    waits += [a_request(watch, priority=Priority.BATCH) for _ in range(20)]
+    for one in waits:
+        assert admission.admit(one)[0] is None
+    shed, displaced = admission.admit(a_request(watch, priority=Priority.CRITICAL))
+    assert (shed, displaced) == (None, [waits[-1]])
+    assert refused(admission, watch, 60) is not None
+
+
+def test_who_has_little_displaces_the_newest_of_who_has_most_and_never_the_other_way_round() -> None:
+    watch = Watch()
+    admission = Admission(now_s=watch)
+    turns(admission, watch, *[0.001] * 10)
+    greedy = []
+    while admission.admit(one := a_request(watch, budget_s=0.020, client="greedy"))[0] is None:
+        greedy.append(one)
+    modest = a_request(watch, budget_s=0.020, client="modest")
+    gone = []
+    while admission.admit(modest := a_request(watch, budget_s=0.020, client="modest"))[0] is None and len(gone) < 8:
+        gone += admission.admit(a_request(watch, budget_s=0.020, client="modest"))[1]
+    assert modest.client == "modest"
+    assert all(one.client == "greedy" for one in gone)
+    assert admission.admit(a_request(watch, budget_s=0.020, client="greedy"))[0] is not None
+
+
+def test_after_a_refusal_it_is_worth_asking_at_the_door_for_a_while() -> None:
+    watch = Watch()
+    admission = Admission(now_s=watch)
+    assert not admission.refusing
+    assert refused(admission, watch, -1.0) is not None
+    assert admission.refusing
+    watch.s += 1.01 * REFUSING_S
+    assert not admission.refusing
 
 
 def test_the_fetch_may_take_half_of_what_is_left_and_50_ms_at_most() -> None:
@@ -92,3 +215,9 @@ def test_the_fetch_may_take_half_of_what_is_left_and_50_ms_at_most() -> None:
     assert fetch_budget_s(1.0) == 0.050
     assert fetch_budget_s(0.004) == 0.002
     assert fetch_budget_s(-1.0) == 0.0
+
+
+def test_the_fetch_leaves_time_for_what_comes_after_it() -> None:
+    assert fetch_budget_s(0.020, 0.013) == pytest.approx(0.007)
+    assert fetch_budget_s(0.020, 0.025) == 0.002
+    assert fetch_budget_s(0.001, 0.025) == 0.0005

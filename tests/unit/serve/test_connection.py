@@ -10,7 +10,7 @@ from serve_rig import Listening, fed, listening, serving
 from structlog.testing import capture_logs
 
 from featureflow.models.store import ModelStore
-from featureflow.serve.connection import IDLE_S, PART_S
+from featureflow.serve.connection import ARRIVE_S, IDLE_S
 
 BODY = json.dumps({"entities": {"rider": "ada", "zone": 7}, "context": {"hour": 17}}).encode()
 
@@ -220,23 +220,102 @@ def test_a_request_under_way_is_answered_before_its_connection_is_closed_and_idl
     asyncio.run(go())
 
 
-def test_idle_connections_are_closed_and_half_a_request_is_left_to_aiohttp(models: ModelStore) -> None:
+@pytest.mark.parametrize(
+    ("sent", "part"),
+    [
+        (b"P", "header"),
+        (request()[:40], "header"),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\n", "header"),
+        (request()[:-1], "body"),
+        (request(b"", length=b"5"), "body"),
+    ],
+)
+def test_a_request_that_does_not_come_whole_is_told_so_counted_and_closed(models: ModelStore, sent: bytes, part: str) -> None:
     async def go() -> None:
         async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
-            idle, idle_writer = await asyncio.open_connection(server.host, server.port)
-            _, part_writer = await asyncio.open_connection(server.host, server.port)
-            part_writer.write(request()[:40])
-            while len(server.connections._open) < 2 or not any(one._kept for one in server.connections._open):
+            reader, writer = await asyncio.open_connection(server.host, server.port)
+            writer.write(sent)
+            while not any(one._kept for one in server.connections._open):
                 await asyncio.sleep(0)
             now = server.connections.loop.time()
+            (one,) = server.connections._open
+            one.look(now + ARRIVE_S - 1)
+            assert server.connections._open
+            one.look(now + ARRIVE_S + 1)
+            status, headers, body = await read_one(reader)
+            said = json.loads(body)
+            assert (status, said["title"], headers["Connection"]) == (408, f"{part.capitalize()} too slow", "close")
+            assert await asyncio.wait_for(reader.read(), 30) == b""
+            assert serve.metrics.too_slow.labels(part)._value.get() == 1
+            assert aiohttp_has(server) == 0
+            writer.close()
+
+    asyncio.run(go())
+
+
+def test_idle_connections_are_closed(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models) as serve, listening(serve) as server:
+            idle, idle_writer = await asyncio.open_connection(server.host, server.port)
+            while not server.connections._open:
+                await asyncio.sleep(0)
             for one in list(server.connections._open):
-                one.look(now + PART_S + 1)
-            assert (len(server.connections.others.connections), len(server.connections._open)) == (1, 1)
-            for one in list(server.connections._open):
-                one.look(now + IDLE_S + 1)
+                one.look(server.connections.loop.time() + IDLE_S + 1)
             assert await asyncio.wait_for(idle.read(), 30) == b""
             idle_writer.close()
-            part_writer.close()
+
+    asyncio.run(go())
+
+
+def test_one_connection_more_than_there_may_be_is_told_so_and_closed(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
+            server.connections.most = 2
+            first, first_writer = await asyncio.open_connection(server.host, server.port)
+            _, second_writer = await asyncio.open_connection(server.host, server.port)
+            second_writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")  # aiohttp has this one, and it counts
+            while aiohttp_has(server) < 1:
+                await asyncio.sleep(0)
+            third, third_writer = await asyncio.open_connection(server.host, server.port)
+            status, headers, body = await read_one(third)
+            assert (status, headers["Retry-After"], headers["Connection"]) == (503, "1", "close")
+            assert "connections" in json.loads(body)["detail"]
+            assert await asyncio.wait_for(third.read(), 30) == b""
+            first_writer.write(request())
+            assert (await read_one(first))[0] == 200
+            assert serve.metrics.shed.labels("connections")._value.get() == 1
+            for writer in (first_writer, second_writer, third_writer):
+                writer.close()
+
+    asyncio.run(go())
+
+
+def test_while_requests_are_refused_a_body_is_not_read_unless_it_says_something_of_it(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
+            reader, writer = await asyncio.open_connection(server.host, server.port)
+            serve.scorer.admission.lags(1e9)
+
+            async def ask(body: bytes, more: bytes = b"") -> tuple[int, dict[str, str], dict[str, str]]:
+                writer.write(request(body, more=more))
+                status, headers, answer = await read_one(reader)
+                return status, headers, json.loads(answer)
+
+            assert (await ask(b"no JSON"))[0] == 400  # nobody is being refused yet
+            assert (await ask(BODY))[0] == 503
+            for more, request_id in ((b"", None), (b"X-Request-ID: mine\r\n", "mine"), (b'X-Request-ID: m"ine\r\n', 'm"ine')):
+                status, headers, answer = await ask(b"no JSON", more)
+                assert (status, answer["status"], headers["Retry-After"]) == (503, 503, "1")
+                assert headers["Content-Type"] == "application/problem+json"
+                assert headers["X-Request-ID"] == answer["request_id"]
+                assert request_id in (None, answer["request_id"])
+            assert (await ask(b'no JSON "deadline_ms"'))[0] == 400
+            assert (await ask(b'no JSON "priority"'))[0] == 400
+            assert (await ask(b"no JSON", b"X-Priority: batch\r\n"))[0] == 503
+            assert serve.metrics.shed.labels("lag")._value.get() == 5
+            serve.scorer.admission.lags(0.0)
+            assert (await ask(BODY))[0] == 200
+            writer.close()
 
     asyncio.run(go())
 

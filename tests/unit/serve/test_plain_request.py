@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featureflow.serve.plain_request import HEAD_BYTES, Head, RequestHeads, Unplain
+from featureflow.serve.priority import NOBODY, Caller, Priority
 
 LINES = st.sampled_from(
     [
@@ -84,11 +85,12 @@ def test_a_head_taken_for_plain_is_read_alike_by_aiohttp(first: bytes, lines: li
     asyncio.run(parse())
 
 
-def test_what_may_yet_become_a_plain_request_is_waited_for_and_nothing_else_is() -> None:
+def test_a_head_is_waited_for_and_nothing_else_is() -> None:
     heads, raw = RequestHeads(), b"POST /v1/score/odd HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"
     assert all(heads.read(raw[:at]) is Unplain.PART for at in range(1, len(raw)))
     assert isinstance(heads.read(raw), Head)
-    for other in (b"GET ", b"POST /v1/events", b"\x16\x03", raw[:-2] + b"X: " + b"a" * HEAD_BYTES):
+    assert heads.read(b"GET /heal") is Unplain.PART  # what it is is seen once its head is whole
+    for other in (b"get ", b"\x16\x03", raw[:-2] + b"X: " + b"a" * HEAD_BYTES):
         assert heads.read(other) is Unplain.OTHER
 
 
@@ -99,3 +101,17 @@ def test_heads_are_remembered_only_while_they_name_no_single_request() -> None:
         assert isinstance(heads.read(raw % (b"X-Request-ID: %d\r\n" % i, 5)), Head)
         assert heads.read(raw % (b"", i)) == heads.read(raw % (b"", i))
     assert len(heads._known) <= 256
+
+
+def test_who_asks_is_read_from_the_head_and_what_says_nothing_known_is_left_to_aiohttp() -> None:
+    def head(more: bytes) -> Head | Unplain:
+        return RequestHeads().read(b"POST /v1/score/odd@3 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n%b\r\n" % more)
+
+    plain = head(b"")
+    assert isinstance(plain, Head)
+    assert (plain.model, plain.caller) == ("odd", NOBODY)
+    found = head(b"X-API-Key: k 1\r\nX-Priority: Critical\r\nX-Deadline-Ms: 12.5\r\n")
+    assert isinstance(found, Head)
+    assert found.caller == Caller("k 1", Priority.CRITICAL, 12.5)
+    for wrong in (b"X-Priority: urgent", b"X-Deadline-Ms: 0", b"X-Deadline-Ms: nan", b"X-Deadline-Ms: 1e9", b"X-API-Key: " + b"k" * 300):
+        assert head(wrong + b"\r\n") is Unplain.OTHER

@@ -273,7 +273,7 @@ def test_bodies_are_bounded_in_bytes_and_time(models: ModelStore) -> None:
             status, _, _ = await post(server, "/v1/score/tip", b"x", headers={"Content-Encoding": "gzip"})
             assert status == 415
             reader, writer = await asyncio.open_connection(hurried.host, hurried.port)
-            writer.write(b"POST /v1/score/tip HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            writer.write(b"POST /v1/events/trip HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
             assert (await reader.readline()).split()[1] == b"408"
             writer.close()
             await writer.wait_closed()
@@ -294,13 +294,13 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_fault_of_the_serve
     async def go() -> None:
         async with serving(models) as serve, listening(serve) as server:
             _, writer = await asyncio.open_connection(server.host, server.port)
-            writer.write(b"POST /v1/score/tip HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            writer.write(b"POST /v1/events/trip HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
             while not any(connection._current_request for connection in server.connections.others.connections):
                 await asyncio.sleep(0)
             writer.transport.abort()
             while not (counts := serve.metrics.requests._counts):
                 await asyncio.sleep(0)
-            assert list(counts) == [("score", 400)]
+            assert list(counts) == [("events", 400)]
 
     asyncio.run(go())
     assert "request_failed" not in capsys.readouterr().out

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from featureflow.serve.admission import Admission
+from featureflow.serve.admission import Admission, Took
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.deadline import Deadline
 from featureflow.serve.request import Request, Row
@@ -27,11 +27,12 @@ def test_requests_of_one_loop_turn_are_one_batch_and_those_that_come_meanwhile_a
         batches: list[int] = []
         door = asyncio.Event()
 
-        async def run(batch: Batch) -> None:
+        async def run(batch: Batch) -> list[Took]:
             batches.append(len(batch))
             await door.wait()
             for one in batch:
                 one.future.set_result(Answer(200, b""))
+            return []
 
         turns = Turns(run, Admission())
         first = [request() for _ in range(5)]
@@ -56,10 +57,11 @@ def test_callers_who_ask_again_at_once_travel_together_and_a_stream_of_them_does
     async def go() -> None:
         batches: list[int] = []
 
-        async def run(batch: Batch) -> None:
+        async def run(batch: Batch) -> list[Took]:
             batches.append(len(batch))
             for one in batch:
                 one.future.set_result(Answer(200, b""))
+            return []
 
         turns = Turns(run, Admission())
         asked = [request() for _ in range(3)]
@@ -83,10 +85,11 @@ def test_a_turn_closes_at_its_size_and_a_larger_request_travels_alone() -> None:
     async def go() -> None:
         batches: list[list[int]] = []
 
-        async def run(batch: Batch) -> None:
+        async def run(batch: Batch) -> list[Took]:
             batches.append([len(one.rows) for one in batch])
             for one in batch:
                 one.future.set_result(Answer(200, b""))
+            return []
 
         turns = Turns(run, Admission(turn_rows=10))
         asked = [request(n) for n in (25, 4, 4, 4)]
@@ -106,10 +109,11 @@ def test_a_turn_that_fails_leaves_nobody_waiting_and_the_next_one_runs() -> None
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
         fail = True
 
-        async def run(batch: Batch) -> None:
+        async def run(batch: Batch) -> list[Took]:
             if fail:
                 raise ZeroDivisionError
             batch[0].future.set_result(Answer(200, b""))
+            return []
 
         turns = Turns(run, Admission())
         first = request()

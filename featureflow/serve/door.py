@@ -1,0 +1,71 @@
+"""Refusing before anything is parsed: a plain score request that admission would refuse is answered with bytes that lie ready.
+
+It is asked only while requests are being refused. What the body says of deadline and priority counts as ever: a body that names either
+goes the whole way. Shedding must cost a small part of what serving does, or it bounds nothing.
+"""
+
+from __future__ import annotations
+
+import builtins
+from time import monotonic
+
+from featureflow.serve import problem
+from featureflow.serve.answer import Answer
+from featureflow.serve.plain_request import Head
+from featureflow.serve.priority import Caller
+from featureflow.serve.response import ResponseHeads
+from featureflow.serve.scorer import Scorer
+
+RETRY_S = 1
+SMALL_BYTES = 1024  # a body of so many has few rows
+IN_BODY = (b'"deadline_ms"', b'"priority"')
+PLACE = "@id@"
+ESCAPED = frozenset('"\\')
+WHY = {
+    "predicted_late": ("Not answered in time", "an answer is predicted to come after its deadline"),
+    "queue_full": ("Not answered", "the queue is full; send fewer rows at a time, or try again"),
+    "lag": ("Not answered in time", "the server is behind"),
+    "connections": ("Not answered", "the server has as many connections as it may; keep them alive and share them"),
+}
+
+
+class Door:
+    """One per server."""
+
+    def __init__(self, scorer: Scorer, heads: ResponseHeads) -> None:
+        self._scorer, self._heads = scorer, heads
+        self._known = {reason: _split(title, detail) for reason, (title, detail) in WHY.items()}
+        self._counts = {reason: scorer.metrics.shed.labels(reason) for reason in WHY}
+
+    def refusal(self, head: Head, data: builtins.bytes, caller: Caller, since_s: float) -> str:
+        """Why the request is refused as it stands, as ``Shed.reason`` has it; empty where it is to be read."""
+        plan = self._scorer.plan
+        model = None if plan is None else plan.models.get(head.model)
+        if model is None or IN_BODY[0] in data or IN_BODY[1] in data:
+            return ""
+        budget_s = model.model.deadline_us * 1e-6 if caller.deadline_ms is None else caller.deadline_ms * 1e-3
+        rows = 1 if head.body_bytes <= SMALL_BYTES else max(1, data.count(b'"entities"'))
+        left_s = since_s + budget_s - monotonic()
+        return self._scorer.admission.refusal(head.model, caller.client, caller.priority, rows, left_s, budget_s)
+
+    def bytes(self, reason: str, request_id: str, keep_alive: bool) -> builtins.bytes:
+        """The whole answer, counted."""
+        self._counts[reason].inc()
+        if not ESCAPED.isdisjoint(request_id):
+            title, detail = WHY[reason]
+            answer = problem.answer(503, title, detail, request_id, retry_after_s=RETRY_S)
+            return self._heads.bytes(answer, request_id, keep_alive) + answer.body
+        before, after, fixed = self._known[reason]
+        closing = "" if keep_alive else "Connection: close\r\n"
+        return (
+            f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {problem.CONTENT_TYPE}\r\nServer: featureflow\r\n"
+            f"{self._heads.date().decode()}X-Request-ID: {request_id}\r\nContent-Length: {fixed + len(request_id)}\r\n"
+            f"Retry-After: {RETRY_S}\r\n{closing}\r\n{before}{request_id}{after}"
+        ).encode()
+
+
+def _split(title: str, detail: str) -> tuple[str, str, int]:
+    """What stands before and after the request's id in the body, and the bytes of both."""
+    answer: Answer = problem.answer(503, title, detail, PLACE)
+    before, _, after = answer.body.decode().partition(PLACE)
+    return before, after, len(answer.body) - len(PLACE)
