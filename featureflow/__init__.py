@@ -23,6 +23,7 @@ from featureflow.define.field import Field, key
 from featureflow.define.frequent import top_k
 from featureflow.define.function import abs, is_null, log1p, maximum, minimum, when
 from featureflow.define.kept import first, last, last_n, max_by, min_by
+from featureflow.define.label import Label
 from featureflow.define.model import Model
 from featureflow.define.request import Request
 from featureflow.define.sequence import diff, len
@@ -37,6 +38,7 @@ __all__ = [
     "Entity",
     "Event",
     "Field",
+    "Label",
     "Model",
     "Request",
     "Vector",

@@ -67,3 +67,6 @@ PREDICTION_LOG_QUEUE = 100_000
 WATCHED_RECORDS = 500             # polled, scored and appended at once, in one transaction: on Redis Streams one Lua call
 AVERAGES = 1_000_000              # that one process keeps, of all rules and entities
 FEATURES_TEXT_BYTES = 32 * 1024   # of the feature values in a score and in an alert; longer ones are left out, and that is said
+
+# live accuracy
+SCORES_FOLLOWED = 50_000          # of one model, that wait for their labels; of more a share is followed

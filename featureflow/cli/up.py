@@ -77,9 +77,9 @@ def up(context: typer.Context, json: Json = False) -> None:
         tended = Tended(here.embedded, output) if embedded else None  # ours to hold, so that it outlives every child
         for server in (here.log, here.online, here.history):
             server.ping()  # a clear error now rather than three later; once they run, a server that is down is waited for
-        _ = here.applied
+        verbs = (*VERBS, *(("accuracy",) if here.applied.labels else ()))
         here.registry.check_owner(settings.name)
-        children = {verb: _child(here, verb) for verb in VERBS}
+        children = {verb: _child(here, verb) for verb in verbs}
         look_due = 0.0
         output.say(f"Scoring at http://{settings.serve.host}:{settings.serve.port}; stop with Ctrl-C.")
         while not stop.is_set():

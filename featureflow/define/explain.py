@@ -26,6 +26,9 @@ _NEEDED = {
     "model": "model=Late, whose scores are watched",
     "on": "on=Departure, the event that is scored",
     "above": "above=0.87, where it is raised",
+    "within": 'within="30d", how long after a score its label may come',
+    "source": "source=Dispute, the event",
+    "value": "value=Dispute.lost, true or false of each event",
 }
 _ALSO_CALLED = {
     "avg": "mean",

@@ -17,6 +17,7 @@ from featureflow.define.ensemble import Ensemble
 from featureflow.define.entity import Entity
 from featureflow.define.event import Event
 from featureflow.define.explain import explain
+from featureflow.define.label import Label
 from featureflow.define.model import Model
 from featureflow.define.name import snake
 from featureflow.define.place import Place, assigned, wrong
@@ -24,7 +25,7 @@ from featureflow.define.request import Request
 from featureflow.define.view import View
 from featureflow.errors import DefinitionError
 
-_BASES: tuple[type[Any], ...] = (Entity, Event, View, Request, Model, Ensemble, Alert)
+_BASES: tuple[type[Any], ...] = (Entity, Event, View, Request, Model, Ensemble, Label, Alert)
 
 
 def load(path: str | Path, *, name: str = spec.DEFAULT_PROJECT) -> spec.Project:
@@ -52,6 +53,7 @@ def load(path: str | Path, *, name: str = spec.DEFAULT_PROJECT) -> spec.Project:
         views=tuple(spec.with_version(c._definition, by_name) for c in classes if issubclass(c, View)),  # 5
         requests=tuple(c._definition for c in classes if issubclass(c, Request)),
         models=tuple(c._definition for c in classes if issubclass(c, (Model, Ensemble))),
+        labels=tuple(c._definition for c in classes if issubclass(c, Label)),
         alerts=tuple(c._definition for c in classes if issubclass(c, Alert)),
     )
 
@@ -151,7 +153,7 @@ def _check(classes: list[Any], file: str) -> None:
         raise DefinitionError(
             "the file defines no feature view", write="class CarrierNow(View, of=Carrier): ...", file=file, line=1
         )
-    for kinds in ((Entity,), (Event,), (View, Request), (Model, Ensemble), (Alert,)):  # a column is view:feature or request:field
+    for kinds in ((Entity,), (Event,), (View, Request), (Model, Ensemble), (Label,), (Alert,)):  # a column is view:feature or request:field
         _refuse_same(
             ((c._definition.name, c) for c in classes if issubclass(c, kinds)), "are both called {} in references"
         )
@@ -191,7 +193,26 @@ def _check(classes: list[Any], file: str) -> None:
                 at=ensemble._place,
             )
         _check_asked(ensemble, {c._definition.name: c.__name__ for c in classes if issubclass(c, Request)})
+    _check_labels([c for c in classes if issubclass(c, Label)], classes)
     _check_alerts([c for c in classes if issubclass(c, Alert)], classes)
+
+
+def _check_labels(labels: list[type[Label]], classes: list[Any]) -> None:
+    first: dict[str, type[Label]] = {}
+    for label in labels:
+        other = first.setdefault(label._definition.model, label)
+        if other is not label:
+            raise wrong(
+                f"{other.__name__} and {label.__name__} are both labels of {label._uses[0].__name__}: a model has one accuracy",
+                write="one of them",
+                at=label._place,
+            )
+        if absent := [used.__name__ for used in label._uses if used not in classes]:
+            raise wrong(
+                f"{label.__name__} uses {absent[0]}, which is not a name of this file",
+                write=f"class {absent[0]} in this file, or from ... import {absent[0]}",
+                at=label._place,
+            )
 
 
 def _check_alerts(alerts: list[type[Alert]], classes: list[Any]) -> None:

@@ -343,6 +343,20 @@ class Model(_Value, frozen=True, omit_defaults=True):
     tensors: tuple[Tensor, ...] = ()       # none: the file takes one matrix of all inputs, in their order
 
 
+class Label(_Value, frozen=True):
+    """Events that say how a model's scores turned out: a score's is the first of its entity from its instant on, ``within_us`` at most."""
+
+    name: str
+    model: str
+    source: str
+    entity: str                            # the join key by which a score names the entity
+    field: str                             # of the source: holds the id
+    value: Expr                            # over the source's fields: true or false; null is no label
+    within_us: int
+    over_us: int                           # how far back accuracy looks, by the time of the labels
+    absent: bool | None = None             # what a score without a label was; None: it does not count
+
+
 class Alert(_Value, frozen=True):
     """What a model's scores of a source come to, for each entity, before somebody is told."""
 
@@ -367,6 +381,7 @@ class Project(_Value, frozen=True):
     views: tuple[View, ...] = ()
     requests: tuple[Request, ...] = ()
     models: tuple[Model, ...] = ()
+    labels: tuple[Label, ...] = ()
     alerts: tuple[Alert, ...] = ()
 
     def source(self, name: str) -> Source:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow.models.release import Bounds, Release
+from featureflow.store.mirror import Accuracy
 
 CHANCE = 1e-4
 Z = NormalDist().inv_cdf(1 - CHANCE)
@@ -34,16 +35,6 @@ class Seen(msgspec.Struct, frozen=True):
     runs: int
     slow: int
     scores: NDArray[np.float64]
-
-
-class Accuracy(msgspec.Struct, frozen=True):
-    """Live accuracy of one version, as the mirror document ``accuracy`` has it."""
-
-    auc: float | None = None
-    base_rate: float | None = None
-    calibration_error: float | None = None
-    labels: int = 0
-    until_us: int = 0
 
 
 class Verdict(msgspec.Struct, frozen=True):

@@ -10,12 +10,15 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from featureflow.models.verdict import Accuracy
 from featureflow.serve.assigned import Carried, Count
+from featureflow.store.mirror import Accuracy
 
 DIFFERENCES = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
 ARM = ("model", "arm", "version")
-LIVE = {"auc": "Live AUC", "base_rate": "Live share of positive labels", "calibration_error": "Live calibration error", "labels": "Labels"}
+LIVE = {
+    "auc": "Live AUC", "auc_error": "What the live AUC may be off by, at most", "base_rate": "Live share of positive labels",
+    "calibration_error": "Live calibration error", "labels": "Labels",
+}  # fmt: skip
 
 
 class ReleaseMetrics(Collector):

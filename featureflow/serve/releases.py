@@ -22,13 +22,13 @@ from featureflow.clock import Clock
 from featureflow.errors import FeatureFlowError, ModelError, StateError
 from featureflow.models.release import Release
 from featureflow.models.releasing import decoded
-from featureflow.models.verdict import Accuracy, Verdict, judge
+from featureflow.models.verdict import Verdict, judge
 from featureflow.reading.fetch import Reader
 from featureflow.reading.plan import ModelPlan, Plan
 from featureflow.serve.assigned import Carried, Count
 from featureflow.serve.loaded import LoadedModels
 from featureflow.store.keys import Keys
-from featureflow.store.mirror import ACCURACY_DOCUMENT, RELEASES_DOCUMENT, verdict_document
+from featureflow.store.mirror import ACCURACY_DOCUMENT, RELEASES_DOCUMENT, Accuracy, verdict_document
 
 RETRY_S = 5.0                              # before versions that could not be loaded are tried again
 JUDGE_US = 1_000_000

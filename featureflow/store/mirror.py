@@ -12,10 +12,34 @@ PROJECT_DOCUMENT = "project"               # JSON of define.spec.Project
 BUCKETS_DOCUMENT = "buckets"               # how many buckets states are in, as decimal digits; absent: one
 OWNER_DOCUMENT = "owner"                   # id of the history database that these definitions are registered in
 RELEASES_DOCUMENT = "releases"             # JSON: model -> models.release.Release; absent: nothing was released
-ACCURACY_DOCUMENT = "accuracy"             # JSON: model -> version -> live accuracy
+ACCURACY_DOCUMENT = "accuracy"             # JSON: model -> version -> what its labels say of it, see ``Accuracy``
+ACCURACY_STATE_DOCUMENT = "accuracy-state" # what that was counted from, and the offsets: see watch.accuracy
 
 NOTHING_APPLIED = "no definitions have been applied here yet. Run: featureflow apply"
 """What a person is told where there is no mirror, and nothing that it was made from."""
+
+
+class Accuracy(msgspec.Struct, frozen=True):
+    """What labels say of one model version, in the document ``accuracy``. None where there is nothing to tell it from.
+
+    ``auc_error``: what ``auc`` may be off by. ``until_us``: the newest label that counts. ``share``: of the scores that is followed now.
+    """
+
+    labels: int = 0
+    auc: float | None = None
+    auc_error: float | None = None
+    base_rate: float | None = None
+    calibration_error: float | None = None
+    until_us: int = 0
+    share: float = 1.0
+
+
+def accuracy_of(document: bytes | None) -> dict[str, dict[str, Accuracy]]:
+    """Model -> version -> accuracy, as the document has it; nothing where there is none, or another version of FeatureFlow wrote it."""
+    try:
+        return msgspec.json.decode(document or b"{}", type=dict[str, dict[str, Accuracy]])
+    except msgspec.MsgspecError:
+        return {}
 
 
 def partitions_document(source: str) -> str:

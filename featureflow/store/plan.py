@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 from featureflow.define import spec
 
 Action = Literal["add", "change", "remove"]
-Kind = Literal["entity", "event", "view", "request", "model", "alert"]
+Kind = Literal["entity", "event", "view", "request", "model", "alert", "label"]
 VIEW_REMOVED = "its state stays until retired views are dropped"
 SIGNS: dict[str, str] = {"add": "+", "change": "~", "remove": "-"}
 
@@ -54,11 +54,12 @@ def plan(old: spec.Project | None, new: spec.Project, *, kept: Collection[str] =
             *_changes("request", before.requests, new.requests, lambda a, b: _names(_named(a.fields), _named(b.fields), "field")),
             *_changes("model", before.models, new.models, _model_detail),
             *_changes("alert", before.alerts, new.alerts, _alert_detail, added=_alert_added, removed="its averages stay"),
+            *_changes("label", before.labels, new.labels, lambda a, b: "counted anew", added=lambda label: f"of {label.model}"),
         )
     )
 
 
-N = TypeVar("N", spec.Entity, spec.Source, spec.View, spec.Request, spec.Model, spec.Alert)
+N = TypeVar("N", spec.Entity, spec.Source, spec.View, spec.Request, spec.Model, spec.Alert, spec.Label)
 
 
 def _changes(

@@ -10,6 +10,7 @@ PUBLIC = """
     Entity
     Event
     Field
+    Label
     Model
     Request
     Vector

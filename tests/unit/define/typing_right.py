@@ -8,6 +8,7 @@ from featureflow import (
     Entity,
     Event,
     Field,
+    Label,
     Model,
     Request,
     View,
@@ -102,3 +103,16 @@ class Often(Alert, model=Late, on=Departure, of=Carrier, average=0.3, above=0.87
 
 class Told(Alert, model=Asked, on=Departure, of=Carrier, role=Departure.carrier, above=1):
     context = {Ask.hour: Departure.delay_min, Ask.delay: Departure.delay_min * 2}  # noqa: RUF012  # a definition, read once
+
+
+class Landed(Event, topic="landed", time="at", disorder="1d"):
+    at: Field[datetime]
+    carrier: Field[str] = key(Carrier)
+    delay_min: Field[float | None]
+    diverted: Field[bool | None]
+
+
+class Delayed(Label, of=Late, source=Landed, entity="carrier", value=Landed.delay_min > 15, within="1d", absent=False, over="30d"): ...
+
+
+class Diverted(Label, of=Combined, source=Landed, entity="carrier", value=Landed.diverted, within="6h"): ...

@@ -8,6 +8,7 @@ from featureflow import (
     Entity,
     Event,
     Field,
+    Label,
     Model,
     Request,
     View,
@@ -155,6 +156,14 @@ class Doubtful(Ensemble, deadline="20ms"):
 
 class Unhurried(Ensemble):  # wrong: no deadline=
     score = Combined.score
+
+
+class Cancelled(Label, of=Combined, source=Departure, entity="carrier", value=Departure.cancelled, within="1d"): ...
+
+
+class Numbered(Label, of=Late, source=Departure, entity="carrier", value=Departure.delay_min, within="1d"): ...  # wrong: a number
+class Unlimited(Label, of=Late, source=Departure, entity="carrier", value=Departure.cancelled): ...  # wrong: no within=
+class OfAView(Label, of=CarrierNow, source=Departure, entity="carrier", value=Departure.cancelled, within="1d"): ...  # wrong: no model
 
 
 now = datetime.now(UTC)

@@ -13,7 +13,8 @@ from unit.models.test_release import arm, first
 
 from featureflow.models import release as steps
 from featureflow.models.release import CANARY, Bounds, Release
-from featureflow.models.verdict import PARTS, SCORES, Accuracy, Seen, Tally, auc_error, distance, judge, wilson
+from featureflow.models.verdict import PARTS, SCORES, Seen, Tally, auc_error, distance, judge, wilson
+from featureflow.store.mirror import Accuracy
 
 NOTHING = np.empty(0)
 

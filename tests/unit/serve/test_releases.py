@@ -22,10 +22,10 @@ from featureflow.models.loaded import LoadedModel
 from featureflow.models.release import WHOLE, Bounds, Release
 from featureflow.models.releasing import Releasing
 from featureflow.models.store import ModelStore
-from featureflow.models.verdict import Accuracy, Verdict
+from featureflow.models.verdict import Verdict
 from featureflow.serve.answer import Answer, Shed
 from featureflow.store.history.sql import SqlHistory
-from featureflow.store.mirror import ACCURACY_DOCUMENT, RELEASES_DOCUMENT, verdict_document
+from featureflow.store.mirror import ACCURACY_DOCUMENT, RELEASES_DOCUMENT, Accuracy, verdict_document
 from featureflow.store.releases import Releases
 
 HALF = WHOLE // 2
@@ -418,7 +418,8 @@ def test_a_candidate_that_live_labels_speak_against_ends(tmp_path: Path) -> None
         async with released(tmp_path) as here:
             await on_trial(here, auc_loss=0.02)
             until_us = here.serve.rig.clock.now_us()
-            said = {v: Accuracy(auc, 0.2, 0.01, 50_000, until_us) for v, auc in (("1", 0.8), ("2", 0.7))}
+            rest = {"labels": 50_000, "base_rate": 0.2, "calibration_error": 0.01, "until_us": until_us}
+            said = {version: Accuracy(auc=auc, **rest) for version, auc in (("1", 0.8), ("2", 0.7))}
             here.serve.rig.online.put_meta(ACCURACY_DOCUMENT, msgspec.json.encode({"tip": said}))
             await here.follow()
             ended = here.serve.scorer.releases.carried["tip"].ended
