@@ -49,8 +49,9 @@ def test_two_scorers_follow_each_release_and_what_one_ends_the_other_ends_too(tm
             until(lambda: all(release_of(scorer)["release"] == number for scorer in both), f"release {number} in both scorers")
 
         assert [release_of(scorer)["release"] for scorer in both] == [0, 0]
-        followed(world.featureflow("model", "release", MODEL)["number"])
-        world.add_model(6)                 # a new version, which nobody asked for yet
+        world.add_model(6)                 # nothing is released: the latest version answers, without a restart
+        until(lambda: {ask(scorer, "ada")["version"] for scorer in both} == {"2"}, "both scorers to reload")
+        followed(world.featureflow("model", "release", MODEL, "1")["number"])
         assert {ask(scorer, "ada")["version"] for scorer in both} == {"1"}
 
         followed(world.featureflow("model", "canary", MODEL, "2", "--weight", "50", "--sticky", "rider")["number"])

@@ -52,6 +52,26 @@ def test_one_that_fails_at_everything_is_gone_at_its_hundredth_row() -> None:
     assert verdict(seen(rows=100, failed=100)) is not None
 
 
+@pytest.mark.parametrize("rows", [1, 40])
+def test_looked_at_each_second_for_hours_a_candidate_at_half_its_bound_goes_on_and_one_at_twice_it_ends(rows: int) -> None:
+    draw = np.random.default_rng(rows)
+
+    def ends(share: float, looks: int) -> bool:
+        made = trial()
+        tallies = {name: Tally(made.bounds) for name in ("stable", CANARY)}
+        for second in range(looks):
+            at_us = second * 1_000_000
+            for tally in tallies.values():
+                failed = int(draw.binomial(rows, share if tally is tallies[CANARY] else 0.0))
+                tally.add(at_us, rows=rows, failed=failed, seconds=0.0, scores=NOTHING)
+            if judge(made, {name: tally.seen(at_us) for name, tally in tallies.items()}, {}) is not None:
+                return True
+        return False
+
+    assert not ends(0.005, 5_000)
+    assert ends(0.02, 100_000 if rows == 1 else 1_000)
+
+
 def test_a_few_errors_by_chance_end_nobody() -> None:
     assert verdict(seen(failed=20)) is None                          # 2 % where 1 % is allowed, of a thousand
     assert verdict(seen(rows=100_000, failed=2_000)) is not None     # of a hundred thousand it is no chance
