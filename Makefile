@@ -49,6 +49,10 @@ simulate: environment ## the worker in made-up worlds of crashes, lost replies, 
 faults: environment ## break real servers and consumers at random (KILLS=200 SEED=1), then compare everything with a naive replay
 	@cd tests && PYTHONPATH=. ../$(PYTHON) -m storm --kills $(KILLS) --seed $(SEED)
 
+.PHONY: fuzz bench-online bench-together
+fuzz: environment ## requests made up from the OpenAPI document, at a real scorer (REQUESTS=100000 SEED=1)
+	@cd tests && PYTHONPATH=. ../$(PYTHON) -m fuzz --requests $(or $(REQUESTS),100000) --seed $(SEED)
+
 lint: environment ## ruff, mypy strict, import-linter
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m mypy
@@ -62,8 +66,14 @@ format: environment ## let ruff lay the code out
 bench-ingest: environment services ## events to exactly-once features on real Kafka and Redis, beside a worker written by hand (PEERS=1: and Flink, Bytewax, Quix)
 	@$(PYTHON) benchmarks/ingest.py $(if $(PEERS),--peers $(PEERS)) $(BENCH_ARGS)
 
-bench-score: environment services ## scores over HTTP, beside bare aiohttp
-	@$(PYTHON) benchmarks/score.py $(BENCH_ARGS)
+bench-score: environment services ## scores over HTTP, beside bare aiohttp (PEERS=1: and Ray Serve, LitServe, MLServer, BentoML)
+	@$(PYTHON) benchmarks/score.py $(if $(PEERS),--peers $(PEERS)) $(BENCH_ARGS)
+
+bench-together: environment services ## scores while 50,000 events/s are folded into the same Redis, beside scores while none are
+	@$(PYTHON) benchmarks/together.py $(BENCH_ARGS)
+
+bench-online: environment services ## 15 features of 1 and of 100 entities over HTTP (PEERS=1: and Feast's feature server)
+	@$(PYTHON) benchmarks/online.py $(if $(PEERS),--peers $(PEERS)) $(BENCH_ARGS)
 
 bench-rank: environment services ## 500 candidates of three recalls, ranked over HTTP
 	@$(PYTHON) benchmarks/rank.py $(BENCH_ARGS)

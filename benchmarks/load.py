@@ -53,8 +53,10 @@ class _Connection(asyncio.Protocol):
         if head < 0:
             return
         at = self.buffer.lower().find(b"content-length:", 0, head)
-        length = int(self.buffer[at + 15 : self.buffer.find(b"\r\n", at)])
-        if len(self.buffer) < head + 4 + length:
+        if at < 0:  # chunked, as some servers answer: the last of them ends it
+            if not self.buffer.endswith(b"\r\n0\r\n\r\n"):
+                return
+        elif len(self.buffer) < head + 4 + int(self.buffer[at + 15 : self.buffer.find(b"\r\n", at)]):
             return
         self.durations.append(time.perf_counter() - self.sent)
         if not self.buffer.startswith(b"HTTP/1.1 200"):

@@ -1,5 +1,7 @@
 """``make bench-score``: three views and an INT8 model over HTTP, beside what aiohttp alone costs, in one run, alternated.
 
+    make bench-score PEERS=1        also the same model in other servers
+
 The last line is one JSON object.
 """
 
@@ -26,14 +28,18 @@ import msgspec
 import numpy as np
 from load import Load, request_bytes, run
 from noise import noise
+from peers.scoring import PEERS, Questions, best
+from peers.scoring import rows as peer_rows
 from prometheus_client import CollectorRegistry
 
 from featureflow.cli.context import Context
+from featureflow.define.spec import Source
 from featureflow.ingest.metrics import WorkerMetrics
 from featureflow.ingest.worker import Worker
 from featureflow.kernel.decode import encode
 from featureflow.log_lines import log_as_json
 from featureflow.models.export import export_mlp
+from featureflow.models.loaded import LoadedModel
 from featureflow.models.manifest import inputs_of
 from featureflow.models.store import ModelStore
 from featureflow.models.transform import Steps, fit
@@ -61,18 +67,23 @@ def fill(here: Context, events: int = EVENTS) -> None:
         }))
         for i in range(events)
     ]  # fmt: skip
-    for start in range(0, events, 2_000):
+    fold(here, source, records)
+
+
+def fold(here: Context, source: Source, records: list[Record]) -> None:
+    """Append them, and fold them in this process."""
+    for start in range(0, len(records), 2_000):
         here.log.append(source.topic, records[start : start + 2_000])
     worker = Worker(here.log, here.online, here.applied, here.clock, WorkerMetrics(CollectorRegistry()), buckets=buckets_of(here.online))
     worker.open()
     done = 0
-    while done < events:
+    while done < len(records):
         done += worker.step()
     worker.close()
 
 
-def make_model(here: Context) -> str:
-    """A perceptron 256-128 with random weights, quantized; the variant that answers."""
+def make_model(here: Context) -> tuple[LoadedModel, Path]:
+    """A perceptron 256-128 with random weights, quantized; the variant that answers, and its file."""
     chance = np.random.default_rng(3)
     model = here.applied.model("odd")
     inputs = inputs_of(model)
@@ -85,7 +96,8 @@ def make_model(here: Context) -> str:
     store = ModelStore(here.settings.path(here.settings.models.path))
     store.add("odd", file, inputs=inputs, transforms=transforms, calibration=rows, model=model)
     store.quantize("odd", tolerance=model.drift)
-    return store.load("odd").variant
+    loaded = store.load("odd")
+    return loaded, store.path / loaded.name / loaded.version / loaded.manifest.variants[loaded.variant].file
 
 
 @contextmanager
@@ -99,7 +111,7 @@ def child(command: list[str], ready: str, environment: dict[str, str] | None = N
     )
     try:
         assert process.stdout is not None
-        while ready not in (line := process.stdout.readline()):
+        while ready and ready not in (line := process.stdout.readline()):
             if not line:
                 raise SystemExit(f"{' '.join(command)} ended before it was ready")
         yield process
@@ -134,6 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each of the measured stretches")
     parser.add_argument("--rounds", type=int, default=3, help="times each, in both orders")
+    parser.add_argument("--peers", default="", help=f"the same model in other servers: some of {', '.join(PEERS)}, or 1 for all")
     arguments = parser.parse_args()
     log_as_json()
     servers = Servers.find(DATABASE)
@@ -149,7 +162,8 @@ def main() -> None:
         with Context(folder, {}) as here:
             here.registry.apply(here.written, partitions=1)
             fill(here)
-            variant = make_model(here)
+            model, file = make_model(here)
+            variant = model.variant
         chance = np.random.default_rng(8)
         bodies = [
             msgspec.json.encode({
@@ -178,6 +192,13 @@ def main() -> None:
                     "ours": Asked(port, logging.pid), "bare": Asked(bare_port, alone.pid), "unlogged": Asked(unlogged_port, silent.pid)
                 }  # fmt: skip
                 loads = measure(asked, requests, servers, arguments.seconds, arguments.rounds)
+            others = []
+            if arguments.peers:
+                names = list(PEERS) if arguments.peers == "1" else arguments.peers.split(",")
+                questions = Questions.asked(port, bodies, model.manifest)
+                others = peer_rows(
+                    names, port, requests, questions, file, connections=CONNECTIONS, seconds=arguments.seconds, rounds=arguments.rounds
+                )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         servers.empty()
@@ -197,6 +218,7 @@ def main() -> None:
         "bare_cpu_us": middle(loads["bare"], "cpu_us", 1), "redis_cpu_us": middle(loads["ours"], "redis_cpu_us", 1),
         "unlogged_redis_cpu_us": middle(loads["unlogged"], "redis_cpu_us", 1),
         "not_ok": sum(s.load.not_ok for several in loads.values() for s in several),
+        **({"peers": others, **best(others)} if others else {}),
         "noise_before": before, "noise_after": noise(), "versions": servers.versions,
     }))  # fmt: skip
 

@@ -26,9 +26,9 @@ class Stream:
     partitions: int = 1
     keyed: bool = True
 
-    @staticmethod
+    @classmethod
     def of(
-        count: int, users: int, *, zipf: float = 0.0, partitions: int = 1, keyed: bool = True, span_s: float = SPAN_S, seed: int = 1
+        cls, count: int, users: int, *, zipf: float = 0.0, partitions: int = 1, keyed: bool = True, span_s: float = SPAN_S, seed: int = 1
     ) -> Stream:
         chance = np.random.default_rng(seed)
         base_us = time.time_ns() // 1000 - int(span_s * 1e6)
@@ -38,7 +38,7 @@ class Stream:
             who = np.searchsorted(weights, chance.random(count) * weights[-1])
         else:
             who = chance.integers(0, users, count)
-        return Stream(who, at, chance.integers(1, 100_000, count), partitions, keyed)
+        return cls(who, at, chance.integers(1, 100_000, count), partitions, keyed)
 
     def __len__(self) -> int:
         return len(self.users)
@@ -57,12 +57,16 @@ class Stream:
                 if len(chosen):
                     yield partition, self._batch(chosen)
 
+    def value(self, name: str, user: int, time_us: int, cents: int) -> bytes:
+        """A record's value; another kind of stream has another."""
+        return body(name, user, time_us, cents)
+
     def _batch(self, chosen: np.ndarray) -> bytes:
         columns = (self.users[chosen].tolist(), self.at[chosen].tolist(), self.cents[chosen].tolist())
         records = []
         for index, (user, time_us, amount) in enumerate(zip(*columns, strict=True)):
             name = f"user-{user:07d}"
-            value = body(name, user, time_us, amount)
+            value = self.value(name, user, time_us, amount)
             key = b"%b%b" % (_varint(len(name)), name.encode()) if self.keyed else b"\x01"
             record = b"\0\0%b%b%b%b\0" % (_varint(index), key, _varint(len(value)), value)
             records.append(_varint(len(record)) + record)

