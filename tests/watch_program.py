@@ -26,20 +26,18 @@ from featureflow.watch.watching import Applied, Watching, WatchOptions
 PARTITIONS = 2
 
 
-class KillAt:
-    """SIGKILL at the ``nth`` passing of ``name``: no handler runs, nothing is flushed."""
+class KillWhereTold:
+    """SIGKILL at the place that a file names, as soon as it does: no handler runs, nothing is flushed."""
 
-    def __init__(self, name: str, nth: int) -> None:
-        self._name, self._left = name, nth
+    def __init__(self, file: Path) -> None:
+        self._file = file
 
     def __call__(self, name: Name) -> None:
-        if name == self._name:
-            self._left -= 1
-            if self._left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+        if self._file.exists() and self._file.read_text() == name:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(url: str, project: Project, models: str, member: str, webhook: str, kill: str, nth: int, output: str) -> None:
+def main(url: str, project: Project, models: str, member: str, webhook: str, trap: str, output: str) -> None:
     """Watch until SIGTERM."""
     with open(output, "ab") as file:
         for number in (1, 2):
@@ -54,7 +52,7 @@ def main(url: str, project: Project, models: str, member: str, webhook: str, kil
     watching = Watching(
         log, MemoryOnlineStore(SystemClock()), ModelStore(Path(models), provider="cpu"), Applied(project, {"trip": PARTITIONS}, 1, {}),
         SystemClock(), WatchMetrics(CollectorRegistry()), WatchOptions(member=member, wait_us=0, webhook=webhook),
-        failpoint=KillAt(kill, nth),
+        failpoint=KillWhereTold(Path(trap)),
     )  # fmt: skip
     watching.run(stop)
     log.close()

@@ -171,7 +171,7 @@ class WatchRig:
 
     def scores(self) -> dict[int, list[Score]]:
         """By partition of their topic."""
-        return {p: [SCORE.decode(value) for value in values] for p, values in self._values(SCORES.topic).items()}
+        return {p: [SCORE.decode(value) for value in values if b'"high"' not in value] for p, values in self._values(SCORES.topic).items()}
 
     def alerts(self) -> list[Alert]:
         return [ALERT.decode(value) for values in self._values(ALERTS.topic).values() for value in values]

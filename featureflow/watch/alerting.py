@@ -73,9 +73,9 @@ class Alerting:
         newest_us = 0
         for batch in batches:  # 3
             known, own = self._averages[batch.partition], changed.setdefault(batch.partition, {})
-            for value in batch.values:
-                if value is not None:
-                    alerts += self._fold(SCORE.decode(value), known, own)
+            for offset, value in zip(batch.offsets.tolist(), batch.values, strict=True):
+                if (score := self._score(batch.partition, offset, value)) is not None:
+                    alerts += self._fold(score, known, own)
             newest_us = max(newest_us, int(batch.timestamps_us.max(initial=0)))
         self._failpoint("folded")
         states = [
@@ -89,6 +89,15 @@ class Alerting:
             self._averages[partition].update(own)
         self._said(alerts, newest_us)
         return len(alerts)
+
+    def _score(self, partition: int, offset: int, value: bytes | None) -> Score | None:
+        """None for what is no score: something else writes to the topic, and would stop every alert."""
+        try:
+            return None if value is None else SCORE.decode(value)
+        except msgspec.MsgspecError as error:
+            self._metrics.skipped.labels(self._scores.name, "no_score").inc()
+            logger.error("no_score", topic=self._scores.topic, partition=partition, offset=offset, error=str(error))
+            return None
 
     def _fold(self, score: Score, known: dict[bytes, Average], changed: dict[bytes, Average]) -> list[Alert]:
         """The alerts of one score; the averages that it goes into are ``changed``."""

@@ -19,7 +19,7 @@ class WatchMetrics:
             registry=registry,
         )  # fmt: skip
         self.skipped = Counter(
-            "featureflow_watch_skipped", "Records that are not watched: a decoder's reason, future, or no_entity.", ["source", "reason"],
+            "featureflow_watch_skipped", "Records passed by: a decoder's reason, future, no_entity, no_score.", ["source", "reason"],
             registry=registry,
         )  # fmt: skip
         self.degraded = Counter("featureflow_watch_degraded", "Scores by what was degraded.", ["model", "what"], registry=registry)

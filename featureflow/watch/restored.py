@@ -39,7 +39,7 @@ def restored(log: Log, topic: str, partitions: Sequence[int]) -> dict[int, dict[
                 heard, at[batch.partition] = time.monotonic(), batch.next
                 for key, value in zip(batch.keys, batch.values, strict=True):
                     if key is not None and value is not None:
-                        found[batch.partition][key] = _AVERAGE.decode(value)
+                        found[batch.partition][key] = _decoded(value, f"{topic}/{batch.partition}")
             if sum(map(len, found.values())) > limits.AVERAGES:
                 raise too_many(topic)
             if time.monotonic() - heard > PATIENCE_S:
@@ -47,6 +47,13 @@ def restored(log: Log, topic: str, partitions: Sequence[int]) -> dict[int, dict[
     finally:
         reader.close()
     return found
+
+
+def _decoded(value: bytes, place: str) -> Average:
+    try:
+        return _AVERAGE.decode(value)
+    except msgspec.MsgspecError as error:
+        raise LogError(f"{place} holds a record that is no average ({error}): another version of FeatureFlow wrote it") from error
 
 
 def too_many(topic: str) -> LogError:

@@ -15,6 +15,7 @@ import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import structlog
 
 from featureflow.backoff import Backoff
@@ -115,7 +116,12 @@ class Webhook:
 
     def _post(self, value: bytes) -> bool:
         """Whether the receiver has taken it, or will never."""
-        alert_id = ALERT.decode(value).alert_id
+        try:
+            alert_id = ALERT.decode(value).alert_id
+        except msgspec.MsgspecError as error:
+            self._metrics.delivered.labels("refused").inc()
+            logger.error("no_alert", error=str(error))
+            return True
         headers = {"Content-Type": "application/json", "Idempotency-Key": f"{self._project}/{alert_id}"}
         request = urllib.request.Request(self._url, value, headers, method="POST")
         try:

@@ -83,6 +83,7 @@ class Killed:
         self.log.ensure_topic(system.averages_topic(name), PARTITIONS, compacted=True)
         model_of_the_fare(folder / "models")
         self.receiver = Receiver()
+        self.trap = folder / "trap"
         self.luck = random.Random(8)
         self.sent: list[tuple[int, int]] = []
         self.process: ForkServerProcess | None = None
@@ -98,19 +99,22 @@ class Killed:
             place = sum(rider.encode()) % PARTITIONS
             self.sent += self.log.append(self.project.sources[0].topic, [Record(json.dumps(trip).encode(), rider.encode(), place)])
 
-    def start(self, kill: str = "", nth: int = 1) -> None:
+    def start(self, member: str = "watch") -> ForkServerProcess:
+        """A process; of a durable name where ``member`` is one."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["watch_program"])
-        self.process = context.Process(
+        made = context.Process(
             target=watch_program.main,
             args=(
-                self.url, self.project, str(self.folder / "models"), f"{self.project.name}-watch", self.receiver.url, kill, nth,
-                str(self.folder / "said"),
+                self.url, self.project, str(self.folder / "models"), member and f"{self.project.name}-{member}", self.receiver.url,
+                str(self.trap), str(self.folder / "said"),
             ),
             daemon=True,
         )  # fmt: skip
-        self.process.start()
-        self._begun.append(self.process)
+        made.start()
+        self._begun.append(made)
+        self.process = made
+        return made
 
     def said(self) -> str:
         return (self.folder / "said").read_text()[-4000:]
@@ -196,21 +200,53 @@ def test_the_same_where_the_log_is_embedded(killed: Killed, name: failpoint.Name
     _dies_and_all_is_there(killed, name)
 
 
-def _dies_and_all_is_there(killed: Killed, name: failpoint.Name) -> None:
+@pytest.mark.parametrize("killed", ["kafka"], indirect=True, scope="module")
+def test_partitions_go_from_one_process_to_another_and_back(killed: Killed) -> None:
+    """Without names: each that comes or goes has Kafka share everything out anew, in the middle of new work."""
     assert killed.process is not None
     killed.process.kill()
     killed.process.join()
+    first = killed.start(member="")
     killed.produce()
-    killed.start(name, random.Random(name).randint(1, 2) if "placed" not in name and "restored" not in name else 1)
+    until(killed.drained, "the first's work")
+    second = killed.start(member="")
+    for _ in range(4):
+        killed.produce(4)
+        until(killed.drained, "both processes' work", every=0.1)
+    first.terminate()
+    first.join(60.0)
+    assert first.exitcode == 0, killed.said()
+    killed.produce()
+    until(killed.drained, "the second's work", every=0.1)
+    second.terminate()
+    second.join(60.0)
+    assert second.exitcode == 0, killed.said()
+    killed.start()
+    _all_is_there(killed)
+
+
+def _dies_and_all_is_there(killed: Killed, name: failpoint.Name) -> None:
+    dying = killed.process
+    assert dying is not None
+    if "placed" in name or "restored" in name:                 # only one that starts passes there
+        dying.kill()
+        dying.join()
+        dying = killed.start()
+    killed.trap.write_text(name)
 
     def dead() -> bool:
-        assert killed.process is not None
         killed.produce(2)
-        return not killed.process.is_alive()
+        return not dying.is_alive()
 
     until(dead, f"its death at {name}", every=0.1)
-    assert killed.process.exitcode == -signal.SIGKILL, killed.said()
+    assert dying.exitcode == -signal.SIGKILL, killed.said()
+    killed.trap.unlink()
+    killed.produce()
     killed.start()
+    _all_is_there(killed)
+
+
+def _all_is_there(killed: Killed) -> None:
     until(killed.drained, "all scores and alerts", every=0.1)
     scores = killed.scored()
     assert sorted((one.partition, one.offset) for own in scores.values() for one in own) == sorted(killed.sent)
@@ -218,4 +254,3 @@ def _dies_and_all_is_there(killed: Killed, name: failpoint.Name) -> None:
     assert by_id(killed.told()) == by_id(wanted)
     assert len(wanted) > 10
     assert set(killed.receiver.taken) == {alert.alert_id for alert in wanted}
-

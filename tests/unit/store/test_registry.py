@@ -31,7 +31,7 @@ from featureflow.store.history.sql import SqlHistory
 from featureflow.store.keys import Bucket, Keys, buckets
 from featureflow.store.log.memory import MemoryLog
 from featureflow.store.log.protocol import Record, TopicState
-from featureflow.store.mirror import buckets_of, mirrored, partitions_document
+from featureflow.store.mirror import buckets_of, mirrored, partitions_document, watched_from
 from featureflow.store.online.memory import MemoryOnlineStore
 from featureflow.store.online.protocol import DROPPED, Advance, Commit, Committed, OffsetRecord
 from featureflow.store.online.redis import RedisOnlineStore
@@ -90,6 +90,39 @@ def test_apply_makes_tables_topics_offsets_and_the_mirror(place: Place) -> None:
     assert place.online.get_meta("partitions:featureflow_predictions") == b"1"
     assert place.log.topic("featureflow.default.dead-letters").partitions == 1
     assert place.history.offsets("arrival") == {0: 0, 1: 0}
+
+
+ALERT = spec.Alert(
+    name="late_now", model="late", source="departure", entity="carrier", field="carrier", ids={}, context={}, average=0.3, above=0.87,
+    until=0.8,
+)  # fmt: skip
+
+
+def test_events_are_watched_from_when_the_first_alert_on_them_was_applied(place: Place) -> None:
+    place.registry.apply(PROJECT, partitions={"departure": 2})
+    assert "featureflow_scores" not in {source.name for source in system.all_sources(PROJECT)}
+    with pytest.raises(LogError):
+        place.log.topic(system.scores(DEFAULT_PROJECT).topic)
+    place.log.append("departures", [Record(b"{}", partition=1)] * 3)
+    watched = msgspec.structs.replace(PROJECT, alerts=(ALERT,))
+    sizes = {"departure": 2, "featureflow_scores": 3, "featureflow_alerts": 1}
+    assert "+ alert late_now: on departure" in str(place.registry.apply(watched, partitions=sizes))
+    assert watched_from(place.online, "late", "departure") == {0: 0, 1: 3}
+    place.log.append("departures", [Record(b"{}", partition=0)] * 5)
+    more = msgspec.structs.replace(watched, alerts=(ALERT, msgspec.structs.replace(ALERT, name="later", above=0.95)))
+    assert "+ alert later" in str(place.registry.apply(more, partitions=sizes))
+    assert watched_from(place.online, "late", "departure") == {0: 0, 1: 3}
+    assert place.log.topic(system.averages_topic(DEFAULT_PROJECT)).partitions == 3
+    assert place.history.offsets("featureflow_scores") == {0: 0, 1: 0, 2: 0}
+    assert place.history.offsets("featureflow_alerts") == {0: 0}
+
+
+def test_a_changed_alert_is_told_by_what_changed(place: Place) -> None:
+    watched = msgspec.structs.replace(PROJECT, alerts=(ALERT,))
+    place.registry.apply(watched)
+    changed = msgspec.structs.replace(watched, alerts=(msgspec.structs.replace(ALERT, above=0.9, ids={"carrier": "carrier"}),))
+    assert str(place.registry.plan(changed)) == "~ alert late_now: ids changed; above 0.87 -> 0.9"
+    assert str(place.registry.plan(PROJECT)) == "- alert late_now: its averages stay"
 
 
 def test_applying_the_same_again_changes_nothing(place: Place) -> None:

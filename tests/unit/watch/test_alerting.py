@@ -10,6 +10,7 @@ from watch_rig import SCORES, WATCHED, Crash, CrashAt, WatchRig, by_id
 
 from featureflow.errors import LogError
 from featureflow.models.store import ModelStore
+from featureflow.store.log.protocol import Record
 from featureflow.watch import failpoint
 from featureflow.watch.score import Score
 
@@ -102,6 +103,15 @@ def test_scores_that_moved_between_partitions_are_not_folded(models: ModelStore)
     stage = rig.alerting()
     with pytest.raises(LogError, match="5 partitions"):
         rig.steps(stage, 3)
+
+
+def test_what_is_no_score_is_passed_by_and_stops_no_alert(models: ModelStore) -> None:
+    rig = WatchRig(models)
+    rig.log.append(SCORES.topic, [Record(b'{"score": "high"}', None, partition) for partition in range(3)])
+    scored(rig)
+    rig.drain(rig.alerting())
+    assert rig.registry.get_sample_value("featureflow_watch_skipped_total", {"source": SCORES.name, "reason": "no_score"}) == 3.0
+    assert len(rig.alerts()) > 20
 
 
 def test_scores_of_a_model_that_no_rule_watches_any_more_are_passed_by(models: ModelStore) -> None:
