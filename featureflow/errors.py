@@ -4,6 +4,7 @@
     ├── DefinitionError          a definitions file says something that cannot be computed
     ├── SettingsError            featureflow.toml or the environment
     ├── UnavailableError         a server does not answer; names the setting that points to it
+    │   ├── CircuitOpenError     it did not lately, and is not asked for a moment
     │   ├── UnknownOutcomeError  a write was sent, its reply was lost
     │   ├── HistoryAwayError     what the log has deleted cannot be read from history now; all else goes on
     │   └── SchemasAwayError     the schema registry is asked again after a while; sources that do not need it go on
@@ -48,6 +49,10 @@ class SettingsError(FeatureFlowError):
 
 class UnavailableError(FeatureFlowError):
     """A server does not answer. The message names the setting that points to it."""
+
+
+class CircuitOpenError(UnavailableError):
+    """A server did not answer lately, or has as many calls under way as it may, and is not asked now."""
 
 
 class UnknownOutcomeError(UnavailableError):

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from featureflow import clock
+from featureflow import clock, limits
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import SettingsError
 
@@ -88,6 +88,10 @@ class ServeSettings(_Section, frozen=True):
     port: Port = 8080
     workers: AtLeastOne = 1
     log_predictions: bool = True
+    feature_cache_bytes: AtLeastOne = limits.FEATURE_CACHE_BYTES  # state of models with max_age or stale_for, of each process
+    breaker_timeout: str = "1s"  # of a circuit breaker: calls that take longer count as errors,
+    breaker_concurrency: AtLeastOne = 100  # so many may be under way at once,
+    breaker_error_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.25  # and it opens where so large a share ended in errors
 
 
 class WorkerSettings(_Section, frozen=True):

@@ -22,6 +22,7 @@ from featureflow.models.manifest import inputs_of
 from featureflow.models.store import ModelStore
 from featureflow.models.transform import fit
 from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.app import ServeOptions, Server
 from featureflow.serve.connection import Connections
 from featureflow.serve.metrics import Metrics
 from featureflow.serve.openapi import Document
@@ -31,8 +32,9 @@ from featureflow.serve.routes import Routes
 from featureflow.serve.scorer import Scorer
 from featureflow.serve.upkeep import Upkeep
 from featureflow.store.mirror import PROJECT_DOCUMENT
-from featureflow.store.online.beside import Group, Together, read_all
+from featureflow.store.online.beside import Group, Kept, Together, read_all
 from featureflow.store.online.protocol import OnlineStore
+from featureflow.store.online.redis import RedisOnlineStore
 
 PREDICTIONS = system.predictions(DEFAULT_PROJECT)
 
@@ -84,7 +86,7 @@ class DirectReader:
     """The asynchronous side of a store in memory. ``reads`` counts them; ``hold`` keeps them waiting; ``fail`` makes them fail."""
 
     def __init__(self, store: OnlineStore) -> None:
-        self.store = store
+        self.store, self.kept = store, Kept()
         self.reads: list[int] = []
         self.fail: Exception | None = None
         self.hold: asyncio.Event | None = None
@@ -97,7 +99,7 @@ class DirectReader:
             raise self.fail
         return self.store.read(keys)
 
-    async def read_beside(self, groups: Sequence[Group], keys: Sequence[bytes]) -> Together:
+    async def read_beside(self, groups: Sequence[Group], keys: Sequence[bytes], *, tell: bool = False) -> Together:
         return await read_all(self.read, groups, keys)
 
 
@@ -213,6 +215,37 @@ def fed(count: int = 300) -> Rig:
     return rig
 
 
+def fed_into(url: str, count: int = 200, project: Project = WITH_MODELS) -> Rig:
+    """Events folded by the real worker into the online store at ``url``."""
+    online = RedisOnlineStore(url)
+    rig = Rig(online=online)
+    rig.log.ensure_topic(PREDICTIONS.topic, 2)
+    online.put_meta(PROJECT_DOCUMENT, msgspec.json.encode(project))
+    fold(rig, count)
+    return rig
+
+
+def fold(rig: Rig, count: int) -> None:
+    """So many more events, by a worker of its own."""
+    rig.produce(count)
+    worker = rig.started()
+    rig.drain(worker)
+    worker.close()
+
+
+@asynccontextmanager
+async def served(url: str, rig: Rig, models: ModelStore) -> AsyncIterator[tuple[str, aiohttp.ClientSession, Server]]:
+    """A scorer that listens, over the store at ``url``: its address, a client, and itself."""
+    options = ServeOptions(port=0)
+    server = Server(project=DEFAULT_PROJECT, online_url=url, log_store=rig.log, models=models, clock=rig.clock, options=options)
+    address = await server.start()
+    try:
+        async with aiohttp.ClientSession() as client:
+            yield address, client, server
+    finally:
+        await server.stop()
+
+
 def models_in(folder: Path) -> ModelStore:
     """A store with one version of each model."""
     store = ModelStore(folder, provider="cpu")
@@ -221,4 +254,6 @@ def models_in(folder: Path) -> ModelStore:
     return store
 
 
-__all__ = ["ASK", "TRIP", "Listening", "Rig", "ServeRig", "fed", "listening", "models_in", "serving", "train"]
+__all__ = [
+    "ASK", "TRIP", "Listening", "Rig", "ServeRig", "fed", "fed_into", "fold", "listening", "models_in", "served", "serving", "train",
+]  # fmt: skip

@@ -22,7 +22,7 @@ from featureflow.reading.plan import Plan, ViewPlan
 from featureflow.serve.request import check_id, instant_us
 from featureflow.settings import duration_us
 from featureflow.store.mirror import buckets_of, partitions_document
-from featureflow.store.online.beside import Group, Together, read_all
+from featureflow.store.online.beside import Group, Kept, Together, read_all
 from featureflow.store.online.protocol import OnlineStore
 from featureflow.train.recall import Question, recall
 
@@ -99,12 +99,12 @@ class _Blocking:
     """The store's one atomic read, offered as the scorer's reader."""
 
     def __init__(self, online: OnlineStore) -> None:
-        self._online = online
+        self._online, self.kept = online, Kept()
 
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return self._online.read(keys)
 
-    async def read_beside(self, groups: Sequence[Group], keys: Sequence[bytes]) -> Together:
+    async def read_beside(self, groups: Sequence[Group], keys: Sequence[bytes], *, tell: bool = False) -> Together:
         return await read_all(self.read, groups, keys)
 
 

@@ -8,6 +8,7 @@ import sys
 
 import typer
 
+from featureflow.breaker import BreakerSettings
 from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output
 from featureflow.cli.siblings import Siblings
@@ -43,6 +44,12 @@ def serve(context: typer.Context, json: Json = False) -> None:
             stale_after_us=duration_us(settings.online.stale_after, "online.stale_after"),
             tracking=settings.online.tracking,
             log_predictions=settings.serve.log_predictions,
+            feature_cache_bytes=settings.serve.feature_cache_bytes,
+            breakers=BreakerSettings(
+                duration_us(settings.serve.breaker_timeout, "serve.breaker_timeout") * 1e-6,
+                settings.serve.breaker_concurrency,
+                settings.serve.breaker_error_share,
+            ),
             tracing=settings.tracing.enabled,
         )
 

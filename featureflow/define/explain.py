@@ -16,6 +16,7 @@ from featureflow.define.name import listed, nearest
 from featureflow.define.place import Place
 from featureflow.errors import DefinitionError
 
+_OPTIONAL = {"average", "until", "future", "keyed_by", "role", "ttl", "when_missing", "max_age", "stale_for", "cache_scores"}
 _NEEDED = {
     "topic": 'topic="departures"',
     "time": 'time="left_at", the datetime field that is the event time',
@@ -127,7 +128,7 @@ def _type_error(text: str, known: dict[str, object], tree: ast.Module, at: Place
         if function in _public_names() and function not in known:
             return _builtin(function)
         if function == "__init_subclass__":
-            meant = nearest(given, _NEEDED.keys() | {"average", "future", "keyed_by", "role", "ttl", "until", "when_missing"})
+            meant = nearest(given, _NEEDED.keys() | _OPTIONAL)
         else:
             meant = nearest(given, _parameters(known.get(function)))
         what = f"class {cls}" if function == "__init_subclass__" else f"{function}()"

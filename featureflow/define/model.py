@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeAlias
 
+from featureflow import limits
 from featureflow.define import spec
 from featureflow.define.aggregation import Aggregation
 from featureflow.define.expression import Expr, Number, Owner, Windowless
@@ -42,6 +43,9 @@ class Model:
     - ``deadline``: how long an answer may take.
     - ``drift``: how far a quantized variant's score may be from FP32, at most 0.1.
     - ``when_missing``: state lost or unreachable: answer with defaults and say so, or refuse (503).
+    - ``max_age``: state that was read so long ago at most may be taken without reading it again; without it each request reads.
+    - ``stale_for``: where the store does not answer, state that was read so long ago at most stands in, and is marked ``stale``.
+    - ``cache_scores``: of so many different inputs at most the score is remembered, for as long as one version answers; 0: of none.
     """
 
     _definition: ClassVar[spec.Model]
@@ -51,7 +55,14 @@ class Model:
     score: ClassVar[Expr[float]]           # what the model says, for an Ensemble to calculate with
 
     def __init_subclass__(
-        cls, *, deadline: str, drift: float, when_missing: Literal["default", "refuse"] = "default"
+        cls,
+        *,
+        deadline: str,
+        drift: float,
+        when_missing: Literal["default", "refuse"] = "default",
+        max_age: str | None = None,
+        stale_for: str | None = None,
+        cache_scores: int = 0,
     ) -> None:
         super().__init_subclass__()
         at = cls._place = here()
@@ -66,11 +77,33 @@ class Model:
         if not _is_drift(drift):
             raise wrong(f"drift={drift!r} of {cls.__name__} is not between 0 and {DRIFT}", write="drift=0.03", at=at)
         check_when_missing(when_missing, at)
+        max_age_us = _age(cls, "max_age", max_age, limits.MAX_AGE_US, "1s", at)
+        stale_for_us = _age(cls, "stale_for", stale_for, limits.STALE_FOR_US, "10m", at)
+        if stale_for is not None and stale_for_us < max_age_us:
+            raise wrong(
+                f"stale_for={stale_for!r} of {cls.__name__} is shorter than max_age={max_age!r}, which is taken at any time",
+                write=f'stale_for="10m", or no stale_for= beside max_age={max_age!r}',
+                at=at,
+            )
+        if type(cache_scores) is not int or not 0 <= cache_scores <= limits.CACHED_SCORES:
+            raise wrong(
+                f"cache_scores={cache_scores!r} of {cls.__name__} is no whole number between 0 and {limits.CACHED_SCORES:,}",
+                write="cache_scores=10_000",
+                at=at,
+            )
         groups = _groups(cls, at)
         inputs, tensors = _inputs(cls, groups, at)
         _check_context(cls, groups, inputs, at)
         cls._definition = spec.Model(
-            name=name, inputs=inputs, deadline_us=deadline_us, drift=float(drift), when_missing=when_missing, tensors=tensors
+            name=name,
+            inputs=inputs,
+            deadline_us=deadline_us,
+            drift=float(drift),
+            when_missing=when_missing,
+            tensors=tensors,
+            max_age_us=max_age_us,
+            stale_for_us=stale_for_us,
+            cache_scores=cache_scores,
         )
         cls.score = Expr(spec.Column(spec.score_column(name)), "float", frozenset({Owner(cls, "score")}), f"{cls.__name__}.score")
 
@@ -87,6 +120,17 @@ def check_when_missing(when_missing: str, at: Place) -> None:
     """Raises DefinitionError."""
     if when_missing not in ("default", "refuse"):
         raise wrong(f"when_missing={when_missing!r} is unknown", write='when_missing="default" or when_missing="refuse"', at=at)
+
+
+def _age(cls: type[Model], option: str, text: str | None, limit_us: int, example: str, at: Place) -> int:
+    if text is None:
+        return 0
+    us = duration(text, f"{option}= of {cls.__name__}", example, at)
+    if not 0 < us <= limit_us:
+        raise wrong(
+            f"{option}={text!r} of {cls.__name__} is not between 1ms and {limit_us // 60_000_000}m", write=f'{option}="{example}"', at=at
+        )
+    return us
 
 
 def _is_drift(drift: object) -> bool:

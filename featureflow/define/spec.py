@@ -341,6 +341,9 @@ class Model(_Value, frozen=True, omit_defaults=True):
     when_missing: L["default", "refuse"] = "default"   # state lost or unreachable: answer with defaults (and say so), or 503
     ensemble: Ensemble | None = None       # what its score is calculated from; None: an ONNX file says
     tensors: tuple[Tensor, ...] = ()       # none: the file takes one matrix of all inputs, in their order
+    max_age_us: int = 0                    # state that was read so long ago may be taken without reading it again
+    stale_for_us: int = 0                  # ... and, marked stale, where the store does not answer
+    cache_scores: int = 0                  # of so many different inputs the score is remembered, for as long as one version answers
 
 
 class Label(_Value, frozen=True):

@@ -23,12 +23,15 @@ class Standing:
 
 
 class Records:
-    """Offset records of one view and bucket as they were read, and what they say. ``entries``: how many of a cache hold on to them."""
+    """Offset records of one view and bucket as they were read, and what they say.
 
-    __slots__ = ("_complete_ms", "_oldest_ms", "_standing", "entries", "values")
+    ``entries``: how many of a cache hold on to them. ``seen_s``: when they were last known to stand there.
+    """
 
-    def __init__(self, plan: ViewPlan, values: Values) -> None:
-        self.values, self.entries = values, 0
+    __slots__ = ("_complete_ms", "_oldest_ms", "_standing", "entries", "seen_s", "values")
+
+    def __init__(self, plan: ViewPlan, values: Values, seen_s: float = 0.0) -> None:
+        self.values, self.entries, self.seen_s = values, 0, seen_s
         applied: dict[str, dict[int, int]] = {}
         missing: set[str] = set()
         self._complete_ms: dict[str, int] = {}  # source -> up to when all its partitions are known to be counted
@@ -46,6 +49,14 @@ class Records:
             at += source.partitions
         self._standing = Standing(applied, frozenset(missing))
         self._oldest_ms = min(self._complete_ms.values(), default=0)
+
+    @classmethod
+    def of(cls, standing: Standing) -> Records:
+        """That say this at any time."""
+        found = cls.__new__(cls)
+        found.values, found.entries, found.seen_s, found._complete_ms, found._standing = (), 0, float("inf"), {}, standing
+        found._oldest_ms = 1 << 62
+        return found
 
     def standing(self, now_ms: int, stale_ms: int) -> Standing:
         """What they say now: a source is stale that is not known to be complete as of ``stale_ms`` ago."""

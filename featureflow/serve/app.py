@@ -9,19 +9,22 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 
 import structlog
 import uvloop
 
 from featureflow import limits
+from featureflow.breaker import Breaker, BreakerSettings
 from featureflow.clock import Clock
 from featureflow.define.system import predictions
 from featureflow.log_lines import log_as_json
 from featureflow.models.store import ModelStore
 from featureflow.port import bind
 from featureflow.serve.connection import Connections
+from featureflow.serve.guarded_log import GuardedLog
+from featureflow.serve.kept_metrics import BreakerMetrics
 from featureflow.serve.metrics import Metrics
 from featureflow.serve.openapi import Document
 from featureflow.serve.prediction_log import PredictionLog
@@ -50,6 +53,8 @@ class ServeOptions:
     stale_after_us: int = 30_000_000
     tracking: bool = True  # the online store is asked to tell what changes
     log_predictions: bool = True
+    feature_cache_bytes: int = limits.FEATURE_CACHE_BYTES
+    breakers: BreakerSettings = field(default_factory=BreakerSettings)
     tracing: bool = False
 
 
@@ -59,13 +64,13 @@ class Server:
     def __init__(
         self, *, project: str, online_url: str, log_store: Log, models: ModelStore, clock: Clock, options: ServeOptions
     ) -> None:
-        self._options, self._log = options, log_store
+        self._options, self._log = options, GuardedLog(log_store, Breaker("log", options.breakers))
         self.metrics = Metrics()
         self._reader = open_reader(online_url, tracking=options.tracking)
         self._predictions: PredictionLog | None = None
         if options.log_predictions:
             self._predictions = PredictionLog(
-                log_store,
+                self._log,
                 predictions(project).topic,
                 dropped=lambda reason, n: self.metrics.dropped.labels(reason).inc(n),
                 logged=lambda n: self.metrics.logged.inc(n),
@@ -79,9 +84,12 @@ class Server:
             predictions=self._predictions,
             metrics=self.metrics,
             publish=lambda name, document: _publish(online_url, project, name, document),
+            breaker=Breaker("online store", options.breakers),
+            feature_cache_bytes=options.feature_cache_bytes,
         )
-        self.producer = Producer(log_store)
-        self.upkeep = Upkeep(self.scorer, log_store)
+        self.producer = Producer(self._log)
+        self.upkeep = Upkeep(self.scorer, self._log)
+        self.metrics.registry.register(BreakerMetrics(self.upkeep.breakers))
         tracer: Tracer | None = open_telemetry("featureflow-serve") if options.tracing else None
         self._routes = Routes(self.scorer, self.producer, self.upkeep, Document(version("featureflow"), clock), tracer=tracer)
         self._connections: Connections | None = None

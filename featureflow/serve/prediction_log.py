@@ -22,7 +22,7 @@ from featureflow.backoff import Backoff
 from featureflow.clock import SystemClock
 from featureflow.kernel.finalize import Status
 from featureflow.serve.request import Row
-from featureflow.store.log.protocol import TRACE_PARENT, Log, Record
+from featureflow.store.log.protocol import TRACE_PARENT, Appender, Record
 
 BATCH_ROWS = 200  # appended in one call: small, so that neither the interpreter nor the store is held for long
 GATHER_S = 0.02  # the thread looks this often: to be woken by every turn would cost the loop more
@@ -69,7 +69,7 @@ class PredictionLog:
 
     def __init__(
         self,
-        log: Log,
+        log: Appender,
         topic: str,
         *,
         capacity_rows: int = limits.PREDICTION_LOG_QUEUE,

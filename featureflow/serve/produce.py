@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from featureflow.errors import UnavailableError
-from featureflow.store.log.protocol import Log, Record
+from featureflow.store.log.protocol import Appender, Record
 
 QUEUE_RECORDS = 50_000
 BATCH_RECORDS = 5_000
@@ -29,7 +29,7 @@ class _Post:
 class Producer:
     """Belongs to one event loop; one thread appends."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Appender) -> None:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Post] = deque()

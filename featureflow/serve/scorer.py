@@ -21,12 +21,14 @@ import structlog
 from numpy.typing import NDArray
 
 from featureflow import limits
+from featureflow.breaker import Breaker
 from featureflow.clock import Clock, SystemClock
 from featureflow.define.spec import DEFAULT_PROJECT, Project
 from featureflow.errors import ModelError, RequestError, UnavailableError
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.store import ModelStore
 from featureflow.reading import features as feature_values
+from featureflow.reading.feature_cache import FeatureCache
 from featureflow.reading.features import Features
 from featureflow.reading.fetch import Fetcher, Reader, Reading, Unread
 from featureflow.reading.finalized import Finalized
@@ -37,6 +39,7 @@ from featureflow.serve.apart import Part, joined
 from featureflow.serve.asked import Asked, BodyDecoder
 from featureflow.serve.assigned import Assigned, Carried
 from featureflow.serve.deadline import Deadline, fetch_budget_s
+from featureflow.serve.kept_metrics import CacheMetrics
 from featureflow.serve.lag import Lag
 from featureflow.serve.loaded import LoadedModels
 from featureflow.serve.metrics import Metrics
@@ -45,10 +48,11 @@ from featureflow.serve.priority import NAMES, NOBODY, Caller, Priority
 from featureflow.serve.release_metrics import ReleaseMetrics
 from featureflow.serve.releases import Publish, ReleasesFollowed
 from featureflow.serve.request import Request, Row
+from featureflow.serve.score_cache import ScoreCache
 from featureflow.serve.shadow import Shadows
 from featureflow.serve.spent import Spent
 from featureflow.serve.turn import Batch, Turns
-from featureflow.serve.work import Wanted, Work
+from featureflow.serve.work import Wanted, Work, ages_s
 from featureflow.store.keys import Keys
 from featureflow.store.mirror import BUCKETS_DOCUMENT, PROJECT_DOCUMENT, partitions_document
 
@@ -73,6 +77,8 @@ class Scorer:
         metrics: Metrics | None = None,
         admission: Admission | None = None,
         publish: Publish | None = None,
+        breaker: Breaker | None = None,
+        feature_cache_bytes: int = limits.FEATURE_CACHE_BYTES,
     ) -> None:
         self.metrics = metrics or Metrics()
         self.clock = clock
@@ -85,8 +91,10 @@ class Scorer:
         self.lag = Lag(self.admission.lags)
         self.spent = Spent()
         self.turns = Turns(self._turn, self.admission)
-        self.fetcher = Fetcher(reader, self.wall, stale_after_us)
         self.finalized = Finalized(limits.FINALIZED_BYTES)
+        self.fetcher = Fetcher(reader, self.wall, stale_after_us, breaker=breaker, cache=FeatureCache(feature_cache_bytes))
+        self.score_cache = ScoreCache()
+        self.metrics.registry.register(CacheMetrics(self.fetcher.cache, self.score_cache))
         self._reader, self._keys = reader, Keys(project)
         self.releases = ReleasesFollowed(reader, self._keys, self.models, self.wall, publish)
         self.release_metrics = ReleaseMetrics(
@@ -377,18 +385,15 @@ class Scorer:
         # 2. read state and offsets, once
         began = perf_counter()
         asked = {view: list(ids) for view, ids in wanted.items()}
-        read = await self.fetcher.fetch(asked, self._fetch_budget_s(live, works))
+        read = await self.fetcher.fetch(asked, self._fetch_budget_s(live, works), ages_s(works))
         fetched = self._held_from_s = perf_counter()
         self.metrics.stage["fetch"].observe(fetched - began)
 
         # 3. finalize each view, once
         q_us = self.clock.now_us()
-        if isinstance(read, Unread):
-            found = {view: feature_values.nothing(view, ids) for view, ids in asked.items()}
-            said: tuple[str, ...] = (f"fetch:{read.reason}",)
-        else:
-            found = {view: self._finalize(reading, q_us) for view, reading in read.items()}
-            said = ()
+        unread = read if isinstance(read, Unread) else None
+        found = {} if isinstance(read, Unread) else {view: self._finalize(reading, q_us) for view, reading in read.items()}
+        said = () if unread is None else (f"fetch:{unread.reason}",)
         finalized = perf_counter()
         self.metrics.stage["finalize"].observe(finalized - fetched)
         parts = []
@@ -398,6 +403,8 @@ class Scorer:
             spent["finalize"].add(n, finalized - fetched)
             own, self._beside_s = perf_counter(), 0.0
             try:
+                if unread is not None:
+                    found = {view: self._unread(work.plan, view, asked[view], q_us) for view in work.plan.views}
                 work.see([found[view] for view in work.plan.views], q_us, said)
                 await self._score(work)
             except Exception:  # a fault of one model must not take the others' requests along
@@ -440,6 +447,15 @@ class Scorer:
         spent["answer"].add(n, ended - inferred)
 
     async def _infer(self, work: Work, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Step 5, of the rows whose score is not known, if the model is declared to remember scores."""
+        if not work.plan.model.cache_scores:
+            return await self._compute(work, inputs)
+        recalled = work.recalled = self.score_cache.look(work.plan, work.loaded, inputs)
+        scores = await self._compute(work, inputs) if recalled.unknown else work.compute(inputs)
+        recalled.keep(scores)
+        return scores
+
+    async def _compute(self, work: Work, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Step 5, beside the event loop where it takes long: ONNX Runtime computes without the interpreter's lock."""
         expected_s = self.spent.infer_s(work.plan.model.name, len(inputs))
         if expected_s is not None and expected_s < INFERENCE_S:
@@ -458,6 +474,12 @@ class Scorer:
         """Nearly all must be in time; those that have the least left cannot make the others' features degrade."""
         left_s = sorted([request.deadline.left_s() for request in live])[len(live) // HURRIED]
         return fetch_budget_s(left_s, sum(self.spent.after_fetch_s(work.plan.model.name, len(work.rows)) for work in works))
+
+    def _unread(self, plan: ModelPlan, view: ViewPlan, ids: list[str | int | None], q_us: int) -> Features:
+        """Where the store does not answer: what was read before, if the model is declared to take it; the rest is missing."""
+        if not plan.keeps_state:
+            return feature_values.nothing(view, ids)
+        return self._finalize(self.fetcher.last_known(view, ids, plan.max_age_s, plan.stale_for_s), q_us)
 
     def _prediction_ids(self, n: int) -> list[str]:
         first = self._id_count

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from featureflow.errors import FeatureFlowError, UnavailableError
+from featureflow.serve.guarded_log import GuardedLog
 from featureflow.serve.scorer import Scorer
 from featureflow.serve.wire.v1 import Ready
 from featureflow.store.log.protocol import Log
@@ -22,8 +23,9 @@ log = structlog.get_logger("featureflow.serve")
 class Upkeep:
     """Four loops on the event loop, none of which blocks it. ``start`` does each once, so that what is wrong at start is known then."""
 
-    def __init__(self, scorer: Scorer, log_store: Log) -> None:
+    def __init__(self, scorer: Scorer, log_store: Log | GuardedLog) -> None:
         self._scorer, self._log = scorer, log_store
+        self.breakers = [scorer.fetcher.breaker, *([log_store.breaker] if isinstance(log_store, GuardedLog) else [])]
         self._problems: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self.draining = False
@@ -51,6 +53,10 @@ class Upkeep:
             down["server"] = "it is shutting down"
         if scorer.problem:
             down["definitions"] = scorer.problem
+        states = {breaker.name: breaker.state for breaker in self.breakers}
+        for breaker in self.breakers:
+            if states[breaker.name] != "closed":
+                down.setdefault(breaker.name, f"it is not asked, but by one call now and then: {breaker.problem}")
         predictions = scorer.predictions
         if predictions is not None and predictions.problem:
             down["log"] = predictions.problem
@@ -73,9 +79,10 @@ class Upkeep:
                     loading = True
                     down[f"model {name}"] = "it is being loaded"
         ready = not (self.draining or loading or scorer.plan is None or "online store" in down)
-        return Ready(ready, down, warnings)
+        return Ready(ready, down, warnings, dict(states))
 
     async def _definitions(self) -> None:
+        await self._scorer.fetcher.look_again()
         await self._scorer.refresh()
 
     async def _models(self) -> None:

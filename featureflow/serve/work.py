@@ -24,6 +24,7 @@ from featureflow.serve.explain import explain, rfc3339
 from featureflow.serve.prediction_log import Applied, Predictions
 from featureflow.serve.ranking import Ranking
 from featureflow.serve.request import Request
+from featureflow.serve.score_cache import Recalled
 from featureflow.serve.turn import Batch
 from featureflow.serve.wire.rank import RankAnswer, Ranked
 from featureflow.serve.wire.v1 import FeatureValue, ScoreAnswer
@@ -35,11 +36,12 @@ log = structlog.get_logger("featureflow.serve")
 class Work:
     """Requests of one model and version, their rows one after another, and each row's place in each view's features."""
 
-    __slots__ = ("_degraded", "_found", "_parts", "_q_us", "_values", "loaded", "places", "plan", "requests", "rows")
+    __slots__ = ("_degraded", "_found", "_parts", "_q_us", "_values", "loaded", "places", "plan", "recalled", "requests", "rows")
 
     def __init__(self, plan: ModelPlan, loaded: Loaded, requests: Batch, wanted: Wanted) -> None:
         """Adds the rows' ids to ``wanted``."""
         self.plan, self.loaded, self.requests = plan, loaded, requests
+        self.recalled: Recalled | None = None  # what is known of its rows' scores, where the model is declared to remember any
         self.rows = requests[0].rows if len(requests) == 1 else [row for request in requests for row in request.rows]
         self.places: list[NDArray[np.intp]] = []
         for view, key in zip(plan.views, plan.slots, strict=True):
@@ -84,8 +86,14 @@ class Work:
 
     def compute(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
         """The same where the model takes every row, in whatever thread. Raises ModelError."""
-        self._parts = split(self.loaded, inputs)
-        return self._parts[:, 0]
+        if self.recalled is None:
+            self._parts = split(self.loaded, inputs)
+            return self._parts[:, 0]
+        scores, unknown = self.recalled.scores.copy(), self.recalled.unknown
+        if unknown:
+            scores[unknown] = self.loaded.score(inputs[unknown])
+        self._parts = scores[:, np.newaxis]
+        return scores
 
     def infer(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Step 5: scores (n,). A row that the model refuses is answered by itself, so that it does not take its neighbours along."""
@@ -246,3 +254,15 @@ class Work:
             statuses = self._found[used.slot].statuses[self.places[used.slot], used.feature]
             lost.update(np.flatnonzero(statuses == Status.MISSING).tolist())
         return lost
+
+
+def ages_s(works: Sequence[Work]) -> dict[ViewPlan, float]:
+    """Views whose state is to be kept, and how old it may be, as far as all models of the turn that read it take it."""
+    keeping = {view for work in works if work.plan.keeps_state for view in work.plan.views}
+    if not keeping:
+        return {}
+    ages: dict[ViewPlan, float] = {}
+    for work in works:
+        for view in work.plan.views:
+            ages[view] = min(work.plan.max_age_s, ages.get(view, work.plan.max_age_s))
+    return {view: age_s for view, age_s in ages.items() if view in keeping}

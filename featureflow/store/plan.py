@@ -110,7 +110,7 @@ def _model_detail(old: spec.Model, new: spec.Model) -> str:
     parts = [_names({i.name: i for i in old.inputs}, {i.name: i for i in new.inputs}, "input")]
     if [i.name for i in old.inputs] != [i.name for i in new.inputs] and {i.name for i in old.inputs} == {i.name for i in new.inputs}:
         parts.append("inputs in another order")
-    for name in ("deadline_us", "drift", "when_missing"):
+    for name in ("deadline_us", "drift", "when_missing", "max_age_us", "stale_for_us", "cache_scores"):
         a, b = getattr(old, name), getattr(new, name)
         if a != b:
             parts.append(f"{name} {a} -> {b}")

@@ -25,7 +25,7 @@ from featureflow.reading import features as feature_values
 from featureflow.reading.features import Features
 from featureflow.reading.fetch import Fetcher, Reading, Unread
 from featureflow.reading.plan import ModelPlan, ViewPlan
-from featureflow.store.online.beside import Group, Together, read_all
+from featureflow.store.online.beside import Group, Kept, Together, read_all
 from featureflow.store.online.protocol import OnlineStore
 from featureflow.watch.watched import Id
 
@@ -89,12 +89,12 @@ class _Blocking:
     """The store's one atomic read, offered as the scorer's reader."""
 
     def __init__(self, online: OnlineStore) -> None:
-        self._online = online
+        self._online, self.kept = online, Kept()
 
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return self._online.read(keys)
 
-    async def read_beside(self, groups: Sequence[Group], keys: Sequence[bytes]) -> Together:
+    async def read_beside(self, groups: Sequence[Group], keys: Sequence[bytes], *, tell: bool = False) -> Together:
         return await read_all(self.read, groups, keys)
 
 

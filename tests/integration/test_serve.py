@@ -10,8 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -21,7 +20,8 @@ import msgspec
 import pytest
 import redis
 from ports import free_port
-from serve_rig import WITH_MODELS, Rig, models_in
+from serve_rig import WITH_MODELS, Rig, models_in, served
+from serve_rig import fed_into as fed
 from worker_rig import RIDERS
 
 from featureflow.define import system
@@ -45,31 +45,6 @@ OPTIONS = ServeOptions(port=0)
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
     return models_in(tmp_path_factory.mktemp("models"))
-
-
-def fed(url: str, count: int = 200) -> Rig:
-    """Events folded by the real worker into the online store at ``url``."""
-    online = RedisOnlineStore(url)
-    rig = Rig(online=online)
-    rig.log.ensure_topic(PREDICTIONS.topic, 2)
-    online.put_meta(PROJECT_DOCUMENT, msgspec.json.encode(WITH_MODELS))
-    rig.produce(count)
-    worker = rig.worker()
-    worker.open()
-    rig.drain(worker)
-    worker.close()
-    return rig
-
-
-@asynccontextmanager
-async def served(url: str, rig: Rig, models: ModelStore) -> AsyncIterator[tuple[str, aiohttp.ClientSession, Server]]:
-    server = Server(project=DEFAULT_PROJECT, online_url=url, log_store=rig.log, models=models, clock=rig.clock, options=OPTIONS)
-    address = await server.start()
-    try:
-        async with aiohttp.ClientSession() as client:
-            yield address, client, server
-    finally:
-        await server.stop()
 
 
 async def fetch(client: aiohttp.ClientSession, url: str, body: object = None) -> tuple[int, Any]:

@@ -13,15 +13,19 @@ import typer
 from prometheus_client import CollectorRegistry
 
 import featureflow
+from featureflow.breaker import Breaker
 from featureflow.cli.main import app
 from featureflow.define.project import load
 from featureflow.ingest.history_metrics import HistoryMetrics
 from featureflow.ingest.metrics import WorkerMetrics
 from featureflow.kernel.aggregation.table import AGGREGATIONS
 from featureflow.kernel.finalize import Status
+from featureflow.reading.feature_cache import FeatureCache
+from featureflow.serve.kept_metrics import BreakerMetrics, CacheMetrics
 from featureflow.serve.metrics import Metrics
 from featureflow.serve.openapi import document
 from featureflow.serve.release_metrics import ReleaseMetrics
+from featureflow.serve.score_cache import ScoreCache
 from featureflow.settings import Settings
 from featureflow.watch.metrics import WatchMetrics
 
@@ -161,6 +165,8 @@ def test_the_tables_of_metrics_are_the_metrics() -> None:
     HistoryMetrics(history)
     ReleaseMetrics(releases)
     WatchMetrics(watch)
+    releases.register(CacheMetrics(FeatureCache(), ScoreCache()))
+    releases.register(BreakerMetrics([Breaker("store")]))
     kept = {
         family.name + ("_total" if family.type == "counter" else "")
         for registry in (worker, history, Metrics().registry, releases, watch)

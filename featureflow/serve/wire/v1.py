@@ -294,6 +294,7 @@ class Ready(Struct):
     ready: bool
     down: dict[str, str]  # part -> what is wrong and what to do
     warnings: dict[str, str]  # what does not work yet, and is nobody's fault: a model without a version
+    breakers: dict[str, str] = {}  # dependency -> closed, half_open or open: whether it is asked
 
 
 class Health(Struct):

@@ -137,6 +137,14 @@ class Consumer(Protocol):
         ...
 
 
+class Appender(Protocol):
+    """What only writes needs of a log."""
+
+    def append(self, topic: str, records: Sequence[Record]) -> list[tuple[int, int]]:
+        """As ``Log.append``."""
+        ...
+
+
 class Transactions(Protocol):
     """Appends, and the offsets of a consumer's group, in one atom. Of that consumer, and used from its thread.
 

@@ -35,9 +35,14 @@ class Kept:
 
     The server writes into one stream, in order: that a key of a group was changed, as it is changed, and answers. So whatever is here
     when an answer is taken off the stream is what stood in the store when that answer was made.
+
+    ``live``: there is a connection, and its server tells. ``confirmed_s``: of the monotonic clock; all changes before it have been told.
+    ``listener`` is called with the keys that have changed, whoever reads them, or None: nothing is told of what was read before.
     """
 
     def __init__(self) -> None:
+        self.live, self.confirmed_s = False, float("-inf")
+        self.listener: Callable[[Sequence[bytes] | None], None] | None = None
         self._values: dict[Group, Values] = {}
         self._groups: dict[bytes, tuple[Group, ...]] = {}
 
@@ -48,15 +53,28 @@ class Kept:
     def put(self, group: Group, values: Values) -> None:
         """Read in a way that the server tells changes from then on."""
         if len(self._values) >= CACHED_GROUPS:
-            self.changed(None)
+            self._values.clear()
+            self._groups.clear()
         for key in group:
             groups = self._groups.get(key, ())
             if group not in groups:
                 self._groups[key] = (*groups, group)
         self._values[group] = values
 
+    def begin(self) -> None:
+        """A connection is there whose server tells changes."""
+        self.changed(None)
+        self.live = True
+
+    def end(self) -> None:
+        """It is lost, or tells no more."""
+        self.live, self.confirmed_s = False, float("-inf")
+        self.changed(None)
+
     def changed(self, keys: Sequence[bytes] | None) -> None:
         """Forget the groups that have one of these; None: all of them."""
+        if self.listener is not None:
+            self.listener(keys)
         if keys is None:
             self._values.clear()
             self._groups.clear()

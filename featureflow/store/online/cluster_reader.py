@@ -16,7 +16,7 @@ from redis.crc import key_slot
 
 from featureflow.errors import UnavailableError
 from featureflow.store.online import tls
-from featureflow.store.online.beside import Group, Together, read_all
+from featureflow.store.online.beside import Group, Kept, Together, read_all
 from featureflow.store.online.cluster import REDIRECTS, seeds
 from featureflow.store.online.reader import AsyncReader
 from featureflow.store.online.redis import SETTING
@@ -40,6 +40,7 @@ class ClusterReader:
         self._scheme = "rediss" if self._context else "redis"
         self._login = {name: options[name] for name in ("username", "password") if name in options}
         self._timeout_s = timeout_s
+        self.kept = Kept()                 # nothing: slots move, and what a node tells of its keys ends with that
         self._nodes: dict[Address, AsyncReader] = {}
         self._owners: list[Address | None] = [None] * SLOTS
         self._looker: asyncio.Task[None] | None = None
@@ -83,8 +84,10 @@ class ClusterReader:
                 values[i] = value
         return values
 
-    async def read_beside(self, groups: Sequence[Group], keys: Sequence[bytes], timeout_s: float | None = None) -> Together:
-        """As ``read``. Nothing is kept: slots move, and what a node tells of its keys ends with that."""
+    async def read_beside(
+        self, groups: Sequence[Group], keys: Sequence[bytes], timeout_s: float | None = None, *, tell: bool = False
+    ) -> Together:
+        """As ``read``; nothing is told."""
         return await read_all(lambda names: self.read(names, timeout_s), groups, keys)
 
     async def ping(self) -> str:

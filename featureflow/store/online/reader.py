@@ -34,13 +34,13 @@ Heard = Callable[[Any], Any]               # what becomes of a reply, as it is t
 
 
 class _Connection(asyncio.Protocol):
-    """Commands out, replies in, in order. ``kept``: what the server tells changes of; None where it does not."""
+    """Commands out, replies in, in order. ``kept``: what the server tells changes of; ``tells``: whether it does."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Kept) -> None:
         self._loop = asyncio.get_running_loop()
         self._parser = hiredis.Reader()
-        self._waiting: deque[tuple[asyncio.Future[Any], Heard | None]] = deque()
-        self.kept: Kept | None = None
+        self._waiting: deque[tuple[asyncio.Future[Any], Heard | None, float]] = deque()  # and when it was asked
+        self.kept, self.tells = kept, False
         self._out: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self.lost: asyncio.Future[Exception | None] = self._loop.create_future()
@@ -51,7 +51,7 @@ class _Connection(asyncio.Protocol):
         if self.lost.done():               # whoever keeps us has not heard of it yet, and nobody would end the wait
             future.set_exception(ConnectionResetError("the connection is lost"))
             return future
-        self._waiting.append((future, heard))
+        self._waiting.append((future, heard, time.monotonic()))
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(packed)
@@ -70,10 +70,12 @@ class _Connection(asyncio.Protocol):
         try:
             while (reply := self._parser.gets()) is not False:
                 if isinstance(reply, hiredis.PushNotification):
-                    if self.kept is not None and reply[0] == b"invalidate":
+                    if self.tells and reply[0] == b"invalidate":
                         self.kept.changed(reply[1])
                     continue
-                future, heard = self._waiting.popleft()
+                future, heard, asked_s = self._waiting.popleft()
+                if self.tells:
+                    self.kept.confirmed_s = asked_s
                 if heard is not None:
                     reply = heard(reply)
                 if not future.done():  # its caller gave up; the reply is still in the stream
@@ -84,7 +86,8 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, problem: Exception | None) -> None:
         if not self.lost.done():
             self.lost.set_result(problem)
-        for future, _ in self._waiting:
+        self._tell_no_more()
+        for future, _, _ in self._waiting:
             if not future.done():
                 future.set_exception(ConnectionResetError(str(problem or "the server closed the connection")))
         self._waiting.clear()
@@ -94,35 +97,54 @@ class _Connection(asyncio.Protocol):
         for command in ((b"HELLO", b"3"), (b"CLIENT", b"TRACKING", b"ON", b"OPTIN")):
             if isinstance(await self.ask(_pack(command)), hiredis.ReplyError):
                 return
-        self.kept = Kept()
+        self.kept.begin()
+        self.tells = True
 
-    def ask_beside(self, groups: Sequence[Group], keys: Sequence[bytes]) -> asyncio.Future[Any]:
+    def ask_beside(self, groups: Sequence[Group], keys: Sequence[bytes], *, tell: bool) -> asyncio.Future[Any]:
         """Values of ``keys``, or an error that is the server's, and those of the groups; None for one that has changed meanwhile.
 
-        What is not kept yet is read right before, to be kept from then on.
+        What is not kept yet is read right before, to be kept from then on. ``tell``: changes of the keys are to be told too.
         """
-        kept = self.kept
-        assert kept is not None
-        if unknown := [group for group in groups if kept.get(group) is None]:
-            self.ask(_pack((b"CLIENT", b"CACHING", b"YES")), self._caching).add_done_callback(_heard)
+        if unknown := [group for group in groups if self.kept.get(group) is None]:
+            self._ask_to_tell()
             names = tuple(key for group in unknown for key in group)
-            self.ask(_pack((b"MGET", *names)), lambda reply: self._keep(unknown, reply)).add_done_callback(_heard)
+            records = self.ask(_pack((b"MGET", *names)), lambda reply: (self._keep(unknown, reply), self._kept(groups)))
+            if not keys:
+                return records
+            records.add_done_callback(_heard)
+        if not keys:
+            known = self._loop.create_future()
+            known.set_result(((), self._kept(groups)))
+            return known
+        if tell:
+            self._ask_to_tell()
         return self.ask(_pack((b"MGET", *keys)), lambda reply: (reply, self._kept(groups)))
 
-    def _caching(self, reply: Any) -> None:
-        if isinstance(reply, hiredis.ReplyError):  # what is read next is not told of
-            self.kept = None
+    def _ask_to_tell(self) -> None:
+        """Of the keys of the next command."""
+        self.ask(_pack((b"CLIENT", b"CACHING", b"YES")), self._refused).add_done_callback(_heard)
+
+    def _refused(self, reply: Any) -> None:
+        if isinstance(reply, hiredis.ReplyError):
+            self._tell_no_more()
+
+    def _tell_no_more(self) -> None:
+        if self.tells:
+            self.tells = False
+            self.kept.end()
 
     def _kept(self, groups: Sequence[Group]) -> list[Values | None]:
-        return [None] * len(groups) if self.kept is None else list(map(self.kept.get, groups))
+        return list(map(self.kept.get, groups)) if self.tells else [None] * len(groups)
 
-    def _keep(self, groups: Sequence[Group], reply: Any) -> None:
-        if self.kept is None or isinstance(reply, hiredis.ReplyError):
-            return
+    def _keep(self, groups: Sequence[Group], reply: Any) -> Any:
+        """An error that is the server's, or nothing."""
+        if isinstance(reply, hiredis.ReplyError):
+            return reply
         at = 0
-        for group in groups:
+        for group in groups if self.tells else ():
             self.kept.put(group, tuple(reply[at : at + len(group)]))
             at += len(group)
+        return ()
 
     def abort(self, problem: Exception | None = None) -> None:
         if not self.lost.done():
@@ -156,6 +178,7 @@ class AsyncReader:
             raise UnavailableError(f"{SETTING} is not a Redis URL: {problem}. Write redis://HOST:PORT/0, or embedded") from None
         self._options |= {"username": username, "password": password} if password else {}
         self._timeout_s, self._tracking = timeout_s, tracking
+        self.kept = Kept()                  # of whatever connection there is
         self._connection: _Connection | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._attempt: asyncio.Event | None = None
@@ -184,8 +207,12 @@ class AsyncReader:
             return []
         return cast("list[bytes | None]", await self.execute((b"MGET", *keys), timeout_s))
 
-    async def read_beside(self, groups: Sequence[Group], keys: Sequence[bytes], timeout_s: float | None = None) -> Together:
+    async def read_beside(
+        self, groups: Sequence[Group], keys: Sequence[bytes], timeout_s: float | None = None, *, tell: bool = False
+    ) -> Together:
         """Values of the groups and of the other keys, as they were at one moment. Raises UnavailableError.
+
+        ``tell``: while ``kept.live``, changes of the keys are told to ``kept.listener`` from now on.
 
         1. Groups that are not kept are read, and kept from then on; the keys are read right after, in the same write.
         2. Where a group has changed between the two, once more.
@@ -194,9 +221,9 @@ class AsyncReader:
         until = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
         for _ in range(TRIES):
             connection = await self._connected()
-            if connection.kept is None or not keys:
+            if not connection.tells:
                 break
-            reply, values = await self._reply(connection, connection.ask_beside(groups, keys), until - time.monotonic())
+            reply, values = await self._reply(connection, connection.ask_beside(groups, keys, tell=tell), until - time.monotonic())
             if isinstance(reply, hiredis.ReplyError):
                 break
             if None not in values:
@@ -290,10 +317,10 @@ class AsyncReader:
     async def _connect(self) -> _Connection:
         options, loop = self._options, asyncio.get_running_loop()
         if "path" in options:
-            _, connection = await loop.create_unix_connection(_Connection, options["path"])
+            _, connection = await loop.create_unix_connection(lambda: _Connection(self.kept), options["path"])
         else:
             host, port = options.get("host", "localhost"), options.get("port", 6379)
-            _, connection = await loop.create_connection(_Connection, host, port, ssl=self._tls)
+            _, connection = await loop.create_connection(lambda: _Connection(self.kept), host, port, ssl=self._tls)
         commands: list[tuple[bytes, ...]] = [(b"CLIENT", b"SETNAME", b"featureflow-serve")]
         if options.get("db"):
             commands.insert(0, (b"SELECT", str(options["db"]).encode()))

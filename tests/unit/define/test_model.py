@@ -131,6 +131,14 @@ def test_a_sequence_without_a_name_of_its_own_is_named_by_its_reference() -> Non
         ({"deadline": "0ms"}, "between 1ms and 60s"),
         ({"deadline": "61s"}, "between 1ms and 60s"),
         ({"when_missing": "shrug"}, "when_missing='shrug'"),
+        ({"max_age": "0s"}, "max_age='0s' of Wrong is not between 1ms and 60m"),
+        ({"max_age": "61m"}, "max_age='61m' of Wrong is not between 1ms and 60m"),
+        ({"max_age": "soon"}, "max_age= of Wrong is 'soon'"),
+        ({"stale_for": "25h"}, "stale_for='25h' of Wrong is not between 1ms and 1440m"),
+        ({"max_age": "10s", "stale_for": "5s"}, "stale_for='5s' of Wrong is shorter than max_age='10s'"),
+        ({"cache_scores": -1}, "cache_scores=-1"),
+        ({"cache_scores": True}, "cache_scores=True"),
+        ({"cache_scores": 1_000_001}, "cache_scores=1000001"),
     ],
 )
 def test_options_out_of_bounds_are_refused(options: dict[str, Any], said: str) -> None:
@@ -138,6 +146,17 @@ def test_options_out_of_bounds_are_refused(options: dict[str, Any], said: str) -
 
         class Wrong(Model, **{"deadline": "20ms", "drift": 0.03, **options}):
             inputs = (Ask.hour,)
+
+
+def test_state_and_scores_of_before_are_taken_where_a_model_says_so() -> None:
+    class Kept(Model, deadline="20ms", drift=0, max_age="1s", stale_for="10m", cache_scores=10_000):
+        inputs = (Ask.hour,)
+
+    class Fresh(Model, deadline="20ms", drift=0):
+        inputs = (Ask.hour,)
+
+    told = Kept._definition, Fresh._definition
+    assert [(one.max_age_us, one.stale_for_us, one.cache_scores) for one in told] == [(1_000_000, 600_000_000, 10_000), (0, 0, 0)]
 
 
 def test_the_largest_drift_is_allowed() -> None:

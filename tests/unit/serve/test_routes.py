@@ -213,7 +213,8 @@ def test_what_there_is_can_be_looked_at(models: ModelStore) -> None:
             assert listed["models"][0]["loaded"]["variant"] == "fp32"
             assert listed["models"][0]["entities"] == ["rider", "zone"]
             assert (await get(server, "/healthz"))[:2] == (200, {"status": "ok"})
-            assert (await get(server, "/readyz"))[:2] == (200, {"ready": True, "down": {}, "warnings": {}})
+            ready = {"ready": True, "down": {}, "warnings": {}, "breakers": {"online store": "closed"}}
+            assert (await get(server, "/readyz"))[:2] == (200, ready)
             assert (await get(server, "/openapi.json"))[1]["openapi"] == "3.1.0"
             assert "POST /v1/score/tip" in (await get(server, "/"))[1]
             await post(server, "/v1/score/tip", GOOD)
