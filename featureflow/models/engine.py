@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,28 +49,27 @@ class Engine(Protocol):
         ...
 
 
-def engine(content: bytes, provider: Provider, *, prepared: bool = False) -> Engine:
-    """An engine of a model's bytes that runs wholly on ``provider``, with one thread and no spinning.
+def engine(content: bytes | Path, provider: Provider) -> Engine:
+    """An engine of a model that runs wholly on ``provider``, with one thread and no spinning.
 
-    prepared: the bytes are a graph that was optimized for this provider already (see models.prepare), and stay as they are.
+    content: a file's bytes; or the path of a graph that was optimized for the CPU already (see models.prepare), and stays as it is.
     Raises whatever ONNX Runtime raises for a model that it cannot run, and ModelError when it chose another provider.
     """
     if provider == "cpu":
-        return CpuEngine(session(content, provider, prepared=prepared))
+        return CpuEngine(session(content, provider))
+    assert isinstance(content, bytes)      # graphs are prepared for the CPU only
     return GpuEngine(content, provider)
 
 
 def session(
-    content: bytes, provider: Provider, *, graphs: bool = False, prepared: bool = False, options: onnxruntime.SessionOptions | None = None
+    content: bytes | Path, provider: Provider, *, graphs: bool = False, options: onnxruntime.SessionOptions | None = None
 ) -> onnxruntime.InferenceSession:
     """The session itself. options: more of them, from ``settings``."""
     options = options or settings(provider)
-    if prepared:
+    if isinstance(content, Path):
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.add_session_config_entry("session.load_model_format", "ORT")
-        options.add_session_config_entry("session.use_ort_model_bytes_directly", "1")
-        options.add_session_config_entry("session.use_ort_model_bytes_for_initializers", "1")
-    made = onnxruntime.InferenceSession(content, options, providers=_providers(provider, graphs), enable_fallback=0)
+    source = str(content) if isinstance(content, Path) else content
+    made = onnxruntime.InferenceSession(source, options, providers=_providers(provider, graphs), enable_fallback=0)
     made.disable_fallback()                # or a failing run would be tried again on the CPU, unsaid
     if made.get_providers()[0] != EXECUTION[provider]:
         raise ModelError(f"ONNX Runtime chose {made.get_providers()[0]} where {EXECUTION[provider]} was asked for")

@@ -60,25 +60,46 @@ def aliases(home: Path) -> dict[str, str]:
 def read(path: Path, limit: int) -> bytes:
     """Raises ModelError naming the path when it cannot be read, is no plain file, or has more than ``limit`` bytes."""
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):     # a directory has an error of its own
-            raise ModelError(f"{path} is no plain file (a pipe or a device would be read for ever); put the file itself there")
-        if found.st_size > limit:
-            raise ModelError(f"{path} has {found.st_size:,} bytes; it may have {limit:,}")
+        _check_plain(path, limit)
         return path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _check_plain(path: Path, limit: int) -> None:
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):     # a directory has an error of its own
+        raise ModelError(f"{path} is no plain file (a pipe or a device would be read for ever); put the file itself there")
+    if found.st_size > limit:
+        raise ModelError(f"{path} has {found.st_size:,} bytes; it may have {limit:,}")
+
+
+def check(home: Path, item: Artifact, place: str) -> None:
+    """Raises ModelError as ``artifact`` does, and keeps nothing of the file in memory."""
+    path = home / item.file
+    try:
+        _check_plain(path, item.bytes)
+        with path.open("rb") as file:
+            same = os.fstat(file.fileno()).st_size == item.bytes and hashlib.file_digest(file, "sha256").hexdigest() == item.sha256
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    if not same:
+        raise _other_file(home, item, place)
 
 
 def artifact(home: Path, item: Artifact, place: str) -> bytes:
     """The file's bytes, and only if they are those that were added: what is checked is what is used."""
     content = read(home / item.file, limit=item.bytes)
     if len(content) != item.bytes or hashlib.sha256(content).hexdigest() != item.sha256:
-        raise ModelError(
-            f"{place}: {home / item.file} is not the file that was added (its SHA-256 differs from the manifest's); "
-            "restore it, or add the model again"
-        )
+        raise _other_file(home, item, place)
     return content
+
+
+def _other_file(home: Path, item: Artifact, place: str) -> ModelError:
+    return ModelError(
+        f"{place}: {home / item.file} is not the file that was added (its SHA-256 differs from the manifest's); "
+        "restore it, or add the model again"
+    )
 
 
 def write(path: Path, content: bytes) -> None:

@@ -11,6 +11,7 @@ from featureflow.errors import ModelError
 from featureflow.models.engine import Engine, engine, is_exhausted
 from featureflow.models.manifest import Provider
 from featureflow.models.onnx_file import Signature
+from featureflow.models.prepared import Prepared
 from featureflow.models.tensors import Array
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)   # batch sizes that are run before traffic; on a GPU the only ones
@@ -24,18 +25,19 @@ class Session:
     """
 
     def __init__(
-        self, content: bytes, signature: Signature, columns: Sequence[str], provider: Provider, place: str,
-        buckets: Sequence[int] = BUCKETS, *, prepared: bool = False,
+        self, content: bytes | Prepared, signature: Signature, columns: Sequence[str], provider: Provider, place: str,
+        buckets: Sequence[int] = BUCKETS,
     ) -> None:
         """Creates and warms, the largest bucket first: what it allocates then serves the smaller ones.
 
-        columns: a name for each column of the matrix, for messages. place: what messages call this model. prepared: the bytes are a graph
-        that was optimized already. Where the GPU's memory is full, now or at a later run, it runs on the CPU, and ``degraded`` says so.
+        content: a file's bytes, or a graph that was optimized for the CPU already. columns: a name for each column of the matrix, for
+        messages. place: what messages call this model. Where the GPU's memory is full, now or at a later run, it runs on the CPU, and
+        ``degraded`` says so.
         Raises ModelError naming ``place`` when the model cannot run on ``provider`` or takes another width.
         """
         self.provider: Provider = provider
         self.degraded: str | None = None   # why it runs on the CPU and not where it was to
-        self.bytes = len(content)          # of the model; what it takes to run it comes on top
+        self.bytes = content.bytes if isinstance(content, Prepared) else len(content)   # what it takes to run comes on top
         self.asked = False                 # whether it ran since the pool last looked
         self.dropped = False               # whether the pool let go of it
         self.signature = signature
@@ -46,8 +48,10 @@ class Session:
             raise ModelError(
                 f"{place} takes {signature.width} columns but its transforms give {width}; fit the transforms that it was trained with"
             )
-        self._content = b"" if provider == "cpu" else content
-        self._engine = self._made(content, prepared)
+        self._content = content.path if isinstance(content, Prepared) else content
+        self._engine = self._made()
+        if provider == "cpu":
+            self._content = b""            # kept only to go on on the CPU
         for batch in reversed(self._buckets):
             self._run(np.zeros((batch, width), np.float32))
 
@@ -112,9 +116,9 @@ class Session:
             row = np.argwhere(~np.isfinite(value))[0][0]
             raise ModelError(f"{self._place} {verb} a value that is not finite in row {row} of {name}; {advice}")
 
-    def _made(self, content: bytes, prepared: bool) -> Engine:
+    def _made(self) -> Engine:
         try:
-            return engine(content, self.provider, prepared=prepared)
+            return engine(self._content, self.provider)
         except ModelError:
             raise
         except Exception as error:         # ONNX Runtime has a dozen exception types without a base of their own
@@ -128,7 +132,7 @@ class Session:
             return False
         self.degraded = f"cpu: {self.provider} has no memory left for it ({str(error).strip().splitlines()[0]})"
         self.provider = "cpu"
-        self._engine = self._made(self._content, False)
+        self._engine = self._made()
         return True
 
     def _run(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:

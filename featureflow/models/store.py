@@ -23,15 +23,25 @@ from numpy.typing import NDArray
 from featureflow.clock import Clock, SystemClock
 from featureflow.define import spec
 from featureflow.errors import ModelError
-from featureflow.models import drift, folder, placement
+from featureflow.models import drift, folder, placement, prepare
 from featureflow.models import manifest as manifests
 from featureflow.models import quantize as quantizing
 from featureflow.models.folder import ALIASES
 from featureflow.models.loaded import LoadedModel, probe_problem, trial_problem
-from featureflow.models.manifest import NAME, Choice, Manifest, ModelInput, Provider, QuantizationReport, Variant
+from featureflow.models.manifest import (
+    NAME,
+    Artifact,
+    Choice,
+    Manifest,
+    ModelInput,
+    Provider,
+    QuantizationReport,
+    Variant,
+)
 from featureflow.models.onnx_file import MODEL_BYTES, Signature, gives, named, parse, signature, takes
 from featureflow.models.placement import Placed, Profile
 from featureflow.models.pool import SessionKey, SessionPool
+from featureflow.models.prepared import Prepared
 from featureflow.models.provider import ProviderChoice, choose, present
 from featureflow.models.session import BUCKETS, Session
 from featureflow.models.tensors import ModelTensor, Part, part, sources_of
@@ -172,6 +182,7 @@ class ModelStore:
                 shutil.rmtree(staged, ignore_errors=True)
             folder.sync(home)
             folder.replace(home / ALIASES, msgspec.json.encode({**aliases, LATEST: given}))
+            prepare.make_or_not(home / given, made.variants["fp32"], content)
         return made
 
     def quantize(
@@ -222,6 +233,9 @@ class ModelStore:
                 chosen=made.chosen, report=made.report, probe=made.probe,
             )
             folder.replace(home / manifests.FILE, manifests.encode(changed))
+            for variant, (_, data) in files.items():
+                prepare.make_or_not(home, changed.variants[variant], data)
+            prepare.clear(home, {a.sha256 for a in changed.variants.values()})
             for old in {p.name for p in home.glob("*.onnx")} - {a.file for a in changed.variants.values()}:
                 (home / old).unlink()      # of an earlier quantize; a reader that still has its manifest starts over
         return made.report
@@ -377,12 +391,27 @@ class ModelStore:
 
     def _made(self, found: Manifest, variant: Variant, provider: Provider) -> Session:
         place = f"model {found.name}@{found.version} ({variant})"
-        content = folder.artifact(self.path / found.name / found.version, found.variants[variant], place)
-        parse(content, place)
-        session = Session(content, _signature(found), _columns(found), provider, place)
+        session = Session(
+            self._content(self.path / found.name / found.version, found.variants[variant], provider, place), _signature(found),
+            _columns(found), provider, place,
+        )
         if found.probe is not None and (problem := probe_problem(session, found.probe, variant)):
             raise _Refused(problem)
         return session
+
+    def _content(self, home: Path, item: Artifact, provider: Provider, place: str) -> bytes | Prepared:
+        """What a session is made of: for the CPU the optimized graph where there is one; of a large file one is made first, elsewhere."""
+        if provider == "cpu":
+            folder.check(home, item, place)    # what was prepared of another file than is there now is not this version's
+            found = prepare.find(home, item)
+            if found is None and item.bytes >= prepare.LARGE_BYTES:
+                prepare.make_elsewhere(home, item)
+                found = prepare.find(home, item)
+            if found is not None:
+                return found
+        content = folder.artifact(home, item, place)
+        parse(content, place)
+        return content
 
     def _manifest(self, name: str, version: str) -> Manifest:
         return self._read_manifest(name, version)[0]

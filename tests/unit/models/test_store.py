@@ -43,7 +43,7 @@ def add(store: ModelStore, name: str = "late", *, seed: int = 0, rows: int = 0, 
 
 
 def files(store: ModelStore, name: str = "late", version: str = "1") -> set[str]:
-    return {p.name for p in (store.path / name / version).iterdir()}
+    return {p.name for p in (store.path / name / version).iterdir() if p.is_file()}
 
 
 # -- add, list, resolve ------------------------------------------------------------------------------------------------
@@ -359,10 +359,10 @@ def test_quantize_keeps_both_variants_with_what_was_measured_and_why_one_answers
 
 def test_a_refused_variant_leaves_the_version_as_it_was(store: ModelStore) -> None:
     add(store, rows=600)
-    before = {p.name: p.read_bytes() for p in (store.path / "late" / "1").iterdir()}
+    before = {p.name: p.read_bytes() for p in (store.path / "late" / "1").rglob("*") if p.is_file()}
     with pytest.raises(DriftError, match="model late@1 in INT8"):
         store.quantize("late", tolerance=1e-4, variants=("int8",))
-    assert {p.name: p.read_bytes() for p in (store.path / "late" / "1").iterdir()} == before
+    assert {p.name: p.read_bytes() for p in (store.path / "late" / "1").rglob("*") if p.is_file()} == before
 
 
 def test_quantize_takes_the_rows_that_it_is_given(store: ModelStore) -> None:
