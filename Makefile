@@ -14,7 +14,7 @@ PROCESSES ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n < 4 ? 2 * n : 
 PYTEST = $(PYTHON) -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE           # or each of them would compile every test anew
 
-.PHONY: help demo environment services services-stop test check simulate lint format bench-ingest bench-score bench-overload bench-rank bench-release clean
+.PHONY: help demo environment services services-stop test check simulate lint format bench-ingest bench-score bench-overload bench-coldstart bench-rank bench-release gpu-check clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -83,6 +83,12 @@ bench-release: environment services ## releases, canaries and rollbacks each sec
 
 bench-overload: environment services ## scores at 0.5 to 10 times what can be had: latency, goodput, refusals
 	@$(PYTHON) benchmarks/overload.py $(BENCH_ARGS)
+
+bench-coldstart: environment ## the first answer of a 100 MB model: from its file, from its optimized graph, held ready; and the loop's longest stall
+	@$(PYTHON) benchmarks/coldstart.py $(BENCH_ARGS)
+
+gpu-check: environment ## the contract of models and a profile on this machine's GPU; without one it says that it did not run
+	@$(PYTHON) benchmarks/gpu_check.py $(BENCH_ARGS)
 
 clean: services-stop ## remove what was made here (the downloads in ~/.cache/featureflow stay)
 	@rm -rf .services .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

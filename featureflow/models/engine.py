@@ -24,7 +24,7 @@ from featureflow.models.tensors import Array
 
 EXECUTION: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 GPU_MEMORY_BYTES = 2 * 1024**3             # of one session's arena
-EXHAUSTED = ("out of memory", "failed to allocate memory", "bfcarena", "cudamalloc", "cuda_error_out_of_memory", "alloc_failed")
+EXHAUSTED = ("out of memory", "failed to allocate memory", "bfc_arena", "smaller than requested bytes", "out_of_memory", "alloc_failed")
 NO_GRAPH = "-1"                            # gpu_graph_id of a run that is neither captured nor replayed
 KINDS = {
     "tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16", "tensor(int64)": "int64",

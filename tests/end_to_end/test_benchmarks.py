@@ -62,3 +62,10 @@ def test_features_are_asked_for_one_entity_and_for_a_hundred(services: Services)
         assert found[f"{entities}_req_s"] > 0
         assert found[f"{entities}_cpu_us"] > 0
         assert found[f"{entities}_not_ok"] == 0
+
+
+def test_a_model_is_loaded_from_its_file_and_from_its_optimized_graph_with_one_score() -> None:
+    found = _printed(str(BENCHMARKS / "coldstart.py"), "--megabytes", "10", "--rounds", "1")
+    assert 9.9 < found["model_mb"] < 10.5
+    assert found["ratio"] > 1
+    assert {"cold_ms", "prepared_ms", "preheated_ms", "prepared_stall_ms"} <= found.keys()
