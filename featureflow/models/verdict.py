@@ -140,8 +140,8 @@ def _live(own: Accuracy | None, stable: Accuracy | None, release: Release) -> st
     if own is None or stable is None or min(own.labels, stable.labels) < bounds.least_labels or own.until_us < release.made_at_us:
         return None
     if bounds.auc_loss is not None and own.auc is not None and stable.auc is not None:
-        error = math.hypot(auc_error(own), auc_error(stable))
-        if stable.auc - own.auc - Z * error > bounds.auc_loss:
+        by_chance = Z * math.hypot(auc_error(own), auc_error(stable)) + (own.auc_error or 0.0) + (stable.auc_error or 0.0)
+        if stable.auc - own.auc - by_chance > bounds.auc_loss:
             return f"its live AUC is {own.auc:.4f}, stable's {stable.auc:.4f}, a loss of {bounds.auc_loss:g} is allowed"
     if bounds.calibration_loss is not None and own.calibration_error is not None and stable.calibration_error is not None:
         by_chance = Z * math.hypot(0.5 / math.sqrt(own.labels), 0.5 / math.sqrt(stable.labels))   # of a share, at most

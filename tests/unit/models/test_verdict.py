@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -114,6 +115,8 @@ def test_a_lower_live_auc_ends_it_where_labels_are_enough_to_say_so() -> None:
     assert verdict(seen(), accuracy={"1": live(0.8), "2": live(0.0, labels=199)}, auc_loss=0.02) is None
     assert verdict(seen(), accuracy={"1": live(0.8), "2": live(0.7, until_us=1)}, auc_loss=0.02) is None     # of before the release
     assert verdict(seen(), accuracy={"2": live(0.1)}, auc_loss=0.02) is None
+    coarse = msgspec.structs.replace(live(0.7), auc_error=0.09)      # counted in bins that are too wide to say so
+    assert verdict(seen(), accuracy={"1": live(0.8), "2": coarse}, auc_loss=0.02) is None
     assert verdict(seen(), accuracy={"1": live(0.8), "2": live(0.7)}) is None
 
 
