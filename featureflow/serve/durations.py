@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
+from math import inf
 
 BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)   # rows, at most
 MEMORY_S = 0.5
@@ -27,14 +28,15 @@ def bucket_of(rows: int) -> int:
 
 
 class Durations:
-    """Of one kind of work, in seconds. ``now_s`` is a monotonic clock."""
+    """Of one kind of work, in seconds. ``now_s`` is a monotonic clock. ``stands_s``: for how long a result may go without what is new."""
 
-    def __init__(self, now_s: Callable[[], float]) -> None:
-        self._now_s = now_s
+    def __init__(self, now_s: Callable[[], float], stands_s: float = 0.0) -> None:
+        self._now_s, self._stands_s = now_s, stands_s
         self._rings: list[deque[tuple[float, float]]] = [deque(maxlen=REMEMBERED) for _ in BUCKETS]
         self._typical, self._slow = [0.0] * len(BUCKETS), [0.0] * len(BUCKETS)
-        self._changed = True
-        self._looked_s = self._last_s = 0.0
+        self._own: list[tuple[float, float]] = [(0.0, 0.0)] * len(BUCKETS)    # of each ring, as it was looked at last
+        self._changed: set[int] = set()
+        self._looked_s, self._whole_s, self._last_s = -inf, -inf, 0.0
 
     @property
     def samples(self) -> int:
@@ -49,7 +51,7 @@ class Durations:
             ring.popleft()  # after a silence, all that was before counts once
         self._last_s = now_s
         ring.append((self._last_s, seconds * max(1.0, BUCKETS[at] / rows)))
-        self._changed = True
+        self._changed.add(at)
 
     def typical(self) -> list[float]:
         """The median by bucket; where none was measured, a bound by those beside it; 0.0 everywhere where nothing is known."""
@@ -72,20 +74,26 @@ class Durations:
 
     def _look(self) -> None:
         now_s = self._now_s()
-        if not self._changed and now_s - self._looked_s < LOOKED_S:
+        if now_s - self._looked_s < (self._stands_s if self._changed else LOOKED_S):
             return
-        self._changed, self._looked_s = False, now_s
-        own, slow = [0.0] * len(BUCKETS), [0.0] * len(BUCKETS)
+        whole = now_s - self._whole_s >= LOOKED_S  # what was not measured grows old all the same, but not within so little
         age_s = now_s - self._last_s
         worth = 1.0 if age_s <= MEMORY_S else 0.5 ** ((age_s - MEMORY_S) / HALVED_S)
+        own, slow = [0.0] * len(BUCKETS), [0.0] * len(BUCKETS)
         fresh: list[int] = []
         for at, ring in enumerate(self._rings):
             if ring and (worth == 1.0 or len(ring) >= FEW):
-                typical, late = _of(ring, now_s)
+                if whole or at in self._changed:
+                    self._own[at] = _of(ring, now_s)
+                typical, late = self._own[at]
                 own[at] = worth * typical
                 if now_s - ring[-1][0] <= MEMORY_S:
                     slow[at] = late
                     fresh.append(at)
+        self._changed.clear()
+        self._looked_s = now_s
+        if whole:
+            self._whole_s = now_s
         self._typical, self._slow = _filled(own, fresh), slow
 
 

@@ -9,6 +9,7 @@ from featureflow.serve.durations import Durations
 from featureflow.serve.metrics import STAGES
 
 READ_WEIGHT = 0.02
+STANDS_S = 0.05  # to look at all stages after every turn would cost as much as some of them do
 
 
 class Spent:
@@ -23,7 +24,7 @@ class Spent:
         """Durations by stage."""
         found = self._models.get(model)
         if found is None:
-            found = self._models[model] = {stage: Durations(self._now_s) for stage in STAGES}
+            found = self._models[model] = {stage: Durations(self._now_s, STANDS_S) for stage in STAGES}
         return found
 
     def read(self, seconds: float) -> None:
