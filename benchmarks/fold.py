@@ -9,7 +9,7 @@ import argparse
 import resource
 import signal
 import time
-from collections import Counter
+from collections import defaultdict
 from typing import ClassVar
 
 import msgspec
@@ -40,7 +40,7 @@ class Stages:
 
     def begin(self) -> None:
         """Forget what was counted, and count from now on."""
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.commits = 0
         self.longest_s = 0.0
         self._at = time.perf_counter()

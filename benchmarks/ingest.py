@@ -17,7 +17,7 @@ from peers.run import ENGINES
 from peers.run import rows as peer_rows
 from rows import ROWS, SCALED, say
 
-from servers import Servers
+from real_servers import Servers
 
 DATABASE = 15
 

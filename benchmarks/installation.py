@@ -22,7 +22,7 @@ from featureflow.store.mirror import BUCKETS_DOCUMENT
 from featureflow.store.online import record
 from featureflow.store.online.redis import BUCKETS, RedisOnlineStore
 from featureflow.store.registry import Registry
-from servers import Servers
+from real_servers import Servers
 
 HERE = Path(__file__).parent
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -86,7 +87,7 @@ def run(port: int, requests: list[bytes], *, connections: int, seconds: float) -
         made = [
             (
                 await loop.create_connection(
-                    lambda i=i: _Connection(requests, i * 7919, began + seconds, durations), "127.0.0.1", port
+                    partial(_Connection, requests, i * 7919, began + seconds, durations), "127.0.0.1", port
                 )
             )[1]
             for i in range(connections)

@@ -22,7 +22,7 @@ from score import DEVICES, HERE, MERCHANTS, USERS, Asked, child, fill, free_port
 
 from featureflow.cli.context import Context
 from featureflow.log_lines import log_as_json
-from servers import Servers
+from real_servers import Servers
 
 DATABASE = 13
 MOST, SHARED = 1_000, 100  # candidates of one request; those that two recalls find

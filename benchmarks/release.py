@@ -32,7 +32,7 @@ from featureflow.models.manifest import inputs_of
 from featureflow.models.releasing import Releasing
 from featureflow.models.store import ModelStore
 from featureflow.models.transform import Steps, fit
-from servers import Servers
+from real_servers import Servers
 
 DATABASE = 13
 MODEL = "odd"

@@ -27,7 +27,7 @@ from featureflow.store.log.open import open_log
 from featureflow.store.online import record
 from featureflow.store.online.embedded import EmbeddedServer
 from featureflow.store.online.redis import BUCKETS
-from servers import Servers
+from real_servers import Servers
 
 Figures = dict[str, object]
 READ_KEYS = 50  # of a reader's MGET

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import msgspec
@@ -45,7 +46,7 @@ from featureflow.models.store import ModelStore
 from featureflow.models.transform import Steps, fit
 from featureflow.store.log.protocol import Record
 from featureflow.store.mirror import buckets_of
-from servers import Servers
+from real_servers import Servers
 
 HERE = Path(__file__).parent
 DATABASE = 14
@@ -120,7 +121,7 @@ def child(command: list[str], ready: str, environment: dict[str, str] | None = N
         process.wait(15)
 
 
-def ask_once(port: int, body: bytes) -> dict[str, object]:
+def ask_once(port: int, body: bytes) -> Any:
     from urllib.request import Request
 
     until = time.monotonic() + 30

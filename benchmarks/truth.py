@@ -12,7 +12,7 @@ from featureflow.kernel.finalize import ViewKernel
 from featureflow.kernel.state import parse
 from featureflow.store.keys import Keys
 from featureflow.store.online.redis import BUCKETS, RedisOnlineStore
-from servers import Servers
+from real_servers import Servers
 
 LADDER_US = [seconds * 1_000_000 for seconds in (1, 10, 60, 300, 900, 3_600, 21_600, 86_400)]
 CHECKED = 300

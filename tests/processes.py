@@ -14,18 +14,24 @@ from typing import Any
 from featureflow.errors import UnavailableError
 
 PATIENCE_S = 150.0                         # never waited for where things work
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.1
 DRAIN_S = 60.0                             # of a process told to end, which may have to wait for a processor
 
 
-def until(is_so: Callable[[], Any], what: str, *, seconds: float = PATIENCE_S, every: float = 0.02) -> Any:
-    """What ``is_so`` says once it says something true. A server that answers too late to tell is asked again."""
-    deadline = time.monotonic() + seconds
+def until(is_so: Callable[[], Any], what: str, *, seconds: float = PATIENCE_S, every: float | None = None) -> Any:
+    """What ``is_so`` says once it says something true. A server that answers too late to tell is asked again.
+
+    It is asked ``every`` so many seconds, or after waits that grow: to ask a log and two stores takes milliseconds of a processor that
+    the one who is waited for may want.
+    """
+    deadline, pause = time.monotonic() + seconds, FIRST_PAUSE_S if every is None else every
     while True:
         with contextlib.suppress(UnavailableError):
             if found := is_so():
                 return found
         assert time.monotonic() < deadline, f"{what}: not so after {seconds:.0f} s"
-        time.sleep(every)
+        time.sleep(pause)
+        pause = min(1.5 * pause, LONGEST_PAUSE_S) if every is None else every
 
 
 class Process:

@@ -26,7 +26,7 @@ from featureflow.kernel.state import parse
 from featureflow.store.keys import Keys
 from featureflow.store.log.open import open_log
 from featureflow.store.online.redis import BUCKETS, RedisOnlineStore
-from servers import Servers
+from real_servers import Servers
 
 ENGINES: dict[str, Callable[[], Command]] = {
     "flink": environments.flink,

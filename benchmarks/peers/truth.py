@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import redis
 
@@ -36,7 +38,7 @@ def wrong(client: redis.Redis, keys: np.ndarray, values: np.ndarray) -> tuple[in
         user = int(name.rpartition(b"-")[2])
         if user == NOBODY:
             continue
-        for field, packed in client.hgetall(name).items():
+        for field, packed in cast(dict[bytes, bytes], client.hgetall(name)).items():
             got, value = np.frombuffer(packed, VALUE)[0], expected.pop((user, int(field) // 60), None)
             if value is None:
                 extra += 1

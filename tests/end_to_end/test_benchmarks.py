@@ -34,7 +34,7 @@ def test_the_keys_of_the_first_row_stand_at_the_top(services: Services) -> None:
 
 def test_what_other_engines_are_compared_with_is_right_for_each_kind_of_window(services: Services) -> None:
     program = (
-        "import json; from servers import Servers; from peers.run import rows;"
+        "import json; from real_servers import Servers; from peers.run import rows;"
         f"print(json.dumps(rows(Servers.find(15), {EVENTS}, [])))"
     )
     found = _printed("-c", program)

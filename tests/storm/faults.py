@@ -223,7 +223,7 @@ def deadlock(stage: Stage) -> None:
         cursor.execute("SET SESSION transaction_isolation = 'READ-COMMITTED'")
         cursor.execute("SET SESSION innodb_lock_wait_timeout = 30")
         cursor.execute("SET autocommit = 0")
-        until(lambda: _rival(stage, rival, cursor), "a deadlock of which the history writer is the victim", seconds=120.0)
+        until(lambda: _rival(stage, rival, cursor), "a deadlock of which the history writer is the victim", seconds=120.0, every=0.02)
     stage.history_advances("after the deadlock")
 
 

@@ -9,7 +9,7 @@ import uuid
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import redis
+from redis import Redis
 
 SERVICES = Path(__file__).parent.parent / "scripts" / "services.py"
 
@@ -39,8 +39,8 @@ class Servers:
         """The same servers for another run."""
         return replace(self, run=uuid.uuid4().hex[:8])
 
-    def client(self) -> redis.Redis:
-        return redis.Redis.from_url(self.redis)
+    def client(self) -> Redis:
+        return Redis.from_url(self.redis)
 
     def empty(self) -> None:
         """Flush the benchmark's own database."""
