@@ -22,6 +22,7 @@ import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -85,7 +86,8 @@ async def load(folder: Path) -> dict[str, float]:
         again.append(time.perf_counter() - began)
     content = store._content(store.path / "big" / "1", loaded.manifest.variants["fp32"], "cpu", "big")  # as the load found it
     began = time.perf_counter()
-    made = engine(getattr(content, "path", content), "cpu")
+    file: Any = getattr(content, "path", content)
+    made = engine(file, "cpu")
     made.run("score", {"inputs": row.astype(np.float32)})
     return {
         "load_ms": cold * 1e3, "stall_ms": max(stall - TURN_S, 0) * 1e3, "quiet_ms": max(quiet - TURN_S, 0) * 1e3,

@@ -29,7 +29,7 @@ from stream import Stream, body
 from featureflow.cli.context import Context
 from featureflow.log_lines import log_as_json
 from featureflow.store.log.protocol import Record
-from servers import Servers
+from real_servers import Servers
 
 HERE = Path(__file__).parent
 DATABASE, PEER_DATABASE = 13, 12

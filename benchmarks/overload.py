@@ -41,7 +41,7 @@ from featureflow.models.manifest import inputs_of
 from featureflow.models.store import ModelStore
 from featureflow.models.transform import fit
 from featureflow.store.online.embedded import server_binary
-from servers import Servers
+from real_servers import Servers
 
 HERE = Path(__file__).parent
 DATABASE = 12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import uuid
@@ -24,6 +25,7 @@ class Servers:
 
     @staticmethod
     def find(database: int) -> Servers:
+        """``database``: of Redis, unless BENCH_DATABASE says another, so that two benchmarks can run at once."""
         # its exit code says whether all are up, its rows which
         status = json.loads(subprocess.run([sys.executable, SERVICES, "status", "--json"], stdout=subprocess.PIPE).stdout)
         up = {service["name"]: service for service in status["services"] if service["up"]}
@@ -31,7 +33,7 @@ class Servers:
             raise SystemExit(f"{', '.join(sorted(absent))} is not up. Run: make services")
         address = {name: f"{service['host']}:{service['port']}" for name, service in up.items()}
         return Servers(
-            address["kafka"], f"redis://{address['redis']}/{database}",
+            address["kafka"], f"redis://{address['redis']}/{os.environ.get('BENCH_DATABASE', database)}",
             f"mysql+pymysql://featureflow:featureflow@{address.get('mysql', 'absent')}", {name: s["version"] for name, s in up.items()},
         )  # fmt: skip
 

@@ -31,7 +31,7 @@ from featureflow.cli.context import Context
 from featureflow.define.spec import Project
 from featureflow.log_lines import log_as_json
 from featureflow.store.log.open import open_log
-from servers import Servers
+from real_servers import Servers
 
 HERE = Path(__file__).parent
 DATABASE = 11

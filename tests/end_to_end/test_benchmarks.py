@@ -9,10 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from servers import Services
+import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 EVENTS = 3_000
+
+
+@pytest.fixture(autouse=True)
+def database(own_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the real Redis: ours, whoever else runs a benchmark."""
+    monkeypatch.setenv("BENCH_DATABASE", own_database.rpartition("/")[2])
 
 
 def _printed(*command: str) -> Any:
@@ -22,7 +28,7 @@ def _printed(*command: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_the_keys_of_the_first_row_stand_at_the_top(services: Services) -> None:
+def test_the_keys_of_the_first_row_stand_at_the_top() -> None:
     found = _printed(str(BENCHMARKS / "ingest.py"), "--rows", "zipf,uniform,by-hand", "--events", str(EVENTS))
     assert [row["row"] for row in found["rows"]] == ["zipf", "uniform", "by-hand"]
     first = found["rows"][0]
@@ -32,7 +38,7 @@ def test_the_keys_of_the_first_row_stand_at_the_top(services: Services) -> None:
     assert found["by_hand_cpu_us_per_event"] > 0
 
 
-def test_what_other_engines_are_compared_with_is_right_for_each_kind_of_window(services: Services) -> None:
+def test_what_other_engines_are_compared_with_is_right_for_each_kind_of_window() -> None:
     program = (
         "import json; from real_servers import Servers; from peers.run import rows;"
         f"print(json.dumps(rows(Servers.find(15), {EVENTS}, [])))"
@@ -42,20 +48,20 @@ def test_what_other_engines_are_compared_with_is_right_for_each_kind_of_window(s
     assert all(row["checked"] > 0 and row["events"] == EVENTS for row in found)
 
 
-def test_candidates_are_ranked_as_they_are_scored(services: Services) -> None:
+def test_candidates_are_ranked_as_they_are_scored() -> None:
     found = _printed(str(BENCHMARKS / "rank.py"), "--seconds", "0.3", "--candidates", "200")
     assert (found["candidates"], found["recalls"], found["not_ok"]) == (200, 3, 0)
     assert 0 < found["p50_ms"] <= found["p99_ms"]
 
 
-def test_releases_at_half_load_fail_no_request(services: Services) -> None:
+def test_releases_at_half_load_fail_no_request() -> None:
     found = _printed(str(BENCHMARKS / "release.py"), "--seconds", "2", "--every", "0.6", "--load", "0.2", "--events", "1000")
     assert (found["failed"], found["failed_without"]) == (0, 0)
     assert found["steps"] >= 2
     assert found["p99_ms"] > 0 and found["p99_ms_without"] > 0
 
 
-def test_features_are_asked_for_one_entity_and_for_a_hundred(services: Services) -> None:
+def test_features_are_asked_for_one_entity_and_for_a_hundred() -> None:
     found = _printed(str(BENCHMARKS / "online.py"), "--seconds", "0.2", "--rounds", "1", "--events", str(EVENTS))
     assert found["features"] == 15
     for entities in (1, 100):
