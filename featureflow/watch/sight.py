@@ -104,17 +104,17 @@ class Sight:
     def __init__(self, online: OnlineStore, clock: Clock, wall: Clock, *, stale_after_us: int, wait_us: int) -> None:
         self._clock, self._wall, self._wait_us = clock, wall, wait_us
         self._fetcher = Fetcher(_Blocking(online), wall, stale_after_us)
-        self._runner = asyncio.Runner()
+        self._loop = asyncio.new_event_loop()
 
     def see(self, plan: ModelPlan, ids: Mapping[str, Sequence[Id]], at: Places, newest_event_us: int) -> Seen:
         """``ids``: by join key, one of each event. ``newest_event_us``: their newest event time, which is counted too.
 
         Raises UnavailableError where the store does not answer.
         """
-        return self._runner.run(self._see(plan, ids, at, newest_event_us))
+        return self._loop.run_until_complete(self._see(plan, ids, at, newest_event_us))
 
     def close(self) -> None:
-        self._runner.close()
+        self._loop.close()
 
     async def _see(self, plan: ModelPlan, ids: Mapping[str, Sequence[Id]], at: Places, newest_event_us: int) -> Seen:
         wanted: dict[ViewPlan, dict[Id, int]] = {}

@@ -26,6 +26,8 @@ from featureflow.store.log.protocol import Partition, Transaction
 OPEN_MS = 10_000                           # before the broker undoes a transaction whose producer says nothing
 WAIT_MS = 15_000                           # for an answer to a step of one
 REQUEST_MS = 10_000
+AGAIN_MS = 5                               # the broker is still writing the end of the last transaction when the next one begins: the
+                                           # client asks again after this, by itself after 100 ms, which nearly every one would wait
 FENCED = (
     kafka.errors.CommitFailedError, kafka.errors.FencedInstanceIdError, kafka.errors.ProducerFencedError,
     kafka.errors.InvalidProducerEpochError, kafka.errors.InvalidTxnStateError, kafka.errors.InvalidProducerIdMappingError,
@@ -96,7 +98,7 @@ class KafkaTransactions:
                 max_block_ms=WAIT_MS,
                 allow_auto_create_topics=False,
                 metrics_enabled=False,
-                **{"request_timeout_ms": REQUEST_MS, **self._options},
+                **{"request_timeout_ms": REQUEST_MS, "retry_backoff_ms": AGAIN_MS, **self._options},
             )
             self._producer.init_transactions()
         return self._producer
