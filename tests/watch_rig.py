@@ -118,14 +118,14 @@ class WatchRig:
             self._ingest.open()
         self.rig.drain(self._ingest)
 
-    def scoring(self, failpoint: Failpoint = unarmed, begins: dict[Partition, int] | None = None) -> Scoring:
+    def scoring(self, failpoint: Failpoint = unarmed, begins: dict[Partition, int] | None = None, model: str = "risk") -> Scoring:
         plan = Plan(self.project, {"trip": self.rig.partitions}, self.rig.buckets)
         sight = Sight(self.rig.online, self.rig.clock, self.rig.clock, stale_after_us=30_000_000, wait_us=self.wait_us)
-        current = CurrentModel(self.models, self.rig.online, self.project.model("risk"), "")
+        current = CurrentModel(self.models, self.rig.online, self.project, model, "")
         current.get()
         current.wait(60.0)
         stage = Scoring(
-            self.log, plan, "risk", current, sight, self.rig.clock, self.rig.clock,
+            self.log, plan, model, current, sight, self.rig.clock, self.rig.clock,
             self.metrics, failpoint, group="score", member="", begins=begins or {},
         )  # fmt: skip
         BEGUN.append(stage)

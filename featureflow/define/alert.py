@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from featureflow.define import spec
+from featureflow.define.ensemble import Ensemble
 from featureflow.define.entity import Entity, is_entity
 from featureflow.define.event import Event
-from featureflow.define.expression import Expr
+from featureflow.define.expression import Expr, Owner
 from featureflow.define.model import Model
 from featureflow.define.name import a, check_class_name, listed, shown
 from featureflow.define.place import Place, here, wrong
@@ -27,7 +28,7 @@ class Alert:
 
     ``featureflow watch`` scores every event as it arrives.
 
-    - ``model``: what scores it; ``on``: the event.
+    - ``model``: the model, or ensemble, that scores it; ``on``: the event.
     - ``of``: the entity whose scores are averaged; ``role``: which field of the event holds its id, where several may.
     - ``average``: how much the newest score weighs in the exponential moving average; 1 is the score itself.
     - ``above``: the alert is raised where the average comes to it or beyond.
@@ -43,7 +44,7 @@ class Alert:
     def __init_subclass__(
         cls,
         *,
-        model: type[Model],
+        model: type[Model] | type[Ensemble],
         on: type[Event],
         of: type[Entity[Any]],
         above: float,
@@ -78,11 +79,14 @@ class Alert:
 
 
 def _check_kinds(cls: type[Alert], model: object, on: object, of: object, at: Place) -> None:
-    for word, value, base, example in (("model", model, Model, "Fraud"), ("on", on, Event, "Payment")):
-        if not (isinstance(value, type) and issubclass(value, base) and value is not base):
+    kinds: tuple[tuple[str, object, tuple[type, ...], str], ...] = (
+        ("model", model, (Model, Ensemble), "Fraud"), ("on", on, (Event,), "Payment"),
+    )  # fmt: skip
+    for word, value, bases, example in kinds:
+        if not (isinstance(value, type) and issubclass(value, bases) and value not in bases):
             raise wrong(
-                f"{word}={shown(value)} of {cls.__name__} is no {base.__name__.lower()}",
-                write=f"{word}={example}, a class of this file that is built on {base.__name__}",
+                f"{word}={shown(value)} of {cls.__name__} is no {bases[0].__name__.lower()}",
+                write=f"{word}={example}, a class of this file that is built on {bases[0].__name__}",
                 at=at,
             )
     if not is_entity(of):
@@ -119,18 +123,22 @@ def _check_body(cls: type[Alert], at: Place) -> None:
             )
 
 
-def _read(model: type[Model]) -> list[Expr[Any]]:
+def _owners(model: type[Model] | type[Ensemble]) -> set[Owner]:
+    """Whose columns it reads: of an ensemble also what its members read."""
+    if issubclass(model, Ensemble):
+        rules = [value for value in vars(model).values() if isinstance(value, Expr)]
+        return {owner for rule in rules for owner in rule.owners}.union(*map(_owners, model._members))
     read = [value.one if isinstance(value, Sequence) else value for value in vars(model)["inputs"]]
-    return [value for value in read if isinstance(value, Expr)]
+    return {owner for value in read if isinstance(value, Expr) for owner in value.owners}
 
 
-def _views(model: type[Model]) -> list[type[View]]:
+def _views(model: type[Model] | type[Ensemble]) -> list[type[View]]:
     """Those that the model reads."""
-    found = [owner.cls for value in _read(model) for owner in value.owners if owner.kind == "feature"]
+    found = [owner.cls for owner in _owners(model) if owner.kind == "feature"]
     return sorted({view for view in found if issubclass(view, View)}, key=lambda view: view._definition.name)
 
 
-def _id(cls: type[Alert], model: type[Model], view: type[View], on: type[Event], at: Place) -> str:
+def _id(cls: type[Alert], model: type[Model] | type[Ensemble], view: type[View], on: type[Event], at: Place) -> str:
     """The field of the event that holds the id that this view is read by."""
     source, definition = on._definition, view._definition
     if source.name in definition.keys:
@@ -178,15 +186,15 @@ def _role(cls: type[Alert], on: type[Event], of: type[Entity[Any]], role: object
     )
 
 
-def _context(cls: type[Alert], model: type[Model], on: type[Event], at: Place) -> dict[str, spec.Expr]:
+def _context(cls: type[Alert], model: type[Model] | type[Ensemble], on: type[Event], at: Place) -> dict[str, spec.Expr]:
     """``request:field`` -> what of the event stands for it, for each that the model reads."""
     written = vars(cls).get("context", {})
     at = at.within("context")
     if not isinstance(written, dict):
         raise wrong(f"context of {cls.__name__} is {written!r}, not a dict", write="context = {Ask.amount: Payment.amount}", at=at)
-    requests = {owner.cls for value in _read(model) for owner in value.owners if owner.kind == "request"}
+    requests = {owner.cls for owner in _owners(model) if owner.kind == "request"}
     fields = {f"{request._definition.name}:{field.name}": (request, field) for request in requests for field in request._definition.fields}  # type: ignore[attr-defined]  # set on every Request
-    wanted = [name for value in _read(model) for name in spec.columns_of(value.node) if name in fields]
+    wanted = [name for one in model._definition.inputs for name in spec.columns_of(one.expr) if name in fields]
     given: dict[str, Expr[Any]] = {}
     for key, value in written.items():
         name = key.node.name if isinstance(key, Expr) and isinstance(key.node, spec.Column) else ""

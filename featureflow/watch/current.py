@@ -10,6 +10,7 @@ import structlog
 
 from featureflow.define import spec
 from featureflow.errors import ModelError, StateError, UnavailableError
+from featureflow.models.ensemble import Loaded, LoadedEnsemble
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.release import Arm, content_of
 from featureflow.models.releasing import decoded
@@ -25,18 +26,18 @@ log = structlog.get_logger("featureflow.watch")
 class CurrentModel:
     """``ref``: a version, an alias, or empty: the released stable version, or the latest of a model of which nothing is released.
 
-    Used from one thread.
+    An ensemble has no versions: its members are those. Used from one thread.
     """
 
-    def __init__(self, store: ModelStore, online: OnlineStore, model: spec.Model, ref: str) -> None:
-        self._store, self._online, self._model, self._ref = store, online, model, ref
-        self._loaded: LoadedModel | None = None
+    def __init__(self, store: ModelStore, online: OnlineStore, project: spec.Project, model: str, ref: str) -> None:
+        self._store, self._online, self._project, self._model, self._ref = store, online, project, project.model(model), ref
+        self._loaded: Loaded | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="models")
-        self._loading: Future[LoadedModel] | None = None
+        self._loading: Future[Loaded] | None = None
         self._due = 0.0
         self.problem = ""                  # why there is none, or not the one that there should be
 
-    def get(self) -> LoadedModel | None:
+    def get(self) -> Loaded | None:
         """What scores now; None before the first is loaded. Never waits."""
         if self._loading is not None and self._loading.done():
             loading, self._loading = self._loading, None
@@ -66,12 +67,23 @@ class CurrentModel:
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _successor(self, current: LoadedModel | None) -> LoadedModel:
-        arm = None if self._ref else self._released()
-        ref = self._ref or (None if arm is None else arm.version)
+    def _successor(self, current: Loaded | None) -> Loaded:
+        if self._model.ensemble is None:
+            return self._of(self._model, self._ref, current if isinstance(current, LoadedModel) else None)
+        if self._ref:
+            raise ModelError(f"{self._model.name} is an ensemble, whose version follows from its members': watch it without @{self._ref}")
+        before = current.members if isinstance(current, LoadedEnsemble) else ()
+        known = {member.name: member for member in before}
+        members = tuple(self._of(self._project.model(name), "", known.get(name)) for name in self._model.ensemble.members)
+        same = current is not None and len(before) == len(members) and all(a is b for a, b in zip(before, members, strict=True))
+        return current if same and current is not None else LoadedEnsemble(self._model, members)
+
+    def _of(self, model: spec.Model, wanted: str, current: LoadedModel | None) -> LoadedModel:
+        arm = None if wanted else self._released(model.name)
+        ref = wanted or (None if arm is None else arm.version)
         if current is not None and not current.session.dropped and self._store.is_current(current, ref):
             return current
-        loaded = self._store.load(self._model.name, ref, model=self._model)
+        loaded = self._store.load(model.name, ref, model=model)
         if arm is not None and content_of(loaded.manifest) != arm.content:
             raise ModelError(
                 f"model {loaded.name}@{loaded.version} in {self._store.path} is another one than was released under that name; "
@@ -79,8 +91,8 @@ class CurrentModel:
             )
         return loaded
 
-    def _released(self) -> Arm | None:
+    def _released(self, model: str) -> Arm | None:
         """The stable arm: a stream is scored by one version, whomever a candidate answers."""
         document = self._online.get_meta(RELEASES_DOCUMENT)
         found = {} if document is None else _RELEASES.decode(document)
-        return decoded(bytes(found[self._model.name]), self._model.name).stable if self._model.name in found else None
+        return decoded(bytes(found[model]), model).stable if model in found else None

@@ -22,7 +22,7 @@ from featureflow.errors import ModelError
 from featureflow.kernel.accept import judge
 from featureflow.kernel.decode import Decoder
 from featureflow.kernel.events import Events
-from featureflow.models.loaded import LoadedModel
+from featureflow.models.ensemble import Loaded
 from featureflow.reading.plan import ModelPlan, Plan
 from featureflow.store.log.protocol import Batch, Log, Partition, Record
 from featureflow.store.schemas.open import records_of
@@ -149,7 +149,7 @@ class Scoring:
                 found.setdefault(batch.source, []).append(events)
         return [_Arrived(self._watched[source], events) for source, events in found.items()]
 
-    def _scored(self, arrived: _Arrived, loaded: LoadedModel) -> tuple[int, list[Record]]:
+    def _scored(self, arrived: _Arrived, loaded: Loaded) -> tuple[int, list[Record]]:
         """Steps 4 and 5 of one source's events: when the log took the newest, and the records of their scores."""
         watched, parts = arrived.watched, arrived.events
         at = Places(
@@ -199,7 +199,7 @@ class Scoring:
         return at.newest_us, records
 
     def _infer(
-        self, seen: Seen, inputs: NDArray[np.float64], loaded: LoadedModel
+        self, seen: Seen, inputs: NDArray[np.float64], loaded: Loaded
     ) -> tuple[NDArray[np.float64], list[list[str]]]:
         """Scores (n,), NaN where there is none; what was degraded for each event. An event that the model refuses is refused alone."""
         n = len(inputs)

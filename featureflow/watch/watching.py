@@ -140,7 +140,7 @@ class Watching:
         sight = Sight(
             self._online, self._clock, self._wall, stale_after_us=self._options.stale_after_us, wait_us=self._options.wait_us
         )
-        current = CurrentModel(self._store.apart(), self._online, self._applied.project.model(model), ref)
+        current = CurrentModel(self._store.apart(), self._online, self._applied.project, model, ref)
         return Scoring(
             self._log, self._plan, model, current, sight, self._clock, self._wall, self._metrics, self._failpoint,
             group=f"{self._group}.score.{model}", member=self._options.member, begins=begins, schemas=self._schemas,

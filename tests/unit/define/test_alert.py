@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from featureflow import Alert, Entity, Event, Field, Model, Request, View, count, key, last_n
+from featureflow import Alert, Ensemble, Entity, Event, Field, Model, Request, View, count, key, last_n, when
 from featureflow.define import spec
 from featureflow.errors import DefinitionError
 
@@ -59,6 +59,18 @@ def test_ids_and_context_are_found_in_the_event() -> None:
         name="suspicious", model="fraud", source="transfer", entity="shop", field="shop", ids={"sender": "sender", "shop": "shop"},
         context={"ask:amount": spec.Column("amount"), "ask:hour": spec.Column("hour")}, average=0.3, above=0.87, until=0.8,
     )  # fmt: skip
+
+
+def test_an_ensemble_is_watched_by_what_its_members_and_its_rules_read() -> None:
+    class Both(Ensemble, deadline="30ms"):
+        often = SenderNow.sent["1h"] > 3
+        score = when(often, Fraud.score, Ask.amount / 1000)
+
+    class Doubtful(Alert, model=Both, on=Transfer, of=Shop, above=0.87): ...
+
+    assert Doubtful._definition.model == "both"
+    assert Doubtful._definition.ids == {"sender": "sender", "shop": "shop"}
+    assert Doubtful._definition.context == {"ask:amount": spec.Column("amount"), "ask:hour": spec.Column("hour")}
 
 
 def test_what_is_left_out_is_the_weight_of_a_third_and_one_threshold() -> None:

@@ -116,3 +116,6 @@ class Delayed(Label, of=Late, source=Landed, entity="carrier", value=Landed.dela
 
 
 class Diverted(Label, of=Combined, source=Landed, entity="carrier", value=Landed.diverted, within="6h"): ...
+
+
+class Doubtful(Alert, model=Combined, on=Departure, of=Carrier, above=0.9): ...

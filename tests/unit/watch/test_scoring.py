@@ -13,6 +13,7 @@ from serve_rig import train
 from watch_rig import RISK, WATCHED, Crash, CrashAt, WatchRig, models_in
 from worker_rig import SECOND_US, TRIP, Rig
 
+from featureflow.define.spec import Call, Column, Ensemble, Literal, score_column
 from featureflow.kernel.derive import features_to_inputs
 from featureflow.kernel.finalize import ViewKernel
 from featureflow.kernel.replay import recompute
@@ -217,3 +218,19 @@ def test_what_is_released_scores_and_no_other_version_of_its_name(tmp_path: Path
     assert "another one than was released" in stage._current.problem
     released("2")
     assert scored_by(rig, stage) == "2"
+
+
+def test_an_ensemble_scores_by_its_members_and_its_version_is_of_theirs(tmp_path: Path) -> None:
+    halved = Ensemble(members=("risk",), rules=(), score=Call("mul", (Column(score_column("risk")), Literal(0.5))))
+    inputs = tuple(msgspec.structs.replace(one, name=f"risk.{one.name}") for one in RISK.inputs)
+    both = msgspec.structs.replace(RISK, name="both", inputs=inputs, ensemble=halved)
+    rules = tuple(msgspec.structs.replace(rule, model="both") for rule in WATCHED.alerts)
+    rig = WatchRig(models_in(tmp_path), project=msgspec.structs.replace(WATCHED, models=(RISK, both), alerts=rules))
+    stage = rig.scoring(model="both")
+    first = scored_by(rig, stage)
+    [one, *_] = [one for own in rig.scores().values() for one in own if one.entity == "rider"]
+    assert one.score == pytest.approx(recomputed(rig, one, rig.log.topic(TRIP.topic).end) / 2, abs=1e-6)
+    assert (one.model, one.variant) == ("both", "ensemble")
+    assert scored_by(rig, stage) == first
+    train(rig.models, RISK, seed=9)
+    assert scored_by(rig, stage) != first
