@@ -1,6 +1,7 @@
 """A scorer follows releases: what the registry mirrors is carried out, watched, and ended where its bounds are left.
 
-    1. read     the releases, live accuracy, and what other scorers have ended: one read, four times a second
+    1. read     the releases, live accuracy, and what other scorers have ended: one read, four times a second. Numbers of releases only
+                grow: where the store has gone back, having lost its last second, it is told what was read before
     2. take     a release that is new: load its versions beside those that answer, then switch; until then all goes on as it was
     3. judge    the candidates, by what this process saw of them: see ``models.verdict``
     4. end      here at once, and for all others by a document in the online store, put there again until it stands
@@ -51,6 +52,7 @@ class ReleasesFollowed:
         self._document: bytes | None = None
         self._accuracy_document: bytes | None = None
         self._wanted: dict[str, Release] = {}
+        self._lost: bytes | None = None                  # what the store has to be told of them again
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._refused: dict[str, tuple[Release, float]] = {}
         self._verdicts: dict[str, Verdict] = {}
@@ -99,24 +101,38 @@ class ReleasesFollowed:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _see(self, document: bytes | None, accuracy: bytes | None) -> None:
-        if document != self._document and document is not None:        # one that is gone was lost with the store: stay
+        if document != self._document:
             self._document = document
-            try:
-                found = _RELEASES.decode(document)
-            except msgspec.MsgspecError as error:
-                log.error("releases_refused", error=str(error))
-                found = {}
-            for name, raw in found.items():
-                try:
-                    self._wanted[name] = decoded(bytes(raw), name)
-                except StateError as error:
-                    self.problems[name] = str(error)
+            self._see_releases(document)
         if accuracy != self._accuracy_document:
             self._accuracy_document = accuracy
             try:
                 self.accuracy = {} if accuracy is None else _ACCURACY.decode(accuracy)
             except msgspec.MsgspecError as error:
                 log.error("accuracy_refused", error=str(error))
+
+    def _see_releases(self, document: bytes | None) -> None:
+        self._lost, found = None, {}
+        try:
+            found = {} if document is None else _RELEASES.decode(document)
+        except msgspec.MsgspecError as error:
+            log.error("releases_refused", error=str(error))
+            return
+        newer = {name: release for name, release in self._wanted.items() if name not in found}
+        for name, raw in found.items():
+            try:
+                release = decoded(bytes(raw), name)
+            except StateError as error:
+                self.problems[name] = str(error)
+                continue
+            known = self._wanted.get(name)
+            if known is not None and release.number < known.number:
+                newer[name] = known
+            else:
+                self._wanted[name] = release
+        if newer:
+            log.warning("releases_lost", models={name: release.number for name, release in newer.items()})
+            self._lost = msgspec.json.encode({**found, **newer})
 
     def _hear(self, name: str, document: bytes | None) -> None:
         """What another scorer has ended, or this one has and nobody keeps any more."""
@@ -136,15 +152,20 @@ class ReleasesFollowed:
         log.warning("release_ended", model=carried.release.model, release=carried.release.number, reason=reason)
 
     def _tell(self) -> None:
-        if self._verdicts and self._publish is not None and (self._publishing is None or self._publishing.done()):
-            self._publishing = asyncio.get_running_loop().create_task(self._put(list(self._verdicts.values()), self._publish))
+        if self._publish is None or (self._publishing is not None and not self._publishing.done()):
+            return
+        told = {verdict_document(name): msgspec.json.encode(verdict) for name, verdict in self._verdicts.items()}
+        if self._lost is not None:
+            told[RELEASES_DOCUMENT] = self._lost
+        if told:
+            self._publishing = asyncio.get_running_loop().create_task(self._put(told, self._publish))
 
-    async def _put(self, verdicts: list[Verdict], publish: Publish) -> None:
-        for verdict in verdicts:
+    async def _put(self, told: dict[str, bytes], publish: Publish) -> None:
+        for name, document in told.items():
             try:
-                await asyncio.to_thread(publish, verdict_document(verdict.model), msgspec.json.encode(verdict))
-            except FeatureFlowError as error:      # tried again at the next look: ``_hear`` has not found it
-                log.warning("verdict_not_published", model=verdict.model, error=str(error))
+                await asyncio.to_thread(publish, name, document)
+            except FeatureFlowError as error:      # tried again at the next look, which has not found it
+                log.warning("release_not_published", document=name, error=str(error))
 
     def _is_new(self, name: str, release: Release) -> bool:
         carried, refused = self.carried.get(name), self._refused.get(name)
@@ -160,14 +181,15 @@ class ReleasesFollowed:
             self._refused.pop(name, None)
             self.problems.pop(name, None)
             log.info("release_taken", model=name, release=release.number, step=release.step, arms={a.name: a.version for a in release.arms})
-        except ModelError as error:
+        except Exception as error:  # whatever it is, what answers goes on answering
             self._refused[name] = (release, monotonic())
             problem = f"release {release.number} is not carried out here: {error}"
             if self.problems.get(name) != problem:
-                log.error("release_refused", model=name, release=release.number, error=str(error))
+                unforeseen = not isinstance(error, ModelError)
+                log.error("release_refused", model=name, release=release.number, error=str(error), unforeseen=unforeseen)
             self.problems[name] = problem
             if name not in self.carried:     # of a process that just began: the stable version at least, never one that was not released
-                with suppress(ModelError):
+                with suppress(Exception):
                     await self._models.hold(plan.model, release.arms[:1])
         finally:
             del self._tasks[name]

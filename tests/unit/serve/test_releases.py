@@ -319,6 +319,27 @@ def test_with_the_online_store_away_or_emptied_the_release_stays_in_force(tmp_pa
     asyncio.run(go())
 
 
+def test_a_store_that_lost_the_newest_release_is_told_it_again_and_no_scorer_goes_back(tmp_path: Path) -> None:
+    async def go() -> None:
+        rig = fed(60)
+        async with released(tmp_path, rig) as here:
+            here.serve.scorer.releases._publish = rig.online.put_meta
+            for version in ("1", "2"):
+                before = rig.online.get_meta(RELEASES_DOCUMENT)
+                here.releasing.release(TIP, version)
+                await here.follow()
+            newest = rig.online.get_meta(RELEASES_DOCUMENT)
+            for lost in (before, None):        # its last second; all
+                rig.online.damage(here.serve.scorer._keys.meta(RELEASES_DOCUMENT), lost)  # type: ignore[attr-defined]
+                await here.follow()
+                assert (await here.ask("ada"))["assignment"]["release"] == 2
+                await until(lambda: rig.online.get_meta(RELEASES_DOCUMENT) == newest)
+                await here.follow()
+                assert here.serve.scorer.releases._lost is None
+
+    asyncio.run(go())
+
+
 def test_a_release_that_another_version_of_featureflow_wrote_is_told_and_changes_nothing(tmp_path: Path) -> None:
     async def go() -> None:
         async with released(tmp_path) as here:
