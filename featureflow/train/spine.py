@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -165,11 +166,33 @@ def _far(name: str, index: int, value: object) -> RequestError:
 
 
 def _of_field(field: Field, column: Sequence[Any] | NDArray[Any], name: str) -> NDArray[Any]:
+    if field.type == "vector":
+        return _vectors(name, field.size, column)
     values = _typed(name, field.type, column)
     if field.categories and not {*field.categories, None}.issuperset(values):
         index, value = next((i, v) for i, v in enumerate(values) if v is not None and v not in field.categories)
         raise RequestError(TITLE, f"row {index}: {name!r} is {value!r}, which is none of {', '.join(field.categories)}")
     return values
+
+
+def _vectors(name: str, size: int, column: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:
+    """float64 (n, size) of lists of numbers, or of such lists as JSON, which a CSV file has; a null one is NaN throughout."""
+    found = np.full((len(column), size), np.nan)
+    for index, value in enumerate(column):
+        if value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and np.isnan(value)):
+            continue
+        if isinstance(value, Mapping):
+            raise RequestError(
+                TITLE, f"row {index}: of {name!r} only the SHA-256 was logged, as it has many numbers. Give a copy of them in a spine"
+            )
+        try:
+            numbers = np.array(msgspec.json.decode(value) if isinstance(value, str) else value, np.float64)
+        except (msgspec.DecodeError, TypeError, ValueError):
+            numbers = np.empty(0)
+        if numbers.shape != (size,) or not np.isfinite(numbers).all():
+            raise RequestError(TITLE, f"row {index}: {name!r} is no list of {size} finite numbers. Write one, in a CSV file as JSON")
+        found[index] = numbers + 0.0
+    return found
 
 
 def _typed(name: str, kind: FieldType, column: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:

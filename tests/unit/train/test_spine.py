@@ -109,6 +109,26 @@ def test_what_is_ambiguous_or_of_a_wrong_type_is_refused(change: dict[str, Any],
     assert says in caught.value.detail
 
 
+def test_a_vector_of_a_request_is_a_list_or_a_list_as_json(tmp_path: Path) -> None:
+    context = {"image": Field(name="image", type="vector", size=3)}
+    images = [[1, 2, 3], np.array([0.5, 1.5, 2.5]), None]
+    got = read([{**row, "image": image} for row, image in zip(ROWS, images, strict=True)], context=context)
+    expected = [[1.0, 2.0, 3.0], [0.5, 1.5, 2.5], [np.nan] * 3]
+    np.testing.assert_array_equal(got.context["image"], expected)
+    path = tmp_path / "spine.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["at", "carrier", "airport", "label", "image"])
+        writer.writerows([["2024-01-01T00:00:00Z", "AA", 7, 1, text] for text in ("[1, 2, 3]", "[0.5,1.5,2.5]", "")])
+    np.testing.assert_array_equal(read(path, context=context).context["image"], expected)
+    for wrong, says in (
+        ([1, 2], "no list of 3 finite numbers"), ("[1, 2", "no list of 3"), ([1, 2, np.inf], "no list of 3"), (5.0, "no list"),
+        ({"sha256": "x", "numbers": 3}, "only the SHA-256 was logged"),
+    ):
+        with pytest.raises(RequestError, match=f"row 0: .*{says}"):
+            read([{**ROWS[0], "image": wrong}], context=context)
+
+
 def test_a_categorical_request_input_is_one_of_its_categories() -> None:
     kind = Field(name="kind", type="str", nullable=True, categories=("charter", "line"))
     assert read(ROWS, context={"kind": kind}).context["kind"].tolist() == ["line", None, "charter"]
