@@ -19,6 +19,7 @@
     │   └── TablesMissingError   nothing was applied to this database yet, or an older version was
     ├── ModelError               a model cannot be loaded, is corrupted, or gave a bad answer
     │   └── DriftError           a quantized variant is too far from FP32
+    ├── VectorIndexError         vectors cannot be indexed, or an index is not what was added
     └── RequestError             the caller's request; becomes problem+json
 
 Each message names the thing, the place, and what to do.
@@ -113,6 +114,10 @@ class ModelError(FeatureFlowError):
 
 class DriftError(ModelError):
     """A quantized variant differs from FP32 by more than the declared tolerance."""
+
+
+class VectorIndexError(FeatureFlowError):
+    """Vectors cannot be indexed, or the files of an index are not those that were added."""
 
 
 class RequestError(FeatureFlowError):

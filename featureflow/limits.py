@@ -58,6 +58,7 @@ CONNECTIONS = 8_192               # of one process; fewer where it may have fewe
 ROWS_PER_REQUEST = 1_000
 CANDIDATES = ROWS_PER_REQUEST     # of one rank request, of all its recalls
 RECALLS = 16
+VECTORS_INDEXED = 5_000_000       # of one index, that a scorer holds in memory
 FINALIZED_BYTES = 64 * 1024 * 1024  # of states and the features computed from them that a scorer remembers
 REQUEST_VECTOR_SIZE = 3 * 256 * 256 # numbers in one vector of a request, an image say; REQUEST_BYTES bounds their text
 LOGGED_NUMBERS = VECTOR_SIZE      # of a row's vectors in the prediction log; of more their SHA-256 is logged

@@ -92,6 +92,7 @@ class ServeSettings(_Section, frozen=True):
     breaker_timeout: str = "1s"  # of a circuit breaker: calls that take longer count as errors,
     breaker_concurrency: AtLeastOne = 100  # so many may be under way at once,
     breaker_error_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.25  # and it opens where so large a share ended in errors
+    indexes: Something = "indexes"  # the folder of vector indexes, relative to the project's
 
 
 class WorkerSettings(_Section, frozen=True):

@@ -89,7 +89,7 @@ def install(extra: str) -> None:
     With bytecode, which pip makes by itself: a process that may not write any would compile every library at each start.
     """
     pip = (str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--quiet")
-    wanted = ("--editable", f"{ROOT}[{extra},frames,otel,avro,protobuf,s3]", *requirements())
+    wanted = ("--editable", f"{ROOT}[{extra},frames,otel,avro,protobuf,s3,vectors]", *requirements())
     say("environment: installing FeatureFlow and its dependencies into .venv (a minute or two, once)")
     if attempt(*pip, "install", "uv>=0.5", attempts=1):
         uv = (str(PYTHON), "-m", "uv", "pip", "install", "--quiet", "--python", str(PYTHON), "--link-mode", "copy", "--compile-bytecode")

@@ -22,7 +22,7 @@ from featureflow.cli.context import Context
 from featureflow.cli.output import said_of
 from featureflow.errors import FeatureFlowError, ModelError
 
-VERBS = ("init", "apply", "up", "ingest", "history", "serve", "watch", "accuracy", "get", "dataset", "model", "rebuild", "doctor")
+VERBS = ("init", "apply", "up", "ingest", "history", "serve", "watch", "accuracy", "index", "get", "dataset", "model", "rebuild", "doctor")
 ANY_WORDS = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 

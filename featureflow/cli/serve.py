@@ -51,6 +51,7 @@ def serve(context: typer.Context, json: Json = False) -> None:
                 settings.serve.breaker_error_share,
             ),
             tracing=settings.tracing.enabled,
+            indexes=settings.path(settings.serve.indexes),
         )
 
         siblings.start()

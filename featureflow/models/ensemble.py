@@ -45,7 +45,7 @@ class LoadedEnsemble:
         """Member -> its version."""
         return {member.name: member.version for member in self.members}
 
-    @cached_property
+    @property
     def provider(self) -> str:
         """Where the members run: ``cpu``, ``cuda`` or ``cpu+cuda``."""
         return "+".join(sorted({member.provider for member in self.members})) or "cpu"

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 
 import structlog
 import uvloop
@@ -32,8 +33,10 @@ from featureflow.serve.produce import Producer
 from featureflow.serve.routes import Routes
 from featureflow.serve.scorer import Scorer
 from featureflow.serve.upkeep import Upkeep
+from featureflow.serve.vector_indexes import VectorIndexes
 from featureflow.store.log.protocol import Log
 from featureflow.store.online.open import open_online, open_reader
+from featureflow.store.vectors.folder import VectorStore
 from featureflow.tracing import Tracer, open_telemetry
 
 DRAIN_S = 6.0  # for requests under way; then come the two logs, with FLUSH_S each
@@ -56,6 +59,7 @@ class ServeOptions:
     feature_cache_bytes: int = limits.FEATURE_CACHE_BYTES
     breakers: BreakerSettings = field(default_factory=BreakerSettings)
     tracing: bool = False
+    indexes: Path | None = None  # the folder of vector indexes
 
 
 class Server:
@@ -86,6 +90,7 @@ class Server:
             publish=lambda name, document: _publish(online_url, project, name, document),
             breaker=Breaker("online store", options.breakers),
             feature_cache_bytes=options.feature_cache_bytes,
+            vectors=VectorIndexes(None if options.indexes is None else VectorStore(options.indexes)),
         )
         self.producer = Producer(self._log)
         self.upkeep = Upkeep(self.scorer, self._log)

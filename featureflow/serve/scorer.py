@@ -52,6 +52,7 @@ from featureflow.serve.score_cache import ScoreCache
 from featureflow.serve.shadow import Shadows
 from featureflow.serve.spent import Spent
 from featureflow.serve.turn import Batch, Turns
+from featureflow.serve.vector_indexes import VectorIndexes
 from featureflow.serve.work import Wanted, Work, ages_s
 from featureflow.store.keys import Keys
 from featureflow.store.mirror import BUCKETS_DOCUMENT, PROJECT_DOCUMENT, partitions_document
@@ -79,12 +80,14 @@ class Scorer:
         publish: Publish | None = None,
         breaker: Breaker | None = None,
         feature_cache_bytes: int = limits.FEATURE_CACHE_BYTES,
+        vectors: VectorIndexes | None = None,
     ) -> None:
         self.metrics = metrics or Metrics()
         self.clock = clock
         self.wall = wall or SystemClock()
         self.predictions = predictions
         self.models = LoadedModels(models, self._loaded)
+        self.vectors = vectors or VectorIndexes()
         self.plan: Plan | None = None
         self.problem = "the definitions have not been read yet"  # why there is no plan
         self.admission = admission or Admission()
@@ -358,6 +361,7 @@ class Scorer:
         self.releases.close()
         self.shadows.close()
         self.models.close()
+        self.vectors.close()
         self.lag.close()
         self._inference.shutdown(wait=False, cancel_futures=True)
 

@@ -34,10 +34,12 @@ class Upkeep:
         """Raises UnavailableError when the online store or the log does not answer at start."""
         await asyncio.to_thread(self._log.ping)
         await self._scorer.refresh()
+        await self._scorer.vectors.refresh()
         self._tasks = [
             asyncio.create_task(self._every(DEFINITIONS_S, "online store", self._definitions)),
             asyncio.create_task(self._every(MODELS_S, "models", self._models)),
             asyncio.create_task(self._every(LOG_S, "log", self._ping)),
+            asyncio.create_task(self._every(MODELS_S, "vector indexes", self._scorer.vectors.refresh)),
             asyncio.create_task(self._every(RELEASES_S, "releases", self._scorer.follow)),
         ]
 
@@ -60,7 +62,7 @@ class Upkeep:
         predictions = scorer.predictions
         if predictions is not None and predictions.problem:
             down["log"] = predictions.problem
-        warnings: dict[str, str] = {}
+        warnings = {f"vector index {name}": problem for name, problem in scorer.vectors.problems.items()}
         loading = False
         if scorer.plan is not None:
             down.update(

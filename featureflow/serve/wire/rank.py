@@ -21,12 +21,15 @@ class Candidate(Struct, forbid_unknown_fields=True):
 
 
 class Recall(Struct, forbid_unknown_fields=True):
-    """One way in which candidates were found. Exactly one of ``ids`` and ``feature`` says which they are."""
+    """One way in which candidates are found: ``ids``, or those that a ``feature`` holds, or the ``n`` that are ``near`` in an ``index``."""
 
     source: Annotated[str, Meta(min_length=1, max_length=64, description="what the answer calls this recall")]
     weight: Annotated[float, Meta(gt=0, le=1_000, description="what scores of its candidates are multiplied by")] = 1.0
     ids: Annotated[list[CandidateId | Candidate], Meta(max_length=limits.CANDIDATES)] | UnsetType = UNSET
     feature: Annotated[str, Meta(description="view:feature, a last_n or top_k of ids, of an entity of the request")] | UnsetType = UNSET
+    index: Annotated[str, Meta(description="a vector index of ids")] | UnsetType = UNSET
+    near: Annotated[str | list[float], Meta(description="view:feature of an entity of the request, or a vector")] | UnsetType = UNSET
+    n: Annotated[int, Meta(ge=1, le=limits.CANDIDATES, description="how many the index is asked for")] = 100
 
 
 class RankBody(Struct, forbid_unknown_fields=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,12 +13,14 @@ from serve_rig import WITH_MODELS, Listening, listening, serving
 from trips import LIFETIME
 from unit.serve.test_ensemble import ensemble
 from unit.serve.test_routes import post
-from worker_rig import PROJECT, RIDERS, TRIP, ZONES, Rig
+from worker_rig import PROJECT, RIDERS, TRIP, ZONES, Rig, with_vector
 
 from featureflow import limits
 from featureflow.define.spec import Aggregation, Column, Project, View, with_version
 from featureflow.errors import UnavailableError
 from featureflow.models.store import ModelStore
+from featureflow.serve.vector_indexes import VectorIndexes
+from featureflow.store.vectors.folder import VectorStore
 
 
 def recent(name: str, entity: str, field: str, width: int = 0) -> View:
@@ -194,7 +197,9 @@ GIVEN = {"source": "given", "ids": ["ada"]}
         (ask({"source": "here", "feature": "zone_riders:nothing"}), "there are zone_riders:recent"),
         (ask({"source": "here", "feature": "nowhere:recent"}), "views: rider_now"),
         (ask({"source": "here", "feature": "zone_now:last_n"}), "holds numbers"),
-        (ask({"source": "here", "feature": "rider_zones:recent"}), "holds numbers"),
+        (ask({"source": "here", "feature": "rider_zones:recent"}), "which entities does not name"),
+        (ask({"source": "near", "index": "riders", "near": [1.0, 0.0]}), "there are: none"),
+        (ask({"source": "near", "index": "riders"}), "index and near"),
         (ask(GIVEN, entities={}), "leaves out rider, zone"),
         (ask(GIVEN, entities={"rider": "ada", "zone": 7}), "leaves out none"),
         (ask(GIVEN, entities={"zone": "seven"}), "entities.zone must be a whole number"),
@@ -229,5 +234,45 @@ def test_it_takes_part_in_admission_and_keeps_its_deadline(rig: Rig, models: Mod
             assert status == 404
             status, _, _ = await post(server, "/v1/rank/tip@17", ask(full))
             assert status == 404
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("by_feature", [False, True])
+def test_candidates_come_from_an_index_of_vectors_near_one(tmp_path: Path, models: ModelStore, by_feature: bool) -> None:
+    async def go() -> None:
+        folded = with_vector(2)
+        rig = Rig(project=folded)
+        rig.append([rig.trip(rider="ada", at=rig.clock.now_us(), zone=7, fare=3.0, drift=[0.9, 0.1])])
+        worker = rig.worker()
+        worker.open()
+        rig.drain(worker)
+        store = VectorStore(tmp_path)
+        store.add("zones", [7, -3, 12, 40], np.array([[1, 0], [0, 1], [0.7, 0.7], [-1, 0]]))
+        ranking = msgspec.structs.replace(WITH_MODELS, sources=folded.sources, views=folded.views)
+        async with serving(models, rig=rig, project=ranking) as serve, listening(serve) as server:
+            serve.scorer.vectors = VectorIndexes(store)
+            await serve.scorer.vectors.refresh()
+            near = "rider_now:drift_lifetime" if by_feature else [0.9, 0.1]
+            recalls = [{"source": "near", "index": "zones", "near": near, "n": 2}, {"source": "given", "ids": [40]}]
+            body = {"entities": {"rider": "ada"}, "context": CONTEXT, "recalls": recalls}
+            status, answer, _ = await post(server, "/v1/rank/tip", body)
+            assert status == 200, answer
+            assert {one["id"]: one["sources"] for one in answer["ranked"]} == {7: ["near"], 12: ["near"], 40: ["given"]}
+            assert not [said for said in answer["degraded"] if said.startswith("recall")]
+            nobody = {**body, "entities": {"rider": "nobody"}}
+            status, answer, _ = await post(server, "/v1/rank/tip", nobody)
+            assert answer["recalled"] == {"near": 0 if by_feature else 2, "given": 1}
+            for wrong, said in (({"near": [1.0]}, "must be 2 numbers"), ({"near": "rider_now:count_1h"}, "must be 2 numbers")):
+                status, problem, _ = await post(server, "/v1/rank/tip", {**body, "recalls": [{**recalls[0], **wrong}]})
+                assert (status, said in problem["detail"]) == (422, True), problem
+            riders = {"entities": HERE, "context": CONTEXT, "recalls": recalls[:1]}
+            status, problem, _ = await post(server, "/v1/rank/tip", riders)
+            assert (status, "ids of the index are of type int" in problem["detail"]) == (422, True), problem
+            store.add("zones", [12], np.array([[1, 0]]))
+            await serve.scorer.vectors.refresh()
+            status, answer, _ = await post(server, "/v1/rank/tip", body)
+            assert {one["id"] for one in answer["ranked"]} == {12, 40}, "the newest version answers"
+            serve.scorer.vectors.close()
 
     asyncio.run(go())
