@@ -52,6 +52,8 @@ class ViewPlan:
         self.keys_per_id = sum(source.stride for source in self.sources)
         self.nothing: tuple[None, ...] = (None,) * self.keys_per_id
         self.columns = view.spans
+        self.single = not any(f.is_sequence or f.is_text for f in view.features)  # each feature is one number
+        self.names = [f.name for f in view.features]
         self.references = tuple(feature.reference for feature in view.features)
         self.feature_source = tuple(feature.aggregation.source for feature in view.features)
         empty = {s.name: state.parse(s.layout, [[None] * s.stride]) for s in self.sources}

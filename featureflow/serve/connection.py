@@ -1,6 +1,7 @@
-"""Connections. Plain score requests are read and answered here; with anything else a connection is handed to aiohttp, for good.
+"""Connections. Plain requests for scores and features are read and answered here; with anything else a connection is handed to aiohttp,
+for good.
 
-    a connection -> Connection -> plain_request.RequestHeads -> Scoring -> one write
+    a connection -> Connection -> plain_request.RequestHeads -> Scoring or Looking -> one write
                       \\-> aiohttp -> Routes              (other routes, large or chunked bodies, pipelining, slow readers)
 
 One request of a connection is under way at a time, and nothing is read ahead of it, so what a connection may hold is bounded. How many
@@ -19,9 +20,10 @@ from aiohttp import web
 
 from featureflow import limits
 from featureflow.serve import failure, problem
-from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.answer import Answer
 from featureflow.serve.door import Door
 from featureflow.serve.identity import trace_of
+from featureflow.serve.looking import Looking
 from featureflow.serve.plain_request import Head, RequestHeads, Unplain
 from featureflow.serve.priority import NOBODY, Caller, peer_of
 from featureflow.serve.routes import Routes
@@ -97,14 +99,14 @@ class Connections:
 
 
 class Connection(asyncio.Protocol):
-    """One connection, for as long as it sends plain score requests."""
+    """One connection, for as long as it sends plain requests."""
 
     __slots__ = ("_began", "_caller", "_connections", "_kept", "_scoring", "_since", "_transport")
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._transport: asyncio.Transport | None = None
-        self._scoring: Scoring | None = None  # the request under way
+        self._scoring: Scoring | Looking | None = None  # the request under way
         self._began = 0.0
         self._caller = NOBODY  # who sends no headers about it
         self._kept = b""  # the part of a request that is here, or what came after the one under way
@@ -143,7 +145,10 @@ class Connection(asyncio.Protocol):
             short = head.bytes + head.body_bytes - len(data)
             if not short and not transport.get_write_buffer_size():
                 self._kept = b""
-                self._score(head, data)
+                if head.route == "score":
+                    self._score(head, data)
+                else:
+                    self._look_up(head, data)
                 return
             if short <= 0:  # another request follows, or the caller does not read: aiohttp waits for it
                 self._hand_over(data)
@@ -178,10 +183,21 @@ class Connection(asyncio.Protocol):
                 caller=caller,
             )
         except Exception as error:
-            self._write(self._failed(error, request_id, head.target), request_id)
+            self._write(self._failed(error, request_id, head), request_id, head.route)
             return
         scoring.future.add_done_callback(self._answered)
         routes.scorer.spent.read(perf_counter() - self._began)
+
+    def _look_up(self, head: Head, data: bytes) -> None:
+        routes = self._connections.routes
+        request_id = routes.ids.of(head.request_id)
+        try:
+            view = routes.scorer.view(head.target)
+            self._scoring = looking = Looking(routes.scorer, routes.shown, view, data[head.bytes :], request_id=request_id)
+        except Exception as error:
+            self._write(self._failed(error, request_id, head), request_id, head.route)
+            return
+        looking.future.add_done_callback(self._answered)
 
     def _of(self, sent: Caller) -> Caller:
         """Who sent it: an API key, or the address of this connection."""
@@ -213,36 +229,38 @@ class Connection(asyncio.Protocol):
         """The request has not come whole within ``ARRIVE_S``."""
         transport, routes = self._transport, self._connections.routes
         assert transport is not None
-        part = "body" if isinstance(self._connections.heads.read(self._kept), Head) else "header"
+        head = self._connections.heads.read(self._kept)
+        part = "body" if isinstance(head, Head) else "header"
         request_id = routes.ids.of("")
         answer = problem.answer(
             408, f"{part.capitalize()} too slow", f"send the whole request within {ARRIVE_S:g} s; this {part} is not whole", request_id
         )
-        routes.scorer.metrics.requests.add("score" if part == "body" else "other", 408)
+        routes.scorer.metrics.requests.add(head.route if isinstance(head, Head) else "other", 408)
         routes.scorer.metrics.too_slow.labels(part).inc()
         transport.write(routes.heads.bytes(answer, request_id, False) + answer.body)
         transport.close()
         self._kept = b""
 
-    def _answered(self, future: asyncio.Future[Answer | Shed]) -> None:
+    def _answered(self, future: asyncio.Future[Any]) -> None:
         scoring, self._scoring = self._scoring, None
         if scoring is None or future.cancelled():
             return
         try:
             answer = scoring.answer()
         except Exception as error:
-            answer = self._failed(error, scoring.id, scoring.target)
-        self._write(answer, scoring.id)
+            answer = self._failed(error, scoring.id, scoring)
+        self._write(answer, scoring.id, scoring.route)
 
-    def _failed(self, error: Exception, request_id: str, target: str) -> Answer:
+    def _failed(self, error: Exception, request_id: str, of: Head | Scoring | Looking) -> Answer:
         metrics = self._connections.routes.scorer.metrics
-        return failure.answer(error, request_id, metrics, method="POST", path=f"/v1/score/{target}")
+        return failure.answer(error, request_id, metrics, method="POST", path=f"/v1/{of.route}/{of.target}")
 
-    def _write(self, answer: Answer, request_id: str) -> None:
+    def _write(self, answer: Answer, request_id: str, route: str) -> None:
         transport, connections = self._transport, self._connections
         metrics = connections.routes.scorer.metrics
-        metrics.requests.add("score", answer.status)
-        metrics.total.observe(perf_counter() - self._began)
+        metrics.requests.add(route, answer.status)
+        if route == "score":
+            metrics.total.observe(perf_counter() - self._began)
         if transport is None:
             return
         transport.write(connections.routes.heads.bytes(answer, request_id, not connections.closing) + answer.body)

@@ -1,4 +1,4 @@
-"""The plain score request: ``POST /v1/score/...`` with a Content-Length and nothing that needs an HTTP library.
+"""The plain request: ``POST /v1/score/...`` or ``/v1/features/...`` with a Content-Length and nothing that needs an HTTP library.
 
 Whatever is not surely plain is left to one: a header that is given twice or that changes how the body is read, a folded line, a byte
 that stands where it should not. Plain requests are nearly all requests, and reading one as HTTP at large cost half a score.
@@ -18,7 +18,7 @@ from featureflow.serve.priority import Caller
 HEAD_BYTES = 8190
 BODY_BYTES = 64 * 1024
 REMEMBERED = 256  # heads; a client's requests mostly differ in their bodies alone
-TARGET = re.compile(rb"POST /v1/score/([A-Za-z0-9_.\-]{1,128}(?:@[A-Za-z0-9_.\-]{0,64})?) HTTP/1\.1")
+TARGET = re.compile(rb"POST /v1/(score|features)/([A-Za-z0-9_.\-]{1,128}(?:@[A-Za-z0-9_.\-]{0,64})?) HTTP/1\.1")
 HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)?)[ \t]*")
 LENGTH = re.compile(rb"[0-9]{1,7}")
 METHOD = re.compile(rb"[A-Z]{1,16}(?: |$)")
@@ -28,9 +28,11 @@ NOT_PLAIN = frozenset((b"transfer-encoding", b"content-encoding", b"upgrade", b"
 class Head(Struct, frozen=True):
     """``request_id`` and ``trace`` as they were sent, or empty; ``bytes`` with the empty line that ends it.
 
-    ``caller`` has no client where no API key was sent. ``model`` is the target's, without version or alias.
+    ``caller`` has no client where no API key was sent. ``route`` is score or features; ``model`` is the target's, without version or
+    alias, or the view.
     """
 
+    route: str
     target: str
     model: str
     bytes: int
@@ -98,7 +100,8 @@ def _read(raw: bytes) -> Head | None:
         return None
     return Head(
         target[1].decode(),
-        target[1].partition(b"@")[0].decode(),
+        target[2].decode(),
+        target[2].partition(b"@")[0].decode(),
         len(raw) + 4,
         int(length),
         said.get(b"x-request-id", b"").decode(),

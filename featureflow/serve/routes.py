@@ -10,16 +10,13 @@ from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
-from msgspec import UNSET
 
-from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Source
 from featureflow.errors import RequestError
-from featureflow.reading.features import Features
 from featureflow.serve import body, capacity, catalog, failure, priority, problem
 from featureflow.serve.answer import Answer
-from featureflow.serve.explain import STATUS_NAMES, feature_value, rfc3339
 from featureflow.serve.identity import RequestIds, trace_of
+from featureflow.serve.looking import Looking
 from featureflow.serve.openapi import Document
 from featureflow.serve.posted import Posted, Refused
 from featureflow.serve.priority import peer_of
@@ -29,6 +26,7 @@ from featureflow.serve.request import check_id, instant_us
 from featureflow.serve.response import ResponseHeads, respond
 from featureflow.serve.scorer import Scorer
 from featureflow.serve.scoring import Scoring, answered
+from featureflow.serve.shown import Shown
 from featureflow.serve.upkeep import Upkeep
 from featureflow.serve.wire import v1
 from featureflow.tracing import Tracer
@@ -64,6 +62,7 @@ class Routes:
         self._body_s = body_s
         self._ranker = Ranker(scorer)
         self._posted: dict[str, Posted] = {}
+        self.shown = Shown()
         self._loop = asyncio.get_running_loop()
         self._exact: dict[str, tuple[str, Handler]] = {
             "/": ("GET", self._index),
@@ -162,35 +161,9 @@ class Routes:
     async def _features(self, call: Call) -> Answer:
         view = self.scorer.view(_text(call.rest, "view"))
         raw = await body.read(call.http, within_s=self._body_s)
-        try:
-            asked = v1.FEATURES_BODY.decode(raw)
-        except (ValueError, RecursionError) as error:
-            raise problem.undecodable(error) from None
-        at_us = None if asked.at is None else instant_us(asked.at, "at")
-        join_key, ids = view.view.join_key, []
-        for i, entity in enumerate(asked.entities):
-            if isinstance(entity, dict):
-                if entity.keys() != {join_key}:
-                    raise RequestError(
-                        "Wrong entities", f'entities[{i}] must be an id or {{"{join_key}": id}}', status=422
-                    )
-                entity = entity[join_key]
-            check_id(entity, view.entity_type, f"entities[{i}]")
-            ids.append(entity)
-        q_us, found = await self.scorer.features(view, ids, at_us)
-        return _json(
-            v1.FeaturesAnswer(
-                view.view.name,
-                view.view.version,
-                view.view.entity,
-                q_us,
-                rfc3339(q_us),
-                _applied(found, 0) if found.ids else {},
-                [f.name for f in view.view.features],
-                _rows(found),
-                list(found.degraded),
-            )
-        )
+        looking = Looking(self.scorer, self.shown, view, raw, request_id=call.id)
+        await looking.future
+        return looking.answer()
 
     async def _entity(self, call: Call) -> Answer:
         name, _, rest = call.rest.partition("/")
@@ -204,21 +177,7 @@ class Routes:
         check_id(entity_id, view.entity_type, "id")
         at = call.http.query.get("at")
         at_us = None if at is None else instant_us(int(at) if re.fullmatch(r"-?[0-9]{1,19}", at) else at, "at")
-        q_us, found = await self.scorer.features(view, [entity_id], at_us)
-        features = {f.name: feature_value(found, 0, i) for i, f in enumerate(view.view.features)}
-        return _json(
-            v1.EntityFeatures(
-                view.view.name,
-                view.view.version,
-                view.view.entity,
-                entity_id,
-                q_us,
-                rfc3339(q_us),
-                _applied(found, 0),
-                features,
-                list(found.degraded),
-            )
-        )
+        return self.shown.one(*await self.scorer.features(view, [entity_id], at_us))
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
@@ -285,23 +244,3 @@ def _text(part: str, what: str) -> str:
         return unquote(part, errors="strict")
     except UnicodeDecodeError:
         raise RequestError("Path is not UTF-8", f"percent-encode the {what} as UTF-8") from None
-
-
-def _applied(found: Features, row: int) -> dict[str, dict[str, int]]:
-    return {
-        source: {str(partition): offset for partition, offset in offsets.items()}
-        for source, offsets in found.applied(row).items()
-    }
-
-
-def _rows(found: Features) -> list[v1.FeaturesRow]:
-    statuses = found.statuses.tolist()
-    times = [[None if t == NO_TIME_US else t for t in row] for row in found.event_times_us.tolist()]
-    features = range(len(found.plan.references))
-    return [
-        v1.FeaturesRow(
-            entity_id, [found.shown(i, feature) for feature in features], [STATUS_NAMES[s] for s in statuses[i]], times[i],
-            UNSET if found.places[i] == found.places[0] else _applied(found, i),
-        )
-        for i, entity_id in enumerate(found.ids)
-    ]

@@ -42,6 +42,7 @@ from featureflow.serve.deadline import Deadline, fetch_budget_s
 from featureflow.serve.kept_metrics import CacheMetrics
 from featureflow.serve.lag import Lag
 from featureflow.serve.loaded import LoadedModels
+from featureflow.serve.lookups import Lookups
 from featureflow.serve.metrics import Metrics
 from featureflow.serve.prediction_log import PredictionLog
 from featureflow.serve.priority import NAMES, NOBODY, Caller, Priority
@@ -98,6 +99,7 @@ class Scorer:
         self.fetcher = Fetcher(reader, self.wall, stale_after_us, breaker=breaker, cache=FeatureCache(feature_cache_bytes))
         self.score_cache = ScoreCache()
         self.metrics.registry.register(CacheMetrics(self.fetcher.cache, self.score_cache))
+        self.lookups = Lookups(self.fetcher, clock, self.finalized)
         self._reader, self._keys = reader, Keys(project)
         self.releases = ReleasesFollowed(reader, self._keys, self.models, self.wall, publish)
         self.release_metrics = ReleaseMetrics(
@@ -306,26 +308,26 @@ class Scorer:
 
         Raises UnavailableError; RequestError (422) where ``at_us`` cannot be answered exactly from what is kept.
         """
+        if at_us is None:
+            return await self.lookups.ask(view, list(ids))
         unique = list(dict.fromkeys(ids))
         read = await self.fetcher.fetch({view: unique}, None)
         if isinstance(read, Unread):
             raise UnavailableError(read.detail)
-        q_us = self.clock.now_us() if at_us is None else at_us
-        found = feature_values.finalize(read[view], q_us)
-        if at_us is not None:
-            unanswerable = feature_values.no_exact_answer(found, read[view], at_us, self.clock.now_us())
-            if unanswerable:
-                index, why = next(iter(unanswerable.items()))
-                raise RequestError(
-                    "Cannot be answered exactly at that instant",
-                    f"{len(unanswerable)} of {len(unique)} ids, the first {found.ids[index]!r}: {why}. Ask for a later instant, or have "
-                    f"this one answered from history: featureflow get {view.view.name} ID --at INSTANT",
-                    status=422,
-                )
+        found = feature_values.finalize(read[view], at_us)
+        unanswerable = feature_values.no_exact_answer(found, read[view], at_us, self.clock.now_us())
+        if unanswerable:
+            index, why = next(iter(unanswerable.items()))
+            raise RequestError(
+                "Cannot be answered exactly at that instant",
+                f"{len(unanswerable)} of {len(unique)} ids, the first {found.ids[index]!r}: {why}. Ask for a later instant, or have "
+                f"this one answered from history: featureflow get {view.view.name} ID --at INSTANT",
+                status=422,
+            )
         if len(unique) != len(ids):
             place = {entity_id: i for i, entity_id in enumerate(unique)}
             found = found.take(np.array([place[i] for i in ids], np.intp), list(ids))
-        return q_us, found
+        return at_us, found
 
     def view(self, name: str) -> ViewPlan:
         """Raises RequestError (404)."""

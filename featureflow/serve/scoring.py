@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from time import time_ns
+from typing import ClassVar
 
 from featureflow.serve import problem
 from featureflow.serve.answer import Answer, Shed
@@ -20,6 +21,7 @@ class Scoring:
     ``target``: the model's name, and after an @ a version or alias. Raises what ``Scorer.score`` raises.
     """
 
+    route: ClassVar = "score"
     __slots__ = ("_began_ns", "_deadline", "_scorer", "_tracer", "future", "id", "model", "target", "trace")
 
     def __init__(
