@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import re
 import shutil
 import sys
 import tempfile
@@ -16,13 +17,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import msgspec
 import numpy as np
+import open_load
 from installation import committed
 from load import request_bytes, run
 from noise import noise
-from open_load import Report, level
+from open_load import Report
 from rows import Producing
 from score import CONNECTIONS, ask_once, child, free_port, make_model
 from stream import Stream, produce
@@ -57,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each of the measured stretches")
     parser.add_argument("--rounds", type=int, default=2, help="times each, in both orders")
+    parser.add_argument("--events", type=int, default=EVENTS, help="that are folded first")
     parser.add_argument("--events-per-s", type=int, default=50_000)
     parser.add_argument("--share", type=float, default=0.25, help="of what the scorer answers while nothing is ingested")
     arguments = parser.parse_args()
@@ -76,10 +80,10 @@ def main() -> None:
             here.registry.apply(here.written, partitions=1)
             project = here.applied
             make_model(here)
-        produce(servers.kafka, topic, Purchases.of(EVENTS, USERS))
+        produce(servers.kafka, topic, Purchases.of(arguments.events, USERS))
         command = [sys.executable, "-m", "featureflow.cli", "--project", str(folder)]
         with child([*command, "ingest"], ""), child([*command, "serve"], "Scoring at"):
-            fold_all(servers, project, EVENTS)
+            fold_all(servers, project, arguments.events)
             figures = measured(servers, project, topic, port, folder / "requests", arguments)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -129,15 +133,19 @@ def _figures(stretches: list[Stretch]) -> Figures:
         "degraded_share": round(max(one.degraded for one in stretches), 6), "shed": sum(load.shed for load in loads),
         "not_ok": sum(load.other + load.unanswered for load in loads),
         "events_per_s": round(float(np.median([one.events_per_s for one in stretches]))),
+        "redis_cpu_share": round(float(np.median([one.redis_share for one in stretches])), 3),
+        "stages_ms": {name: round(float(np.median([one.stages_ms[name] for one in stretches])), 3) for name in stretches[0].stages_ms},
     }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """One load, and the events that were folded meanwhile, a second."""
+    """One load; the events that were folded meanwhile, a second; and where the scorer's turns spent their time."""
 
     load: Report
     events_per_s: float
+    stages_ms: dict[str, float]  # of a turn, in the mean
+    redis_share: float  # of a core, that Redis took
 
     @property
     def degraded(self) -> float:
@@ -168,13 +176,26 @@ class Bench:
             producing = Producing(self.servers, self.topic, events, self.events_per_s)
             producing.begin()
             time.sleep(WARM_S)
+        before, redis_s = stages(self.told["port"]), self.servers.redis_cpu_s()
         began, folded = time.monotonic(), committed(self.servers, self.project, 1)
-        load = level(**self.told, seed=seed)
+        load = open_load.end(open_load.begin({**self.told, "seed": seed}), lasts_s)
         folded, took_s = committed(self.servers, self.project, 1) - folded, time.monotonic() - began
+        after, redis_s = stages(self.told["port"]), self.servers.redis_cpu_s() - redis_s
         if producing is not None:
             producing.wait()
             fold_all(self.servers, self.project, end_of(self.servers, self.topic))
-        return Stretch(load, folded / min(took_s, lasts_s - WARM_S))
+        spent = {name: 1e3 * (s - before[name][0]) / max(1, n - before[name][1]) for name, (s, n) in after.items()}
+        return Stretch(load, folded / min(took_s, lasts_s - WARM_S), spent, redis_s / took_s)
+
+
+def stages(port: int) -> dict[str, tuple[float, float]]:
+    """Stage of a turn -> seconds and turns so far."""
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+    found: dict[str, dict[str, float]] = {}
+    for what, stage, value in re.findall(r'^featureflow_request_seconds_(sum|count)\{stage="(\w+)"\} (\S+)$', text, re.MULTILINE):
+        found.setdefault(stage, {})[what] = float(value)
+    return {stage: (of["sum"], of["count"]) for stage, of in found.items()}
 
 
 def bodies() -> list[bytes]:
