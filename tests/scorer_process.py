@@ -88,7 +88,7 @@ class Scorer:
         return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
     def metric(self, name: str) -> float:
-        """The sum over its labels."""
+        """The sum over its labels, or of one where they are named."""
         lines = [line for line in self.get("/metrics")[1].splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 

@@ -16,6 +16,7 @@ from scorer_process import BODY, Scorer, answers, one_answer, request, reset, st
 from featureflow import limits
 
 AT_ONCE = 64
+MOST = 500                                 # connections
 MUTATIONS = 400
 BODIES = 400
 CHUNKED = request(b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)).replace(b"Content-Length", b"Transfer-Encoding: chunked\r\nX")
@@ -75,7 +76,7 @@ RARE: list[tuple[bytes, list[int]]] = [
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scorer]:
-    with Scorer(tmp_path_factory.mktemp("scorer")) as made:
+    with Scorer(tmp_path_factory.mktemp("scorer"), f"app._connections_most = lambda: {MOST}") as made:
         yield made
 
 
@@ -231,3 +232,20 @@ def test_many_requests_in_one_write_are_answered_in_their_order(scorer: Scorer) 
         told = [one_answer(reader) for _ in range(100)]
         assert [headers["x-request-id"] for _, headers, _ in told] == [f"r{i}" for i in range(100)]
         assert {status for status, _, _ in told} <= {200, 503}
+
+
+def test_one_connection_too_many_is_told_so_and_the_others_stay(scorer: Scorer) -> None:
+    with survives(scorer), contextlib.ExitStack() as exits:
+        kept = [exits.enter_context(scorer.open()) for _ in range(MOST)]
+        for sock in (kept[0], kept[-1]):
+            sock.sendall(request())
+            assert answers(sock, 1)[0][0] == 200
+        for _ in range(20):
+            with scorer.open() as sock:
+                status, headers, body = answers(sock, 1)[0]
+                assert (status, headers["retry-after"], json.loads(body)["status"]) == (503, "1", 503)
+                assert sock.recv(1) == b""
+        for sock in kept[1:]:
+            reset(sock)
+        until(lambda: scorer.score() == 200, "a score on another connection")
+        assert scorer.metric('featureflow_shed_total{reason="connections"}') >= 20
