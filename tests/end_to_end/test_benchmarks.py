@@ -77,7 +77,7 @@ def test_a_model_is_loaded_from_its_file_and_from_its_optimized_graph_with_one_s
     assert {"cold_ms", "prepared_ms", "preheated_ms", "prepared_stall_ms"} <= found.keys()
 
 
-def test_scores_are_asked_for_while_events_are_folded(services: Services) -> None:
+def test_scores_are_asked_for_while_events_are_folded() -> None:
     short = ("--seconds", "1", "--rounds", "1", "--events-per-s", "1000", "--share", "0.05", "--events", str(EVENTS))
     found = _printed(str(BENCHMARKS / "together.py"), *short)
     assert found["p99_ratio"] > 0 and 0 <= found["degraded_share"] <= 1
