@@ -27,14 +27,19 @@ PARTITIONS = 2
 
 
 class KillWhereTold:
-    """SIGKILL at the place that a file names, as soon as it does: no handler runs, nothing is flushed."""
+    """SIGKILL at the place that a file names, as soon as it does: no handler runs, nothing is flushed. SIGSTOP, once, where ``stop`` stands
+    before its name."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
     def __call__(self, name: Name) -> None:
-        if self._file.exists() and self._file.read_text() == name:
+        told = self._file.read_text() if self._file.exists() else ""
+        if told == name:
             os.kill(os.getpid(), signal.SIGKILL)
+        if told == f"stop {name}":
+            self._file.unlink()
+            os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def main(url: str, project: Project, models: str, member: str, webhook: str, trap: str, output: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import random
 import signal
 import threading
@@ -117,6 +118,7 @@ class Killed:
         return made
 
     def said(self) -> str:
+        """What its processes have said of late."""
         return (self.folder / "said").read_text()[-4000:]
 
     def read(self, topic: str) -> dict[int, list[bytes]]:
@@ -223,6 +225,31 @@ def test_partitions_go_from_one_process_to_another_and_back(killed: Killed) -> N
     assert second.exitcode == 0, killed.said()
     killed.start()
     _all_is_there(killed)
+
+
+@pytest.mark.parametrize("killed", ["kafka"], indirect=True, scope="module")
+def test_a_process_that_was_stopped_past_its_session_appends_nothing_when_it_comes_back(killed: Killed) -> None:
+    """It has scores in hand that another process has appended meanwhile, and its group has gone on without it."""
+    assert killed.process is not None
+    killed.process.kill()
+    killed.process.join()
+    stopped = killed.start(member="")
+    killed.produce()
+    until(killed.drained, "its work")
+    killed.trap.write_text("stop scored")
+    killed.produce()
+    until(lambda: not killed.trap.exists(), "its stop")
+    heir = killed.start(member="")
+    until(killed.drained, "the heir's work, once the session has run out", every=0.1)
+    os.kill(stopped.pid or 0, signal.SIGCONT)
+    until(lambda: "starts_over" in killed.said(), "the one that was stopped to hear of it")
+    killed.produce()
+    _all_is_there(killed)
+    for process in (stopped, heir):
+        process.terminate()
+        process.join(60.0)
+        assert process.exitcode == 0, killed.said()
+    killed.start()
 
 
 def _dies_and_all_is_there(killed: Killed, name: failpoint.Name) -> None:
