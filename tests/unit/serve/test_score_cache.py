@@ -73,9 +73,8 @@ def test_another_version_and_another_definition_begin_empty(tmp_path: Path, scor
         store = models_in(tmp_path)
         async with serving(store, rig=fed(50), project=project(100)) as serve:
             before = await ask(serve, 1)
-            scored.clear()
+            still_there = [serve.scorer.models.latest("tip"), serve.scorer.current().models["tip"]]  # as beside a candidate
             train(store, TIP, seed=9)
-            scored.clear()
             await serve.scorer.models.refresh([serve.scorer.current().models["tip"].model])
             scored.clear()
             after = await ask(serve, 1)
@@ -86,6 +85,7 @@ def test_another_version_and_another_definition_begin_empty(tmp_path: Path, scor
             scored.clear()
             assert (await ask(serve, 1))["scores"] == after["scores"]
             assert scored == [1]
+            still_there.clear()
             gc.collect()
             assert len(serve.scorer.score_cache) == 1, "what nobody can ask for is gone"
 
