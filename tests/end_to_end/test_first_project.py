@@ -61,10 +61,10 @@ def folded(shop: Path) -> int:
     return sum(sum(partitions.values()) for partitions in applied.values())
 
 
-def held(shop: Path) -> int:
+def held(shop: Path, table: str = "ev_payment") -> int:
     """Events that the history database holds."""
     with contextlib.closing(sqlite3.connect(f"file:{shop}/.featureflow/history.db?mode=ro", uri=True)) as database:
-        (count,) = database.execute("SELECT count(*) FROM ev_payment").fetchone()
+        (count,) = database.execute(f"SELECT count(*) FROM {table}").fetchone()
     return int(count)
 
 
@@ -125,4 +125,13 @@ def test_a_new_project_goes_from_events_to_a_quantized_score(shop: Path, port: i
     assert answer["version"] == "1"
     assert answer["provider"] == "cpu"
     assert answer["features"][0]["user_now:spent_1h"]["status"] == "present"
+
+    rows = [{"entities": {"user": f"u{i % 50}"}, "context": {"amount": 5.0 + i}} for i in range(200)]
+    post(port, "/v1/score/fraud", {"rows": rows, "deadline_ms": 10_000})
+    wait_for(lambda: held(shop, "ev_featureflow_predictions") >= 200)
+    measured = featureflow(shop, "model", "quantize", "fraud", "--logged", "200")
+    assert (measured["report"]["calibration_rows"], measured["report"]["held_out_rows"]) == (100, 100)
+    placed = featureflow(shop, "model", "profile", "fraud")
+    assert placed["chosen"]["provider"] == "cpu"
+    assert featureflow(shop, "model", "profile", "fraud", "--show") == placed
     assert featureflow(shop, "doctor")["ok"]
