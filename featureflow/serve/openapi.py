@@ -11,7 +11,7 @@ from featureflow.clock import Clock
 from featureflow.reading.plan import Plan
 from featureflow.serve import described
 from featureflow.serve.explain import rfc3339
-from featureflow.serve.operation import answered, header, operation, path, plain
+from featureflow.serve.operation import answered, header, one_of, operation, path, plain
 from featureflow.serve.wire import rank, v1
 
 TYPES = (
@@ -69,12 +69,14 @@ def document(version: str, plan: Plan | None = None, now: str = "2026-03-01T12:0
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             "description": "Windowed features, kept exactly once, and the scores that models make of them.",
         },
-        "paths": {**(described.paths(plan, now) if plan is not None else {}), **_routes()},
+        "paths": {**(described.paths(plan, now) if plan is not None else {}), **_routes(plan)},
         "components": {"schemas": components},
     }
 
 
-def _routes() -> dict[str, Any]:
+def _routes(plan: Plan | None) -> dict[str, Any]:
+    models, views = ([], []) if plan is None else (list(plan.models), list(plan.views))
+    sources = [] if plan is None else [source.name for source in plan.project.sources]
     return {
         "/v1/score/{model}": {
             "post": operation(
@@ -82,7 +84,7 @@ def _routes() -> dict[str, Any]:
                 "Score one or many rows",
                 v1.ScoreAnswer,
                 body=v1.ScoreBody,
-                parameters=[path("model", "a model's name, name@version or name@alias"), *ASKED],
+                parameters=[path("model", "a model's name, name@version or name@alias", one_of(models)), *ASKED],
                 problems=POSTED,
             )
         },
@@ -92,7 +94,7 @@ def _routes() -> dict[str, Any]:
                 "Score the candidates of several recalls, and answer the best",
                 rank.RankAnswer,
                 body=rank.RankBody,
-                parameters=[path("model", "a model's name, name@version or name@alias"), *ASKED],
+                parameters=[path("model", "a model's name, name@version or name@alias", one_of(models)), *ASKED],
                 problems=POSTED,
             )
         },
@@ -105,7 +107,10 @@ def _routes() -> dict[str, Any]:
                     {"type": "object"},
                     {"type": "array", "items": {"type": "object"}, "minItems": 1, "maxItems": limits.ROWS_PER_REQUEST},
                 ]},
-                parameters=[path("source", "an event's name, as in the definitions"), header("X-Request-ID"), header("traceparent")],
+                parameters=[
+                    path("source", "an event's name, as in the definitions", one_of(sources)),
+                    header("X-Request-ID"), header("traceparent"),
+                ],
                 problems=POSTED,
             )
         },
@@ -115,7 +120,7 @@ def _routes() -> dict[str, Any]:
                 "Features of many entities, from one atomic read",
                 v1.FeaturesAnswer,
                 body=v1.FeaturesBody,
-                parameters=[path("view", "a view's name"), header("X-Request-ID")],
+                parameters=[path("view", "a view's name", one_of(views)), header("X-Request-ID")],
                 problems=POSTED,
             )
         },
@@ -125,7 +130,8 @@ def _routes() -> dict[str, Any]:
                 "Features of one entity",
                 v1.EntityFeatures,
                 parameters=[
-                    path("view", "a view's name"), path("id", "the entity's id, percent-encoded"), described.AT, header("X-Request-ID"),
+                    path("view", "a view's name", one_of(views)), path("id", "the entity's id, percent-encoded"),
+                    described.AT, header("X-Request-ID"),
                 ],
                 problems=(400, 404, 422, 503),
             )
@@ -137,7 +143,7 @@ def _routes() -> dict[str, Any]:
                 "model",
                 "One model, what answers for it, and its release",
                 v1.ModelInfo,
-                parameters=[path("model", "a model's name"), header("X-Request-ID")],
+                parameters=[path("model", "a model's name", one_of(models)), header("X-Request-ID")],
                 problems=(400, 404, 503),
             )
         },
@@ -146,7 +152,7 @@ def _routes() -> dict[str, Any]:
                 "capacity",
                 "What this process measured of a model: requests a second within its deadline, by stage, and why",
                 v1.CapacityAnswer,
-                parameters=[path("model", "a model's name"), header("X-Request-ID")],
+                parameters=[path("model", "a model's name", one_of(models)), header("X-Request-ID")],
                 problems=(400, 404, 503),
             )
         },

@@ -67,6 +67,12 @@ def path(name: str, description: str, schema: Schema | None = None, example: Any
     return made if example is None else {**made, "example": example}
 
 
+def one_of(names: list[str]) -> Schema:
+    """A name in the path: of what is applied one of these, or something else, which there is not or not now."""
+    anything: Schema = {"type": "string", "minLength": 1}
+    return {"anyOf": [{"type": "string", "enum": names}, anything]} if names else anything
+
+
 def header(name: str, description: str = "", *, kind: str = "string") -> Schema:
     """A header that the operation reads."""
     made: Schema = {"name": name, "in": "header", "schema": {"type": kind}}
