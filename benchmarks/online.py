@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ def main() -> None:
     parser.add_argument("--peers", default="", help="1: Feast too")
     arguments = parser.parse_args()
     log_as_json()
-    servers, theirs = Servers.find(DATABASE), Servers.find(PEER_DATABASE)
+    servers = Servers.find(DATABASE)
+    theirs = replace(servers, redis=f"{servers.redis.rpartition('/')[0]}/{PEER_DATABASE}")
     folder = Path(tempfile.mkdtemp(prefix="featureflow-bench-"))
     port = free_port()
     servers.empty()
@@ -74,7 +75,6 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         servers.empty()
-        theirs.empty()
     print(json.dumps({**figures, "noise_before": before, "noise_after": noise(), "versions": servers.versions}))
 
 
@@ -137,12 +137,14 @@ def _measured(theirs: Servers, folder: Path, scorer: Asked, arguments: argparse.
                     f"{n}_p99_feast_over_ours": round(found[f"{n}_feast_p99_ms"] / found[f"{n}_p99_ms"], 2),
                 }
                 print(json.dumps(found), file=sys.stderr, flush=True)
+        theirs.empty()
         return {
             **found, "ratio_to_feast": min(found[f"{n}_ratio_to_feast"] for n in ENTITIES),
             "p99_feast_over_ours": min(found[f"{n}_p99_feast_over_ours"] for n in ENTITIES),
             "compared_values": compared, "feast": peer.version,
         }  # fmt: skip
     except (NotInstalledError, NotServingError) as error:
+        theirs.empty()
         return {**found, "feast_failed": f"{type(error).__name__}: {error}"}
 
 
