@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).resolve().parent
 PRELOADED = [
-    "forked", "watched", "ingest_program", *(f"featureflow.cli.{verb}" for verb in cli.VERBS), "featureflow.store.log.open",
-    "featureflow.store.log.redis_streams", "featureflow.store.online.open", "featureflow.store.online.redis",
+    "forked", "watched", "ingest_program", "watch_program", *(f"featureflow.cli.{verb}" for verb in cli.VERBS),
+    "featureflow.store.log.open", "featureflow.store.log.redis_streams", "featureflow.store.online.open", "featureflow.store.online.redis",
     "featureflow.store.online.embedded", "featureflow.store.history.sql", "featureflow.store.history.migrate", "pymysql",
 ]  # fmt: skip
 

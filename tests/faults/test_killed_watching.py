@@ -8,7 +8,6 @@ of what is committed see is compared with the events and with a fold of the scor
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -19,6 +18,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import forked
 import msgspec
 import pytest
 import watch_program
@@ -102,9 +102,7 @@ class Killed:
 
     def start(self, member: str = "watch") -> ForkServerProcess:
         """A process; of a durable name where ``member`` is one."""
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["watch_program"])
-        made = context.Process(
+        made = forked.server().Process(
             target=watch_program.main,
             args=(
                 self.url, self.project, str(self.folder / "models"), member and f"{self.project.name}-{member}", self.receiver.url,
