@@ -44,7 +44,7 @@ from featureflow.store.online.embedded import server_binary
 from real_servers import Servers
 
 HERE = Path(__file__).parent
-DATABASE = 12
+DATABASE = 6
 DEADLINE_MS = 20
 HEAVY_MS = 1.15  # a row of the heavy model, at least
 BODIES = 2_000
@@ -176,13 +176,21 @@ class Bench:
         )
         return report
 
+    def refusals(self) -> dict[str, int]:
+        """What the scorer counted so far, by reason."""
+        text = urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5).read().decode()
+        lines = [line for line in text.splitlines() if line.startswith("featureflow_shed_total{")]
+        return {line.split('"')[1]: int(float(line.rsplit(" ", 1)[1])) for line in lines}
+
     def levels(self, row: str, levels: tuple[float, ...]) -> dict[str, Any]:
         """All levels of a row."""
         found, rss = [], [rss_mb(self.server.pid)]
         for level in levels:
+            before = self.refusals()
             report = self.offer(row, level)
             rss.append(rss_mb(self.server.pid))
-            found.append({"level": level, **_shown(report), "rss_mb": rss[-1]})
+            reasons = {reason: count - before.get(reason, 0) for reason, count in self.refusals().items()}
+            found.append({"level": level, **_shown(report), "refused": reasons, "rss_mb": rss[-1]})
         whole = [one for one in found if not one["void"] and one["level"] <= COUNTED[row]]
         peak = max((one["goodput_req_s"] for one in whole), default=0.0)
         full = {one["level"]: one["goodput_req_s"] / peak for one in whole if one["level"] >= 1 and peak}

@@ -41,7 +41,7 @@ HELD_SHARE, HELD_S = 0.2, 0.004  # of the budget, at least so many seconds: what
 TRIED = 0.5  # of what is predicted: while nobody else is there, one is tried that would be in time if things are better by now
 LAG_SHARE = 0.2  # of the budget, by which the event loop may lag
 LATE_SHARE = 0.01  # of those let in that may turn out late
-WIDER, NARROWER, MARGIN_MOST, ADJUST_S = 1.05, 0.99, 1.5, 0.05
+WIDER, NARROWER, MARGIN_MOST, ADJUST_S = 1.05, 0.99, 1.25, 0.05
 LOAD_S, SPARE_LEAST = 0.1, 0.05  # how far back the load of more important requests is looked at; the part of the time that it leaves
 BUDGETS = 64  # that are worked out between two turns
 HOUR_S = 3600.0
@@ -57,7 +57,7 @@ class Cost(NamedTuple):
     fixed_s: float  # what a turn takes beside its rows, at most: of a full one each row bears its part
     tail_s: float
     turn_s: float  # the most that a turn may take, and still fit into the budget twice
-    most_s: float  # the same by what a row is taken to be, for the next larger size where that was not tried yet
+    most_s: float  # the same by what a row is taken to be, for the next larger size where that is to be tried
     known: bool
 
 
@@ -281,7 +281,7 @@ class Admission:
         rows, turn_s = BUCKETS[at], typical[at]
         each_s = (turn_s - typical[0]) / (rows - 1) if rows > 1 else turn_s
         most_s = turn_s
-        if at < last and not kind.turns.measured(at + 1) and fits(at, turn_s):  # the next size is tried once: it may well take no longer
+        if at < last and not kind.turns.tried(at + 1) and fits(at, turn_s):  # the next size is tried: it may well take no longer
             most_s = turn_s * BUCKETS[at + 1] / rows
         return Cost(turn_s / rows, max(0.0, typical[0] - each_s), tail(at), turn_s, most_s, True)
 

@@ -15,6 +15,7 @@ from math import inf
 BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)   # rows, at most
 MEMORY_S = 0.5
 HALVED_S = 0.25
+TRIED_S = 1.0
 REMEMBERED = 64
 LEAST = 3                                  # samples that a median is taken of, as long as there are so many
 FEW = 2                                    # fewer prove nothing: they are forgotten once nothing is measured any more
@@ -71,6 +72,11 @@ class Durations:
     def measured(self, at: int) -> bool:
         """Whether that bucket was ever measured."""
         return bool(self._rings[at])
+
+    def tried(self, at: int) -> bool:
+        """Whether that bucket was measured often and lately enough that it need not be tried again."""
+        ring = self._rings[at]
+        return len(ring) >= LEAST and self._now_s() - ring[-1][0] <= TRIED_S
 
     def _look(self) -> None:
         now_s = self._now_s()
