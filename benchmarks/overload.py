@@ -2,8 +2,9 @@
 
 Capacity is the closed loop's requests a second of the same invocation, under a deadline that nobody misses. Then each level is offered in
 an open loop by another process, latency counted from the instant at which a request was due. ``heavy`` takes a millisecond and more a
-row, ``light`` is the model of bench-score. The same with the online store paused for 200 ms every 2 s, and killed for 5 s. ``shed`` is what
-a refusal costs the server's process. The last line is one JSON object.
+row, ``light`` is the model of bench-score. The same with the online store paused for 200 ms every 2 s, and killed for 5 s.
+``shed_us`` is what a refusal costs by itself, the row ``shed`` what it costs the server's process on the wire, its kernel's part
+included. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ import msgspec
 import numpy as np
 import open_load
 import redis
+import shed
 from noise import noise
 from open_load import Report
-from score import DEVICES, MERCHANTS, USERS, Asked, child, fill, free_port, make_model
+from score import DEVICES, EVENTS, MERCHANTS, USERS, Asked, child, fill, free_port, make_model
 
 from featureflow.cli.context import Context
 from featureflow.log_lines import log_as_json
@@ -116,14 +118,14 @@ def requests_of(model: str, bodies: list[bytes], more: str = "") -> list[bytes]:
     return [f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies]
 
 
-def make_heavy(here: Context) -> float:
-    """Add the heavy model; milliseconds a row."""
+def make_heavy(here: Context, row_ms: float) -> float:
+    """Add the heavy model, of at least so many milliseconds a row; how many."""
     model = here.applied.model("heavy")
     inputs = inputs_of(model)
     rows = np.abs(np.random.default_rng(4).lognormal(2, 1, (400, sum(i.size for i in inputs))))
     transforms = fit(rows, inputs)
     file = here.folder / "heavy.onnx"
-    took = heavy.make(transforms.width_out, file, ms=HEAVY_MS)
+    took = heavy.make(transforms.width_out, file, ms=row_ms)
     ModelStore(here.settings.path(here.settings.models.path)).add("heavy", file, inputs=inputs, transforms=transforms, model=model)
     return took
 
@@ -249,7 +251,7 @@ class Bench:
         each = 1e6 / closed.requests
         own, kernel = (user_after - user) * each, (system_after - system) * each
         return {
-            "row": "shed", "shed_us": round(own + kernel, 2), "shed_user_us": round(own, 2), "shed_system_us": round(kernel, 2),
+            "row": "shed", "shed_wire_us": round(own + kernel, 2), "shed_user_us": round(own, 2), "shed_system_us": round(kernel, 2),
             "req_s": round(closed.req_s), "p99_ms": round(closed.p99_ms, 3),
         }  # fmt: skip
 
@@ -290,6 +292,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each level")
     parser.add_argument("--rows", default="shed,heavy,light,heavy_paused,heavy_killed,light_paused,light_killed", help="which, by comma")
     parser.add_argument("--levels", default="", help="times the capacity, by comma, instead of those of each row")
+    parser.add_argument("--events", type=int, default=EVENTS, help="folded before")
+    parser.add_argument("--row-ms", type=float, default=HEAVY_MS, help="what a row of the heavy model takes at least")
     arguments = parser.parse_args()
     log_as_json()
     servers = Servers.find(DATABASE)
@@ -306,9 +310,13 @@ def main() -> None:
             )
             with Context(folder, {}) as here:
                 here.registry.apply(here.written, partitions=1)
-                fill(here)
+                fill(here, arguments.events)
                 make_model(here)
-                row_ms = make_heavy(here)
+                row_ms = make_heavy(here, arguments.row_ms)
+                shed_us = shed.protocol_us(
+                    f"redis://127.0.0.1:{store.port}/0", here.settings.name, here.log,
+                    ModelStore(here.settings.path(here.settings.models.path)), requests_of("odd", bodies()[:1])[0],
+                )  # fmt: skip
             store.save()
             before = noise()
             with child([sys.executable, "-m", "featureflow.cli", "--project", str(folder), "serve"], "Scoring at") as scorer:
@@ -329,12 +337,12 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         servers.empty()
     named = {row["row"]: row for row in rows}
-    first, light, shed = (named.get(name, {}) for name in ("heavy", "light", "shed"))
+    first, light, wire = (named.get(name, {}) for name in ("heavy", "light", "shed"))
     print(json.dumps({
         "deadline_ms": DEADLINE_MS, "p99_accepted_ms": first.get("p99_accepted_ms"), "goodput_min_share": first.get("goodput_min_share"),
         "reject_p99_ms": first.get("reject_p99_ms"), "rss_mb": first.get("rss_mb"), "rss_growth_mb": first.get("rss_growth_mb"),
         "light_p99_accepted_ms": light.get("p99_accepted_ms"), "light_goodput_min_share": light.get("goodput_min_share"),
-        "light_reject_p99_ms": light.get("reject_p99_ms"), "shed_us": shed.get("shed_us"), "shed_user_us": shed.get("shed_user_us"),
+        "light_reject_p99_ms": light.get("reject_p99_ms"), "shed_us": shed_us, "shed_wire_us": wire.get("shed_wire_us"),
         "heavy_row_ms": row_ms, "void_levels": {name: row["void_levels"] for name, row in named.items() if "void_levels" in row},
         "rows": rows, "capacity": capacity, "noise_before": before, "noise_after": noise(), "versions": servers.versions,
     }))  # fmt: skip

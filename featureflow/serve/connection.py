@@ -101,7 +101,7 @@ class Connections:
 class Connection(asyncio.Protocol):
     """One connection, for as long as it sends plain requests."""
 
-    __slots__ = ("_began", "_caller", "_connections", "_kept", "_scoring", "_since", "_transport")
+    __slots__ = ("_began", "_caller", "_connections", "_kept", "_known", "_scoring", "_sent", "_since", "_transport")
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -109,6 +109,7 @@ class Connection(asyncio.Protocol):
         self._scoring: Scoring | Looking | None = None  # the request under way
         self._began = 0.0
         self._caller = NOBODY  # who sends no headers about it
+        self._sent = self._known = NOBODY  # what headers said last without a key, and who that is
         self._kept = b""  # the part of a request that is here, or what came after the one under way
         self._since = connections.loop.time()  # since when it waits: for a request, or for the rest of one
 
@@ -203,7 +204,11 @@ class Connection(asyncio.Protocol):
         """Who sent it: an API key, or the address of this connection."""
         if sent is NOBODY:
             return self._caller
-        return sent if sent.client else Caller(self._caller.client, sent.priority, sent.deadline_ms)
+        if sent.client:
+            return sent
+        if sent is not self._sent:  # heads are remembered, so what one connection sends is mostly the same
+            self._sent, self._known = sent, Caller(self._caller.client, sent.priority, sent.deadline_ms)
+        return self._known
 
     def _refuse(self, reason: str, request_id: str) -> None:
         transport, connections = self._transport, self._connections

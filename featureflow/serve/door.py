@@ -20,6 +20,9 @@ RETRY_S = 1
 SMALL_BYTES = 1024  # a body of so many has few rows
 IN_BODY = (b'"deadline_ms"', b'"priority"')
 PLACE = "@id@"
+HEAD = (
+    f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {problem.CONTENT_TYPE}\r\nServer: featureflow\r\nRetry-After: {RETRY_S}\r\n"
+)
 ESCAPED = frozenset('"\\')
 WHY = {
     "predicted_late": ("Not answered in time", "an answer is predicted to come after its deadline"),
@@ -35,6 +38,7 @@ class Door:
     def __init__(self, scorer: Scorer, heads: ResponseHeads) -> None:
         self._scorer, self._heads = scorer, heads
         self._known = {reason: _split(title, detail) for reason, (title, detail) in WHY.items()}
+        self._date, self._head = b"", ""
         self._counts = {reason: scorer.metrics.shed.labels(reason) for reason in WHY}
 
     def refusal(self, head: Head, data: builtins.bytes, caller: Caller, since_s: float) -> str:
@@ -55,12 +59,14 @@ class Door:
             title, detail = WHY[reason]
             answer = problem.answer(503, title, detail, request_id, retry_after_s=RETRY_S)
             return self._heads.bytes(answer, request_id, keep_alive) + answer.body
+        date = self._heads.date()
+        if date is not self._date:
+            self._date, self._head = date, HEAD + date.decode()
         before, after, fixed = self._known[reason]
         closing = "" if keep_alive else "Connection: close\r\n"
         return (
-            f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {problem.CONTENT_TYPE}\r\nServer: featureflow\r\n"
-            f"{self._heads.date().decode()}X-Request-ID: {request_id}\r\nContent-Length: {fixed + len(request_id)}\r\n"
-            f"Retry-After: {RETRY_S}\r\n{closing}\r\n{before}{request_id}{after}"
+            f"{self._head}X-Request-ID: {request_id}\r\nContent-Length: {fixed + len(request_id)}\r\n{closing}\r\n"
+            f"{before}{request_id}{after}"
         ).encode()
 
 
