@@ -46,6 +46,7 @@ class Breaker:
 
     def __init__(self, name: str, settings: BreakerSettings | None = None, now_s: Callable[[], float] = monotonic) -> None:
         self.name, self._settings, self._now_s = name, settings or BreakerSettings(), now_s
+        self.concurrency = self._settings.concurrency
         self.calls: Counter[str] = Counter(ok=0, error=0, slow=0, refused=0)
         self.opened = 0  # times
         self.problem = ""  # what the last error was

@@ -108,6 +108,7 @@ class Fetcher:
         self._reader, self._wall, self._stale_ms = reader, wall, stale_after_us // 1000
         self.breaker = breaker or Breaker("online store")
         self.cache = cache or FeatureCache()
+        self._at_leisure = asyncio.Semaphore(max(1, self.breaker.concurrency // 2))  # reads without a deadline wait for each other
         self._records: dict[Group, Records] = {}
         self._flights: dict[Key, tuple[Entry, asyncio.Future[None]]] = {}
         reader.kept.listener = self.cache.changed
@@ -119,6 +120,14 @@ class Fetcher:
 
         ``ages_s``: views whose state is kept, and how old one may be that is taken without reading it; 0: it is kept for later only.
         """
+        if budget_s is not None:
+            return await self._fetch(wanted, budget_s, ages_s)
+        async with self._at_leisure:
+            return await self._fetch(wanted, None, ages_s)
+
+    async def _fetch(
+        self, wanted: Mapping[ViewPlan, Ids], budget_s: float | None, ages_s: Mapping[ViewPlan, float] | None
+    ) -> dict[ViewPlan, Reading] | Unread:
         joined: set[asyncio.Future[None]] = set()
         ages_s = ages_s or {}
         parts = [

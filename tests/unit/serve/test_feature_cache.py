@@ -13,7 +13,7 @@ import pytest
 from serve_rig import WITH_MODELS, Rig, ServeRig, fed, serving
 from worker_rig import PROJECT, RIDERS, TRIP
 
-from featureflow.breaker import FIRST_S, Breaker
+from featureflow.breaker import FIRST_S, Breaker, BreakerSettings
 from featureflow.define.spec import Project
 from featureflow.errors import UnavailableError
 from featureflow.kernel.finalize import ViewKernel
@@ -248,6 +248,24 @@ def test_a_store_that_does_not_answer_is_asked_no_more_for_a_while(models: Model
             assert (await ask(serve))["degraded"] == []
             text = serve.metrics.text().decode()
             assert "featureflow_feature_cache_bytes 0.0" in text
+
+    asyncio.run(go())
+
+
+def test_reads_without_a_deadline_wait_for_each_other_where_a_breaker_would_refuse_them(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(50)) as serve:
+            view, breaker = serve.scorer.view("rider_now"), Breaker("online store", BreakerSettings(concurrency=4))
+            fetcher = fetch.Fetcher(serve.reader, serve.rig.clock, 10**9, breaker=breaker)
+            serve.reader.hold = asyncio.Event()
+            many = asyncio.gather(*(fetcher.fetch({view: ["ada"]}, None) for _ in range(20)))
+            await asyncio.sleep(0)
+            at_once = await fetcher.fetch({view: ["ada"]}, 0.001)
+            assert isinstance(at_once, Unread)
+            assert at_once.reason == "timeout", "there is room left for those that have one"
+            serve.reader.hold.set()
+            assert not any(isinstance(reading, Unread) for reading in await many)
+            assert breaker.calls["refused"] == 0
 
     asyncio.run(go())
 
