@@ -92,6 +92,8 @@ class Http:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
     def get(self, path: str) -> tuple[int, Any]:
+        with contextlib.suppress(http.client.RemoteDisconnected):      # a connection that was idle for too long is closed
+            return self._call("GET", path, None)
         return self._call("GET", path, None)
 
     def post(self, path: str, body: object) -> tuple[int, Any]:

@@ -74,7 +74,7 @@ def test_dataset_speaks_of_its_own_options(shop: Path, options: tuple[str, ...],
     [
         (("add", "frod", "fraud.onnx"), "the definitions have no model 'frod'; they have fraud"),
         (("add", "fraud", "nope.onnx"), "nope.onnx cannot be read: No such file or directory"),
-        (("add", "fraud", "nope.onnx", "--transforms", "absent.json"), "absent.json cannot be read: No such file or directory"),
+        (("add", "fraud", "features.py", "--transforms", "absent.json"), "absent.json cannot be read: No such file or directory"),
         (("add", "fraud", "features.py"), "is not a valid ONNX model"),
         (("add", "fraud", "nope.onnx", "--dataset", "absent.csv"), "absent.csv cannot be read: No such file or directory. Give a CSV"),
         (("add", "fraud", "nope.onnx", "--dataset", "spine.csv"), "spine.csv has no column 'compared'"),

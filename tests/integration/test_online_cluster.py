@@ -221,7 +221,7 @@ def test_keys_half_way_between_two_nodes_are_read_one_by_one_or_not_at_all(clust
         assert offset is not None
         assert state == b"state"
         with pytest.raises(UnavailableError, match="on its way to another node"):
-            await reader.read([names[1], KEYS.state("user", "ada", VIEW, "other", None)], 0.05)
+            await reader.read([names[1], KEYS.state("user", "ada", VIEW, "other", None)], 1.0)
         await reader.close()
 
     try:
