@@ -128,7 +128,7 @@ class Admission:
         cost = self.cost(kind, budget_s)
         own_s = rows * cost.unit_s
         if not self._running and not waiting.requests:
-            return "" if left_s > TRIED * _turns_s(own_s, cost) else "predicted_late"
+            return "" if left_s > TRIED * self.kind(kind).turns.worth() * _turns_s(own_s, cost) else "predicted_late"
         left_s -= self.residual_s() + cost.tail_s
         if left_s < 0:
             return "predicted_late"
@@ -205,7 +205,7 @@ class Admission:
                 continue  # its caller has gone away
             coming_s = _turn_s(min(work_s + own_s + waiting.work_s, max(most_s, own_s)), fixed_s, most_s)
             if not batch and not waiting.requests:
-                coming_s *= TRIED  # nobody else waits
+                coming_s *= TRIED * self.kind(request.kind).turns.worth()  # nobody else waits
             if request.deadline.at_s - now_s <= coming_s:
                 hopeless.append(request)
                 continue

@@ -1,8 +1,8 @@
 """How long so many rows took lately: the typical case and the slow one, by size of batch.
 
 Ageing: of a size of batch, what was measured within half a second counts, or the last three where that is fewer. A size that was not
-measured for longer takes no more than a smaller one that was does for each of its rows. Where no size was, what is remembered halves
-with each quarter second more: no estimate, however wrong, keeps everybody out for good.
+measured for longer takes no more than a smaller one that was does for each of its rows. Where no size was, it says ever
+less (``worth``), so that somebody is tried again: no estimate, however wrong, keeps everybody out for good.
 """
 
 from __future__ import annotations
@@ -78,21 +78,25 @@ class Durations:
         ring = self._rings[at]
         return len(ring) >= LEAST and self._now_s() - ring[-1][0] <= TRIED_S
 
+    def worth(self) -> float:
+        """How much what is remembered still says: 1 where something was measured lately, else ever less."""
+        age_s = self._now_s() - self._last_s
+        return 1.0 if age_s <= MEMORY_S else 0.5 ** ((age_s - MEMORY_S) / HALVED_S)
+
     def _look(self) -> None:
         now_s = self._now_s()
         if now_s - self._looked_s < (self._stands_s if self._changed else LOOKED_S):
             return
         whole = now_s - self._whole_s >= LOOKED_S  # what was not measured grows old all the same, but not within so little
-        age_s = now_s - self._last_s
-        worth = 1.0 if age_s <= MEMORY_S else 0.5 ** ((age_s - MEMORY_S) / HALVED_S)
+        silent = now_s - self._last_s > MEMORY_S
         own, slow = [0.0] * len(BUCKETS), [0.0] * len(BUCKETS)
         fresh: list[int] = []
         for at, ring in enumerate(self._rings):
-            if ring and (worth == 1.0 or len(ring) >= FEW):
+            if ring and (not silent or len(ring) >= FEW):
                 if whole or at in self._changed:
                     self._own[at] = _of(ring, now_s)
                 typical, late = self._own[at]
-                own[at] = worth * typical
+                own[at] = typical
                 if now_s - ring[-1][0] <= MEMORY_S:
                     slow[at] = late
                     fresh.append(at)

@@ -68,7 +68,7 @@ class Turns:
             self._loop.call_soon(self._leave)
 
     def _leave(self) -> None:
-        if len(self._queue) > self._gathered and self._rounds < ROUNDS:
+        if len(self._queue) > self._gathered and self._rounds < ROUNDS and not self.admission.refusing:
             self._gathered, self._rounds = len(self._queue), self._rounds + 1
             self._loop.call_soon(self._leave)
             return
@@ -93,10 +93,7 @@ class Turns:
             for request in batch:
                 _resolve(request, FAILED)
             self._ending += 1
-            self._loop.call_soon(self._answered, batch, parts, began)  # after what the answers have called by now
-
-    def _answered(self, batch: Batch, parts: Sequence[Took], began: float) -> None:
-        self._loop.call_soon(self._ended, batch, parts, began)  # the loop sends what was written meanwhile
+            self._loop.call_soon(self._ended, batch, parts, began)  # after what the answers have called by now
 
     def _ended(self, batch: Batch, parts: Sequence[Took], began: float) -> None:
         self._ending -= 1
@@ -110,6 +107,8 @@ class Turns:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._loop.call_exception_handler({"message": "a turn failed", "exception": error, "task": task})
+        if self._queue:
+            self._schedule()
 
 
 def _parts(batch: Batch) -> list[Took]:

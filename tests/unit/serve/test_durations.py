@@ -63,12 +63,13 @@ def test_a_few_that_are_old_prove_nothing() -> None:
     assert durations.typical_of(1) == 0.0
 
 
-def test_what_is_remembered_of_long_ago_is_worth_ever_less() -> None:
+def test_what_is_remembered_of_long_ago_stays_and_says_ever_less() -> None:
     watch = Watch()
     durations = Durations(watch)
     for _ in range(20):
         durations.add(1, 0.050)
     watch.s += MEMORY_S
-    assert durations.typical_of(1) == pytest.approx(0.050)
+    assert durations.worth() == 1.0
     watch.s += 2 * HALVED_S
-    assert durations.typical_of(1) == pytest.approx(0.0125)
+    assert durations.worth() == pytest.approx(0.25)
+    assert durations.typical_of(1) == pytest.approx(0.050)  # whoever comes in a crowd after a quiet time is not let in on a guess
