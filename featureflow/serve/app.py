@@ -112,7 +112,7 @@ class Server:
             "outcome",
             lambda: {str(outcome): count for outcome, count in pool.outcomes.items()},
         )
-        finalized = self.scorer.finalized
+        finalized = self.scorer.way.finalized
         self.metrics.counts(
             "featureflow_finalized",
             "Features of an entity that were computed, or were known since its state was the same before",

@@ -10,7 +10,7 @@ from featureflow.serve.wire import v1
 
 def of(scorer: Scorer, name: str) -> v1.CapacityAnswer:
     """Raises RequestError (404), UnavailableError before there are definitions."""
-    plan = scorer.model(name)
+    plan = scorer.served.model(name)
     budget_s = plan.model.deadline_us * 1e-6
     admission = scorer.admission
     kind, cost = admission.kind(name), admission.cost(name, budget_s)

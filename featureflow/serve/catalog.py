@@ -16,7 +16,7 @@ from featureflow.store.online.protocol import OffsetRecord
 
 async def views(scorer: Scorer) -> v1.ViewsAnswer:
     """Every view with the offsets of its partitions, as they stand in the online store now. Raises UnavailableError."""
-    plans = list(scorer.current().views.values())
+    plans = list(scorer.served.current().views.values())
     read = await scorer.fetcher.offsets(plans)
     if isinstance(read, Unread):
         raise UnavailableError(read.detail)
@@ -56,12 +56,12 @@ def _furthest_behind(of_buckets: Sequence[OffsetRecord | None]) -> OffsetRecord 
 
 def models(scorer: Scorer) -> v1.ModelsAnswer:
     """Every model of the applied definitions, and what answers for it."""
-    return v1.ModelsAnswer([model(scorer, name) for name in scorer.current().models])
+    return v1.ModelsAnswer([model(scorer, name) for name in scorer.served.current().models])
 
 
 def model(scorer: Scorer, name: str) -> v1.ModelInfo:
     """One model of the applied definitions. Raises RequestError (404)."""
-    plan = scorer.model(name)
+    plan = scorer.served.model(name)
     loaded = scorer.models.latest(name)
     carried = scorer.releases.carried.get(name)
     return v1.ModelInfo(

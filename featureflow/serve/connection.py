@@ -193,7 +193,7 @@ class Connection(asyncio.Protocol):
         routes = self._connections.routes
         request_id = routes.ids.of(head.request_id)
         try:
-            view = routes.scorer.view(head.target)
+            view = routes.scorer.served.view(head.target)
             self._scoring = looking = Looking(routes.scorer, routes.shown, view, data[head.bytes :], request_id=request_id)
         except Exception as error:
             self._write(self._failed(error, request_id, head), request_id, head.route)

@@ -43,7 +43,7 @@ class Door:
 
     def refusal(self, head: Head, data: builtins.bytes, caller: Caller, since_s: float) -> str:
         """Why the request is refused as it stands, as ``Shed.reason`` has it; empty where it is to be read."""
-        plan = self._scorer.plan
+        plan = self._scorer.served.plan
         model = None if plan is None else plan.models.get(head.model)
         if model is None or IN_BODY[0] in data or IN_BODY[1] in data:
             return ""

@@ -38,7 +38,7 @@ class Ranker:
         self, name: str, ref: str, raw: bytes, *, request_id: str, since_s: float, trace: str, caller: Caller = NOBODY
     ) -> tuple[Deadline, Answer | Shed]:
         """The answer, and by when it is due. Raises RequestError: 404 for an unknown model or version, 400 and 422 for the body."""
-        plan = self._scorer.model(name)
+        plan = self._scorer.served.model(name)
         try:
             body = RANK_BODY.decode(raw)
         except (ValueError, RecursionError) as error:

@@ -99,7 +99,7 @@ class Recalls:
 
     def _column(self, reference: str, place: str, keys: set[str]) -> Column:
         """The feature, of an entity that the request names, whose join key is noted."""
-        views = self._scorer.current().views
+        views = self._scorer.served.current().views
         view = views.get(reference.partition(":")[0])
         if view is None or reference not in view.references:
             known = "views: " + ", ".join(views) if view is None else ", ".join(view.references)

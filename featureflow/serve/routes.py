@@ -150,7 +150,7 @@ class Routes:
         return _json(v1.EventsAnswer(source.name, [v1.Position(p, o) for p, o in positions], call.id))
 
     def _source(self, name: str) -> Source:
-        sources = self.scorer.current().project.sources
+        sources = self.scorer.served.current().project.sources
         for source in sources:
             if source.name == name:
                 return source
@@ -159,7 +159,7 @@ class Routes:
     # -- features ------------------------------------------------------------------------------------------------------
 
     async def _features(self, call: Call) -> Answer:
-        view = self.scorer.view(_text(call.rest, "view"))
+        view = self.scorer.served.view(_text(call.rest, "view"))
         raw = await body.read(call.http, within_s=self._body_s)
         looking = Looking(self.scorer, self.shown, view, raw, request_id=call.id)
         await looking.future
@@ -167,7 +167,7 @@ class Routes:
 
     async def _entity(self, call: Call) -> Answer:
         name, _, rest = call.rest.partition("/")
-        view = self.scorer.view(_text(name, "view"))
+        view = self.scorer.served.view(_text(name, "view"))
         text = _text(rest, "id")
         entity_id: str | int = text
         if view.entity_type == "int":
@@ -206,10 +206,10 @@ class Routes:
         return Answer(200, self.scorer.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
 
     async def _document(self, call: Call) -> Answer:
-        return Answer(200, self._openapi.bytes(self.scorer.plan))
+        return Answer(200, self._openapi.bytes(self.scorer.served.plan))
 
     async def _index(self, call: Call) -> Answer:
-        plan = self.scorer.plan
+        plan = self.scorer.served.plan
         lines = ["FeatureFlow", ""]
         if plan is not None:
             lines += [f"POST /v1/score/{name}" for name in plan.models]

@@ -1,44 +1,31 @@
-"""The scorer: requests in, answers out, with no HTTP in it.
-
-A request's way is one page, ``Scorer._turn``; the numbers there are the steps here:
-
-    1. refuse what is late already        4. derive the model's inputs
-    2. read state and offsets, once       5. infer, once per model
-    3. finalize each view, once           6. answer each request; log the predictions
-"""
+"""The scorer: who asks is checked, assigned to a version and put into the coming turn, whose way is ``serve.way``. No HTTP in it."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from time import perf_counter
 
-import msgspec
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from featureflow import limits
 from featureflow.breaker import Breaker
 from featureflow.clock import Clock, SystemClock
-from featureflow.define.spec import DEFAULT_PROJECT, Project
-from featureflow.errors import ModelError, RequestError, UnavailableError
+from featureflow.define.spec import DEFAULT_PROJECT
+from featureflow.errors import RequestError, UnavailableError
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.store import ModelStore
 from featureflow.reading import features as feature_values
 from featureflow.reading.feature_cache import FeatureCache
 from featureflow.reading.features import Features
-from featureflow.reading.fetch import Fetcher, Reader, Reading, Unread
-from featureflow.reading.finalized import Finalized
+from featureflow.reading.fetch import Fetcher, Reader, Unread
 from featureflow.reading.plan import ModelPlan, Plan, ViewPlan
-from featureflow.serve.admission import Admission, Took
+from featureflow.serve.admission import Admission
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.apart import Part, joined
-from featureflow.serve.asked import Asked, BodyDecoder
+from featureflow.serve.asked import Asked
 from featureflow.serve.assigned import Assigned, Carried
-from featureflow.serve.deadline import Deadline, fetch_budget_s
+from featureflow.serve.deadline import Deadline
 from featureflow.serve.kept_metrics import CacheMetrics
 from featureflow.serve.lag import Lag
 from featureflow.serve.loaded import LoadedModels
@@ -49,14 +36,13 @@ from featureflow.serve.priority import NAMES, NOBODY, Caller, Priority
 from featureflow.serve.release_metrics import ReleaseMetrics
 from featureflow.serve.releases import Publish, ReleasesFollowed
 from featureflow.serve.request import Request, Row
-from featureflow.serve.score_cache import ScoreCache
+from featureflow.serve.served import Served
 from featureflow.serve.shadow import Shadows
 from featureflow.serve.spent import Spent
-from featureflow.serve.turn import Batch, Turns
+from featureflow.serve.turn import Turns
 from featureflow.serve.vector_indexes import VectorIndexes
-from featureflow.serve.work import Wanted, Work, ages_s
+from featureflow.serve.way import Way
 from featureflow.store.keys import Keys
-from featureflow.store.mirror import BUCKETS_DOCUMENT, PROJECT_DOCUMENT, partitions_document
 
 INFERENCE_S = 0.001  # an inference that takes longer does not hold the event loop up: who must be refused hears of it meanwhile
 HURRIED = 10  # one in so many of a turn may have less time left than its features are given
@@ -89,19 +75,12 @@ class Scorer:
         self.predictions = predictions
         self.models = LoadedModels(models, self._loaded)
         self.vectors = vectors or VectorIndexes()
-        self.plan: Plan | None = None
-        self.problem = "the definitions have not been read yet"  # why there is no plan
+        self.served = Served(reader, keys := Keys(project))
         self.admission = admission or Admission()
         self.lag = Lag(self.admission.lags)
         self.spent = Spent()
-        self.turns = Turns(self._turn, self.admission)
-        self.finalized = Finalized(limits.FINALIZED_BYTES)
         self.fetcher = Fetcher(reader, self.wall, stale_after_us, breaker=breaker, cache=FeatureCache(feature_cache_bytes))
-        self.score_cache = ScoreCache()
-        self.metrics.registry.register(CacheMetrics(self.fetcher.cache, self.score_cache))
-        self.lookups = Lookups(self.fetcher, clock, self.finalized)
-        self._reader, self._keys = reader, Keys(project)
-        self.releases = ReleasesFollowed(reader, self._keys, self.models, self.wall, publish)
+        self.releases = ReleasesFollowed(reader, keys, self.models, self.wall, publish)
         self.release_metrics = ReleaseMetrics(
             self.metrics.registry, lambda: self.releases.carried, lambda: self.releases.counts, lambda: self.releases.accuracy
         )
@@ -111,51 +90,31 @@ class Scorer:
             counted=self.release_metrics.shadowed,
             differs=self.release_metrics.differs,
         )
-        self._bodies: dict[str, BodyDecoder] = {}
-        self._definitions: tuple[bytes | None, ...] = ()
-        self._id_prefix, self._id_count = os.urandom(8).hex(), 0
+        self.way = Way(
+            self.fetcher, clock=clock, wall=self.wall, metrics=self.metrics, spent=self.spent, lag=self.lag, shadows=self.shadows,
+            predictions=predictions,
+        )  # fmt: skip
+        self.turns = Turns(self.way.go, self.admission)
+        self.lookups = Lookups(self.fetcher, clock, self.way.finalized)
+        self.metrics.registry.register(CacheMetrics(self.fetcher.cache, self.way.score_cache))
         self._looking: set[asyncio.Task[None]] = set()
-        self._inference = ThreadPoolExecutor(1, thread_name_prefix="inference")
-        self._held_from_s = 0.0  # since when the turn under way has held the event loop up
-        self._beside_s = 0.0  # how long its last inference ran beside the loop
         self._loop = asyncio.get_running_loop()
 
     # -- definitions ---------------------------------------------------------------------------------------------------
 
     async def refresh(self) -> bool:
-        """Read the mirrored definitions and partition counts; replace the plan where they changed. True if it was replaced.
+        """Read the mirrored definitions and partition counts; serve them where they changed. True if they did.
 
-        Raises UnavailableError. Definitions that cannot be compiled leave the plan as it is, and stand in ``problem``.
+        Raises UnavailableError. Definitions that cannot be compiled leave all as it is, and stand in ``served.problem``.
         """
-        document, of = await self._reader.read([self._keys.meta(name) for name in (PROJECT_DOCUMENT, BUCKETS_DOCUMENT)])
-        if document is None:
-            self.problem = "no definitions are registered in the online store: run `featureflow apply`"
+        compiled = await self.served.changed()
+        if compiled is None:
             return False
-        try:
-            project = msgspec.json.decode(document, type=Project)
-            names = [source.name for source in project.sources]
-            counts = await self._reader.read([self._keys.meta(partitions_document(name)) for name in names]) if names else []
-            definitions = (document, of, *counts)
-            if definitions == self._definitions:
-                return False
-            partitions = {
-                name: int(msgspec.json.decode(c)) for name, c in zip(names, counts, strict=True) if c is not None
-            }
-            plan = Plan(project, partitions, int(of or 1))
-            bodies = {name: BodyDecoder(model) for name, model in plan.models.items()}
-        except UnavailableError:
-            raise
-        except Exception as error:
-            self.problem = (
-                f"the registered definitions cannot be served ({error}): run `featureflow apply` of this version"
-            )
-            log.error("definitions_refused", error=str(error))
-            return False
+        plan = compiled.plan
         await self._warm(plan)
-        self.plan, self._bodies = plan, bodies
+        self.served.serve(compiled)
         self.fetcher.forget()
-        self.finalized.forget()
-        self._definitions, self.problem = definitions, ""
+        self.way.finalized.forget()
         await self.follow()
         await self.releases.settled()
         await self.models.refresh(m.model for m in plan.models.values())
@@ -170,8 +129,8 @@ class Scorer:
 
     async def follow(self) -> None:
         """Follow the releases of the models that are served now. Raises UnavailableError where the online store is away."""
-        if self.plan is not None:
-            await self.releases.follow(self.plan)
+        if self.served.plan is not None:
+            await self.releases.follow(self.served.plan)
             self.shadows.keep([name for name, carried in self.releases.carried.items() if carried.release.shadow is not None])
 
     async def _warm(self, plan: Plan) -> None:
@@ -200,8 +159,8 @@ class Scorer:
 
         Raises RequestError: 404 for an unknown model, 400 for a body that is not JSON, 422 for one that does not fit the model.
         """
-        model = self.model(name)
-        asked = self._bodies[name].decode(body)
+        model = self.served.model(name)
+        asked = self.served.bodies[name].decode(body)
         return self.ask(model, ref, asked, request_id=request_id, since_s=since_s, trace=trace, caller=caller)
 
     def ask(
@@ -329,35 +288,6 @@ class Scorer:
             found = found.take(np.array([place[i] for i in ids], np.intp), list(ids))
         return at_us, found
 
-    def view(self, name: str) -> ViewPlan:
-        """Raises RequestError (404)."""
-        plan = self.current()
-        if name not in plan.views:
-            if name in plan.waiting:
-                raise UnavailableError(
-                    f"view {name}: the partition count of {plan.waiting[name]} is not in the online store; run `featureflow apply`"
-                )
-            raise RequestError("No such view", f"views: {', '.join(plan.views) or 'none'}", status=404)
-        return plan.views[name]
-
-    def model(self, name: str) -> ModelPlan:
-        """Raises RequestError (404), UnavailableError while a view that it reads waits."""
-        plan = self.current()
-        found = plan.models.get(name)
-        if found is None:
-            if any(m.name == name for m in plan.project.models):
-                raise UnavailableError(
-                    f"model {name}: a view that it reads waits for {plan.waiting}; run `featureflow apply`"
-                )
-            raise RequestError("No such model", f"models: {', '.join(plan.models) or 'none'}", status=404)
-        return found
-
-    def current(self) -> Plan:
-        """The definitions that are served now. Raises UnavailableError before there are any."""
-        if self.plan is None:
-            raise UnavailableError(self.problem)
-        return self.plan
-
     def close(self) -> None:
         """Let go of threads and tasks. What is under way is not waited for."""
         self.releases.close()
@@ -365,147 +295,12 @@ class Scorer:
         self.models.close()
         self.vectors.close()
         self.lag.close()
-        self._inference.shutdown(wait=False, cancel_futures=True)
-
-    # -- one turn ------------------------------------------------------------------------------------------------------
-
-    async def _turn(self, batch: Batch) -> list[Took]:
-        # 1. refuse what is late already
-        live: Batch = []
-        for request in batch:
-            if request.future.done():
-                continue  # its caller has gone away
-            if request.deadline.passed():
-                request.future.set_result(Shed("late", "its deadline passed while it waited"))
-            else:
-                live.append(request)
-        if not live:
-            return []
-        groups: dict[tuple[ModelPlan, int, int], Batch] = {}
-        for request in live:
-            groups.setdefault((request.plan, id(request.loaded), id(request.assigned)), []).append(request)
-        wanted: Wanted = {}
-        works = [Work(plan, requests[0].loaded, requests, wanted) for (plan, _, _), requests in groups.items()]
-        self.metrics.turn_rows.observe(sum(len(work.rows) for work in works))
-
-        # 2. read state and offsets, once
-        began = perf_counter()
-        asked = {view: list(ids) for view, ids in wanted.items()}
-        read = await self.fetcher.fetch(asked, self._fetch_budget_s(live, works), ages_s(works))
-        fetched = self._held_from_s = perf_counter()
-        self.metrics.stage["fetch"].observe(fetched - began)
-
-        # 3. finalize each view, once
-        q_us = self.clock.now_us()
-        unread = read if isinstance(read, Unread) else None
-        found = {} if isinstance(read, Unread) else {view: self._finalize(reading, q_us) for view, reading in read.items()}
-        said = () if unread is None else (f"fetch:{unread.reason}",)
-        finalized = perf_counter()
-        self.metrics.stage["finalize"].observe(finalized - fetched)
-        parts = []
-        for work in works:
-            spent, n = self.spent.of(work.plan.model.name), len(work.rows)
-            spent["fetch"].add(n, fetched - began)
-            spent["finalize"].add(n, finalized - fetched)
-            own, self._beside_s = perf_counter(), 0.0
-            try:
-                if unread is not None:
-                    found = {view: self._unread(work.plan, view, asked[view], q_us) for view in work.plan.views}
-                work.see([found[view] for view in work.plan.views], q_us, said)
-                await self._score(work)
-            except Exception:  # a fault of one model must not take the others' requests along
-                log.exception("model_failed", model=work.plan.model.name, requests=len(work.requests))
-                if (assigned := work.requests[0].assigned) is not None:
-                    assigned.failed(self.wall.now_us(), len(work.rows))
-                work.fail(Shed("failed", f"scoring with {work.plan.model.name} failed; the server's log says why"))
-            own_s = perf_counter() - own
-            parts.append(Took(work.plan.model.name, n, own_s, own_s - self._beside_s + finalized - fetched))
-        self.lag.held(self._held_from_s, perf_counter())
-        return parts
-
-    async def _score(self, work: Work) -> None:
-        """Steps 4 to 6 for one model."""
-        began = perf_counter()
-        spent, n = self.spent.of(work.plan.model.name), len(work.rows)
-        inputs = work.inputs()
-        derived = perf_counter()
-        self.metrics.stage["derive"].observe(derived - began)
-        spent["derive"].add(n, derived - began)
-        scores = await self._infer(work, inputs)
-        inferred = perf_counter()
-        self.metrics.inferred(work.plan.model.name, inferred - derived)
-        spent["infer"].add(n, inferred - derived)
-        assigned = work.requests[0].assigned
-        if assigned is not None:
-            assigned.did(self.wall.now_us(), inferred - derived, scores)
-        answered = work.answer(scores, self._prediction_ids)
-        if answered is not None:
-            rows = len(answered.rows)
-            self.metrics.scores.labels(answered.model, answered.variant, answered.provider).inc(rows)
-            for what in answered.degraded:
-                self.metrics.degraded.labels(what).inc(rows)
-            if self.predictions is not None:
-                self.predictions.offer(answered)
-            if assigned is not None and assigned.release.shadow is not None:
-                self.shadows.offer(work.plan.model, assigned.release, inputs, answered)
-        ended = perf_counter()
-        self.metrics.stage["answer"].observe(ended - inferred)
-        spent["answer"].add(n, ended - inferred)
-
-    async def _infer(self, work: Work, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Step 5, of the rows whose score is not known, if the model is declared to remember scores."""
-        if not work.plan.model.cache_scores:
-            return await self._compute(work, inputs)
-        recalled = work.recalled = self.score_cache.look(work.plan, work.loaded, inputs)
-        scores = await self._compute(work, inputs) if recalled.unknown else work.compute(inputs)
-        recalled.keep(scores)
-        return scores
-
-    async def _compute(self, work: Work, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Step 5, beside the event loop where it takes long: ONNX Runtime computes without the interpreter's lock."""
-        expected_s = self.spent.infer_s(work.plan.model.name, len(inputs))
-        if expected_s is not None and expected_s < INFERENCE_S:
-            return work.infer(inputs)
-        began = perf_counter()
-        self.lag.held(self._held_from_s, began)
-        try:
-            return await self._loop.run_in_executor(self._inference, work.compute, inputs)
-        except ModelError:
-            return work.infer(inputs)  # row by row, as far as it takes them
-        finally:
-            self._held_from_s = perf_counter()
-            self._beside_s = self._held_from_s - began
-
-    def _fetch_budget_s(self, live: Batch, works: list[Work]) -> float:
-        """Nearly all must be in time; those that have the least left cannot make the others' features degrade."""
-        left_s = sorted([request.deadline.left_s() for request in live])[len(live) // HURRIED]
-        return fetch_budget_s(left_s, sum(self.spent.after_fetch_s(work.plan.model.name, len(work.rows)) for work in works))
-
-    def _unread(self, plan: ModelPlan, view: ViewPlan, ids: list[str | int | None], q_us: int) -> Features:
-        """Where the store does not answer: what was read before, if the model is declared to take it; the rest is missing."""
-        if not plan.keeps_state:
-            return feature_values.nothing(view, ids)
-        return self._finalize(self.fetcher.last_known(view, ids, plan.max_age_s, plan.stale_for_s), q_us)
-
-    def _prediction_ids(self, n: int) -> list[str]:
-        first = self._id_count
-        self._id_count += n
-        prefix = self._id_prefix
-        return [f"{prefix}{i:012x}" for i in range(first, first + n)]
+        self.way.close()
 
     def _loaded(self, loaded: LoadedModel) -> None:
         log.info(
             "model_loaded", model=loaded.name, version=loaded.version, variant=loaded.variant, provider=loaded.provider
         )
-
-    def _finalize(self, reading: Reading, q_us: int) -> Features:
-        """A view that cannot be computed is missing, which the models that read it answer as they declare; others go on."""
-        try:
-            return feature_values.finalize(reading, q_us, self.finalized)
-        except Exception:
-            log.exception("view_failed", view=reading.plan.view.id, entities=len(reading.ids))
-            return feature_values.nothing(reading.plan, reading.ids)
-
 
 def _priority(asked: Asked, caller: Caller) -> Priority:
     return caller.priority if asked.priority is None else NAMES[asked.priority]

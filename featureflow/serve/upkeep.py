@@ -53,8 +53,8 @@ class Upkeep:
         scorer = self._scorer
         if self.draining:
             down["server"] = "it is shutting down"
-        if scorer.problem:
-            down["definitions"] = scorer.problem
+        if scorer.served.problem:
+            down["definitions"] = scorer.served.problem
         states = {breaker.name: breaker.state for breaker in self.breakers}
         for breaker in self.breakers:
             if states[breaker.name] != "closed":
@@ -64,14 +64,14 @@ class Upkeep:
             down["log"] = predictions.problem
         warnings = {f"vector index {name}": problem for name, problem in scorer.vectors.problems.items()}
         loading = False
-        if scorer.plan is not None:
+        if scorer.served.plan is not None:
             down.update(
                 {
                     f"view {name}": f"the partition count of {sources} is not in the online store: run `featureflow apply`"
-                    for name, sources in scorer.plan.waiting.items()
+                    for name, sources in scorer.served.plan.waiting.items()
                 }
             )
-            for name in scorer.plan.models:
+            for name in scorer.served.plan.models:
                 problem = scorer.models.problem(name)
                 if name in scorer.releases.problems:
                     warnings[f"release of {name}"] = scorer.releases.problems[name]
@@ -80,7 +80,7 @@ class Upkeep:
                 elif scorer.models.latest(name) is None and not scorer.models.is_cold(name):
                     loading = True
                     down[f"model {name}"] = "it is being loaded"
-        ready = not (self.draining or loading or scorer.plan is None or "online store" in down)
+        ready = not (self.draining or loading or scorer.served.plan is None or "online store" in down)
         return Ready(ready, down, warnings, dict(states))
 
     async def _definitions(self) -> None:
@@ -88,8 +88,8 @@ class Upkeep:
         await self._scorer.refresh()
 
     async def _models(self) -> None:
-        if self._scorer.plan is not None:
-            await self._scorer.models.refresh(m.model for m in self._scorer.plan.models.values())
+        if self._scorer.served.plan is not None:
+            await self._scorer.models.refresh(m.model for m in self._scorer.served.plan.models.values())
 
     async def _ping(self) -> None:
         await asyncio.to_thread(self._log.ping)

@@ -126,7 +126,7 @@ def test_without_max_age_each_request_reads(models: ModelStore, clock: Hand) -> 
 def test_two_turns_that_want_one_entity_read_it_once(models: ModelStore, clock: Hand) -> None:
     async def go() -> None:
         async with serving(models, rig=fed(50), project=project(max_age_us=AGE_US)) as serve:
-            view, fetcher = serve.scorer.view("rider_now"), serve.scorer.fetcher
+            view, fetcher = serve.scorer.served.view("rider_now"), serve.scorer.fetcher
             reads = len(serve.reader.reads)
             serve.reader.hold = asyncio.Event()
             both = asyncio.gather(*(fetcher.fetch({view: [*ids]}, None, {view: 1.0}) for ids in (("ada",), ("ada", "é*"), ("ada",))))
@@ -149,7 +149,7 @@ def test_two_turns_that_want_one_entity_read_it_once(models: ModelStore, clock: 
 def test_a_read_that_is_given_up_is_kept_when_it_comes(models: ModelStore, clock: Hand) -> None:
     async def go() -> None:
         async with serving(models, rig=fed(50), project=project(max_age_us=AGE_US)) as serve:
-            view, fetcher = serve.scorer.view("rider_now"), serve.scorer.fetcher
+            view, fetcher = serve.scorer.served.view("rider_now"), serve.scorer.fetcher
             serve.reader.hold = asyncio.Event()
             assert isinstance(await fetcher.fetch({view: ["ada"]}, 0.001, {view: 1.0}), Unread)
             serve.reader.hold.set()
@@ -255,7 +255,7 @@ def test_a_store_that_does_not_answer_is_asked_no_more_for_a_while(models: Model
 def test_reads_without_a_deadline_wait_for_each_other_where_a_breaker_would_refuse_them(models: ModelStore) -> None:
     async def go() -> None:
         async with serving(models, rig=fed(50)) as serve:
-            view, breaker = serve.scorer.view("rider_now"), Breaker("online store", BreakerSettings(concurrency=4))
+            view, breaker = serve.scorer.served.view("rider_now"), Breaker("online store", BreakerSettings(concurrency=4))
             fetcher = fetch.Fetcher(serve.reader, serve.rig.clock, 10**9, breaker=breaker)
             serve.reader.hold = asyncio.Event()
             many = asyncio.gather(*(fetcher.fetch({view: ["ada"]}, None) for _ in range(20)))

@@ -17,7 +17,7 @@ from featureflow.reading.features import Features
 def test_what_is_asked_while_a_read_is_on_its_way_is_read_together_next(models: ModelStore) -> None:
     async def go() -> None:
         async with serving(models, rig=fed(200)) as serve:
-            rider, zone = serve.scorer.view("rider_now"), serve.scorer.view("zone_now")
+            rider, zone = serve.scorer.served.view("rider_now"), serve.scorer.served.view("zone_now")
             serve.reader.hold, before = asyncio.Event(), len(serve.reader.reads)
             first = serve.scorer.lookups.ask(rider, ["ada"])
             while len(serve.reader.reads) == before:
@@ -42,7 +42,7 @@ def test_a_damaged_entity_is_told_of_to_whom_asked_for_it_and_to_nobody_else(mod
     async def go() -> None:
         rig = fed(200)
         async with serving(models, rig=rig) as serve:
-            rider = serve.scorer.view("rider_now")
+            rider = serve.scorer.served.view("rider_now")
             rig.online.damage(rider.state_keys("ada")[0], b"\x07broken")
             ask = serve.scorer.lookups.ask
             mine, other = await asyncio.gather(ask(rider, ["ada", "bob:{0}"]), ask(rider, ["bob:{0}"]))
@@ -56,7 +56,7 @@ def test_a_damaged_entity_is_told_of_to_whom_asked_for_it_and_to_nobody_else(mod
 def test_a_read_that_fails_is_told_to_each_and_the_next_is_another(models: ModelStore) -> None:
     async def go() -> None:
         async with serving(models, rig=fed(200)) as serve:
-            rider = serve.scorer.view("rider_now")
+            rider = serve.scorer.served.view("rider_now")
             serve.reader.fail = UnavailableError("gone")
             several = [serve.scorer.lookups.ask(rider, ["ada"]) for _ in range(3)]
             for one in several:
@@ -71,7 +71,7 @@ def test_a_read_that_fails_is_told_to_each_and_the_next_is_another(models: Model
 def test_one_read_is_of_no_more_ids_than_a_request_may_have_and_of_nobody_who_left(models: ModelStore) -> None:
     async def go() -> None:
         async with serving(models, rig=fed(200)) as serve:
-            rider = serve.scorer.view("rider_now")
+            rider = serve.scorer.served.view("rider_now")
             per_id, before = rider.keys_per_id, len(serve.reader.reads)
             ids = [[f"r{n}-{i}" for i in range(600)] for n in range(4)]
             several = [serve.scorer.lookups.ask(rider, [*some]) for some in ids]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from serve_rig import TIP, Rig, ServeRig, fed, listening, models_in, serving, train
+from worker_rig import KEYS
 
 from featureflow.errors import ModelError, UnavailableError
 from featureflow.models.loaded import LoadedModel
@@ -123,10 +124,10 @@ def test_a_released_version_answers_whatever_is_added_after_it(tmp_path: Path) -
             here.releasing.release(TIP, "1")
             await here.follow()
             train(here.serve.models, TIP, 9)
-            await here.serve.scorer.models.refresh([here.serve.scorer.model("tip").model])
+            await here.serve.scorer.models.refresh([here.serve.scorer.served.model("tip").model])
             answer = await here.ask("ada")
             assert (answer["version"], answer["assignment"]) == ("1", {"release": 1, "arm": "stable"})
-            await here.serve.scorer.models.find(here.serve.scorer.model("tip").model, "4")
+            await here.serve.scorer.models.find(here.serve.scorer.served.model("tip").model, "4")
             await asyncio.gather(*here.serve.scorer.models._loading.values())
             assert (await here.ask("ada", ref="4"))["version"] == "4"
             assert "assignment" not in await here.ask("ada", ref="1")
@@ -189,7 +190,7 @@ def test_who_names_a_version_is_of_no_arm_though_he_travels_with_those_that_are(
         async with released(tmp_path) as here:
             here.releasing.release(TIP, "1")
             await here.follow()
-            models, model = here.serve.scorer.models, here.serve.scorer.model("tip").model
+            models, model = here.serve.scorer.models, here.serve.scorer.served.model("tip").model
             await models.find(model, "1")
             named, unnamed = await asyncio.gather(here.ask("ada", ref="1", request_id="n"), here.ask("ada", request_id="u"))
             assert "assignment" not in named and unnamed["assignment"]["arm"] == "stable"
@@ -312,7 +313,7 @@ def test_with_the_online_store_away_or_emptied_the_release_stays_in_force(tmp_pa
             with pytest.raises(UnavailableError):
                 await here.serve.scorer.follow()
             here.serve.reader.fail = None
-            here.serve.rig.online.damage(here.serve.scorer._keys.meta(RELEASES_DOCUMENT), None)  # type: ignore[attr-defined]
+            here.serve.rig.online.damage(KEYS.meta(RELEASES_DOCUMENT), None)
             await here.follow()
             assert (await here.ask("ada"))["version"] == "1"
 
@@ -330,7 +331,7 @@ def test_a_store_that_lost_the_newest_release_is_told_it_again_and_no_scorer_goe
                 await here.follow()
             newest = rig.online.get_meta(RELEASES_DOCUMENT)
             for lost in (before, None):        # its last second; all
-                rig.online.damage(here.serve.scorer._keys.meta(RELEASES_DOCUMENT), lost)  # type: ignore[attr-defined]
+                rig.online.damage(KEYS.meta(RELEASES_DOCUMENT), lost)
                 await here.follow()
                 assert (await here.ask("ada"))["assignment"]["release"] == 2
                 await until(lambda: rig.online.get_meta(RELEASES_DOCUMENT) == newest)
@@ -564,7 +565,7 @@ def test_versions_of_a_release_are_not_pushed_out_by_versions_that_callers_name(
     async def go() -> None:
         async with released(tmp_path) as here:
             await on_trial(here)
-            models, model = here.serve.scorer.models, here.serve.scorer.model("tip").model
+            models, model = here.serve.scorer.models, here.serve.scorer.served.model("tip").model
             for alias in (f"a{i}" for i in range(20)):
                 here.serve.models.alias("tip", alias, "3")
                 await models.find(model, alias)

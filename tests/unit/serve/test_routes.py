@@ -73,7 +73,7 @@ def test_features_of_many_ids_come_from_one_read_with_the_offsets_they_stand_for
             assert (answer["q"], answer["degraded"]) == (q, [])
             assert answer["applied"] == {"trip": {str(p): o for p, o in rig.log.topic(TRIP.topic).end.items()}}
             assert [row["id"] for row in answer["rows"]] == [*RIDERS, "nobody", None]
-            view = serve.scorer.view("rider_now").view
+            view = serve.scorer.served.view("rider_now").view
             assert answer["features"] == [f.name for f in view.features]
             expected = rig.expected(view, q)
             for row, values, times in zip(
@@ -228,7 +228,7 @@ def test_what_there_is_can_be_looked_at(models: ModelStore) -> None:
                 'featureflow_scores_total{model="tip",provider="cpu",variant="fp32"} 1.0',
             ):
                 assert name in text, name
-            rig.online.damage(KEYS.offset(serve.scorer.view("rider_now").view.id, "trip", 1), None)
+            rig.online.damage(KEYS.offset(serve.scorer.served.view("rider_now").view.id, "trip", 1), None)
             assert (await get(server, "/v1/views"))[1]["views"][0]["sources"]["trip"][1]["offset"] is None
 
     asyncio.run(go())

@@ -58,7 +58,7 @@ def test_only_inputs_that_are_not_known_are_scored(models: ModelStore, scored: l
             three = await ask(serve, 1, 3, 2)
             assert three["scores"][::2] == first["scores"]
             assert scored == [2, 1]
-            assert (serve.scorer.score_cache.hits, serve.scorer.score_cache.misses) == (4, 3)
+            assert (serve.scorer.way.score_cache.hits, serve.scorer.way.score_cache.misses) == (4, 3)
             serve.rig.clock.advance(7_200_000_000)
             await ask(serve, 1)
             assert scored == [2, 1, 1], "the features are others by now"
@@ -73,9 +73,9 @@ def test_another_version_and_another_definition_begin_empty(tmp_path: Path, scor
         store = models_in(tmp_path)
         async with serving(store, rig=fed(50), project=project(100)) as serve:
             before = await ask(serve, 1)
-            still_there = [serve.scorer.models.latest("tip"), serve.scorer.current().models["tip"]]  # as beside a candidate
+            still_there = [serve.scorer.models.latest("tip"), serve.scorer.served.current().models["tip"]]  # as beside a candidate
             train(store, TIP, seed=9)
-            await serve.scorer.models.refresh([serve.scorer.current().models["tip"].model])
+            await serve.scorer.models.refresh([serve.scorer.served.current().models["tip"].model])
             scored.clear()
             after = await ask(serve, 1)
             assert (scored, after["version"] != before["version"], after["scores"] != before["scores"]) == ([1], True, True)
@@ -87,7 +87,7 @@ def test_another_version_and_another_definition_begin_empty(tmp_path: Path, scor
             assert scored == [1]
             still_there.clear()
             gc.collect()
-            assert len(serve.scorer.score_cache) == 1, "what nobody can ask for is gone"
+            assert len(serve.scorer.way.score_cache) == 1, "what nobody can ask for is gone"
 
     asyncio.run(go())
 
@@ -98,7 +98,7 @@ def test_nothing_is_remembered_unless_a_model_says_so(models: ModelStore, scored
             scored.clear()
             await ask(serve, 1)
             await ask(serve, 1)
-            assert (scored, len(serve.scorer.score_cache)) == ([1, 1], 0)
+            assert (scored, len(serve.scorer.way.score_cache)) == ([1, 1], 0)
 
     asyncio.run(go())
 

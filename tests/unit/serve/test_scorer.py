@@ -491,7 +491,7 @@ def test_changed_definitions_are_served_without_a_restart(models: ModelStore) ->
                 serve.begin("tip", BODY)
             rig.online.put_meta("project", b"{}x")
             assert not await serve.scorer.refresh()
-            assert "featureflow apply" in serve.scorer.problem
+            assert "featureflow apply" in serve.scorer.served.problem
             assert answered(await serve.ask("strict", {"entities": BODY["entities"]}))["model"] == "strict"
 
     asyncio.run(go())
@@ -518,7 +518,7 @@ def test_features_at_an_instant_are_exact_or_refused(models: ModelStore) -> None
     async def go() -> None:
         rig = fed()
         async with serving(models, rig=rig) as serve:
-            view = serve.scorer.view("rider_now")
+            view = serve.scorer.served.view("rider_now")
             now = rig.clock.now_us()
             q_us, found = await serve.scorer.features(view, ["ada", "nobody", "ada"], now - 60 * SECOND_US)
             assert q_us == now - 60 * SECOND_US
@@ -593,7 +593,7 @@ def test_a_view_that_cannot_be_computed_at_all_is_missing_and_models_that_do_not
         models = models_in(tmp_path / "models")
         train(models, ZONAL)
         async with serving(models, rig=fed(), project=WITH_ZONAL) as serve:
-            serve.scorer.view("rider_now").kernel.width = -1  # as a fault in our own code would
+            serve.scorer.served.view("rider_now").kernel.width = -1  # as a fault in our own code would
             asked = [
                 serve.begin("tip", {**BODY, "explain": True}),
                 serve.begin("strict", STRICT_BODY),

@@ -1,0 +1,102 @@
+"""The definitions that are served: read from where they are mirrored, compiled, and replaced whole where they changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from featureflow.define.spec import Project
+from featureflow.errors import RequestError, UnavailableError
+from featureflow.reading.fetch import Reader
+from featureflow.reading.plan import ModelPlan, Plan, ViewPlan
+from featureflow.serve.asked import BodyDecoder
+from featureflow.store.keys import Keys
+from featureflow.store.mirror import BUCKETS_DOCUMENT, PROJECT_DOCUMENT, partitions_document
+
+log = structlog.get_logger("featureflow.serve")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Definitions that can be served, and the documents that they were compiled from."""
+
+    plan: Plan
+    bodies: dict[str, BodyDecoder]  # by model
+    documents: tuple[bytes | None, ...]
+
+
+class Served:
+    """``plan`` is None before there are any, and ``problem`` says why, or why newer ones are not served."""
+
+    def __init__(self, reader: Reader, keys: Keys) -> None:
+        self.plan: Plan | None = None
+        self.problem = "the definitions have not been read yet"
+        self.bodies: dict[str, BodyDecoder] = {}  # by model
+        self._reader, self._keys = reader, keys
+        self._documents: tuple[bytes | None, ...] = ()
+
+    async def changed(self) -> Compiled | None:
+        """Other definitions than those that are served, compiled; None where there are none, or none that can be compiled.
+
+        Raises UnavailableError.
+        """
+        document, of = await self._reader.read([self._keys.meta(name) for name in (PROJECT_DOCUMENT, BUCKETS_DOCUMENT)])
+        if document is None:
+            self.problem = "no definitions are registered in the online store: run `featureflow apply`"
+            return None
+        try:
+            project = msgspec.json.decode(document, type=Project)
+            names = [source.name for source in project.sources]
+            counts = await self._reader.read([self._keys.meta(partitions_document(name)) for name in names]) if names else []
+            documents = (document, of, *counts)
+            if documents == self._documents:
+                return None
+            partitions = {
+                name: int(msgspec.json.decode(c)) for name, c in zip(names, counts, strict=True) if c is not None
+            }
+            plan = Plan(project, partitions, int(of or 1))
+            return Compiled(plan, {name: BodyDecoder(model) for name, model in plan.models.items()}, documents)
+        except UnavailableError:
+            raise
+        except Exception as error:
+            self.problem = (
+                f"the registered definitions cannot be served ({error}): run `featureflow apply` of this version"
+            )
+            log.error("definitions_refused", error=str(error))
+            return None
+
+    def serve(self, compiled: Compiled) -> None:
+        """From now on these."""
+        self.plan, self.bodies = compiled.plan, compiled.bodies
+        self._documents, self.problem = compiled.documents, ""
+
+    def view(self, name: str) -> ViewPlan:
+        """Raises RequestError (404)."""
+        plan = self.current()
+        if name not in plan.views:
+            if name in plan.waiting:
+                raise UnavailableError(
+                    f"view {name}: the partition count of {plan.waiting[name]} is not in the online store; run `featureflow apply`"
+                )
+            raise RequestError("No such view", f"views: {', '.join(plan.views) or 'none'}", status=404)
+        return plan.views[name]
+
+    def model(self, name: str) -> ModelPlan:
+        """Raises RequestError (404), UnavailableError while a view that it reads waits."""
+        plan = self.current()
+        found = plan.models.get(name)
+        if found is None:
+            if any(m.name == name for m in plan.project.models):
+                raise UnavailableError(
+                    f"model {name}: a view that it reads waits for {plan.waiting}; run `featureflow apply`"
+                )
+            raise RequestError("No such model", f"models: {', '.join(plan.models) or 'none'}", status=404)
+        return found
+
+    def current(self) -> Plan:
+        """The definitions that are served now. Raises UnavailableError before there are any."""
+        if self.plan is None:
+            raise UnavailableError(self.problem)
+        return self.plan

@@ -1,0 +1,207 @@
+"""The way of a turn: requests in, answers out, with no HTTP in it and nothing of who is let in.
+
+It is one page, ``Way.go``; the numbers there are the steps here:
+
+    1. refuse what is late already        4. derive the model's inputs
+    2. read state and offsets, once       5. infer, once per model
+    3. finalize each view, once           6. answer each request; log the predictions
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from featureflow import limits
+from featureflow.clock import Clock
+from featureflow.errors import ModelError
+from featureflow.reading import features as feature_values
+from featureflow.reading.features import Features
+from featureflow.reading.fetch import Fetcher, Reading, Unread
+from featureflow.reading.finalized import Finalized
+from featureflow.reading.plan import ModelPlan, ViewPlan
+from featureflow.serve.admission import Took
+from featureflow.serve.answer import Shed
+from featureflow.serve.deadline import fetch_budget_s
+from featureflow.serve.lag import Lag
+from featureflow.serve.metrics import Metrics
+from featureflow.serve.prediction_log import PredictionLog
+from featureflow.serve.score_cache import ScoreCache
+from featureflow.serve.shadow import Shadows
+from featureflow.serve.spent import Spent
+from featureflow.serve.turn import Batch
+from featureflow.serve.work import Wanted, Work, ages_s
+
+INFERENCE_S = 0.001  # an inference that takes longer does not hold the event loop up: who must be refused hears of it meanwhile
+HURRIED = 10  # one in so many of a turn may have less time left than its features are given
+log = structlog.get_logger("featureflow.serve")
+
+
+class Way:
+    """Belongs to one event loop. ``clock`` says what now is for features; ``wall`` is the real one."""
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        *,
+        clock: Clock,
+        wall: Clock,
+        metrics: Metrics,
+        spent: Spent,
+        lag: Lag,
+        shadows: Shadows,
+        predictions: PredictionLog | None,
+    ) -> None:
+        self.finalized = Finalized(limits.FINALIZED_BYTES)
+        self.score_cache = ScoreCache()
+        self._fetcher, self._clock, self._wall = fetcher, clock, wall
+        self._metrics, self._spent, self._lag = metrics, spent, lag
+        self._shadows, self._predictions = shadows, predictions
+        self._id_prefix, self._id_count = os.urandom(8).hex(), 0
+        self._inference = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._held_from_s = 0.0  # since when the turn under way has held the event loop up
+        self._beside_s = 0.0  # how long its last inference ran beside the loop
+        self._loop = asyncio.get_running_loop()
+
+    def close(self) -> None:
+        """What is under way is not waited for."""
+        self._inference.shutdown(wait=False, cancel_futures=True)
+
+    async def go(self, batch: Batch) -> list[Took]:
+        """Answer every request of it; what each model's part took."""
+        # 1. refuse what is late already
+        live: Batch = []
+        for request in batch:
+            if request.future.done():
+                continue  # its caller has gone away
+            if request.deadline.passed():
+                request.future.set_result(Shed("late", "its deadline passed while it waited"))
+            else:
+                live.append(request)
+        if not live:
+            return []
+        groups: dict[tuple[ModelPlan, int, int], Batch] = {}
+        for request in live:
+            groups.setdefault((request.plan, id(request.loaded), id(request.assigned)), []).append(request)
+        wanted: Wanted = {}
+        works = [Work(plan, requests[0].loaded, requests, wanted) for (plan, _, _), requests in groups.items()]
+        self._metrics.turn_rows.observe(sum(len(work.rows) for work in works))
+
+        # 2. read state and offsets, once
+        began = perf_counter()
+        asked = {view: list(ids) for view, ids in wanted.items()}
+        read = await self._fetcher.fetch(asked, self._fetch_budget_s(live, works), ages_s(works))
+        fetched = self._held_from_s = perf_counter()
+        self._metrics.stage["fetch"].observe(fetched - began)
+
+        # 3. finalize each view, once
+        q_us = self._clock.now_us()
+        unread = read if isinstance(read, Unread) else None
+        found = {} if isinstance(read, Unread) else {view: self._finalize(reading, q_us) for view, reading in read.items()}
+        said = () if unread is None else (f"fetch:{unread.reason}",)
+        finalized = perf_counter()
+        self._metrics.stage["finalize"].observe(finalized - fetched)
+        parts = []
+        for work in works:
+            spent, n = self._spent.of(work.plan.model.name), len(work.rows)
+            spent["fetch"].add(n, fetched - began)
+            spent["finalize"].add(n, finalized - fetched)
+            own, self._beside_s = perf_counter(), 0.0
+            try:
+                if unread is not None:
+                    found = {view: self._unread(work.plan, view, asked[view], q_us) for view in work.plan.views}
+                work.see([found[view] for view in work.plan.views], q_us, said)
+                await self._score(work)
+            except Exception:  # a fault of one model must not take the others' requests along
+                log.exception("model_failed", model=work.plan.model.name, requests=len(work.requests))
+                if (assigned := work.requests[0].assigned) is not None:
+                    assigned.failed(self._wall.now_us(), len(work.rows))
+                work.fail(Shed("failed", f"scoring with {work.plan.model.name} failed; the server's log says why"))
+            own_s = perf_counter() - own
+            parts.append(Took(work.plan.model.name, n, own_s, own_s - self._beside_s + finalized - fetched))
+        self._lag.held(self._held_from_s, perf_counter())
+        return parts
+
+    async def _score(self, work: Work) -> None:
+        """Steps 4 to 6 for one model."""
+        began = perf_counter()
+        spent, n = self._spent.of(work.plan.model.name), len(work.rows)
+        inputs = work.inputs()
+        derived = perf_counter()
+        self._metrics.stage["derive"].observe(derived - began)
+        spent["derive"].add(n, derived - began)
+        scores = await self._infer(work, inputs)
+        inferred = perf_counter()
+        self._metrics.inferred(work.plan.model.name, inferred - derived)
+        spent["infer"].add(n, inferred - derived)
+        assigned = work.requests[0].assigned
+        if assigned is not None:
+            assigned.did(self._wall.now_us(), inferred - derived, scores)
+        answered = work.answer(scores, self._prediction_ids)
+        if answered is not None:
+            rows = len(answered.rows)
+            self._metrics.scores.labels(answered.model, answered.variant, answered.provider).inc(rows)
+            for what in answered.degraded:
+                self._metrics.degraded.labels(what).inc(rows)
+            if self._predictions is not None:
+                self._predictions.offer(answered)
+            if assigned is not None and assigned.release.shadow is not None:
+                self._shadows.offer(work.plan.model, assigned.release, inputs, answered)
+        ended = perf_counter()
+        self._metrics.stage["answer"].observe(ended - inferred)
+        spent["answer"].add(n, ended - inferred)
+
+    async def _infer(self, work: Work, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Step 5, of the rows whose score is not known, if the model is declared to remember scores."""
+        if not work.plan.model.cache_scores:
+            return await self._compute(work, inputs)
+        recalled = work.recalled = self.score_cache.look(work.plan, work.loaded, inputs)
+        scores = await self._compute(work, inputs) if recalled.unknown else work.compute(inputs)
+        recalled.keep(scores)
+        return scores
+
+    async def _compute(self, work: Work, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Step 5, beside the event loop where it takes long: ONNX Runtime computes without the interpreter's lock."""
+        expected_s = self._spent.infer_s(work.plan.model.name, len(inputs))
+        if expected_s is not None and expected_s < INFERENCE_S:
+            return work.infer(inputs)
+        began = perf_counter()
+        self._lag.held(self._held_from_s, began)
+        try:
+            return await self._loop.run_in_executor(self._inference, work.compute, inputs)
+        except ModelError:
+            return work.infer(inputs)  # row by row, as far as it takes them
+        finally:
+            self._held_from_s = perf_counter()
+            self._beside_s = self._held_from_s - began
+
+    def _fetch_budget_s(self, live: Batch, works: list[Work]) -> float:
+        """Nearly all must be in time; those that have the least left cannot make the others' features degrade."""
+        left_s = sorted([request.deadline.left_s() for request in live])[len(live) // HURRIED]
+        return fetch_budget_s(left_s, sum(self._spent.after_fetch_s(work.plan.model.name, len(work.rows)) for work in works))
+
+    def _unread(self, plan: ModelPlan, view: ViewPlan, ids: list[str | int | None], q_us: int) -> Features:
+        """Where the store does not answer: what was read before, if the model is declared to take it; the rest is missing."""
+        if not plan.keeps_state:
+            return feature_values.nothing(view, ids)
+        return self._finalize(self._fetcher.last_known(view, ids, plan.max_age_s, plan.stale_for_s), q_us)
+
+    def _prediction_ids(self, n: int) -> list[str]:
+        first = self._id_count
+        self._id_count += n
+        prefix = self._id_prefix
+        return [f"{prefix}{i:012x}" for i in range(first, first + n)]
+
+    def _finalize(self, reading: Reading, q_us: int) -> Features:
+        """A view that cannot be computed is missing, which the models that read it answer as they declare; others go on."""
+        try:
+            return feature_values.finalize(reading, q_us, self.finalized)
+        except Exception:
+            log.exception("view_failed", view=reading.plan.view.id, entities=len(reading.ids))
+            return feature_values.nothing(reading.plan, reading.ids)
