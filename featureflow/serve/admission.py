@@ -39,6 +39,7 @@ FLOOR = 0.25  # the tail is at least so much of a turn: a ring without a slow tu
 TAIL_SHARE = 0.25  # ... and at most so much of the budget
 HELD_SHARE, HELD_S = 0.2, 0.004  # of the budget, at least so many seconds: what a turn may hold the event loop up for
 TRIED = 0.5  # of what is predicted: while nobody else is there, one is tried that would be in time if things are better by now
+SAME = 1.25  # times as long is hardly longer
 LAG_SHARE = 0.2  # of the budget, by which the event loop may lag
 LATE_SHARE = 0.01  # of those let in that may turn out late
 WIDER, NARROWER, MARGIN_MOST, ADJUST_S = 1.05, 0.99, 1.25, 0.05
@@ -278,6 +279,8 @@ class Admission:
 
         last = bucket_of(self.turn_rows)
         at = next((at for at in range(last, 0, -1) if fits(at, typical[at])), 0)
+        if at == 0 and not fits(0, typical[0]):  # where none fits, one that takes hardly longer than a single row does as well, for more
+            at = next(at for at in range(last, -1, -1) if typical[at] <= SAME * typical[0])
         rows, turn_s = BUCKETS[at], typical[at]
         each_s = (turn_s - typical[0]) / (rows - 1) if rows > 1 else turn_s
         most_s = turn_s

@@ -123,6 +123,15 @@ def test_a_model_that_holds_the_loop_up_has_shorter_turns() -> None:
     assert beside.cost("light", 0.020).turn_s >= 0.008
 
 
+def test_where_no_turn_fits_twice_one_that_takes_hardly_longer_than_a_single_row_is_taken() -> None:
+    watch = Watch()
+    admission = Admission(now_s=watch)
+    for rows, seconds in ((1, 0.0120), (16, 0.0125), (48, 0.0130), (64, 0.0180)):
+        turns(admission, watch, *[seconds] * 3, rows=rows)
+    cost = admission.cost("light", 0.020)
+    assert round(cost.turn_s / cost.unit_s) == 48
+
+
 def test_one_slow_turn_among_many_does_not_refuse_everybody() -> None:
     watch = Watch()
     admission = Admission(now_s=watch)
