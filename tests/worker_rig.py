@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -315,17 +316,19 @@ class Rig:
         return [joined(parts) for parts in decoded.values() if parts]
 
     def read(self, topic: str, end: dict[int, int]) -> Iterator[Batch]:
-        """Everything of the topic up to ``end``."""
-        consumer = self.log.consumer(f"reading-{self.luck.getrandbits(64):x}", {"read": topic})
+        """Everything of the topic up to ``end``, and what else comes with that: other tests may append to it meanwhile."""
+        consumer = self.log.consumer(f"reading-{uuid.uuid4().hex}", {"read": topic})     # other processes' luck is the same
         at = dict(self.log.topic(topic).beginning)
-        while at != end:
-            polled = consumer.poll(timeout_s=5, max_records=100_000, max_bytes=1 << 30)
-            for place in polled.assignment.assigned:
-                consumer.seek(place, at[place.partition])
-            for batch in polled.batches:
-                at[batch.partition] = batch.next
-                yield batch
-        consumer.close()
+        try:
+            while any(at[partition] < offset for partition, offset in end.items()):
+                polled = consumer.poll(timeout_s=5, max_records=100_000, max_bytes=1 << 30)
+                for place in polled.assignment.assigned:
+                    consumer.seek(place, at[place.partition])
+                for batch in polled.batches:
+                    at[batch.partition] = batch.next
+                    yield batch
+        finally:
+            consumer.close()
 
     def agrees(self, q_us: int | None = None) -> bool:
         """Whether every value of every view is, to the bit, what the log says."""
