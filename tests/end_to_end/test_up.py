@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 from processes import until
 from world import Http, check_state, embedded
@@ -79,10 +80,17 @@ def test_an_embedded_server_that_died_is_started_again_and_nothing_is_lost(tmp_p
         server, sent = world.folder / ".featureflow" / "server" / "server.pid", 0
 
         def tips() -> int:
+            """Sent again while they are refused: the scorer may not have heard yet that the server died, and is ready until then."""
             now = world.context.clock.now_us()
-            status, answer = scorer.post("/v1/events/tip", [{"at": now, "rider": "ann", "amount": 1.0}] * 50)
-            assert status == 200, answer
-            return len(answer["positions"])
+            answers: list[tuple[int, Any]] = []
+
+            def sent() -> bool:
+                answers.append(scorer.post("/v1/events/tip", [{"at": now, "rider": "ann", "amount": 1.0}] * 50))
+                assert answers[-1][0] in (200, 503), answers[-1]
+                return answers[-1][0] == 200
+
+            until(sent, "events to be taken")
+            return len(answers[-1][1]["positions"])
 
         for _ in range(2):                 # the second one dies under a keeper that is not the first's
             sent += tips()

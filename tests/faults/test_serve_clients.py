@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import random
+import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -236,10 +237,24 @@ def test_many_requests_in_one_write_are_answered_in_their_order(scorer: Scorer) 
 
 def test_one_connection_too_many_is_told_so_and_the_others_stay(scorer: Scorer) -> None:
     with survives(scorer), contextlib.ExitStack() as exits:
-        kept = [exits.enter_context(scorer.open()) for _ in range(MOST)]
-        for sock in (kept[0], kept[-1]):
+        kept: list[socket.socket] = []
+
+        def one_more() -> bool:
+            """Refused where the server has not heard yet that an earlier connection ended, or is too late on a busy machine."""
+            sock = scorer.open()
             sock.sendall(request())
-            assert answers(sock, 1)[0][0] == 200
+            try:
+                accepted = answers(sock, 1)[0][0] == 200
+            except ConnectionError:
+                accepted = False
+            if accepted:
+                kept.append(exits.enter_context(sock))
+            else:
+                sock.close()
+            return accepted
+
+        for _ in range(MOST):
+            until(one_more, "a connection that is accepted")
         for _ in range(20):
             with scorer.open() as sock:
                 status, headers, body = answers(sock, 1)[0]

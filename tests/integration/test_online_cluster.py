@@ -217,12 +217,14 @@ def test_keys_half_way_between_two_nodes_are_read_one_by_one_or_not_at_all(clust
 
     async def main() -> None:
         reader = ClusterReader(cluster.url, timeout_s=PATIENCE_S)
-        offset, state = await reader.read(names)
-        assert offset is not None
-        assert state == b"state"
-        with pytest.raises(UnavailableError, match="on its way to another node"):
-            await reader.read([names[1], KEYS.state("user", "ada", VIEW, "other", None)], 1.0)
-        await reader.close()
+        try:
+            offset, state = await reader.read(names)
+            assert offset is not None
+            assert state == b"state"
+            with pytest.raises(UnavailableError, match="on its way to another node"):
+                await reader.read([names[1], KEYS.state("user", "ada", VIEW, "other", None)], 1.0)
+        finally:
+            await reader.close()
 
     try:
         with pytest.raises(UnavailableError, match="TRYAGAIN|takes no writes now"):

@@ -108,15 +108,20 @@ class ClusterReader:
     async def _bucket(self, slot: int, keys: Sequence[bytes], limit_s: float) -> list[bytes | None]:
         """Values of keys of one slot, as they were at one moment."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + limit_s
+        until, tried = loop.time() + limit_s, False
         while True:
-            reply = await self._follow(slot, (b"MGET", *keys), until)
-            if not isinstance(reply, hiredis.ReplyError):
-                return cast("list[bytes | None]", reply)
-            if not str(reply).startswith("TRYAGAIN"):
-                raise UnavailableError(f"the Redis Cluster at {self.place} ({SETTING}) answered: {reply}")
-            if (values := await self._one_by_one(slot, keys, until)) is not None:
-                return values
+            try:
+                reply = await self._follow(slot, (b"MGET", *keys), until)
+                if not isinstance(reply, hiredis.ReplyError):
+                    return cast("list[bytes | None]", reply)
+                if not str(reply).startswith("TRYAGAIN"):
+                    raise UnavailableError(f"the Redis Cluster at {self.place} ({SETTING}) answered: {reply}")
+                tried = True
+                if (values := await self._one_by_one(slot, keys, until)) is not None:
+                    return values
+            except UnavailableError:
+                if not tried or loop.time() < until:
+                    raise                      # else it is the slot that took all the time, not the node that was asked last
             if loop.time() + RETRY_S >= until:
                 raise UnavailableError(
                     f"slot {slot} of the Redis Cluster at {self.place} is on its way to another node, and was written to all the time; "
