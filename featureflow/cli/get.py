@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -16,13 +15,13 @@ from featureflow.clock import NO_TIME_US, SystemClock, from_us
 from featureflow.errors import HistoryError, RequestError, UnavailableError
 from featureflow.kernel.finalize import Status, Values
 from featureflow.reading import features as feature_values
+from featureflow.reading.blocking import BlockingReader
 from featureflow.reading.features import Features, shown
 from featureflow.reading.fetch import Fetcher, Unread
 from featureflow.reading.plan import Plan, ViewPlan
 from featureflow.serve.request import check_id, instant_us
 from featureflow.settings import duration_us
 from featureflow.store.mirror import buckets_of, partitions_document
-from featureflow.store.online.beside import Group, Kept, Together, read_all
 from featureflow.store.online.protocol import OnlineStore
 from featureflow.train.recall import Question, recall
 
@@ -95,19 +94,6 @@ def _defined(value: float | str | None) -> float | str | None:
     return None if isinstance(value, float) and np.isnan(value) else value
 
 
-class _Blocking:
-    """The store's one atomic read, offered as the scorer's reader."""
-
-    def __init__(self, online: OnlineStore) -> None:
-        self._online, self.kept = online, Kept()
-
-    async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        return self._online.read(keys)
-
-    async def read_beside(self, groups: Sequence[Group], keys: Sequence[bytes], *, tell: bool = False) -> Together:
-        return await read_all(self.read, groups, keys)
-
-
 async def _read(
     online: OnlineStore,
     plan: ViewPlan,
@@ -120,7 +106,7 @@ async def _read(
 
     Rows whose offset records are lost are not among them: up to which offset history should be counted is lost too.
     """
-    read = await Fetcher(_Blocking(online), SystemClock(), stale_after_us).fetch({plan: ids}, None)
+    read = await Fetcher(BlockingReader(online), SystemClock(), stale_after_us).fetch({plan: ids}, None)
     if isinstance(read, Unread):
         raise UnavailableError(read.detail)
     reading = read[plan]

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from featureflow.define import spec
 from featureflow.define.expression import Expr, Number, Windowless
-from featureflow.define.model import Model, check_when_missing, deadline_of
+from featureflow.define.model import Model, check_when_missing, deadline_of, refuse_events
 from featureflow.define.name import a, check_attribute_name, check_class_name, shown
 from featureflow.define.place import Place, here, wrong
 from featureflow.define.sequence import Sequence
@@ -108,13 +108,7 @@ def _check(cls: type[Ensemble], name: str, value: Expr[Any], at: Place) -> None:
             write=f'{name} = {value.text} == "..."' if value.type == "str" else f"{name} = a number or a comparison",
             at=at,
         )
-    for owner in value.owners:
-        if owner.kind == "event":
-            raise wrong(
-                f"{what} reads a field of the event {owner.cls.__name__}, and a score has no one event to read it from",
-                write=f"a feature: last({value.text}, over=...) in a View, then View.name[...]",
-                at=at,
-            )
+    refuse_events(value, what, at)
     if not value.owners:
         raise wrong(f"{what} reads no score, no feature and no request field", write=_EXAMPLE, at=at)
 

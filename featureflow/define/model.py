@@ -306,6 +306,17 @@ def _sequence(cls: type[Model], value: Sequence, derived: dict[int, str], at: Pl
     return spec.Input(name=name, expr=one.node, size=value.length)
 
 
+def refuse_events(value: Expr[Any], what: str, at: Place) -> None:
+    """Raises DefinitionError where it reads a field of an event."""
+    for owner in value.owners:
+        if owner.kind == "event":
+            raise wrong(
+                f"{what} reads a field of the event {owner.cls.__name__}, and a score has no one event to read it from",
+                write=f"a feature: last({value.text}, over=...) in a View, then View.name[...]",
+                at=at,
+            )
+
+
 def _check_scope(value: Expr[Any], what: str, at: Place) -> None:
     for owner in value.owners:
         if owner.kind == "score":
@@ -314,12 +325,7 @@ def _check_scope(value: Expr[Any], what: str, at: Place) -> None:
                 write=f"class ...(Ensemble, deadline=...): score = {owner.cls.__name__}.score * 0.7 + ...",
                 at=at,
             )
-        if owner.kind == "event":
-            raise wrong(
-                f"{what} reads a field of the event {owner.cls.__name__}, and a score has no one event to read it from",
-                write=f"a feature: last({value.text}, over=...) in a View, then View.name[...]",
-                at=at,
-            )
+    refuse_events(value, what, at)
     if not value.owners:
         raise wrong(f"{what} reads no feature and no request field", write='CarrierNow.delay["1h"]', at=at)
 

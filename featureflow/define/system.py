@@ -89,52 +89,33 @@ def predictions(project: str) -> Source:
 
     Their records have no key: nothing folds them, and a hash and a comparison each is more than a scorer has to spare.
     """
-    return Source(
-        name="featureflow_predictions",
-        topic=f"featureflow.{project}.predictions",
-        time_field="asked_at",
-        disorder_us=DAY_US,
-        future_us=DAY_US,
-        fields=_PREDICTION,
-    )
+    return _source(project, "predictions", "asked_at", _PREDICTION, keyed_by=None)
 
 
 def dead_letters(project: str) -> Source:
     """Every record that the project's workers refused."""
-    return Source(
-        name="featureflow_dead_letters",
-        topic=f"featureflow.{project}.dead-letters",
-        time_field="noticed_at",
-        disorder_us=DAY_US,
-        future_us=DAY_US,
-        keyed_by="position",
-        fields=_DEAD_LETTER,
-    )
+    return _source(project, "dead-letters", "noticed_at", _DEAD_LETTER, keyed_by="position")
 
 
 def scores(project: str) -> Source:
     """The score of every event that is watched, by the id of the entity that it is averaged for, so that one partition has all of it."""
-    return Source(
-        name="featureflow_scores",
-        topic=f"featureflow.{project}.scores",
-        time_field="event_time",
-        disorder_us=DAY_US,
-        future_us=DAY_US,
-        keyed_by="id",
-        fields=_SCORE,
-    )
+    return _source(project, "scores", "event_time", _SCORE, keyed_by="id")
 
 
 def alerts(project: str) -> Source:
     """Each time that an alert was raised or cleared, once."""
+    return _source(project, "alerts", "event_time", _ALERT, keyed_by="id")
+
+
+def _source(project: str, name: str, time_field: str, fields: tuple[Field, ...], *, keyed_by: str | None) -> Source:
     return Source(
-        name="featureflow_alerts",
-        topic=f"featureflow.{project}.alerts",
-        time_field="event_time",
+        name=f"featureflow_{name.replace('-', '_')}",
+        topic=f"featureflow.{project}.{name}",
+        time_field=time_field,
         disorder_us=DAY_US,
         future_us=DAY_US,
-        keyed_by="id",
-        fields=_ALERT,
+        keyed_by=keyed_by,
+        fields=fields,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from featureflow.clock import NO_TIME_US
@@ -15,6 +16,8 @@ from featureflow.kernel.tile import LIFETIME_US
 from featureflow.reading.fetch import Reading
 from featureflow.reading.finalized import Finalized, by_source, compute
 from featureflow.reading.plan import ViewPlan
+
+log = structlog.get_logger("featureflow.reading")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,15 @@ def finalize(reading: Reading, q_us: int, finalized: Finalized | None = None) ->
         unanswerable,
         marked.texts,
     )
+
+
+def finalize_or_missing(reading: Reading, q_us: int, finalized: Finalized | None = None) -> Features:
+    """As ``finalize``; a view that cannot be computed for any entity is missing, so that others are not taken along."""
+    try:
+        return finalize(reading, q_us, finalized)
+    except Exception:
+        log.exception("view_failed", view=reading.plan.view.id, entities=len(reading.ids))
+        return nothing(reading.plan, reading.ids)
 
 
 def no_exact_answer(found: Features, reading: Reading, q_us: int, now_us: int) -> dict[int, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
 
 import numpy as np
 import structlog
@@ -13,6 +14,7 @@ from featureflow.breaker import Breaker
 from featureflow.clock import Clock, SystemClock
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import RequestError, UnavailableError
+from featureflow.models.ensemble import Loaded
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.store import ModelStore
 from featureflow.reading import features as feature_values
@@ -179,26 +181,34 @@ class Scorer:
         budget_s = model.model.deadline_us * 1e-6 if deadline_ms is None else deadline_ms * 1e-3
         future: asyncio.Future[Answer | Shed] = self._loop.create_future()
         deadline = Deadline(since_s + budget_s, budget_s)
-        if not ref and (carried := self.releases.carried.get(model.model.name)) is not None:
-            self._join_arms(carried, model, asked, request_id, deadline, future, trace, caller)
-            return deadline, future
-        loaded = self.models.get(model.model, ref)
-        if loaded is None:
-            looking = self._loop.create_task(self._look(model, ref, future))
-            self._looking.add(looking)
-            looking.add_done_callback(self._looking.discard)
-            return deadline, future
-        if isinstance(loaded, Shed):
-            refused: Shed | None = loaded
-        else:
+
+        def join(
+            loaded: Loaded | Shed,
+            rows: list[Row] = asked.rows,
+            told: asyncio.Future[Answer | Shed] = future,
+            arm: Assigned | None = None,
+        ) -> None:
+            """Put these rows into the coming turn, or tell why not."""
+            if isinstance(loaded, Shed):
+                told.set_result(loaded)
+                return
             refused = self.turns.join(
                 Request(
-                    request_id, model, loaded, asked.rows, deadline, future, asked.explain, trace, asked.ranking,
+                    request_id, model, loaded, rows, deadline, told, asked.explain, trace, asked.ranking, arm,
                     kind=model.model.name, client=caller.client, priority=_priority(asked, caller),
                 )
             )
-        if refused is not None:
-            future.set_result(refused)
+            if refused is not None:
+                told.set_result(refused)
+
+        if not ref and (carried := self.releases.carried.get(model.model.name)) is not None:
+            self._join_arms(carried, model, asked, request_id, future, join)
+            return deadline, future
+        loaded = self.models.get(model.model, ref)
+        if loaded is None:
+            self._beside(self._look(model, ref, future))
+        else:
+            join(loaded)
         return deadline, future
 
     def _join_arms(
@@ -207,44 +217,35 @@ class Scorer:
         model: ModelPlan,
         asked: Asked,
         request_id: str,
-        deadline: Deadline,
         future: asyncio.Future[Answer | Shed],
-        trace: str,
-        caller: Caller,
+        join: Callable[[Loaded | Shed, list[Row], asyncio.Future[Answer | Shed], Assigned], None],
     ) -> None:
-        """Put a request into the coming turn for the arm that it is assigned to; as several where its rows are of several arms."""
+        """Join for the arm that a request is assigned to; as several where its rows are of several arms."""
 
-        def join(arm: Assigned, rows: list[Row], future: asyncio.Future[Answer | Shed]) -> None:
+        def of(arm: Assigned, rows: list[Row], told: asyncio.Future[Answer | Shed]) -> None:
             loaded = self.models.get(model.model, arm.arm.version)
             if not isinstance(loaded, LoadedModel):  # not in memory any more, or yet: the stable one, and it is said to be that
                 arm, loaded = carried.stable, self.models.get(model.model, "")
             assert loaded is not None  # what answers where no version is named is not looked up
-            refused = (
-                loaded
-                if isinstance(loaded, Shed)
-                else self.turns.join(
-                    Request(
-                        request_id, model, loaded, rows, deadline, future, asked.explain, trace, asked.ranking, arm,
-                        kind=model.model.name, client=caller.client, priority=_priority(asked, caller),
-                    )
-                )
-            )
-            if refused is not None:
-                future.set_result(refused)
+            join(loaded, rows, told, arm)
 
         assigned = carried.assign(model, request_id, asked.rows if asked.ranking is None else asked.rows[:1])  # one version ranks
         if isinstance(assigned, Assigned):
-            join(assigned, asked.rows, future)
+            of(assigned, asked.rows, future)
             return
         parts: list[Part] = []
         for arm in dict.fromkeys(assigned):
             places = [at for at, one in enumerate(assigned) if one is arm]
             parts.append((places, self._loop.create_future()))
-            join(arm, [asked.rows[at] for at in places], parts[-1][1])
-        joining = self._loop.create_task(self._tell(joined(parts), future))
-        self._looking.add(joining)
-        joining.add_done_callback(self._looking.discard)
+            of(arm, [asked.rows[at] for at in places], parts[-1][1])
+        joining = self._beside(self._tell(joined(parts), future))
         future.add_done_callback(lambda _: joining.cancel())  # done already, but where the caller has gone away
+
+    def _beside(self, what: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(what)
+        self._looking.add(task)  # or it may be collected before it ends
+        task.add_done_callback(self._looking.discard)
+        return task
 
     async def _look(self, model: ModelPlan, ref: str, future: asyncio.Future[Answer | Shed]) -> None:
         """Tell a caller who names a version that is not ready whether there is such a version."""

@@ -23,7 +23,7 @@ from featureflow.clock import Clock
 from featureflow.errors import ModelError
 from featureflow.reading import features as feature_values
 from featureflow.reading.features import Features
-from featureflow.reading.fetch import Fetcher, Reading, Unread
+from featureflow.reading.fetch import Fetcher, Unread
 from featureflow.reading.finalized import Finalized
 from featureflow.reading.plan import ModelPlan, ViewPlan
 from featureflow.serve.admission import Took
@@ -103,7 +103,11 @@ class Way:
         # 3. finalize each view, once
         q_us = self._clock.now_us()
         unread = read if isinstance(read, Unread) else None
-        found = {} if isinstance(read, Unread) else {view: self._finalize(reading, q_us) for view, reading in read.items()}
+        found = (
+            {}
+            if isinstance(read, Unread)
+            else {view: feature_values.finalize_or_missing(reading, q_us, self.finalized) for view, reading in read.items()}
+        )
         said = () if unread is None else (f"fetch:{unread.reason}",)
         finalized = perf_counter()
         self._metrics.stage["finalize"].observe(finalized - fetched)
@@ -190,18 +194,11 @@ class Way:
         """Where the store does not answer: what was read before, if the model is declared to take it; the rest is missing."""
         if not plan.keeps_state:
             return feature_values.nothing(view, ids)
-        return self._finalize(self._fetcher.last_known(view, ids, plan.max_age_s, plan.stale_for_s), q_us)
+        known = self._fetcher.last_known(view, ids, plan.max_age_s, plan.stale_for_s)
+        return feature_values.finalize_or_missing(known, q_us, self.finalized)
 
     def _prediction_ids(self, n: int) -> list[str]:
         first = self._id_count
         self._id_count += n
         prefix = self._id_prefix
         return [f"{prefix}{i:012x}" for i in range(first, first + n)]
-
-    def _finalize(self, reading: Reading, q_us: int) -> Features:
-        """A view that cannot be computed is missing, which the models that read it answer as they declare; others go on."""
-        try:
-            return feature_values.finalize(reading, q_us, self.finalized)
-        except Exception:
-            log.exception("view_failed", view=reading.plan.view.id, entities=len(reading.ids))
-            return feature_values.nothing(reading.plan, reading.ids)

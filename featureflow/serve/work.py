@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from featureflow.errors import ModelError
 from featureflow.kernel.derive import features_to_inputs
-from featureflow.kernel.finalize import Status
 from featureflow.models.ensemble import Loaded, LoadedEnsemble, parts_of, split
 from featureflow.reading.features import Features
 from featureflow.reading.plan import ModelPlan, ViewPlan
+from featureflow.reading.seen import feature_columns, rows_missing
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.explain import explain, rfc3339
 from featureflow.serve.prediction_log import Applied, Predictions
@@ -60,20 +60,13 @@ class Work:
         if self.plan.model.when_missing == "refuse" and any(f.lost for f in found):
             where = said or dict.fromkeys(d for f in found if f.lost for d in f.degraded)
             why = f"{', '.join(where)}: features that {name} reads are missing, and it is declared to refuse then"
-            self._refuse_rows(self._rows_missing(), Shed("missing", why))
+            lost = rows_missing(self.plan, found, self.places, len(self.rows))
+            self._refuse_rows(set(np.flatnonzero(lost).tolist()), Shed("missing", why))
 
     def inputs(self) -> NDArray[np.float64]:
         """Step 4: float64 (n, width), as the model's definition says."""
-        plan, values = self.plan, self._values
-        columns: dict[str, NDArray[np.float64] | NDArray[np.object_]] = {}
-        for used in plan.used:
-            if used.text:
-                strings = self._found[used.slot].texts[used.feature][self.places[used.slot]]
-                columns[used.reference] = strings[:, 0] if used.single else strings
-                continue
-            columns[used.reference] = (
-                values[used.slot][:, used.span.start] if used.single else values[used.slot][:, used.span]
-            )
+        plan = self.plan
+        columns = feature_columns(plan, self._found, self.places, self._values)
         for index, asked in enumerate(plan.context.values()):
             if asked.field.type == "vector":
                 nothing = [np.nan] * asked.field.size
@@ -247,13 +240,6 @@ class Work:
             first, at = at, at + len(request.rows)
             if not request.future.done() and any(row in refused for row in range(first, at)):
                 request.future.set_result(why)
-
-    def _rows_missing(self) -> set[int]:
-        lost: set[int] = set()
-        for used in self.plan.used:
-            statuses = self._found[used.slot].statuses[self.places[used.slot], used.feature]
-            lost.update(np.flatnonzero(statuses == Status.MISSING).tolist())
-        return lost
 
 
 def ages_s(works: Sequence[Work]) -> dict[ViewPlan, float]:

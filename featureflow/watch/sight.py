@@ -14,23 +14,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from featureflow.clock import Clock
 from featureflow.errors import UnavailableError
 from featureflow.kernel.derive import features_to_inputs
-from featureflow.kernel.finalize import Status
-from featureflow.reading import features as feature_values
-from featureflow.reading.features import Features
+from featureflow.reading.blocking import BlockingReader
+from featureflow.reading.features import Features, finalize_or_missing
 from featureflow.reading.fetch import Fetcher, Reading, Unread
 from featureflow.reading.plan import ModelPlan, ViewPlan
-from featureflow.store.online.beside import Group, Kept, Together, read_all
+from featureflow.reading.seen import feature_columns, rows_missing
 from featureflow.store.online.protocol import OnlineStore
 from featureflow.watch.watched import Id
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.002, 0.05  # until state is read again that does not count an event yet
-log = structlog.get_logger("featureflow.watch")
 
 
 @dataclass(frozen=True)
@@ -58,14 +55,8 @@ class Seen:
 
     def inputs(self, context: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """float64 (n, width), as the model's definition says. ``context``: ``request:field`` -> (n,)."""
-        columns = dict(context)
-        for used in self.plan.used:
-            found, place = self.found[used.slot], self.places[used.slot]
-            if used.text:
-                strings = found.texts[used.feature][place]
-                columns[used.reference] = strings[:, 0] if used.single else strings
-            else:
-                columns[used.reference] = found.values[place, used.span.start] if used.single else found.values[place, used.span]
+        values = [found.values[place] for found, place in zip(self.found, self.places, strict=True)]
+        columns = {**context, **feature_columns(self.plan, self.found, self.places, values)}
         return features_to_inputs(self.plan.model, columns)
 
     def degraded(self, row: int) -> list[str]:
@@ -75,27 +66,11 @@ class Seen:
 
     def missing(self) -> NDArray[np.bool_]:
         """(n,): a feature that the model reads is missing."""
-        lost = np.zeros(len(self.behind), np.bool_)
-        for used in self.plan.used:
-            lost |= self.found[used.slot].statuses[self.places[used.slot], used.feature] == Status.MISSING
-        return lost
+        return rows_missing(self.plan, self.found, self.places, len(self.behind))
 
     def shown(self, row: int) -> dict[str, Any]:
         """Feature -> its value, as people read it, None where it is undefined."""
         return {u.reference: _defined(self.found[u.slot].shown(int(self.places[u.slot][row]), u.feature)) for u in self.plan.used}
-
-
-class _Blocking:
-    """The store's one atomic read, offered as the scorer's reader."""
-
-    def __init__(self, online: OnlineStore) -> None:
-        self._online, self.kept = online, Kept()
-
-    async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        return self._online.read(keys)
-
-    async def read_beside(self, groups: Sequence[Group], keys: Sequence[bytes], *, tell: bool = False) -> Together:
-        return await read_all(self.read, groups, keys)
 
 
 class Sight:
@@ -103,7 +78,7 @@ class Sight:
 
     def __init__(self, online: OnlineStore, clock: Clock, wall: Clock, *, stale_after_us: int, wait_us: int) -> None:
         self._clock, self._wall, self._wait_us = clock, wall, wait_us
-        self._fetcher = Fetcher(_Blocking(online), wall, stale_after_us)
+        self._fetcher = Fetcher(BlockingReader(online), wall, stale_after_us)
         self._loop = asyncio.new_event_loop()
 
     def see(self, plan: ModelPlan, ids: Mapping[str, Sequence[Id]], at: Places, newest_event_us: int) -> Seen:
@@ -137,7 +112,7 @@ class Sight:
             time.sleep(min(pause_s, left_s))  # nothing else runs in this loop
             pause_s = min(2 * pause_s, LONGEST_WAIT_S)
         q_us = max(self._clock.now_us(), newest_event_us)
-        return Seen(plan, q_us, [_finalized(read[view], q_us) for view in plan.views], places, behind)
+        return Seen(plan, q_us, [finalize_or_missing(read[view], q_us) for view in plan.views], places, behind)
 
 
 def _uncounted(reading: Reading, place: NDArray[np.intp], at: Places) -> NDArray[np.bool_]:
@@ -146,15 +121,6 @@ def _uncounted(reading: Reading, place: NDArray[np.intp], at: Places) -> NDArray
     of_rows = np.array(reading.places, np.intp)[place].tolist()
     known = zip(of_rows, at.partitions.tolist(), at.offsets.tolist(), strict=True)
     return np.array([upto[standing].get(partition, 0) <= offset for standing, partition, offset in known], np.bool_)
-
-
-def _finalized(reading: Reading, q_us: int) -> Features:
-    """A view that cannot be computed is missing."""
-    try:
-        return feature_values.finalize(reading, q_us)
-    except Exception:
-        log.exception("view_failed", view=reading.plan.view.id, entities=len(reading.ids))
-        return feature_values.nothing(reading.plan, reading.ids)
 
 
 def _defined(value: float | str | list[float | str | None] | None) -> object:
