@@ -123,17 +123,8 @@ class ServeRig:
     def logged(self) -> list[dict[str, object]]:
         """What stands on the prediction topic, once the log is closed."""
         self.predictions.close(60.0)
-        log = self.rig.memory_log
-        consumer = log.consumer("reading", {"p": PREDICTIONS.topic})
-        assigned = consumer.poll(timeout_s=5, max_records=1, max_bytes=1).assignment.assigned
-        end, found = log.topic(PREDICTIONS.topic).end, []
-        for partition in assigned:
-            consumer.seek(partition, 0)
-        while len(found) < sum(end.values()):
-            for batch in consumer.poll(timeout_s=5, max_records=100_000, max_bytes=1 << 30).batches:
-                found += [msgspec.json.decode(value) for value in batch.values if value]
-        consumer.close()
-        return found
+        end = self.rig.memory_log.topic(PREDICTIONS.topic).end
+        return [msgspec.json.decode(value) for batch in self.rig.read(PREDICTIONS.topic, end) for value in batch.values if value]
 
 
 @asynccontextmanager

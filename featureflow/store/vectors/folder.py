@@ -121,8 +121,9 @@ class VectorStore:
         if changed:
             raise VectorIndexError(f"{home / changed[0]} is not the file that was added (its SHA-256 differs); add the index again")
         index = _faiss().deserialize_index(np.frombuffer(files[INDEX], np.uint8))
-        ids = msgspec.json.decode(files[IDS], type=list[str] if manifest.ids == "str" else list[int])
-        return VectorIndex(manifest, index, ids)
+        if manifest.ids == "str":
+            return VectorIndex(manifest, index, msgspec.json.decode(files[IDS], type=list[str]))
+        return VectorIndex(manifest, index, msgspec.json.decode(files[IDS], type=list[int]))
 
     def _versions(self, name: str) -> list[str]:
         return [path.parent.name for path in (self.path / name).glob(f"[0-9]*/{MANIFEST}") if path.parent.name.isdecimal()]
