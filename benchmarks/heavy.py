@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from featureflow.models.onnx_file import Signature
 from featureflow.models.session import Session
+from featureflow.models.signature import Signature
 
 SIDE = 64
 TRIED_LAYERS, TRIED_ROWS = 24, 8

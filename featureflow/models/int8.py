@@ -18,7 +18,7 @@ from onnxruntime import quantization
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType
 
 from featureflow.errors import ModelError
-from featureflow.models.onnx_file import Signature
+from featureflow.models.signature import Signature
 from featureflow.models.tensors import Array
 
 LAYERS = ("Gemm", "MatMul", "Conv")

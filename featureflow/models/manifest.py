@@ -180,6 +180,11 @@ class Manifest(_Value, frozen=True):
             item.name if item.size == 1 else f"{item.name}[{i}]" for item in self.inputs for i in range(item.size)
         )
 
+    @property
+    def transformed_names(self) -> tuple[str, ...]:
+        """The same of each column of the transformed matrix, which is what a session is given."""
+        return tuple(self.column_names[i] for i in self.transforms.sources)
+
     def choice(self, provider: Provider) -> Choice:
         """The variant for a provider and why; FP32 where nothing was measured there."""
         found = self.chosen.get(provider)

@@ -2,62 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from featureflow.errors import ModelError
-from featureflow.models.tensors import Array, Kind, ModelTensor, Part
+from featureflow.models.signature import Signature
+from featureflow.models.tensors import FLOATS, Kind, ModelTensor, Part
 
 MODEL_BYTES = 512 * 1024 * 1024
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})         # what ONNX Runtime has kernels for by itself
 RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"})
-
-
 KINDS: dict[int, Kind] = {
     TensorProto.FLOAT: "float32", TensorProto.DOUBLE: "float64", TensorProto.FLOAT16: "float16", TensorProto.INT64: "int64",
     TensorProto.INT32: "int32", TensorProto.UINT8: "uint8", TensorProto.INT8: "int8", TensorProto.BOOL: "bool",
 }
-FLOATS = ("float32", "float64", "float16")
-
-
-@dataclass(frozen=True)
-class Signature:
-    """tensor: the input's name, float32 (batch, width); width None where the file leaves it open. output: the scores' name.
-
-    parts: where the file takes tensors by name, what each is cut from the matrix; ``tensor`` then says nothing.
-    column: of an output (batch, k), which of its columns is the score.
-    """
-
-    tensor: str
-    width: int | None
-    output: str
-    parts: tuple[Part, ...] = ()
-    column: int | None = None
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of what it takes: names, types and shapes."""
-        takes = [(p.name, p.kind, p.shape) for p in self.parts] if self.parts else (self.tensor, "float32", self.width)
-        return hashlib.sha256(repr(takes).encode()).hexdigest()
-
-    def feeds(self, matrix: NDArray[np.float32]) -> dict[str, Array]:
-        """The tensors of the rows float32 (n, width). Raises ModelError for a value that a tensor's type does not hold."""
-        return {part.name: part.cut(matrix) for part in self.parts} if self.parts else {self.tensor: matrix}
-
-    def drawn(self, rows: int, width: int) -> NDArray[np.float32]:
-        """Rows to try a model on, float32 (rows, width): zeros, ones, then normal numbers, of tensors of whole numbers zeros and ones."""
-        matrix = np.random.default_rng(0).standard_normal((rows, width)).astype(np.float32)
-        for part in self.parts:
-            if part.kind not in FLOATS:
-                matrix[:, part.columns] = matrix[:, part.columns] > 0
-        matrix[0], matrix[1] = 0, 1
-        return matrix
 
 
 def parse(content: bytes, place: str) -> onnx.ModelProto:

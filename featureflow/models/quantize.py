@@ -32,8 +32,9 @@ from featureflow.models.manifest import (
     VariantReport,
     probe_of,
 )
-from featureflow.models.onnx_file import Signature, parse
+from featureflow.models.onnx_file import parse
 from featureflow.models.session import Session
+from featureflow.models.signature import Signature
 from featureflow.models.weight_only import to_weights
 
 EXPECTED_BATCH = 32

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -124,6 +125,18 @@ def content_of(manifest: Manifest) -> str:
     takes = (manifest.inputs, manifest.transforms, manifest.tensor, manifest.tensors)
     body = (manifest.variants["fp32"].sha256, takes, manifest.output, manifest.column)
     return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()
+
+
+def check_released(manifest: Manifest, content: str, path: Path) -> None:
+    """content: of the version that was released under this name. path: the folder that the manifest was read from.
+
+    Raises ModelError where this is another version.
+    """
+    if content_of(manifest) != content:
+        raise ModelError(
+            f"model {manifest.name}@{manifest.version} in {path} is another one than was released under that name; "
+            "put the released one there, or add this one as a version of its own"
+        )
 
 
 # -- the steps ---------------------------------------------------------------------------------------------------------

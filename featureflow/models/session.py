@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from featureflow.errors import ModelError
 from featureflow.models.engine import Engine, engine, is_exhausted
 from featureflow.models.manifest import Provider
-from featureflow.models.onnx_file import Signature
 from featureflow.models.prepared import Prepared
+from featureflow.models.signature import Signature
 from featureflow.models.tensors import Array
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)   # batch sizes that are run before traffic; on a GPU the only ones

@@ -11,10 +11,7 @@ import hashlib
 import secrets
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 
 import msgspec
 import numpy as np
@@ -27,82 +24,32 @@ from featureflow.models import drift, folder, placement, prepare
 from featureflow.models import manifest as manifests
 from featureflow.models import quantize as quantizing
 from featureflow.models.folder import ALIASES
-from featureflow.models.loaded import LoadedModel, probe_problem, trial_problem
-from featureflow.models.manifest import (
-    NAME,
-    Artifact,
-    Choice,
-    Manifest,
-    ModelInput,
-    Provider,
-    QuantizationReport,
-    Variant,
-)
-from featureflow.models.onnx_file import MODEL_BYTES, Signature, gives, named, parse, signature, takes
-from featureflow.models.placement import Placed, Profile
-from featureflow.models.pool import SessionKey, SessionPool
-from featureflow.models.prepared import Prepared
-from featureflow.models.provider import ProviderChoice, choose, present
+from featureflow.models.loaded import trial_problem
+from featureflow.models.loader import LATEST, ModelLoader
+from featureflow.models.manifest import Manifest, ModelInput, Provider, QuantizationReport, Variant
+from featureflow.models.onnx_file import MODEL_BYTES, gives, named, parse, signature, takes
+from featureflow.models.placement import Profile
+from featureflow.models.pool import SessionPool
+from featureflow.models.provider import present
 from featureflow.models.session import BUCKETS, Session
-from featureflow.models.tensors import ModelTensor, Part, part, sources_of
+from featureflow.models.signature import matched, parts_of, signature_of
 from featureflow.models.transform import Transforms
 
-LATEST = "latest"
 FP32, VECTORS = "fp32.onnx", "vectors.npz"
-REMEMBERED = 1024                          # refs that were seen to be current
 DRAWN = 256                                # rows to measure speed on where none are kept
 Float64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Listed:
-    """One version in the store, also where it cannot be read."""
-
-    name: str
-    version: str
-    aliases: tuple[str, ...]
-    manifest: Manifest | None
-    problem: str | None                    # why there is no manifest
-
-
-class _Refused(ModelError):
-    """A session that runs, and must not answer: it scores the probe rows otherwise than it did."""
-
-
-class ModelStore:
-    """The models under one folder. Safe for several processes: writers take turns by a lock file per model, readers need none."""
+class ModelStore(ModelLoader):
+    """The models under one folder, to write too. Safe for several processes: writers take turns by a lock file per model."""
 
     def __init__(
         self, path: Path, clock: Clock | None = None, provider: Provider | None = None, pool: SessionPool | None = None
     ) -> None:
-        """provider: insist on one; else CUDA where it really runs, found out at the first load. pool: of the sessions that it loads.
-
-        Raises ModelError where the path is a file's.
-        """
-        self.path = Path(path)
-        if self.path.exists() and not self.path.is_dir():
-            raise ModelError(f"{self.path} is a file, and models are kept in a folder. Name the folder in models.path")
+        """clock: of the instants that versions are created at. The rest, and what it raises: see ``ModelLoader``."""
+        super().__init__(path, provider, pool)
         self._clock = clock or SystemClock()
-        self.pool = pool or SessionPool()
-        self._wanted = provider
-        self._chosen: ProviderChoice | None = None
-        self._choosing = Lock()
-        self._current: dict[tuple[str, str | None, str], tuple[object, ...]] = {}
-
-    @property
-    def provider(self) -> ProviderChoice:
-        """Where this process runs models, and why. Raises ModelError when the provider insisted on does not run here."""
-        with self._choosing:
-            if self._chosen is None:
-                self._chosen = choose(self._wanted)
-            return self._chosen
-
-    def apart(self) -> ModelStore:
-        """The same models with sessions of its own: for another thread."""
-        return ModelStore(self.path, self._clock, self._wanted)
-
-    # -- writing -------------------------------------------------------------------------------------------------------
 
     def add(
         self,
@@ -135,20 +82,20 @@ class ModelStore:
         content = onnx if isinstance(onnx, bytes) else folder.read(Path(onnx), limit=MODEL_BYTES)
         place = f"model {name} ({origin if isinstance(onnx, bytes) else onnx})"
         parsed = parse(content, place)
-        tensors = () if model is None else _tensors(takes(parsed, place), model.tensors, place)
+        tensors = () if model is None else matched(takes(parsed, place), model.tensors, place)
         made = Manifest(
             name=name, version=version or "0", created_us=self._clock.now_us(), inputs=tuple(inputs), transforms=transforms,
             tensor="", output="", variants={"fp32": manifests.artifact(FP32, content)}, tensors=tensors, column=column,
         )
         if tensors:
-            signed = named(parsed, place, _parts(made, place), output=output, column=column)
+            signed = named(parsed, place, parts_of(made, place), output=output, column=column)
         else:
             signed = signature(parsed, place, output=output, column=column)
         made = msgspec.structs.replace(made, tensor=signed.tensor, output=signed.output, outputs=gives(parsed, place))
         if model is not None:
             made.check_inputs(model)
         files = {FP32: content}
-        session = Session(content, signed, _columns(made), "cpu", place)
+        session = Session(content, signed, made.transformed_names, "cpu", place)
         known = None
         if calibration is not None:
             kept, kept_labels = folder.thinned(calibration, labels)
@@ -220,7 +167,7 @@ class ModelStore:
         if variants is None:
             variants = ("fp16", "int8") if len(runs_here) == 1 else ("fp16", "int8", *quantizing.WEIGHT_ONLY)
         made = quantizing.quantize(
-            content, _signature(found), _columns(found), quantizing.split(found.transforms.apply(vectors), labels),
+            content, signature_of(found), found.transformed_names, quantizing.split(found.transforms.apply(vectors), labels),
             tolerance=tolerance, place=place, variants=variants, expected_batch=expected_batch, providers=tuple(runs_here),
         )
         files = {v: (f"{v}.{hashlib.sha256(data).hexdigest()[:12]}.onnx", data) for v, data in made.files.items()}
@@ -254,7 +201,7 @@ class ModelStore:
         if found.vectors is not None:
             kept = folder.unpack(folder.artifact(home, found.vectors, f"model {name}@{version}"))[0]
             rows = found.transforms.apply(kept[:quantizing.HELD_OUT_ROWS])
-        drawn = _signature(found).drawn(DRAWN, found.transforms.width_out) if rows is None else rows
+        drawn = signature_of(found).drawn(DRAWN, found.transforms.width_out) if rows is None else rows
         made = placement.measure(
             lambda variant, provider: self._made(found, variant, provider), found, stamp,
             ("cpu",) if self._wanted == "cpu" else present(), rows=drawn, kept=0 if rows is None else len(rows),
@@ -283,197 +230,3 @@ class ModelStore:
                 raise ModelError(f"{alias} names a version; give the alias a name that is none, such as champion")
             folder.replace(home / ALIASES, msgspec.json.encode({**folder.aliases(home), alias: version}))
         return version
-
-    # -- reading -------------------------------------------------------------------------------------------------------
-
-    def list(self) -> tuple[Listed, ...]:
-        """All versions of all models, by name, oldest first; a broken one is listed with its problem."""
-        found = []
-        for home in sorted(p for p in self.path.glob("*") if p.is_dir() and NAME.fullmatch(p.name)):
-            rows = []
-            for version in folder.versions(home):
-                names: tuple[str, ...] = ()
-                try:
-                    names = tuple(sorted(a for a, v in folder.aliases(home).items() if v == version))
-                    rows.append(Listed(home.name, version, names, self._manifest(home.name, version), None))
-                except ModelError as error:
-                    rows.append(Listed(home.name, version, names, None, str(error)))
-            found += sorted(rows, key=lambda r: (r.manifest.created_us if r.manifest else 0, _age(r.version)))
-        return tuple(found)
-
-    def resolve(self, name: str, ref: str | None = None) -> str:
-        """The version that a version, an alias, or nothing (``latest``) stands for. Raises ModelError saying what there is."""
-        folder.check_name(name, "a model")
-        home = self.path / name
-        versions = folder.versions(home)
-        if not versions:
-            known = ", ".join(sorted({p.parent.parent.name for p in self.path.glob(f"[!.]*/[!.]*/{manifests.FILE}")})) or "none"
-            raise ModelError(f"there is no model {name} in {self.path} (there: {known}); add it with featureflow model add {name}")
-        aliases = folder.aliases(home)
-        if LATEST not in aliases:              # the first add was cut short between its two steps
-            aliases[LATEST] = max(versions, key=_age)
-        version = ref if ref in versions else aliases.get(ref or LATEST)
-        if version is None:
-            there = ", ".join([*sorted(versions, key=_age), *sorted(aliases)])
-            raise ModelError(f"model {name} has no version or alias {ref or LATEST}; there are: {there}")
-        if version not in versions:
-            raise ModelError(f"alias {ref or LATEST} of model {name} stands for version {version}, which is gone; point it to another")
-        return version
-
-    def load(
-        self, name: str, ref: str | None = None, *, variant: Variant | None = None, model: spec.Model | None = None
-    ) -> LoadedModel:
-        """A model that is checked, warmed and ready. Creating a session holds the GIL for milliseconds: not in an event loop.
-
-        Whatever stands for one version shares one session, which the pool holds; of several threads that ask for it one loads it.
-
-        variant: default, the one chosen for this process's provider; FP32 instead where that one scores the probe rows differently on
-        this machine, and the reason says so. model: its definition, whose inputs must be this version's.
-
-        Raises ModelError for what ``resolve`` refuses, a file that is not the one that was added, or a model that does not run or
-        does not answer as it did when it was quantized.
-        """
-        version = self.resolve(name, ref)
-        while True:
-            found, digest = self._read_manifest(name, version)
-            placed = placement.read(self.path / name / version, digest)
-            stamp = _stamp(digest, placed)
-            if model is not None:
-                found.check_inputs(model)
-            try:
-                return self._load(found, stamp, placed, variant)
-            except ModelError:
-                if self._stamp_of(name, version) == stamp:
-                    raise                  # else it was quantized meanwhile: its files are others now
-
-    def is_current(self, loaded: LoadedModel, ref: str | None = None) -> bool:
-        """Whether ``load`` would give the same thing: the ref stands for the same version, and that was not quantized since."""
-        home, key = self.path / loaded.name, (loaded.name, ref, loaded.stamp)
-        own = home / loaded.version        # whose names change with a profile too
-        marks = tuple(_mark(path) for path in (home, home / ALIASES, own, own / manifests.FILE))
-        if self._current.get(key) != marks or None in marks:           # asked each second: looked at no closer where no file is another
-            self._current.pop(key, None)
-            version = self.resolve(loaded.name, ref)
-            if version != loaded.version or self._stamp_of(loaded.name, version) != loaded.stamp:
-                return False
-            if len(self._current) >= REMEMBERED:
-                self._current.clear()
-            self._current[key] = marks
-        return True
-
-    def _load(self, found: Manifest, stamp: str, placed: Profile | None, variant: Variant | None) -> LoadedModel:
-        place = f"model {found.name}@{found.version}"
-        choice: Choice | Placed
-        if placed is not None and self._wanted in (None, placed.chosen.provider):
-            choice, provider = placed.chosen, placed.chosen.provider
-        else:
-            provider = self.provider.provider
-            choice = found.choice(provider)
-        wanted = variant or choice.variant
-        if wanted not in found.variants:
-            made = ", ".join(found.variants)
-            raise ModelError(f"{place} has no variant {wanted}, only {made}; run featureflow model quantize {found.name}")
-        try:
-            session = self._session(found, stamp, wanted, provider)
-            return LoadedModel(found, wanted, choice.reason if variant is None else f"{variant}: asked for", session, stamp)
-        except _Refused as error:
-            problem = str(error)
-        if variant is None and wanted != "fp32":
-            with suppress(_Refused):
-                session = self._session(found, stamp, "fp32", provider)
-                return LoadedModel(found, "fp32", f"fp32: {wanted} is refused on this machine: {problem}", session, stamp)
-        raise ModelError(f"{place} in {wanted} is refused on this machine: {problem}; quantize it again here")
-
-    def _session(self, found: Manifest, stamp: str, variant: Variant, provider: Provider) -> Session:
-        """A warmed session, the pool's. Raises _Refused where it must not answer."""
-        key = SessionKey(found.name, found.version, provider, stamp, variant, _signature(found).digest, BUCKETS[-1])
-        return self.pool.get(key, lambda: self._made(found, variant, provider))
-
-    def _made(self, found: Manifest, variant: Variant, provider: Provider) -> Session:
-        place = f"model {found.name}@{found.version} ({variant})"
-        session = Session(
-            self._content(self.path / found.name / found.version, found.variants[variant], provider, place), _signature(found),
-            _columns(found), provider, place,
-        )
-        if found.probe is not None and (problem := probe_problem(session, found.probe, variant)):
-            raise _Refused(problem)
-        return session
-
-    def _content(self, home: Path, item: Artifact, provider: Provider, place: str) -> bytes | Prepared:
-        """What a session is made of: for the CPU the optimized graph where there is one; of a large file one is made first, elsewhere."""
-        if provider == "cpu":
-            folder.check(home, item, place)    # what was prepared of another file than is there now is not this version's
-            found = prepare.find(home, item)
-            if found is None and item.bytes >= prepare.LARGE_BYTES:
-                prepare.make_elsewhere(home, item)
-                found = prepare.find(home, item)
-            if found is not None:
-                return found
-        content = folder.artifact(home, item, place)
-        parse(content, place)
-        return content
-
-    def _manifest(self, name: str, version: str) -> Manifest:
-        return self._read_manifest(name, version)[0]
-
-    def _stamp_of(self, name: str, version: str) -> str:
-        digest = self._read_manifest(name, version)[1]
-        return _stamp(digest, placement.read(self.path / name / version, digest))
-
-    def _read_manifest(self, name: str, version: str) -> tuple[Manifest, str]:
-        path = self.path / name / version / manifests.FILE
-        content = folder.read(path, limit=folder.TEXT_BYTES)
-        found = manifests.decode(content, str(path))
-        if (found.name, found.version) != (name, version):
-            raise ModelError(
-                f"{path} is the manifest of {found.name}@{found.version}; a version cannot be moved or copied: add the model again"
-            )
-        return found, hashlib.sha256(content).hexdigest()
-
-
-def _mark(path: Path) -> tuple[int, int, int] | None:
-    """Another one where the file, or the names in the folder, were replaced; None where it cannot be seen."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def _stamp(manifest: str, placed: Profile | None) -> str:
-    """What tells two loads of one version apart: its manifest, and what this machine measured."""
-    return manifest if placed is None else f"{manifest}:{placed.measured_us}:{placed.chosen.variant}:{placed.chosen.provider}"
-
-
-def _age(version: str) -> str:
-    """Sorts whole numbers as such."""
-    return version.zfill(64)
-
-
-def _signature(found: Manifest) -> Signature:
-    if found.tensors:
-        return Signature("", None, found.output, _parts(found, f"model {found.name}@{found.version}"), found.column)
-    return Signature(found.tensor, found.transforms.width_out, found.output, column=found.column)
-
-
-def _tensors(taken: tuple[ModelTensor, ...], declared: tuple[spec.Tensor, ...], place: str) -> tuple[ModelTensor, ...]:
-    """The file's tensors with the inputs that the definition makes them of, in the definition's order; none where it names none."""
-    if not declared:
-        return ()
-    by_name = {tensor.name: tensor for tensor in taken}
-    if by_name.keys() != {tensor.name for tensor in declared}:
-        raise ModelError(
-            f"{place} takes {'; '.join(t.text for t in taken)}, and the definition gives {', '.join(t.name for t in declared)}; "
-            "name each tensor of the file in inputs = {...}, and no other"
-        )
-    return tuple(msgspec.structs.replace(by_name[tensor.name], inputs=tensor.inputs) for tensor in declared)
-
-
-def _parts(found: Manifest, place: str) -> tuple[Part, ...]:
-    widths = [column.width for column in found.transforms.columns]
-    sources = sources_of([(item.name, item.size) for item in found.inputs], widths)
-    return tuple(part(tensor, [sources[name] for name in tensor.inputs], place) for tensor in found.tensors)
-
-
-def _columns(found: Manifest) -> tuple[str, ...]:
-    return tuple(found.column_names[i] for i in found.transforms.sources)

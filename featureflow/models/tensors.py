@@ -24,6 +24,7 @@ from featureflow.errors import ModelError
 
 Kind = Literal["float32", "float64", "float16", "int64", "int32", "uint8", "int8", "bool"]
 Array = NDArray[np.generic]
+FLOATS: tuple[Kind, ...] = ("float32", "float64", "float16")
 WHOLE = 2.0**24                            # beyond it float32, which the matrix is of, leaves whole numbers out
 LEAST_MOST = {"int64": (-WHOLE, WHOLE), "int32": (-WHOLE, WHOLE), "uint8": (0.0, 255.0), "int8": (-128.0, 127.0), "bool": (0.0, 1.0)}
 

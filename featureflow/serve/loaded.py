@@ -17,9 +17,9 @@ from featureflow.define import spec
 from featureflow.errors import ModelError, RequestError
 from featureflow.models.ensemble import Loaded
 from featureflow.models.loaded import LoadedModel
+from featureflow.models.loader import ModelLoader
 from featureflow.models.manifest import inputs_of
-from featureflow.models.release import Arm, content_of
-from featureflow.models.store import ModelStore
+from featureflow.models.release import Arm, check_released, content_of
 from featureflow.serve.answer import Shed
 from featureflow.serve.ensemble import Ensembles
 
@@ -35,8 +35,8 @@ Key = tuple[str, str]  # model, ref
 class LoadedModels:
     """Belongs to one event loop. ``said`` hears of each model that begins to answer."""
 
-    def __init__(self, store: ModelStore, said: Callable[[LoadedModel], None]) -> None:
-        self._store, self._said = store, said
+    def __init__(self, loader: ModelLoader, said: Callable[[LoadedModel], None]) -> None:
+        self._loader, self._said = loader, said
         self._ensembles = Ensembles(self._member)
         self._ready: OrderedDict[Key, tuple[LoadedModel, spec.Model]] = OrderedDict()
         self._refused: OrderedDict[Key, tuple[float, str]] = OrderedDict()
@@ -84,7 +84,7 @@ class LoadedModels:
             return _being_loaded(key)
         self._lookups += 1
         try:
-            await asyncio.get_running_loop().run_in_executor(self._names, self._store.resolve, model.name, ref)
+            await asyncio.get_running_loop().run_in_executor(self._names, self._loader.resolve, model.name, ref)
         except ModelError as error:
             raise RequestError("No such model version", str(error), status=404) from None
         finally:
@@ -154,7 +154,7 @@ class LoadedModels:
     async def refresh(self, models: Iterable[spec.Model]) -> None:
         """Load what these models' refs stand for now, where that has changed. What answers now goes on until its successor is ready."""
         named = {model.name: model for model in self._ensembles.declare(models)}
-        self._store.pool.sweep([loaded.session for key, (loaded, _) in self._ready.items() if not key[1] or key in self._held])
+        self._loader.pool.sweep([loaded.session for key, (loaded, _) in self._ready.items() if not key[1] or key in self._held])
         for key in [key for key, (loaded, _) in self._ready.items() if loaded.session.dropped]:
             del self._ready[key]
             self._cold.add(key)
@@ -205,16 +205,13 @@ class LoadedModels:
     def _successor(self, ref: str, model: spec.Model, current: LoadedModel | None, asked: bool) -> LoadedModel:
         """What the ref stands for now: ``current`` where that is it already. In the loading thread. Raises ModelError."""
         gone = asked and current is not None and current.session.dropped
-        if current is not None and not gone and _fits(current, model) and self._store.is_current(current, ref or None):
+        if current is not None and not gone and _fits(current, model) and self._loader.is_current(current, ref or None):
             found = current
         else:
-            found = self._store.load(model.name, ref or None, model=model)
+            found = self._loader.load(model.name, ref or None, model=model)
         wanted = self._held.get((model.name, ref))
-        if wanted is not None and content_of(found.manifest) != wanted:
-            raise ModelError(
-                f"model {model.name}@{ref} in {self._store.path} is another one than was released under that name; "
-                "put the released one there, or add this one as a version of its own"
-            )
+        if wanted is not None:
+            check_released(found.manifest, wanted, self._loader.path)
         return found
 
 

@@ -16,10 +16,9 @@ import structlog
 from numpy.typing import NDArray
 
 from featureflow.define import spec
-from featureflow.errors import ModelError
 from featureflow.models.loaded import LoadedModel
-from featureflow.models.release import SHADOW, Release, content_of
-from featureflow.models.store import ModelStore
+from featureflow.models.loader import ModelLoader
+from featureflow.models.release import SHADOW, Release, check_released
 from featureflow.serve.prediction_log import Predictions
 from featureflow.serve.wire.v1 import Assignment
 
@@ -34,13 +33,13 @@ class Shadows:
 
     def __init__(
         self,
-        store: ModelStore,
+        loader: ModelLoader,
         *,
         logged: Callable[[Predictions], object],
         counted: Callable[[str, str, str, int], None],
         differs: Callable[[str, str, NDArray[np.float64]], None],
     ) -> None:
-        self._store, self._logged, self._counted, self._differs = store, logged, counted, differs
+        self._loader, self._logged, self._counted, self._differs = loader, logged, counted, differs
         self._loaded: dict[str, tuple[Release, LoadedModel]] = {}  # by model
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._waiting = 0
@@ -69,9 +68,8 @@ class Shadows:
         assert release.shadow is not None
         known = self._loaded.get(release.model)
         if known is None or known[0].shadow != release.shadow:
-            loaded = self._store.load(release.model, release.shadow.version, model=model)
-            if content_of(loaded.manifest) != release.shadow.content:
-                raise ModelError(f"model {loaded.name}@{loaded.version} is another one than was released under that name")
+            loaded = self._loader.load(release.model, release.shadow.version, model=model)
+            check_released(loaded.manifest, release.shadow.content, self._loader.path)
             known = self._loaded[release.model] = (release, loaded)
         return known[1], known[1].score(inputs)
 

@@ -12,9 +12,9 @@ from featureflow.define import spec
 from featureflow.errors import ModelError, StateError, UnavailableError
 from featureflow.models.ensemble import Loaded, LoadedEnsemble
 from featureflow.models.loaded import LoadedModel
-from featureflow.models.release import Arm, content_of
+from featureflow.models.loader import ModelLoader
+from featureflow.models.release import Arm, check_released
 from featureflow.models.releasing import decoded
-from featureflow.models.store import ModelStore
 from featureflow.store.mirror import RELEASES_DOCUMENT
 from featureflow.store.online.protocol import OnlineStore
 
@@ -29,8 +29,8 @@ class CurrentModel:
     An ensemble has no versions: its members are those. Used from one thread.
     """
 
-    def __init__(self, store: ModelStore, online: OnlineStore, project: spec.Project, model: str, ref: str) -> None:
-        self._store, self._online, self._project, self._model, self._ref = store, online, project, project.model(model), ref
+    def __init__(self, loader: ModelLoader, online: OnlineStore, project: spec.Project, model: str, ref: str) -> None:
+        self._loader, self._online, self._project, self._model, self._ref = loader, online, project, project.model(model), ref
         self._loaded: Loaded | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="models")
         self._loading: Future[Loaded] | None = None
@@ -81,14 +81,11 @@ class CurrentModel:
     def _of(self, model: spec.Model, wanted: str, current: LoadedModel | None) -> LoadedModel:
         arm = None if wanted else self._released(model.name)
         ref = wanted or (None if arm is None else arm.version)
-        if current is not None and not current.session.dropped and self._store.is_current(current, ref):
+        if current is not None and not current.session.dropped and self._loader.is_current(current, ref):
             return current
-        loaded = self._store.load(model.name, ref, model=model)
-        if arm is not None and content_of(loaded.manifest) != arm.content:
-            raise ModelError(
-                f"model {loaded.name}@{loaded.version} in {self._store.path} is another one than was released under that name; "
-                "put the released one there, or add this one as a version of its own"
-            )
+        loaded = self._loader.load(model.name, ref, model=model)
+        if arm is not None:
+            check_released(loaded.manifest, arm.content, self._loader.path)
         return loaded
 
     def _released(self, model: str) -> Arm | None:

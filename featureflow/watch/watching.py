@@ -11,7 +11,7 @@ import structlog
 from featureflow.clock import Clock, SystemClock
 from featureflow.define import spec, system
 from featureflow.errors import SettingsError, StateError
-from featureflow.models.store import ModelStore
+from featureflow.models.loader import ModelLoader
 from featureflow.reading.plan import Plan
 from featureflow.store.log.protocol import Log, Partition
 from featureflow.store.online.protocol import OnlineStore
@@ -60,7 +60,7 @@ class Watching:
         self,
         log: Log,
         online: OnlineStore,
-        store: ModelStore,
+        loader: ModelLoader,
         applied: Applied,
         clock: Clock,
         metrics: WatchMetrics,
@@ -72,7 +72,7 @@ class Watching:
         failpoint: Failpoint = unarmed,
     ) -> None:
         """Raises SettingsError for a model that no alert watches, StateError where a view that it reads waits for its source."""
-        self._log, self._online, self._store, self._applied = log, online, store, applied
+        self._log, self._online, self._loader, self._applied = log, online, loader, applied
         self._clock, self._wall, self._metrics, self._options = clock, wall or SystemClock(), metrics, options
         self._schemas, self._failpoint = schemas, failpoint
         self._plan = Plan(applied.project, applied.partitions, applied.buckets)
@@ -140,7 +140,7 @@ class Watching:
         sight = Sight(
             self._online, self._clock, self._wall, stale_after_us=self._options.stale_after_us, wait_us=self._options.wait_us
         )
-        current = CurrentModel(self._store.apart(), self._online, self._applied.project, model, ref)
+        current = CurrentModel(self._loader.apart(), self._online, self._applied.project, model, ref)
         return Scoring(
             self._log, self._plan, model, current, sight, self._clock, self._wall, self._metrics, self._failpoint,
             group=f"{self._group}.score.{model}", member=self._options.member, begins=begins, schemas=self._schemas,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from featureflow.models.export import export_mlp
 from featureflow.models.manifest import ModelInput
-from featureflow.models.onnx_file import Signature
+from featureflow.models.signature import Signature
 from featureflow.models.transform import Transforms, fit
 
 WIDTH = 12

@@ -15,8 +15,8 @@ from featureflow.errors import ModelError
 from featureflow.models import engine as engines
 from featureflow.models import provider as providers
 from featureflow.models.manifest import Provider
-from featureflow.models.onnx_file import Signature
 from featureflow.models.session import BUCKETS, Session
+from featureflow.models.signature import Signature
 from featureflow.models.store import ModelStore
 
 HERE = providers.present()

@@ -9,7 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 from unit.models.networks import WIDTH, network
 
 from featureflow.errors import ModelError
-from featureflow.models.onnx_file import Signature, parse, signature
+from featureflow.models.onnx_file import parse, signature
+from featureflow.models.signature import Signature
 
 
 def model(nodes: list[onnx.NodeProto], inputs: list[tuple], outputs: list[tuple], domains: tuple = ("",)) -> bytes:

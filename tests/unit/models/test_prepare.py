@@ -11,7 +11,7 @@ from unit.models.networks import INPUTS, WIDTH, fitted, network, with_gaps
 
 from featureflow.clock import ManualClock
 from featureflow.errors import ModelError
-from featureflow.models import prepare, store
+from featureflow.models import loader, prepare
 from featureflow.models.export import export_mlp
 from featureflow.models.manifest import Manifest
 from featureflow.models.prepared import Prepared
@@ -41,13 +41,13 @@ def fresh(models: ModelStore) -> ModelStore:
 def loaded_from(models: ModelStore, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What sessions are made of from now on."""
     seen: list[object] = []
-    made = store.Session
+    made = loader.Session
 
     def noting(content: object, *rest: object, **more: object) -> object:
         seen.append(content)
         return made(content, *rest, **more)
 
-    monkeypatch.setattr(store, "Session", noting)
+    monkeypatch.setattr(loader, "Session", noting)
     return seen
 
 

@@ -12,8 +12,8 @@ from unit.models.networks import COLUMNS, SIGNATURE, network, rows
 
 from featureflow.errors import ModelError
 from featureflow.models import provider
-from featureflow.models.onnx_file import Signature
 from featureflow.models.session import BUCKETS, Session
+from featureflow.models.signature import Signature
 
 
 @pytest.fixture

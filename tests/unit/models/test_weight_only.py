@@ -9,8 +9,9 @@ from unit.models.networks import COLUMNS, INPUTS, SIGNATURE, fitted, network, ro
 
 from featureflow.clock import ManualClock
 from featureflow.errors import ModelError
-from featureflow.models.onnx_file import Signature, parse
+from featureflow.models.onnx_file import parse
 from featureflow.models.session import Session
+from featureflow.models.signature import Signature
 from featureflow.models.store import ModelStore
 from featureflow.models.weight_only import BLOCK, packed, to_weights
 

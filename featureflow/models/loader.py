@@ -1,0 +1,238 @@
+"""Models on disk, to read: which versions there are, and one of them loaded. Readers take no lock.
+
+A loaded model is checked, warmed, of the variant that was chosen for where it runs, and shares its session with all who load that version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from featureflow.define import spec
+from featureflow.errors import ModelError
+from featureflow.models import folder, placement, prepare
+from featureflow.models import manifest as manifests
+from featureflow.models.folder import ALIASES
+from featureflow.models.loaded import LoadedModel, probe_problem
+from featureflow.models.manifest import NAME, Artifact, Choice, Manifest, Provider, Variant
+from featureflow.models.onnx_file import parse
+from featureflow.models.placement import Placed, Profile
+from featureflow.models.pool import SessionKey, SessionPool
+from featureflow.models.prepared import Prepared
+from featureflow.models.provider import ProviderChoice, choose
+from featureflow.models.session import BUCKETS, Session
+from featureflow.models.signature import signature_of
+
+LATEST = "latest"
+REMEMBERED = 1024                          # refs that were seen to be current
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One version in the store, also where it cannot be read."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    manifest: Manifest | None
+    problem: str | None                    # why there is no manifest
+
+
+class _Refused(ModelError):
+    """A session that runs, and must not answer: it scores the probe rows otherwise than it did."""
+
+
+class ModelLoader:
+    """The models under one folder, as a ``ModelStore`` keeps them there. Safe beside its writers, in this process or another."""
+
+    def __init__(self, path: Path, provider: Provider | None = None, pool: SessionPool | None = None) -> None:
+        """provider: insist on one; else CUDA where it really runs, found out at the first load. pool: of the sessions that it loads.
+
+        Raises ModelError where the path is a file's.
+        """
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise ModelError(f"{self.path} is a file, and models are kept in a folder. Name the folder in models.path")
+        self.pool = pool or SessionPool()
+        self._wanted = provider
+        self._chosen: ProviderChoice | None = None
+        self._choosing = Lock()
+        self._current: dict[tuple[str, str | None, str], tuple[object, ...]] = {}
+
+    @property
+    def provider(self) -> ProviderChoice:
+        """Where this process runs models, and why. Raises ModelError when the provider insisted on does not run here."""
+        with self._choosing:
+            if self._chosen is None:
+                self._chosen = choose(self._wanted)
+            return self._chosen
+
+    def apart(self) -> ModelLoader:
+        """The same models with sessions of its own: for another thread."""
+        return ModelLoader(self.path, self._wanted)
+
+    def list(self) -> tuple[Listed, ...]:
+        """All versions of all models, by name, oldest first; a broken one is listed with its problem."""
+        found = []
+        for home in sorted(p for p in self.path.glob("*") if p.is_dir() and NAME.fullmatch(p.name)):
+            rows = []
+            for version in folder.versions(home):
+                names: tuple[str, ...] = ()
+                try:
+                    names = tuple(sorted(a for a, v in folder.aliases(home).items() if v == version))
+                    rows.append(Listed(home.name, version, names, self._manifest(home.name, version), None))
+                except ModelError as error:
+                    rows.append(Listed(home.name, version, names, None, str(error)))
+            found += sorted(rows, key=lambda r: (r.manifest.created_us if r.manifest else 0, _age(r.version)))
+        return tuple(found)
+
+    def resolve(self, name: str, ref: str | None = None) -> str:
+        """The version that a version, an alias, or nothing (``latest``) stands for. Raises ModelError saying what there is."""
+        folder.check_name(name, "a model")
+        home = self.path / name
+        versions = folder.versions(home)
+        if not versions:
+            known = ", ".join(sorted({p.parent.parent.name for p in self.path.glob(f"[!.]*/[!.]*/{manifests.FILE}")})) or "none"
+            raise ModelError(f"there is no model {name} in {self.path} (there: {known}); add it with featureflow model add {name}")
+        aliases = folder.aliases(home)
+        if LATEST not in aliases:              # the first add was cut short between its two steps
+            aliases[LATEST] = max(versions, key=_age)
+        version = ref if ref in versions else aliases.get(ref or LATEST)
+        if version is None:
+            there = ", ".join([*sorted(versions, key=_age), *sorted(aliases)])
+            raise ModelError(f"model {name} has no version or alias {ref or LATEST}; there are: {there}")
+        if version not in versions:
+            raise ModelError(f"alias {ref or LATEST} of model {name} stands for version {version}, which is gone; point it to another")
+        return version
+
+    def load(
+        self, name: str, ref: str | None = None, *, variant: Variant | None = None, model: spec.Model | None = None
+    ) -> LoadedModel:
+        """A model that is checked, warmed and ready. Creating a session holds the GIL for milliseconds: not in an event loop.
+
+        Whatever stands for one version shares one session, which the pool holds; of several threads that ask for it one loads it.
+
+        variant: default, the one chosen for this process's provider; FP32 instead where that one scores the probe rows differently on
+        this machine, and the reason says so. model: its definition, whose inputs must be this version's.
+
+        Raises ModelError for what ``resolve`` refuses, a file that is not the one that was added, or a model that does not run or
+        does not answer as it did when it was quantized.
+        """
+        version = self.resolve(name, ref)
+        while True:
+            found, digest = self._read_manifest(name, version)
+            placed = placement.read(self.path / name / version, digest)
+            stamp = _stamp(digest, placed)
+            if model is not None:
+                found.check_inputs(model)
+            try:
+                return self._load(found, stamp, placed, variant)
+            except ModelError:
+                if self._stamp_of(name, version) == stamp:
+                    raise                  # else it was quantized meanwhile: its files are others now
+
+    def is_current(self, loaded: LoadedModel, ref: str | None = None) -> bool:
+        """Whether ``load`` would give the same thing: the ref stands for the same version, and that was not quantized since."""
+        home, key = self.path / loaded.name, (loaded.name, ref, loaded.stamp)
+        own = home / loaded.version        # whose names change with a profile too
+        marks = tuple(_mark(path) for path in (home, home / ALIASES, own, own / manifests.FILE))
+        if self._current.get(key) != marks or None in marks:           # asked each second: looked at no closer where no file is another
+            self._current.pop(key, None)
+            version = self.resolve(loaded.name, ref)
+            if version != loaded.version or self._stamp_of(loaded.name, version) != loaded.stamp:
+                return False
+            if len(self._current) >= REMEMBERED:
+                self._current.clear()
+            self._current[key] = marks
+        return True
+
+    def _load(self, found: Manifest, stamp: str, placed: Profile | None, variant: Variant | None) -> LoadedModel:
+        place = f"model {found.name}@{found.version}"
+        choice: Choice | Placed
+        if placed is not None and self._wanted in (None, placed.chosen.provider):
+            choice, provider = placed.chosen, placed.chosen.provider
+        else:
+            provider = self.provider.provider
+            choice = found.choice(provider)
+        wanted = variant or choice.variant
+        if wanted not in found.variants:
+            made = ", ".join(found.variants)
+            raise ModelError(f"{place} has no variant {wanted}, only {made}; run featureflow model quantize {found.name}")
+        try:
+            session = self._session(found, stamp, wanted, provider)
+            return LoadedModel(found, wanted, choice.reason if variant is None else f"{variant}: asked for", session, stamp)
+        except _Refused as error:
+            problem = str(error)
+        if variant is None and wanted != "fp32":
+            with suppress(_Refused):
+                session = self._session(found, stamp, "fp32", provider)
+                return LoadedModel(found, "fp32", f"fp32: {wanted} is refused on this machine: {problem}", session, stamp)
+        raise ModelError(f"{place} in {wanted} is refused on this machine: {problem}; quantize it again here")
+
+    def _session(self, found: Manifest, stamp: str, variant: Variant, provider: Provider) -> Session:
+        """A warmed session, the pool's. Raises _Refused where it must not answer."""
+        key = SessionKey(found.name, found.version, provider, stamp, variant, signature_of(found).digest, BUCKETS[-1])
+        return self.pool.get(key, lambda: self._made(found, variant, provider))
+
+    def _made(self, found: Manifest, variant: Variant, provider: Provider) -> Session:
+        place = f"model {found.name}@{found.version} ({variant})"
+        session = Session(
+            self._content(self.path / found.name / found.version, found.variants[variant], provider, place), signature_of(found),
+            found.transformed_names, provider, place,
+        )
+        if found.probe is not None and (problem := probe_problem(session, found.probe, variant)):
+            raise _Refused(problem)
+        return session
+
+    def _content(self, home: Path, item: Artifact, provider: Provider, place: str) -> bytes | Prepared:
+        """What a session is made of: for the CPU the optimized graph where there is one; of a large file one is made first, elsewhere."""
+        if provider == "cpu":
+            folder.check(home, item, place)    # what was prepared of another file than is there now is not this version's
+            found = prepare.find(home, item)
+            if found is None and item.bytes >= prepare.LARGE_BYTES:
+                prepare.make_elsewhere(home, item)
+                found = prepare.find(home, item)
+            if found is not None:
+                return found
+        content = folder.artifact(home, item, place)
+        parse(content, place)
+        return content
+
+    def _manifest(self, name: str, version: str) -> Manifest:
+        return self._read_manifest(name, version)[0]
+
+    def _stamp_of(self, name: str, version: str) -> str:
+        digest = self._read_manifest(name, version)[1]
+        return _stamp(digest, placement.read(self.path / name / version, digest))
+
+    def _read_manifest(self, name: str, version: str) -> tuple[Manifest, str]:
+        path = self.path / name / version / manifests.FILE
+        content = folder.read(path, limit=folder.TEXT_BYTES)
+        found = manifests.decode(content, str(path))
+        if (found.name, found.version) != (name, version):
+            raise ModelError(
+                f"{path} is the manifest of {found.name}@{found.version}; a version cannot be moved or copied: add the model again"
+            )
+        return found, hashlib.sha256(content).hexdigest()
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    """Another one where the file, or the names in the folder, were replaced; None where it cannot be seen."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _stamp(manifest: str, placed: Profile | None) -> str:
+    """What tells two loads of one version apart: its manifest, and what this machine measured."""
+    return manifest if placed is None else f"{manifest}:{placed.measured_us}:{placed.chosen.variant}:{placed.chosen.provider}"
+
+
+def _age(version: str) -> str:
+    """Sorts whole numbers as such."""
+    return version.zfill(64)
