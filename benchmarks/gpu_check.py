@@ -18,8 +18,9 @@ import numpy as np
 
 from featureflow.models import provider
 from featureflow.models.export import export_mlp
+from featureflow.models.machine import machine
 from featureflow.models.manifest import ModelInput
-from featureflow.models.placement import Profile, machine
+from featureflow.models.profile import Profile
 from featureflow.models.store import ModelStore
 from featureflow.models.transform import Steps, fit
 

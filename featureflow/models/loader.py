@@ -13,15 +13,15 @@ from threading import Lock
 
 from featureflow.define import spec
 from featureflow.errors import ModelError
-from featureflow.models import folder, placement, prepare
+from featureflow.models import folder, prepare, profile
 from featureflow.models import manifest as manifests
 from featureflow.models.folder import ALIASES
 from featureflow.models.loaded import LoadedModel, probe_problem
 from featureflow.models.manifest import NAME, Artifact, Choice, Manifest, Provider, Variant
 from featureflow.models.onnx_file import parse
-from featureflow.models.placement import Placed, Profile
 from featureflow.models.pool import SessionKey, SessionPool
 from featureflow.models.prepared import Prepared
+from featureflow.models.profile import Placed, Profile
 from featureflow.models.provider import ProviderChoice, choose
 from featureflow.models.session import BUCKETS, Session
 from featureflow.models.signature import signature_of
@@ -124,7 +124,7 @@ class ModelLoader:
         version = self.resolve(name, ref)
         while True:
             found, digest = self._read_manifest(name, version)
-            placed = placement.read(self.path / name / version, digest)
+            placed = profile.read(self.path / name / version, digest)
             stamp = _stamp(digest, placed)
             if model is not None:
                 found.check_inputs(model)
@@ -206,7 +206,7 @@ class ModelLoader:
 
     def _stamp_of(self, name: str, version: str) -> str:
         digest = self._read_manifest(name, version)[1]
-        return _stamp(digest, placement.read(self.path / name / version, digest))
+        return _stamp(digest, profile.read(self.path / name / version, digest))
 
     def _read_manifest(self, name: str, version: str) -> tuple[Manifest, str]:
         path = self.path / name / version / manifests.FILE

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from featureflow.define import spec
 from featureflow.errors import ModelError
+from featureflow.models import checksummed
 from featureflow.models.tensors import ModelTensor
 from featureflow.models.transform import Transforms
 
@@ -234,35 +235,19 @@ def artifact(file: str, content: bytes) -> Artifact:
 
 
 def encode(manifest: Manifest) -> bytes:
-    """Readable JSON, its last member the SHA-256 of everything else. Floats are written so that they read back exactly."""
-    body = msgspec.to_builtins(manifest)
-    body["sha256"] = _digest(manifest)
-    return msgspec.json.format(msgspec.json.encode(body), indent=1) + b"\n"
+    """Readable JSON with its checksum, and a last line end."""
+    return checksummed.encode(manifest, LATER) + b"\n"
 
 
 def decode(content: bytes, place: str) -> Manifest:
     """Raises ModelError naming ``place`` when it is not a manifest or not the one that was written."""
     try:
-        body = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-        written = msgspec.json.decode(body.pop("sha256", msgspec.Raw(b"null")), type=str)
-        manifest = msgspec.json.decode(msgspec.json.encode(body), type=Manifest)
-    except (msgspec.MsgspecError, ModelError, UnicodeDecodeError, RecursionError) as error:
+        found = checksummed.decode(content, Manifest, LATER)
+    except ModelError as error:
         raise ModelError(f"{place} is not a model manifest: {error}; add the model again") from error
-    if written != _digest(manifest):
+    if found is None:
         raise ModelError(f"{place} was changed after it was written (its SHA-256 differs); restore it or add the model again")
-    return manifest
-
-
-def _digest(manifest: Manifest) -> str:
-    written = msgspec.json.encode(manifest, order="deterministic")
-    return hashlib.sha256(msgspec.json.encode(_without_later(msgspec.json.decode(written)))).hexdigest()
-
-
-def _without_later(value: Any) -> Any:
-    """Without the members of LATER that say nothing: a manifest that was written before there were such keeps its checksum."""
-    if isinstance(value, dict):
-        return {k: _without_later(v) for k, v in value.items() if k not in LATER or v != LATER[k]}
-    return [_without_later(v) for v in value] if isinstance(value, list) else value
+    return found
 
 
 def probe_of(rows: NDArray[np.float32], scores: NDArray[np.float64], tolerance: float) -> Probe:

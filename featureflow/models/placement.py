@@ -1,4 +1,4 @@
-"""Where a version runs on this machine, and as which variant: measured here, kept beside its manifest, looked up at every load.
+"""Where a version runs on this machine, and as which variant: measured here.
 
     1. make     a session of every variant on every provider that runs here; one that cannot be made says why
     2. drift    its scores of the kept rows against FP32's on the CPU; outside the tolerance it is no choice
@@ -6,59 +6,26 @@
     4. place    the fastest at the expected batch; FP32 on the CPU unless another is GAIN times as fast
 
 One variant on one provider answers whatever the batch: a score must not depend on how many others were asked at that moment. Where
-another would be faster at another batch size the profile shows it. Its file is named by the machine, so that several share a folder.
+another would be faster at another batch size the profile shows it.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from featureflow.errors import ModelError
-from featureflow.models import drift, folder, profile
+from featureflow.models import drift, timing
+from featureflow.models.machine import machine
 from featureflow.models.manifest import Manifest, Provider, Variant, VariantReport
-from featureflow.models.quantize import GAIN
+from featureflow.models.profile import Placed, Profile
 from featureflow.models.session import BUCKETS, Session
+from featureflow.models.timing import fastest
 
 BUDGET_S = 0.25                            # of measuring one batch size of all sessions
-GPUS = Path("/proc/driver/nvidia/gpus")
-
-
-class Placed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What answers on a machine, and why that."""
-
-    variant: Variant
-    provider: Provider
-    reason: str
-
-
-class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What was measured of one version on one machine."""
-
-    name: str
-    version: str
-    manifest: str                          # SHA-256 of its file: quantized again, the version has other variants
-    machine: str
-    measured_us: int
-    rows: int                              # that drift was measured on; 0: none are kept, so it is not known
-    expected_batch: int
-    variants: tuple[VariantReport, ...]    # FP32 on the CPU first
-    chosen: Placed
-
-
-def machine() -> str:
-    """ONNX Runtime, processor and GPUs: what a time was measured on, and a graph optimized for."""
-    gpus = sorted(
-        line.partition(":")[2].strip() for file in GPUS.glob("*/information") for line in file.read_text(encoding="utf-8").splitlines()
-        if line.startswith("Model")
-    )
-    return ", ".join([f"onnxruntime {onnxruntime.__version__}", profile.processor(), *gpus])
 
 
 def measure(
@@ -94,7 +61,7 @@ def measure(
                 drift=differs, problem=problem,
             )
     names = {f"{variant} on {provider}": (variant, provider) for variant, provider in sessions}
-    times = profile.measure(
+    times = timing.measure(
         {name: sessions[key] for name, key in names.items()}, rows, batches=sorted({*batches, expected_batch}), budget_s=BUDGET_S
     )
     measured = tuple(
@@ -126,42 +93,6 @@ def place(reports: Sequence[VariantReport], expected_batch: int) -> Placed:
             for batch, best in others.items()
         )
     return Placed(variant=winner.variant, provider=winner.provider, reason=said)
-
-
-def fastest(usable: Sequence[VariantReport], exact: VariantReport, batch: int) -> VariantReport:
-    """The quickest at a batch size, or ``exact`` where it gains too little over that."""
-    quickest = min(usable, key=lambda r: r.at(batch).median_us)
-    return quickest if quickest.at(batch).median_us * GAIN < exact.at(batch).median_us else exact
-
-
-# -- its file ----------------------------------------------------------------------------------------------------------
-
-def file_of(what: str) -> str:
-    """The name of the file that a machine's profile stands in."""
-    return f"profile.{hashlib.sha256(what.encode()).hexdigest()[:12]}.json"
-
-
-def write(home: Path, found: Profile) -> None:
-    """Keep a profile beside the manifest of its version, checksummed as that is."""
-    body = msgspec.to_builtins(found)
-    body["sha256"] = _digest(found)
-    folder.replace(home / file_of(found.machine), msgspec.json.format(msgspec.json.encode(body), indent=1) + b"\n")
-
-
-def read(home: Path, manifest: str) -> Profile | None:
-    """This machine's profile of a version, or None: never measured, of other variants, or not as written. One can do without."""
-    path = home / file_of(machine())
-    try:
-        body = msgspec.json.decode(folder.read(path, limit=folder.TEXT_BYTES), type=dict[str, msgspec.Raw])
-        written = msgspec.json.decode(body.pop("sha256", msgspec.Raw(b"null")), type=str)
-        found = msgspec.json.decode(msgspec.json.encode(body), type=Profile)
-    except (ModelError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return None
-    return found if written == _digest(found) and found.manifest == manifest else None
-
-
-def _digest(found: Profile) -> str:
-    return hashlib.sha256(msgspec.json.encode(found, order="deterministic")).hexdigest()
 
 
 def _scheme(found: Manifest, variant: Variant) -> str:

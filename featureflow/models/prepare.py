@@ -24,11 +24,11 @@ from pathlib import Path
 import msgspec
 
 from featureflow.errors import ModelError
-from featureflow.models import folder
+from featureflow.models import checksummed, folder
 from featureflow.models.engine import session, settings
+from featureflow.models.machine import machine
 from featureflow.models.manifest import NAME, Artifact
 from featureflow.models.onnx_file import MODEL_BYTES, parse
-from featureflow.models.placement import machine
 from featureflow.models.prepared import Prepared
 
 FOLDER = "prepared"
@@ -53,7 +53,7 @@ def find(home: Path, item: Artifact) -> Prepared | None:
     """
     at, stem = home / FOLDER, _stem(item)
     try:
-        found = _decode(folder.read(at / f"{stem}.json", limit=folder.TEXT_BYTES))
+        found = _decoded(folder.read(at / f"{stem}.json", limit=folder.TEXT_BYTES))
         if found is None or found.source != item.sha256 or found.machine != machine():
             return None
         for part in filter(None, (found.graph, found.weights)):
@@ -90,7 +90,7 @@ def make(home: Path, item: Artifact, content: bytes) -> None:
         for path in files:
             folder.sync(path)
             path.replace(at / path.name)
-        folder.replace(at / f"{stem}.json", _encode(record))       # last: what it names is there
+        folder.replace(at / f"{stem}.json", checksummed.encode(record))       # last: what it names is there
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
@@ -112,7 +112,7 @@ def clear(home: Path, kept: set[str]) -> None:
     """Remove what was prepared of files that the version no longer has. kept: SHA-256 of those that it has."""
     for path in (home / FOLDER).glob("*.json"):
         with suppress(ModelError, OSError):
-            found = _decode(folder.read(path, limit=folder.TEXT_BYTES))
+            found = _decoded(folder.read(path, limit=folder.TEXT_BYTES))
             if found is None or found.source not in kept:
                 for other in (home / FOLDER).glob(f"{path.stem}.*"):
                     other.unlink()
@@ -127,24 +127,12 @@ def _artifact(path: Path) -> Artifact:
         return Artifact(file=path.name, sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=path.stat().st_size)
 
 
-def _encode(record: Record) -> bytes:
-    body = msgspec.to_builtins(record)
-    body["sha256"] = _digest(record)
-    return msgspec.json.encode(body)
-
-
-def _decode(content: bytes) -> Record | None:
+def _decoded(content: bytes) -> Record | None:
+    """None for what is no record, or not as it was written."""
     try:
-        body = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-        written = msgspec.json.decode(body.pop("sha256", msgspec.Raw(b"null")), type=str)
-        record = msgspec.json.decode(msgspec.json.encode(body), type=Record)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return checksummed.decode(content, Record)
+    except ModelError:
         return None
-    return record if written == _digest(record) else None
-
-
-def _digest(record: Record) -> str:
-    return hashlib.sha256(msgspec.json.encode(record, order="deterministic")).hexdigest()
 
 
 def main(arguments: list[str]) -> None:

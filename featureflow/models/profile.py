@@ -1,59 +1,57 @@
-"""What a model's runs cost here, per batch size: measured, because a rule of thumb is wrong on one of any two machines."""
+"""What one version costs on one machine, and what answers there: kept beside its manifest, looked up at every load.
+
+Its file is named by the machine, so that several share a folder.
+"""
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Mapping, Sequence
+import hashlib
 from pathlib import Path
-from time import perf_counter_ns
 
-import numpy as np
-from numpy.typing import NDArray
+import msgspec
 
-from featureflow.models.manifest import BatchTime
-from featureflow.models.session import Session
-
-BATCHES = (1, 8, 32, 128)
-ROUNDS = 40
-LEAST = 2                                  # turns
-CALLS = 5                                  # of one session in a row, so that its weights are in the cache as under load
+from featureflow.errors import ModelError
+from featureflow.models import checksummed, folder
+from featureflow.models.machine import machine
+from featureflow.models.manifest import Provider, Variant, VariantReport
 
 
-def measure(
-    sessions: Mapping[str, Session], rows: NDArray[np.float32], *, batches: Sequence[int] = BATCHES, rounds: int = ROUNDS,
-    budget_s: float | None = None,
-) -> dict[str, tuple[BatchTime, ...]]:
-    """Durations of ``Session.run`` for each session and batch, in microseconds.
+class Placed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What answers on a machine, and why that."""
 
-    rows: float32 (n, width), the inputs to run on, repeated as needed. The sessions take turns, forwards then backwards, so that a
-    slow moment of the machine falls on all of them. budget_s: no further turn of a batch size once it took so long, of LEAST at least.
-    """
-    order = list(sessions)
-    found: dict[str, list[BatchTime]] = {name: [] for name in order}
-    for batch in batches:
-        matrix = np.ascontiguousarray(np.resize(rows, (batch, rows.shape[1])))
-        taken: dict[str, list[int]] = {name: [] for name in order}
-        until = None if budget_s is None else perf_counter_ns() + int(budget_s * 1e9)
-        for turn in range(rounds):
-            if until is not None and turn >= LEAST and perf_counter_ns() > until:
-                break
-            for name in order if turn % 2 == 0 else reversed(order):
-                run = sessions[name].run
-                run(matrix)
-                for _ in range(CALLS):
-                    began = perf_counter_ns()
-                    run(matrix)
-                    taken[name].append(perf_counter_ns() - began)
-        for name in order:
-            median, p99 = np.percentile(taken[name], (50, 99)) / 1_000
-            found[name].append(BatchTime(batch=batch, median_us=round(float(median), 1), p99_us=round(float(p99), 1)))
-    return {name: tuple(times) for name, times in found.items()}
+    variant: Variant
+    provider: Provider
+    reason: str
 
 
-def processor() -> str:
-    """The processor's name, so that a report says where it was measured."""
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was measured of one version on one machine."""
+
+    name: str
+    version: str
+    manifest: str                          # SHA-256 of its file: quantized again, the version has other variants
+    machine: str
+    measured_us: int
+    rows: int                              # that drift was measured on; 0: none are kept, so it is not known
+    expected_batch: int
+    variants: tuple[VariantReport, ...]    # FP32 on the CPU first
+    chosen: Placed
+
+
+def file_of(what: str) -> str:
+    """The name of the file that a machine's profile stands in."""
+    return f"profile.{hashlib.sha256(what.encode()).hexdigest()[:12]}.json"
+
+
+def write(home: Path, found: Profile) -> None:
+    """Keep a profile beside the manifest of its version."""
+    folder.replace(home / file_of(found.machine), checksummed.encode(found) + b"\n")
+
+
+def read(home: Path, manifest: str) -> Profile | None:
+    """This machine's profile of a version, or None: never measured, of other variants, or not as written. One can do without."""
     try:
-        listed = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in listed.splitlines() if line.startswith("model name")), platform.machine())
+        found = checksummed.decode(folder.read(home / file_of(machine()), limit=folder.TEXT_BYTES), Profile)
+    except ModelError:
+        return None
+    return found if found is not None and found.manifest == manifest else None

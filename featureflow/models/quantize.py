@@ -18,9 +18,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from featureflow.errors import DriftError, ModelError
-from featureflow.models import drift, profile
+from featureflow.models import drift, timing
 from featureflow.models.half import to_half
 from featureflow.models.int8 import schemes, to_int8
+from featureflow.models.machine import processor
 from featureflow.models.manifest import (
     BatchTime,
     Choice,
@@ -35,13 +36,13 @@ from featureflow.models.manifest import (
 from featureflow.models.onnx_file import parse
 from featureflow.models.session import Session
 from featureflow.models.signature import Signature
+from featureflow.models.timing import fastest
 from featureflow.models.weight_only import to_weights
 
 EXPECTED_BATCH = 32
 LEAST_ROWS = 64                            # of calibration, and of held-out rows: fewer say nothing of a largest drift
 CALIBRATION_ROWS = 1_024
 HELD_OUT_ROWS = 16_384
-GAIN = 1.05                                # below it the difference is noise, and FP32 is exact
 NEAR = 1.1                                 # schemes this close in speed are told apart by their drift
 PROBE_ROWS = 8
 
@@ -124,7 +125,7 @@ def quantize(
     model = parse(fp32, place)
     reference = Session(fp32, signature, columns, "cpu", f"{place} (fp32)")
     expected = reference.run(rows.held_out)
-    batches = sorted({*profile.BATCHES, expected_batch})
+    batches = sorted({*timing.BATCHES, expected_batch})
     base = _Candidate("fp32", "FP32", fp32, reference, drift.compare(expected, expected, rows.labels))
     unmade: list[VariantReport] = []
     tried: list[str] = []
@@ -167,7 +168,7 @@ def quantize(
     chosen = {p: choose([r for r in reports if r.provider == p], expected_batch) for p in providers}
     report = QuantizationReport(
         tolerance=tolerance, calibration_rows=len(rows.calibration), held_out_rows=len(rows.held_out), expected_batch=expected_batch,
-        runtime=f"onnxruntime {onnxruntime.__version__}", processor=profile.processor(), variants=tuple(reports), tried=tuple(tried),
+        runtime=f"onnxruntime {onnxruntime.__version__}", processor=processor(), variants=tuple(reports), tried=tuple(tried),
     )
     picked = _thinned(len(rows.held_out), PROBE_ROWS)
     files: dict[Variant, bytes] = {c.variant: c.content for c in admitted if c.variant != "fp32"}
@@ -184,15 +185,11 @@ def choose(reports: Sequence[VariantReport], expected_batch: int) -> Choice:
     others = [r for r in usable if r.variant != "fp32"]
     notes = [f"{r.variant}: {r.problem}" for r in reports if r.problem is not None]
 
-    def fastest(batch: int) -> VariantReport:
-        quickest = min(usable, key=lambda r: r.at(batch).median_us)
-        return quickest if quickest.at(batch).median_us * GAIN < exact.at(batch).median_us else exact
-
     def against(report: VariantReport, batch: int) -> str:
         mine, theirs = report.at(batch).median_us, exact.at(batch).median_us
         return f"{theirs / mine:.1f}x faster at batch {batch} ({mine:.0f} us, fp32 {theirs:.0f})"
 
-    winner = fastest(expected_batch)
+    winner = fastest(usable, exact, expected_batch)
     if winner is exact:
         rest = ", ".join(f"{r.variant} {r.at(expected_batch).median_us:.0f}" for r in others)
         at = f"{exact.at(expected_batch).median_us:.0f} us"
@@ -201,7 +198,7 @@ def choose(reports: Sequence[VariantReport], expected_batch: int) -> Choice:
         assert winner.drift is not None
         said = [f"{winner.variant}: {against(winner, expected_batch)}, drift at most {winner.drift.max:.4f}, mean {winner.drift.mean:.4f}"]
     for batch in (time.batch for time in exact.times if time.batch != expected_batch):
-        here = fastest(batch)
+        here = fastest(usable, exact, batch)
         if here is winner:
             continue
         if here is exact:
@@ -235,7 +232,7 @@ def _int8(
         return None, said
     times = {
         name: found[0].median_us
-        for name, found in profile.measure({n: c.session for n, c in passed.items()}, rows.held_out, batches=(expected_batch,)).items()
+        for name, found in timing.measure({n: c.session for n, c in passed.items()}, rows.held_out, batches=(expected_batch,)).items()
     }
     near = [name for name in times if times[name] <= NEAR * min(times.values())]
     best = min(near, key=lambda name: passed[name].drift.mean)
@@ -269,7 +266,7 @@ def _measured(
             if name == "fp32":
                 raise
             problems[name] = str(error)
-    times: dict[str, tuple[BatchTime, ...]] = profile.measure(sessions, rows.held_out, batches=batches)
+    times: dict[str, tuple[BatchTime, ...]] = timing.measure(sessions, rows.held_out, batches=batches)
     return [
         VariantReport(
             variant=c.variant, provider=provider, scheme=c.scheme, bytes=len(c.content), drift=drifts.get(c.variant),

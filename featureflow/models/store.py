@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from featureflow.clock import Clock, SystemClock
 from featureflow.define import spec
 from featureflow.errors import ModelError
-from featureflow.models import drift, folder, placement, prepare
+from featureflow.models import drift, folder, placement, prepare, profile
 from featureflow.models import manifest as manifests
 from featureflow.models import quantize as quantizing
 from featureflow.models.folder import ALIASES
@@ -28,8 +28,8 @@ from featureflow.models.loaded import trial_problem
 from featureflow.models.loader import LATEST, ModelLoader
 from featureflow.models.manifest import Manifest, ModelInput, Provider, QuantizationReport, Variant
 from featureflow.models.onnx_file import MODEL_BYTES, gives, named, parse, signature, takes
-from featureflow.models.placement import Profile
 from featureflow.models.pool import SessionPool
+from featureflow.models.profile import Profile
 from featureflow.models.provider import present
 from featureflow.models.session import BUCKETS, Session
 from featureflow.models.signature import matched, parts_of, signature_of
@@ -209,13 +209,13 @@ class ModelStore(ModelLoader):
             now_us=self._clock.now_us(), batches=batches,
         )
         with folder.writing(self.path / name):
-            placement.write(home, made)
+            profile.write(home, made)
         return made
 
     def profiled(self, name: str, ref: str | None = None) -> Profile | None:
         """What ``profile`` measured of a version on this machine; None where it never did, or the version was quantized since."""
         version = self.resolve(name, ref)
-        return placement.read(self.path / name / version, self._read_manifest(name, version)[1])
+        return profile.read(self.path / name / version, self._read_manifest(name, version)[1])
 
     def alias(self, name: str, alias: str, ref: str) -> str:
         """Let ``alias`` stand for the version that ``ref`` stands for now, and return that version.

@@ -7,7 +7,8 @@ import pytest
 from unit.models.networks import INPUTS, fitted, network, with_gaps
 
 from featureflow.clock import ManualClock
-from featureflow.models import placement
+from featureflow.models import profile
+from featureflow.models.machine import machine
 from featureflow.models.manifest import BatchTime, Drift, Provider, Variant, VariantReport
 from featureflow.models.placement import place
 from featureflow.models.store import ModelStore
@@ -53,7 +54,7 @@ def store(tmp_path: Path) -> ModelStore:
 
 
 def file_of(store: ModelStore) -> Path:
-    return store.path / "late" / "1" / placement.file_of(placement.machine())
+    return store.path / "late" / "1" / profile.file_of(machine())
 
 
 def test_a_profile_is_of_its_machine_its_variants_and_its_own_bytes_or_none(
@@ -72,7 +73,7 @@ def test_a_profile_is_of_its_machine_its_variants_and_its_own_bytes_or_none(
         assert ModelStore(store.path).load("late").reason == store.load("late").manifest.choice("cpu").reason     # as if never measured
     file_of(store).write_bytes(content)
 
-    monkeypatch.setattr(placement, "machine", lambda: "another")
+    monkeypatch.setattr(profile, "machine", lambda: "another")
     assert store.profiled("late") is None
     monkeypatch.undo()
     assert store.profiled("late") == made
@@ -87,7 +88,7 @@ def test_a_model_answers_as_it_was_placed_and_a_new_profile_is_seen(store: Model
     assert (before.variant, before.reason) == (made.chosen.variant, made.chosen.reason)
     assert store.is_current(before)
     chosen = msgspec.structs.replace(made.chosen, variant=other, reason=f"{other}: measured to be faster")
-    placement.write(store.path / "late" / "1", msgspec.structs.replace(made, chosen=chosen))
+    profile.write(store.path / "late" / "1", msgspec.structs.replace(made, chosen=chosen))
     assert not store.is_current(before)
     assert (store.load("late").variant, store.load("late").reason) == (other, f"{other}: measured to be faster")
 

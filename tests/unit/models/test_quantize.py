@@ -14,9 +14,9 @@ from featureflow.models.half import to_half
 from featureflow.models.int8 import Scheme, schemes, to_int8
 from featureflow.models.manifest import BatchTime, Drift, VariantReport
 from featureflow.models.onnx_file import parse
-from featureflow.models.profile import measure
 from featureflow.models.quantize import Quantized, Rows, choose, quantize, split
 from featureflow.models.session import Session
+from featureflow.models.timing import measure
 
 TOLERANCE = 0.08
 
