@@ -63,6 +63,7 @@ FINALIZED_BYTES = 64 * 1024 * 1024  # of states and the features computed from t
 REQUEST_VECTOR_SIZE = 3 * 256 * 256 # numbers in one vector of a request, an image say; REQUEST_BYTES bounds their text
 LOGGED_NUMBERS = VECTOR_SIZE      # of a row's vectors in the prediction log; of more their SHA-256 is logged
 PREDICTION_LOG_QUEUE = 100_000
+RELEASE_PROCESSES = 256           # that judge a candidate together; what more of them saw is their own to judge
 MAX_AGE_US = 60 * 60_000_000      # of state that a model takes without reading it again
 STALE_FOR_US = 24 * 60 * 60_000_000  # ... where the store does not answer
 FEATURE_CACHE_BYTES = 64 * 1024 * 1024

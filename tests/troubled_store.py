@@ -95,6 +95,9 @@ class TroubledStore:
     def get_meta(self, name: str) -> bytes | None:
         return self.store.get_meta(name)
 
+    def share(self, name: str, member: str, value: bytes, life_ms: int, most: int) -> list[bytes]:
+        return self.store.share(name, member, value, life_ms, most)
+
     def check(self) -> list[str]:
         return self.store.check()
 

@@ -1,8 +1,9 @@
 """When a candidate must go. Pure: what was seen goes in, with the time; out comes why, or None.
 
-Each process judges what it saw itself. A bound counts as left only where chance does not explain it, with a probability of error of
-``CHANCE`` at each look: one failed request of a hundred ends nobody, and a candidate that fails at every second one is gone within
-``least_rows``. Where the stable version does as badly, the cause is not the candidate.
+Each process judges what it saw itself, and what all have seen together (see ``models.pooled``). A bound counts as left only
+where chance does not explain it, with a probability of error of ``CHANCE`` at each look: one failed request of a hundred ends
+nobody, and a candidate that fails at every second one is gone within ``least_rows``. Where the stable version does as badly, the
+cause is not the candidate.
 """
 
 from __future__ import annotations
@@ -25,16 +26,19 @@ KS = math.sqrt(-math.log(CHANCE / 2) / 2)  # Smirnov's c(CHANCE), of the two-sam
 TAIL = 0.01                                # a latency bound is one of the 99th percentile
 PARTS = 60                                 # of the window: what is older than it goes in such steps
 SCORES = 2_000                             # kept of each arm
+Weights = NDArray[np.float64] | None
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """Of one arm within the window. ``slow``: inferences beyond the bound."""
+    """Of one arm within the window. ``slow``: inferences beyond the bound. ``weights`` float64 (n,): how many scores each of ``scores``
+    (n,) stands for; None: one each."""
 
     rows: int
     failed: int
     runs: int
     slow: int
     scores: NDArray[np.float64]
+    weights: Weights = None
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -128,8 +132,8 @@ def _latency(own: Seen, stable: Seen, bounds: Bounds) -> str | None:
 def _drift(own: Seen, stable: Seen, bounds: Bounds) -> str | None:
     if bounds.score_drift is None or min(len(own.scores), len(stable.scores)) < bounds.least_rows:
         return None
-    far = distance(own.scores, stable.scores)
-    by_chance = KS * math.sqrt(1 / len(own.scores) + 1 / len(stable.scores))
+    far = distance(own.scores, stable.scores, own.weights, stable.weights)
+    by_chance = KS * math.sqrt(1 / _size(own) + 1 / _size(stable))
     if far - by_chance <= bounds.score_drift:
         return None
     return f"its scores are distributed otherwise than stable's: distance {far:.3f}, {bounds.score_drift:g} is allowed"
@@ -163,11 +167,30 @@ def wilson(hits: int, of: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """The largest difference of two samples' empirical distribution functions, float64 (n,) and (m,): Kolmogorov and Smirnov's D."""
-    a, b = np.sort(a), np.sort(b)
+def distance(a: NDArray[np.float64], b: NDArray[np.float64], weights_a: Weights = None, weights_b: Weights = None) -> float:
+    """The largest difference of two samples' empirical distribution functions, float64 (n,) and (m,): Kolmogorov and Smirnov's D.
+
+    The weights are of one sample each; None: all the same.
+    """
     at = np.concatenate((a, b))
-    return float(np.abs(np.searchsorted(a, at, "right") / len(a) - np.searchsorted(b, at, "right") / len(b)).max())
+    return float(np.abs(_below(a, weights_a, at) - _below(b, weights_b, at)).max())
+
+
+def _below(sample: NDArray[np.float64], weights: Weights, at: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The share of the sample that is not above each of ``at``."""
+    order = np.argsort(sample)
+    places = np.searchsorted(sample[order], at, "right")
+    if weights is None:
+        return places / len(sample)
+    sums: NDArray[np.float64] = np.concatenate(([0.0], np.cumsum(weights[order]))) / weights.sum()
+    return sums[places]
+
+
+def _size(seen: Seen) -> float:
+    """How many scores that count alike say as much (Kish's effective sample size)."""
+    if seen.weights is None:
+        return len(seen.scores)
+    return float(seen.weights.sum() ** 2 / (seen.weights**2).sum())
 
 
 def auc_error(seen: Accuracy) -> float:

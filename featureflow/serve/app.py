@@ -71,6 +71,7 @@ class Server:
         self._options, self._log = options, GuardedLog(log_store, Breaker("log", options.breakers))
         self.metrics = Metrics()
         self._reader = open_reader(online_url, tracking=options.tracking)
+        self._online = open_online(online_url, project=project)  # to say something of a release, in threads: the reader only reads
         self._predictions: PredictionLog | None = None
         if options.log_predictions:
             self._predictions = PredictionLog(
@@ -87,7 +88,8 @@ class Server:
             stale_after_us=options.stale_after_us,
             predictions=self._predictions,
             metrics=self.metrics,
-            publish=lambda name, document: _publish(online_url, project, name, document),
+            publish=self._online.put_meta,
+            share=self._online.share,
             breaker=Breaker("online store", options.breakers),
             feature_cache_bytes=options.feature_cache_bytes,
             vectors=VectorIndexes(None if options.indexes is None else VectorStore(options.indexes)),
@@ -163,15 +165,7 @@ class Server:
             await asyncio.to_thread(self._predictions.close, FLUSH_S)
         self.scorer.close()
         await self._reader.close()
-
-
-def _publish(online_url: str, project: str, name: str, document: bytes) -> None:
-    """By a connection of its own: what a scorer has to say of a release comes once in a while, and its reader only reads."""
-    store = open_online(online_url, project=project)
-    try:
-        store.put_meta(name, document)
-    finally:
-        store.close()
+        self._online.close()
 
 
 def _connections_most() -> int:

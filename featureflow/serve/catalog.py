@@ -73,11 +73,11 @@ def model(scorer: Scorer, name: str) -> v1.ModelInfo:
         plan.model.when_missing,
         None if loaded is None else v1.LoadedInfo(loaded.version, loaded.variant, loaded.provider, loaded.reason),
         scorer.releases.problems.get(name) or scorer.models.problem(name),
-        None if carried is None else _release(carried),
+        None if carried is None else _release(carried, scorer.releases.processes(name)),
     )
 
 
-def _release(carried: Carried) -> v1.ReleaseInfo:
+def _release(carried: Carried, processes: int | None) -> v1.ReleaseInfo:
     release = carried.release
     return v1.ReleaseInfo(
         release.number,
@@ -95,4 +95,5 @@ def _release(carried: Carried) -> v1.ReleaseInfo:
             for name in release.bounds.__struct_fields__
             if (value := getattr(release.bounds, name)) is not None
         },
+        processes,
     )

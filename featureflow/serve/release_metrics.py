@@ -30,7 +30,9 @@ class ReleaseMetrics(Collector):
         carried: Callable[[], Mapping[str, Carried]] = dict,
         counts: Callable[[], Mapping[tuple[str, str, str], Count]] = dict,
         accuracy: Callable[[], Mapping[str, Mapping[str, Accuracy]]] = dict,
+        processes: Callable[[str], int | None] = lambda model: None,
     ) -> None:
+        self._processes = processes
         self._carried, self._counts, self._accuracy = carried, counts, accuracy
         registry.register(self)
         self._shadow = Counter(
@@ -54,7 +56,14 @@ class ReleaseMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         number = GaugeMetricFamily("featureflow_release_number", "The release that this process carries out", labels=["model"])
         ended = GaugeMetricFamily("featureflow_release_ended", "1: its candidates left their bounds", labels=["model"])
+        together = GaugeMetricFamily(
+            "featureflow_release_processes",
+            "Whose counts of its candidates are judged together, this process among them",
+            labels=["model"],
+        )
         for name, carried in self._carried().items():
+            if (processes := self._processes(name)) is not None:
+                together.add_metric([name], processes)
             number.add_metric([name], carried.release.number)
             ended.add_metric([name], carried.ended is not None)
         rows = CounterMetricFamily("featureflow_arm_rows", "Rows that an arm of a release was asked for", labels=ARM)
@@ -64,7 +73,7 @@ class ReleaseMetrics(Collector):
             rows.add_metric(labels, count.rows)
             failed.add_metric(labels, count.failed)
             seconds.add_metric(labels, count.seconds)
-        yield from (number, ended, rows, failed, seconds)
+        yield from (number, ended, together, rows, failed, seconds)
         for field, text in LIVE.items():
             family = GaugeMetricFamily(f"featureflow_live_{field}", text, labels=["model", "version"])
             for name, versions in self._accuracy().items():

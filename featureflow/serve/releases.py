@@ -3,7 +3,7 @@
     1. read     the releases, live accuracy, and what other scorers have ended: one read, four times a second. Numbers of releases only
                 grow: where the store has gone back, having lost its last second, it is told what was read before
     2. take     a release that is new: load its versions beside those that answer, then switch; until then all goes on as it was
-    3. judge    the candidates, by what this process saw of them: see ``models.verdict``
+    3. judge    the candidates, by what this process saw of them, and by what all processes did: see ``models.verdict``, ``serve.pooling``
     4. end      here at once, and for all others by a document in the online store, put there again until it stands
 
 SQL is not asked. Where the online store is away, what was read last stays in force.
@@ -23,11 +23,12 @@ from featureflow.clock import Clock
 from featureflow.errors import FeatureFlowError, ModelError, StateError
 from featureflow.models.release import Release
 from featureflow.models.releasing import decoded
-from featureflow.models.verdict import Verdict, judge
+from featureflow.models.verdict import Seen, Verdict, judge
 from featureflow.reading.fetch import Reader
 from featureflow.reading.plan import ModelPlan, Plan
 from featureflow.serve.assigned import Carried, Count
 from featureflow.serve.loaded import LoadedModels
+from featureflow.serve.pooling import Pooling, Share
 from featureflow.store.keys import Keys
 from featureflow.store.mirror import ACCURACY_DOCUMENT, RELEASES_DOCUMENT, Accuracy, verdict_document
 
@@ -37,13 +38,17 @@ _RELEASES = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ACCURACY = msgspec.json.Decoder(dict[str, dict[str, Accuracy]])
 _VERDICT = msgspec.json.Decoder(Verdict)
 Publish = Callable[[str, bytes], None]
+Trial = tuple[Carried, dict[str, Seen]]
 log = structlog.get_logger("featureflow.serve")
 
 
 class ReleasesFollowed:
-    """Belongs to one event loop. ``publish``: puts a meta document into the online store; is called in a thread."""
+    """Belongs to one event loop. ``publish``: puts a meta document into the online store; ``share``: see there. Both are called in a
+    thread."""
 
-    def __init__(self, reader: Reader, keys: Keys, models: LoadedModels, clock: Clock, publish: Publish | None = None) -> None:
+    def __init__(
+        self, reader: Reader, keys: Keys, models: LoadedModels, clock: Clock, publish: Publish | None = None, share: Share | None = None
+    ) -> None:
         self._reader, self._keys, self._models, self._clock, self._publish = reader, keys, models, clock, publish
         self.carried: dict[str, Carried] = {}         # model -> what is carried out; absent: ``latest`` answers
         self.problems: dict[str, str] = {}               # model -> why its newest release is not carried out here
@@ -57,6 +62,8 @@ class ReleasesFollowed:
         self._refused: dict[str, tuple[Release, float]] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._publishing: asyncio.Task[None] | None = None
+        self._pooling = None if share is None else Pooling(share)
+        self._judging: asyncio.Task[None] | None = None
         self._judged_us = 0
 
     async def follow(self, plan: Plan) -> None:
@@ -78,25 +85,41 @@ class ReleasesFollowed:
         now_us = self._clock.now_us()
         if not 0 <= now_us - self._judged_us < JUDGE_US:
             self._judged_us = now_us
-            self.judge(now_us)
+            going_on = self.judge(now_us)
+            if going_on and self._pooling is not None and (self._judging is None or self._judging.done()):
+                self._judging = asyncio.get_running_loop().create_task(
+                    self._judge_together(going_on, self._pooling, now_us)
+                )
 
     async def settled(self) -> None:
-        """Wait until what is being taken is in force, or refused."""
-        await asyncio.gather(*self._tasks.values())
+        """Wait until what is being taken is in force, or refused, and what is being judged has been."""
+        await asyncio.gather(*self._tasks.values(), *([self._judging] if self._judging else ()))
 
-    def judge(self, now_us: int) -> None:
-        """Steps 3 and 4."""
+    def judge(self, now_us: int) -> list[Trial]:
+        """Steps 3 and 4, by what this process saw: of the candidates that go on."""
+        going_on = []
         for name, carried in self.carried.items():
             if carried.on_trial:
-                reason = judge(carried.release, carried.seen(now_us), self.accuracy.get(name, {}))
-                if reason is not None:
-                    self._end(carried, reason)
-                    self._verdicts[name] = Verdict(name, carried.release.number, reason, now_us)
+                seen = carried.seen(now_us)
+                reason = judge(carried.release, seen, self.accuracy.get(name, {}))
+                if reason is None:
+                    going_on.append((carried, seen))
+                else:
+                    self._leave(carried, reason, now_us)
         self._tell()
+        return going_on
+
+    def processes(self, name: str) -> int | None:
+        """Whose counts of the model's candidates are judged together; None where there is no candidate."""
+        carried = self.carried.get(name)
+        if carried is None or not carried.on_trial:
+            return None
+        return 1 if self._pooling is None else self._pooling.processes.get(name, 1)
 
     def close(self) -> None:
-        for task in (*self._tasks.values(), *([self._publishing] if self._publishing else ())):
-            task.cancel()
+        for task in (*self._tasks.values(), self._publishing, self._judging):
+            if task is not None:
+                task.cancel()
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -142,10 +165,28 @@ class ReleasesFollowed:
             self._verdicts.pop(name, None)
             if carried.ended is None:
                 self._end(carried, heard.reason)
+            carried.ended = (
+                heard.reason
+            )  # several may have ended it, each for what it saw: what stands there is what is said of it
         elif own is None and carried.ended is not None:
             self._verdicts[name] = Verdict(name, number, carried.ended, self._clock.now_us())
         elif own is not None and own.number != number:
             del self._verdicts[name]
+
+    async def _judge_together(self, trials: list[Trial], pooling: Pooling, now_us: int) -> None:
+        """Steps 3 and 4, by what all processes saw."""
+        for carried, seen in trials:
+            release = carried.release
+            reason = await asyncio.to_thread(pooling.judge, release, seen, self.accuracy.get(release.model, {}))
+            if reason is not None and carried.on_trial and self.carried.get(release.model) is carried:
+                self._leave(carried, reason, now_us)
+        self._tell()
+
+    def _leave(self, carried: Carried, reason: str, now_us: int) -> None:
+        """Its bounds: step 4."""
+        self._end(carried, reason)
+        name = carried.release.model
+        self._verdicts[name] = Verdict(name, carried.release.number, reason, now_us)
 
     def _end(self, carried: Carried, reason: str) -> None:
         carried.ended = reason

@@ -33,6 +33,7 @@ from featureflow.serve.lag import Lag
 from featureflow.serve.loaded import LoadedModels
 from featureflow.serve.lookups import Lookups
 from featureflow.serve.metrics import Metrics
+from featureflow.serve.pooling import Share
 from featureflow.serve.prediction_log import PredictionLog
 from featureflow.serve.priority import NAMES, NOBODY, Caller, Priority
 from featureflow.serve.release_metrics import ReleaseMetrics
@@ -67,6 +68,7 @@ class Scorer:
         metrics: Metrics | None = None,
         admission: Admission | None = None,
         publish: Publish | None = None,
+        share: Share | None = None,
         breaker: Breaker | None = None,
         feature_cache_bytes: int = limits.FEATURE_CACHE_BYTES,
         vectors: VectorIndexes | None = None,
@@ -82,10 +84,11 @@ class Scorer:
         self.lag = Lag(self.admission.lags)
         self.spent = Spent()
         self.fetcher = Fetcher(reader, self.wall, stale_after_us, breaker=breaker, cache=FeatureCache(feature_cache_bytes))
-        self.releases = ReleasesFollowed(reader, keys, self.models, self.wall, publish)
+        self.releases = ReleasesFollowed(reader, keys, self.models, self.wall, publish, share)
         self.release_metrics = ReleaseMetrics(
-            self.metrics.registry, lambda: self.releases.carried, lambda: self.releases.counts, lambda: self.releases.accuracy
-        )
+            self.metrics.registry, lambda: self.releases.carried, lambda: self.releases.counts, lambda: self.releases.accuracy,
+            self.releases.processes,
+        )  # fmt: skip
         self.shadows = Shadows(
             models.apart(),
             logged=lambda scored: None if predictions is None else predictions.offer(scored),

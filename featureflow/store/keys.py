@@ -6,6 +6,7 @@
     ids:{project:bucket}:<view@version>:<source>:<partition>:<tile>:<number>     ids that tell duplicates, by tile of the horizon
     plain:{project:bucket}:<entity>:<id>:<view>                                  the values that a view publishes
     meta:{project:meta}:<name>                                                   mirrored registry documents
+    shared:{project:meta}:<name>                                                 what processes tell each other, for a short time
 
 Project and bucket stand in the hash tag: projects share no key, and keys of one bucket share a slot of a Redis Cluster, as
 one script and one MGET need it. An entity's id decides its bucket. A store has the one bucket ``0`` or several, of which the tag
@@ -103,6 +104,10 @@ class Keys:
     def meta(self, name: str) -> bytes:
         """A document of what is applied: see ``store.mirror``."""
         return f"meta:{self._tag(META)}:{name}".encode()
+
+    def shared(self, name: str) -> bytes:
+        """A hash: what each process has to say of something, see ``OnlineStore.share``."""
+        return f"shared:{self._tag(META)}:{name}".encode()
 
     def patterns(self, view_id: str) -> tuple[str, str, str, str]:
         """What matches all offset records, visibility streams, states and ids of a view version, in however many buckets."""

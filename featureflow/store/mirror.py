@@ -52,6 +52,11 @@ def verdict_document(model: str) -> str:
     return f"ended-release:{model}"
 
 
+def trial_name(model: str, number: int) -> str:
+    """What scorers share of a release that has candidates, see ``OnlineStore.share``: documents of ``models.pooled``."""
+    return f"trial:{model}:{number}"
+
+
 def watched_document(model: str, source: str) -> str:
     """Name of the meta document that says from which offset on a source's events are scored by a model, by partition, as JSON."""
     return f"watched:{model}:{source}"

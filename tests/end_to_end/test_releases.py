@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from ports import free_port
 from processes import until
 from world import MODEL, Http, World, embedded
+
+from featureflow.models.release import Bounds
 
 RIDERS = [f"rider-{i}" for i in range(40)]
 
@@ -73,3 +76,28 @@ def test_two_scorers_follow_each_release_and_what_one_ends_the_other_ends_too(tm
         assert (last["step"], last["number"], last["reason"]) == ("rollback", 4, f"by itself: {ended}")
         followed(4)
         assert "was rolled back" in world.featureflow("model", "promote", MODEL, code=1)
+
+
+def test_a_candidate_of_which_no_scorer_sees_enough_by_itself_ends_by_what_they_saw_together(tmp_path: Path) -> None:
+    with embedded(tmp_path / "project") as world, contextlib.ExitStack() as exits:
+        world.featureflow("apply")
+        world.add_model(5)
+        world.add_model(6)  # drawn otherwise
+        both = scorers(world, exits, 2)
+        options = ("--stable", "1", "--weight", "50", "--max-drift", "0.3")
+        number = world.featureflow("model", "canary", MODEL, "2", *options)["number"]
+        until(lambda: all(release_of(scorer)["release"] == number for scorer in both), "the canary in both scorers")
+        until(lambda: all(release_of(scorer)["processes"] == 2 for scorer in both), "each to hear of the other")
+        for scorer in both:
+            answered = Counter({"stable": 0, "canary": 0})
+            while min(answered.values()) < 65:
+                answered[ask(scorer, RIDERS[answered.total() % len(RIDERS)])["assignment"]["arm"]] += 1
+            assert max(answered.values()) < Bounds().least_rows, answered  # alone it says nothing
+        ended = [until(lambda scorer=scorer: release_of(scorer)["ended"], "the candidate to end") for scorer in both]
+        assert "distributed otherwise" in ended[0] and "in 2 processes" in ended[0]
+        until(lambda: len({release_of(scorer)["ended"] for scorer in both}) == 1, "both to name the same reason")
+        assert {ask(scorer, rider)["version"] for scorer in both for rider in RIDERS} == {"1"}
+
+        past = world.featureflow("model", "releases", MODEL)
+        assert [one["step"] for one in past] == ["release", "canary", "rollback"]  # once, whoever saw it
+        assert past[-1]["reason"] in [f"by itself: {reason}" for reason in ended]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
+from processes import until
 
 from featureflow import limits
 from featureflow.clock import NO_TIME_US, ManualClock
@@ -374,6 +375,35 @@ def test_meta_documents_come_back(store: OnlineStore) -> None:
     assert store.get_meta("project") is None
     store.put_meta("project", b"{}")
     assert store.get_meta("project") == b"{}"
+
+
+def test_members_hear_what_the_others_said_last_and_not_themselves(store: OnlineStore) -> None:
+    assert store.share("trial", "a", b"1", 60_000, 8) == []
+    assert store.share("trial", "b", b"\0\xff", 60_000, 8) == [b"1"]
+    assert store.share("trial", "a", b"3", 60_000, 8) == [b"\0\xff"]
+    assert store.share("other", "a", b"5", 60_000, 8) == []
+    assert sorted(store.share("trial", "c", b"4", 60_000, 8)) == [b"\0\xff", b"3"]
+
+
+def test_what_a_member_does_not_say_again_is_gone_after_its_life(store: OnlineStore) -> None:
+    store.share("trial", "a", b"1", 60_000, 8)
+
+    def heard() -> list[bytes]:
+        if isinstance(store, MemoryOnlineStore):
+            store._clock.advance(1_000)  # type: ignore[attr-defined]  # a clock by hand
+        return store.share("trial", "b", b"2", 1, 8)
+
+    until(lambda: not heard(), "what was said to be gone")
+    if isinstance(store, RedisOnlineStore):
+        until(lambda: not store._redis.exists(KEYS.shared("trial")), "the hash to go with the last of them")
+
+
+def test_no_more_members_are_heard_than_was_said(store: OnlineStore) -> None:
+    for member in "abc":
+        store.share("trial", member, member.encode(), 60_000, 2)
+    assert sorted(store.share("trial", "d", b"d", 60_000, 2)) == [b"a", b"b"]  # three would be others for nobody
+    assert store.share("trial", "a", b"e", 60_000, 2) == [b"b"]
+    assert sorted(store.share("trial", "d", b"d", 60_000, 2)) == [b"b", b"e"]
 
 
 def test_a_dropped_view_takes_its_state_and_offsets_and_nothing_else(store: OnlineStore, claim: Claim) -> None:

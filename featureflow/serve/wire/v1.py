@@ -231,6 +231,9 @@ class ReleaseInfo(Struct):
     sticky: str | None  # the join key whose entity keeps its arm
     ended: str | None
     bounds: dict[str, float]
+    processes: (
+        int | None
+    )  # whose counts of its candidates are judged together, this one among them; null: it has none on trial
 
 
 class ModelInfo(Struct):

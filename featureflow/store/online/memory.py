@@ -50,6 +50,7 @@ class MemoryOnlineStore:
         self._clock, self._keys, self.one_server = clock, Keys(project), one_server
         self._values: dict[bytes, _Value] = {}
         self._seen: dict[bytes, list[tuple[int, int]]] = {}
+        self._shared: dict[bytes, dict[str, tuple[int, bytes]]] = {}   # when it was said, and what. In no snapshot: it is said again
 
     def create_offsets(self, view_id: str, source: str, topic_id: str, offsets: dict[int, int], of: int = 1) -> list[int]:
         left = set[int]()
@@ -170,6 +171,15 @@ class MemoryOnlineStore:
 
     def get_meta(self, name: str) -> bytes | None:
         return self._get(self._keys.meta(name))
+
+    def share(self, name: str, member: str, value: bytes, life_ms: int, most: int) -> list[bytes]:
+        now_ms, said = self.now_ms(), self._shared.setdefault(self._keys.shared(name), {})
+        for gone in [other for other, (said_ms, _) in said.items() if now_ms - said_ms >= life_ms]:
+            del said[gone]
+        others = [known for other, (_, known) in said.items() if other != member]
+        if len(others) < most:
+            said[member] = (now_ms, value)
+        return others
 
     def damage(self, key: bytes, value: bytes | None) -> None:
         """Put another value there behind everybody's back, or lose it: what a broken server does, for tests."""

@@ -227,6 +227,14 @@ class OnlineStore(Protocol):
         """What ``put_meta`` wrote last by that name; None where there is nothing."""
         ...
 
+    def share(self, name: str, member: str, value: bytes, life_ms: int, most: int) -> list[bytes]:
+        """Put what this member has to say of ``name`` in place of what it said before; what the others have said. One atom.
+
+        What was not said again within ``life_ms``, by the store's clock, is gone. Where ``most`` others have spoken it is not put: they are
+        as many as anybody hears.
+        """
+        ...
+
     def check(self) -> list[str]:
         """What is wrong with the server's settings, each with its fix. Empty: all well.
 

@@ -30,7 +30,7 @@ from featureflow.store.online.wire import Reply, Request, Talk, Unsent, Wire
 
 SETTING = "online.url"
 BUCKETS = 32                               # of a project that is new to a server
-SCRIPTS = ("claim", "commit", "create_offsets", "drop", "withdraw")
+SCRIPTS = ("claim", "commit", "create_offsets", "drop", "withdraw", "share")
 DROP_PASSES = 5                            # over a view that is dropped; the last finds nothing
 OLDEST = 7
 Call = tuple[Sequence[bytes], Sequence[bytes]]
@@ -223,6 +223,11 @@ class RedisOnlineStore:
         with self._answering():
             value: bytes | None = self._redis.get(self._keys.meta(name))
             return value
+
+    def share(self, name: str, member: str, value: bytes, life_ms: int, most: int) -> list[bytes]:
+        arguments = (member.encode(), value, b"%d" % life_ms, b"%d" % most)
+        (others,) = self._run_each("share", [([self._keys.shared(name)], arguments)])
+        return others
 
     def check(self) -> list[str]:
         with self._answering():

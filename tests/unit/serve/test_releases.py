@@ -20,13 +20,15 @@ from worker_rig import KEYS
 
 from featureflow.errors import ModelError, UnavailableError
 from featureflow.models.loaded import LoadedModel
+from featureflow.models.pooled import said
 from featureflow.models.release import WHOLE, Bounds, Release
 from featureflow.models.releasing import Releasing
 from featureflow.models.store import ModelStore
 from featureflow.models.verdict import Verdict
 from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.pooling import Pooling
 from featureflow.store.history.sql import SqlHistory
-from featureflow.store.mirror import ACCURACY_DOCUMENT, RELEASES_DOCUMENT, Accuracy, verdict_document
+from featureflow.store.mirror import ACCURACY_DOCUMENT, RELEASES_DOCUMENT, Accuracy, trial_name, verdict_document
 from featureflow.store.releases import Releases
 
 HALF = WHOLE // 2
@@ -447,6 +449,96 @@ def test_a_candidate_that_live_labels_speak_against_ends(tmp_path: Path) -> None
             ended = here.serve.scorer.releases.carried["tip"].ended
             assert ended is not None and "live AUC is 0.7000" in ended
             assert b'featureflow_live_auc{model="tip",version="2"} 0.7' in here.serve.metrics.text()
+
+    asyncio.run(go())
+
+
+def sharing(serve: ServeRig) -> None:
+    """As a process does: it tells the others what it saw."""
+    serve.scorer.releases._pooling = Pooling(serve.rig.online.share)
+
+
+async def failing(here: Released, serve: ServeRig, n: int = 80) -> Counter[str]:
+    """n requests at a scorer whose candidate gives no score."""
+    replace_version(serve, "2", refusing(serve.models.load("tip", "2", model=TIP)))
+    return await ask_many(Released(serve, here.releasing), n)
+
+
+def test_a_candidate_of_which_no_process_saw_enough_ends_by_what_they_saw_together(tmp_path: Path) -> None:
+    async def go() -> None:
+        rig = fed(60)
+        async with released(tmp_path, rig) as here:
+            made = await on_trial(here)
+            async with serving(here.serve.models, rig=rig) as other:
+                both = (here.serve, other)
+                for serve in both:
+                    sharing(serve)
+                    seen = await failing(here, serve, 120)
+                    assert 40 < seen["model"] < made.bounds.least_rows  # of whom alone nothing is said
+                    await Released(serve, here.releasing).follow()
+                first, second = (serve.scorer.releases.carried["tip"] for serve in both)
+                assert first.ended is None
+                assert "seen in 2 processes together" in (second.ended or "")      # it had heard of the first
+                await here.follow()
+                assert first.ended == second.ended
+
+    asyncio.run(go())
+
+
+def test_what_one_process_saw_is_not_counted_twice(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with released(tmp_path) as here:
+            made = await on_trial(here)
+            sharing(here.serve)
+            seen = await failing(here, here.serve, 120)
+            assert 40 < seen["model"] < made.bounds.least_rows
+            for _ in range(4):
+                await here.follow()
+            assert here.serve.scorer.releases.carried["tip"].ended is None
+            assert here.serve.scorer.releases.processes("tip") == 1
+
+    asyncio.run(go())
+
+
+def test_where_counts_cannot_be_shared_each_process_judges_what_it_saw_and_says_so(tmp_path: Path) -> None:
+    async def go() -> None:
+        rig = fed(60)
+        async with released(tmp_path, rig) as here:
+            made = await on_trial(here)
+            sharing(here.serve)
+            rig.online.share(trial_name("tip", made.number), "another", said({}, 1), 60_000, 8)
+            together = b'featureflow_release_processes{model="tip"} %d.0'
+            await here.follow()
+            assert together % 2 in here.serve.metrics.text()
+
+            def away(*_: object) -> list[bytes]:
+                raise UnavailableError("away")
+
+            here.serve.scorer.releases._pooling._share = away  # type: ignore[union-attr]
+            await here.follow()
+            assert together % 1 in here.serve.metrics.text()
+            await failing(here, here.serve, 300)
+            await here.follow()
+            ended = here.serve.scorer.releases.carried["tip"].ended
+            assert ended is not None and "together" not in ended
+            assert b"featureflow_release_processes{" not in here.serve.metrics.text()
+
+    asyncio.run(go())
+
+
+def test_of_several_reasons_for_one_end_all_processes_name_the_one_that_stands(tmp_path: Path) -> None:
+    async def go() -> None:
+        rig = fed(60)
+        async with released(tmp_path, rig) as here:
+            made = await on_trial(here)
+            await failing(here, here.serve, 300)
+            here.serve.scorer.releases._publish = rig.online.put_meta
+            await here.follow()
+            await until(lambda: rig.online.get_meta(verdict_document("tip")))
+            assert "have no score" in (here.serve.scorer.releases.carried["tip"].ended or "")
+            rig.online.put_meta(verdict_document("tip"), msgspec.json.encode(Verdict("tip", made.number, "it was slow", 1)))
+            await here.follow()
+            assert here.serve.scorer.releases.carried["tip"].ended == "it was slow"
 
     asyncio.run(go())
 
