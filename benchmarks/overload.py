@@ -40,7 +40,6 @@ from score import DEVICES, EVENTS, MERCHANTS, USERS, Asked, child, fill, free_po
 from featureflow.cli.context import Context
 from featureflow.log_lines import log_as_json
 from featureflow.models.manifest import inputs_of
-from featureflow.models.store import ModelStore
 from featureflow.models.transform import fit
 from featureflow.store.online.embedded import server_binary
 from real_servers import Servers
@@ -126,7 +125,7 @@ def make_heavy(here: Context, row_ms: float) -> float:
     transforms = fit(rows, inputs)
     file = here.folder / "heavy.onnx"
     took = heavy.make(transforms.width_out, file, ms=row_ms)
-    ModelStore(here.settings.path(here.settings.models.path)).add("heavy", file, inputs=inputs, transforms=transforms, model=model)
+    here.models.add("heavy", file, inputs=inputs, transforms=transforms, model=model)
     return took
 
 
@@ -315,7 +314,7 @@ def main() -> None:
                 row_ms = make_heavy(here, arguments.row_ms)
                 shed_us = shed.protocol_us(
                     f"redis://127.0.0.1:{store.port}/0", here.settings.name, here.log,
-                    ModelStore(here.settings.path(here.settings.models.path)), requests_of("odd", bodies()[:1])[0],
+                    here.models, requests_of("odd", bodies()[:1])[0],
                 )  # fmt: skip
             store.save()
             before = noise()

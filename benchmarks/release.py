@@ -30,7 +30,6 @@ from featureflow.log_lines import log_as_json
 from featureflow.models.export import export_mlp
 from featureflow.models.manifest import inputs_of
 from featureflow.models.releasing import Releasing
-from featureflow.models.store import ModelStore
 from featureflow.models.transform import Steps, fit
 from real_servers import Servers
 
@@ -47,7 +46,7 @@ def make_versions(here: Context) -> None:
     inputs = inputs_of(model)
     rows = np.abs(np.random.default_rng(3).lognormal(2, 1, (4_000, sum(i.size for i in inputs))))
     transforms = fit(rows, inputs, otherwise=Steps(clip=(0.001, 0.999)))
-    store = ModelStore(here.settings.path(here.settings.models.path))
+    store = here.models
     sizes = [rows.shape[1], 256, 128, 1]
     for seed in range(VERSIONS):
         chance = np.random.default_rng(seed)
@@ -69,8 +68,7 @@ class Operator(threading.Thread):
     def run(self) -> None:
         try:
             with Context(self.folder, {}) as here:
-                store = ModelStore(here.settings.path(here.settings.models.path))
-                self._steps(here, Releasing(here.registry.releases, here.online, store, here.clock))
+                self._steps(here, Releasing(here.registry.releases, here.online, here.models, here.clock))
         except BaseException as error:
             self.problem = error
 

@@ -42,7 +42,6 @@ from featureflow.log_lines import log_as_json
 from featureflow.models.export import export_mlp
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.manifest import inputs_of
-from featureflow.models.store import ModelStore
 from featureflow.models.transform import Steps, fit
 from featureflow.store.log.protocol import Record
 from featureflow.store.mirror import buckets_of
@@ -94,7 +93,7 @@ def make_model(here: Context) -> tuple[LoadedModel, Path]:
     weights = [chance.normal(0, (2 / a) ** 0.5, (a, b)) for a, b in pairwise(sizes)]
     file = here.folder / "odd.onnx"
     export_mlp(weights, [np.zeros(b) for b in sizes[1:]], file)
-    store = ModelStore(here.settings.path(here.settings.models.path))
+    store = here.models
     store.add("odd", file, inputs=inputs, transforms=transforms, calibration=rows, model=model)
     store.quantize("odd", tolerance=model.drift)
     loaded = store.load("odd")

@@ -14,7 +14,7 @@ from featureflow import settings as settings_file
 from featureflow.clock import Clock, SystemClock
 from featureflow.define.project import load
 from featureflow.define.spec import Project
-from featureflow.errors import StateError
+from featureflow.errors import ModelError, StateError
 from featureflow.ingest.failpoint import Failpoint, unarmed
 from featureflow.settings import EMBEDDED, Settings
 from featureflow.store.history.protocol import HistoryStore
@@ -26,8 +26,10 @@ from featureflow.store.schemas.protocol import SchemaRegistry
 from featureflow.watch import failpoint as watch_failpoint
 
 if TYPE_CHECKING:
+    from featureflow.models.store import ModelStore
     from featureflow.store.online.embedded import EmbeddedServer
 
+WITHOUT_RUNTIME = 'ONNX Runtime is not installed. Run: pip install "featureflow[cpu]", or "featureflow[gpu]" on a machine with CUDA'
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
@@ -124,6 +126,17 @@ class Context:
         store = SqlHistory(url, passing=self.failpoint)
         self._exits.callback(store.close)
         return store
+
+    @cached_property
+    def models(self) -> ModelStore:
+        """The model store. Raises ModelError without ONNX Runtime, which a machine that only ingests has no need of."""
+        try:
+            from featureflow.models.store import ModelStore
+        except ModuleNotFoundError as error:
+            if error.name != "onnxruntime":
+                raise
+            raise ModelError(WITHOUT_RUNTIME) from error
+        return ModelStore(self.settings.path(self.settings.models.path))
 
     @cached_property
     def registry(self) -> Registry:

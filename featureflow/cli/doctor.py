@@ -10,7 +10,7 @@ from typing import Literal
 
 import typer
 
-from featureflow.cli.context import Context, Json
+from featureflow.cli.context import WITHOUT_RUNTIME, Context, Json
 from featureflow.cli.output import Output, counted, said_of
 from featureflow.errors import FeatureFlowError, TablesMissingError, UnavailableError
 from featureflow.settings import mask
@@ -159,10 +159,7 @@ def _applied(here: Context) -> list[Finding]:
 
 
 def _models(here: Context) -> list[Finding]:
-    from featureflow.models.store import ModelStore
-
-    store = ModelStore(here.settings.path(here.settings.models.path))
-    standing = {entry.name for entry in store.list()}
+    standing = {entry.name for entry in here.models.list()}
     return [
         Finding(
             "models",
@@ -178,15 +175,13 @@ def _models(here: Context) -> list[Finding]:
 
 def _releases(here: Context) -> list[Finding]:
     """What is released is mirrored, and the versions here are those that were released."""
-    from featureflow.models.release import content_of
-    from featureflow.models.releasing import decoded
-    from featureflow.models.store import ModelStore
+    from featureflow.models.release import content_of, decoded
 
     try:
         newest = here.registry.releases.newest()
     except TablesMissingError:
         return []
-    manifests = {(e.name, e.version): e.manifest for e in ModelStore(here.settings.path(here.settings.models.path)).list()}
+    manifests = {(e.name, e.version): e.manifest for e in here.models.list()}
     findings = []
     if newest and not here.registry.releases.is_mirrored():
         findings.append(Finding("releases", "error", "the online store does not say what is released. Run: featureflow apply"))
@@ -210,10 +205,4 @@ def _runtime(here: Context) -> list[Finding]:
             return [Finding("onnxruntime", "ok", f"{package} {version(package)}")]
         except PackageNotFoundError:
             continue
-    return [
-        Finding(
-            "onnxruntime",
-            "error",
-            'not installed. Run: pip install "featureflow[cpu]", or "featureflow[gpu]" on a machine with CUDA',
-        )
-    ]
+    return [Finding("onnxruntime", "error", WITHOUT_RUNTIME)]

@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from featureflow.cli import tether
-from featureflow.cli.context import Context
+from featureflow.cli.context import WITHOUT_RUNTIME, Context
 from featureflow.cli.output import said_of
 from featureflow.errors import FeatureFlowError, ModelError
 
@@ -54,7 +54,7 @@ class Verbs(TyperGroup):
 
 def without_runtime() -> None:
     """Needs ONNX Runtime: pip install "featureflow[cpu]", or "featureflow[gpu]" on a machine with CUDA."""
-    raise ModelError('ONNX Runtime is not installed. Run: pip install "featureflow[cpu]", or "featureflow[gpu]" with CUDA')
+    raise ModelError(WITHOUT_RUNTIME)
 
 
 app = typer.Typer(

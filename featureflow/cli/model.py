@@ -19,7 +19,6 @@ from featureflow.errors import ModelError, RequestError
 from featureflow.models.manifest import Manifest, ModelInput, inputs_of
 from featureflow.models.quantize import EXPECTED_BATCH
 from featureflow.models.source import check_signature, fetch
-from featureflow.models.store import ModelStore
 from featureflow.models.transform import Transforms, identity
 from featureflow.train.as_served import as_served, newest
 from featureflow.train.spine import columns_of
@@ -68,7 +67,7 @@ def add(
         inputs = inputs_of(definition)
         rows, labels = (None, None) if dataset is None else _vectors(dataset, inputs)
         score_output, column = _score(score)
-        made = _store(here).add(
+        made = here.models.add(
             name,
             _content(file, sha256, signature, public_key or _key(here)),
             inputs=inputs,
@@ -125,18 +124,12 @@ def quantize(
             if not ids:
                 raise ModelError(f"no score of {name} is in history (yet); run featureflow history, or give rows: --dataset FILE")
             rows = as_served(here.history, here.applied, {"prediction_id": ids}, model=name).inputs
-        store = _store(here)
         with output.progress() as progress:
             progress.add_task(f"quantizing {name}", total=None)
-            report = store.quantize(
+            report = here.models.quantize(
                 name, ref or None, tolerance=definition.drift, vectors=rows, labels=labels, expected_batch=expected_batch
             )
-        made = next(
-            entry.manifest
-            for entry in store.list()
-            if entry.name == name and entry.version == store.resolve(name, ref or None)
-        )
-    assert made is not None
+        made = here.models.manifest(name, ref or None)
     output.table(
         (
             "variant",
@@ -180,7 +173,7 @@ def list_models(context: typer.Context, json: Json = False) -> None:
     here: Context = context.obj
     output = Output(json=json)
     with here:
-        entries = _store(here).list()
+        entries = here.models.list()
     output.table(
         ("model", "version", "aliases", "variants", "answers with", "problem"),
         [(e.name, e.version, " ".join(e.aliases), *_shown(e.manifest), e.problem or "") for e in entries],
@@ -211,7 +204,7 @@ def alias(
     here: Context = context.obj
     output = Output(json=json)
     with here:
-        version = _store(here).alias(name, to, ref or "latest")
+        version = here.models.alias(name, to, ref or "latest")
     output.say(f"{name}@{to} is {version}.")
     output.result({"name": name, "alias": to, "version": version})
 
@@ -238,10 +231,6 @@ def _definition(here: Context, name: str) -> spec.Model:
     if (ensemble := models[name].ensemble) is not None:
         raise ModelError(f"{name} is an ensemble and has no file of its own; add its members: {', '.join(ensemble.members) or 'none'}")
     return models[name]
-
-
-def _store(here: Context) -> ModelStore:
-    return ModelStore(here.settings.path(here.settings.models.path))
 
 
 def _key(here: Context) -> Path | None:

@@ -11,7 +11,6 @@ from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output
 from featureflow.errors import ModelError
 from featureflow.models.quantize import EXPECTED_BATCH
-from featureflow.models.store import ModelStore
 
 
 def profile(
@@ -28,15 +27,14 @@ def profile(
     here: Context = context.obj
     output = Output(json=json)
     with here:
-        store = ModelStore(here.settings.path(here.settings.models.path))
         if show:
-            found = store.profiled(name, ref or None)
+            found = here.models.profiled(name, ref or None)
             if found is None:
                 raise ModelError(f"{name} was not profiled on this machine since it was quantized; run featureflow model profile {name}")
         else:
             with output.progress() as progress:
                 progress.add_task(f"profiling {name}", total=None)
-                found = store.profile(name, ref or None, expected_batch=expected_batch)
+                found = here.models.profile(name, ref or None, expected_batch=expected_batch)
     batches = [time.batch for time in found.variants[0].times]
     output.table(
         ("variant", "provider", "max drift", *(f"us at {batch}" for batch in batches), "problem"),

@@ -14,7 +14,6 @@ from featureflow.define import spec
 from featureflow.errors import ModelError
 from featureflow.models.release import WHOLE, Bounds, Release
 from featureflow.models.releasing import Releasing
-from featureflow.models.store import ModelStore
 from featureflow.train.needs import Needs
 
 Name = Annotated[str, typer.Argument(help="The model's name.")]
@@ -163,8 +162,7 @@ def _shares(made: Release) -> str:
 
 
 def _releasing(here: Context) -> Releasing:
-    store = ModelStore(here.settings.path(here.settings.models.path))
-    return Releasing(here.registry.releases, here.online, store, here.clock)
+    return Releasing(here.registry.releases, here.online, here.models, here.clock)
 
 
 def _model(here: Context, name: str) -> spec.Model:

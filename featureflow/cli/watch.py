@@ -14,7 +14,6 @@ from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output
 from featureflow.errors import SettingsError, StateError
 from featureflow.log_lines import log_as_json
-from featureflow.models.store import ModelStore
 from featureflow.settings import WatchSettings, duration_us
 from featureflow.store.mirror import buckets_of, mirrored, partitions_of, watched_from
 from featureflow.store.online.loss import emptied
@@ -42,7 +41,6 @@ def watch(
     with here, consume.stopping() as stop, consume.metrics("watch", here.settings.watch) as registry:
         options, metrics, made = _options(here.settings.watch, here.settings.online.stale_after), WatchMetrics(registry), Counter[str]()
         named = {name: ref for name, _, ref in (one.partition("@") for one in models or ())}
-        store = ModelStore(here.settings.path(here.settings.models.path))
 
         def current() -> Applied | None:
             found = applied(here.online)
@@ -58,7 +56,7 @@ def watch(
             watching = Watching(
                 here.log,
                 here.online,
-                store,
+                here.models,
                 found,
                 here.clock,
                 metrics,

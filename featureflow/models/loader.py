@@ -108,6 +108,10 @@ class ModelLoader:
             raise ModelError(f"alias {ref or LATEST} of model {name} stands for version {version}, which is gone; point it to another")
         return version
 
+    def manifest(self, name: str, ref: str | None = None) -> Manifest:
+        """Of the version that the ref stands for, see ``resolve``. Raises ModelError as that does, and where it cannot be read."""
+        return self._manifest(name, self.resolve(name, ref))
+
     def load(
         self, name: str, ref: str | None = None, *, variant: Variant | None = None, model: spec.Model | None = None
     ) -> LoadedModel:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from featureflow.errors import ModelError
+from featureflow.errors import ModelError, StateError
 from featureflow.models.manifest import NAME, Manifest
 
 WHOLE = 10_000                             # weights are shares of this
@@ -125,6 +125,14 @@ def content_of(manifest: Manifest) -> str:
     takes = (manifest.inputs, manifest.transforms, manifest.tensor, manifest.tensors)
     body = (manifest.variants["fp32"].sha256, takes, manifest.output, manifest.column)
     return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()
+
+
+def decoded(document: str | bytes, model: str) -> Release:
+    """Raises StateError where another version of FeatureFlow wrote it."""
+    try:
+        return msgspec.json.decode(document, type=Release)
+    except (msgspec.MsgspecError, ModelError) as error:
+        raise StateError(f"the release of {model} was written by another version of FeatureFlow ({error}): use that version") from error
 
 
 def check_released(manifest: Manifest, content: str, path: Path) -> None:

@@ -11,9 +11,9 @@ import msgspec
 
 from featureflow.clock import Clock
 from featureflow.define import spec
-from featureflow.errors import ModelError, StateError
+from featureflow.errors import ModelError
 from featureflow.models import release as steps
-from featureflow.models.release import CANARY, SHADOW, STABLE, WHOLE, Arm, Bounds, Release, content_of
+from featureflow.models.release import CANARY, SHADOW, STABLE, WHOLE, Arm, Bounds, Release, content_of, decoded
 from featureflow.models.store import ModelStore
 from featureflow.models.verdict import Verdict
 from featureflow.store.mirror import verdict_document
@@ -127,14 +127,6 @@ class Releasing:
     def _verdict(self, model: str) -> Verdict | None:
         document = self._online.get_meta(verdict_document(model))
         return None if document is None else msgspec.json.decode(document, type=Verdict)
-
-
-def decoded(document: str | bytes, model: str) -> Release:
-    """Raises StateError where another version of FeatureFlow wrote it."""
-    try:
-        return msgspec.json.decode(document, type=Release)
-    except (msgspec.MsgspecError, ModelError) as error:
-        raise StateError(f"the release of {model} was written by another version of FeatureFlow ({error}): use that version") from error
 
 
 def _salt() -> str:

@@ -21,8 +21,7 @@ import structlog
 
 from featureflow.clock import Clock
 from featureflow.errors import FeatureFlowError, ModelError, StateError
-from featureflow.models.release import Release
-from featureflow.models.releasing import decoded
+from featureflow.models.release import Release, decoded
 from featureflow.models.verdict import Seen, Verdict, judge
 from featureflow.reading.fetch import Reader
 from featureflow.reading.plan import ModelPlan, Plan

@@ -13,8 +13,7 @@ from featureflow.errors import ModelError, StateError, UnavailableError
 from featureflow.models.ensemble import Loaded, LoadedEnsemble
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.loader import ModelLoader
-from featureflow.models.release import Arm, check_released
-from featureflow.models.releasing import decoded
+from featureflow.models.release import Arm, check_released, decoded
 from featureflow.store.mirror import RELEASES_DOCUMENT
 from featureflow.store.online.protocol import OnlineStore
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -150,6 +151,17 @@ def test_doctor_goes_on_where_a_file_stands_in_a_folders_place(tmp_path: Path) -
     assert done.returncode == 1
     assert ".featureflow/server: Not a directory. Name another file or folder" in done.stdout
     assert "onnxruntime" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_tells_of_an_absent_onnx_runtime_with_all_else(tmp_path: Path) -> None:
+    run("init", str(tmp_path / "shop"))
+    done = run("--project", str(tmp_path / "shop"), "doctor", "--json", code=WITHOUT_RUNTIME)
+    found = {finding["part"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert done.returncode == 1
+    assert found["models"]["state"] == "error"
+    assert 'pip install "featureflow[cpu]"' in found["models"]["said"]
+    assert found["online"]["state"] == "ok"
     assert "Traceback" not in done.stderr
 
 

@@ -11,8 +11,8 @@ from serve_rig import TIP, WITH_MODELS, train
 from featureflow.clock import ManualClock
 from featureflow.errors import HistoryError, ModelError, UnavailableError
 from featureflow.models.manifest import Choice
-from featureflow.models.release import Bounds, Release, content_of
-from featureflow.models.releasing import Releasing, decoded
+from featureflow.models.release import Bounds, Release, content_of, decoded
+from featureflow.models.releasing import Releasing
 from featureflow.models.store import ModelStore
 from featureflow.models.tensors import ModelTensor
 from featureflow.models.verdict import Verdict
