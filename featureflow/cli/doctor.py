@@ -175,6 +175,7 @@ def _models(here: Context) -> list[Finding]:
 
 def _releases(here: Context) -> list[Finding]:
     """What is released is mirrored, and the versions here are those that were released."""
+    from featureflow.models.reach import not_reached
     from featureflow.models.release import content_of, decoded
 
     try:
@@ -196,6 +197,9 @@ def _releases(here: Context) -> list[Finding]:
         else:
             shares = ", ".join(f"{arm.version} {arm.weight / 100:g} %" for arm in release.arms)
             findings.append(Finding("releases", "ok", f"{name}: release {release.number}, {shares}"))
+        if (release.candidates or release.shadow) and (beyond := not_reached(here.applied, name)):
+            said = f"{name}: release {release.number} is tried on requests for {name}; its stable version goes on for {beyond}"
+            findings.append(Finding("releases", "warning", said))
     return findings
 
 

@@ -12,6 +12,7 @@ from featureflow.cli.output import Output
 from featureflow.clock import duration_us, from_us
 from featureflow.define import spec
 from featureflow.errors import ModelError
+from featureflow.models.reach import check_reach, not_reached
 from featureflow.models.release import WHOLE, Bounds, Release
 from featureflow.models.releasing import Releasing
 from featureflow.train.needs import Needs
@@ -24,6 +25,10 @@ MaxDrift = Annotated[float | None, typer.Option("--max-drift", help="Largest dis
 MaxAucLoss = Annotated[float | None, typer.Option("--max-auc-loss", help="Largest loss of live AUC against stable.")]
 MaxCalibrationLoss = Annotated[
     float | None, typer.Option("--max-calibration-loss", help="Largest growth of the live calibration error against stable.")
+]
+
+Alone = Annotated[
+    bool, typer.Option("--alone", help="Of a member of an ensemble: try it on what asks for the model itself, which the ensemble does not.")
 ]
 
 
@@ -62,6 +67,7 @@ def canary(
     max_drift: MaxDrift = None,
     max_auc_loss: MaxAucLoss = None,
     max_calibration_loss: MaxCalibrationLoss = None,
+    alone: Alone = False,
     json: Json = False,
 ) -> None:
     """Let a candidate answer a part of the traffic. Where it leaves its bounds it ends by itself."""
@@ -69,6 +75,8 @@ def canary(
     output = Output(json=json)
     with here:
         model = _model(here, name)
+        check_reach(here.applied, name, "canary", alone=alone)
+        beyond = not_reached(here.applied, name)
         keys = Needs.of(here.applied, model=name).join_keys
         if sticky and sticky not in keys:
             raise ModelError(f"{name} is not asked with {sticky!r}; sticky may be {', '.join(keys) or 'nothing: it reads no entity'}")
@@ -82,7 +90,7 @@ def canary(
         made = releasing.canary(
             model, version, round(weight * WHOLE / 100), stable=stable or None, sticky=sticky or None, bounds=bounds
         )
-    _tell(output, made)
+    _tell(output, made, beyond)
 
 
 def shadow(
@@ -90,6 +98,7 @@ def shadow(
     name: Name,
     version: Annotated[str, typer.Argument(help="A version or alias.")] = "",
     off: Annotated[bool, typer.Option("--off", help="End it.")] = False,
+    alone: Alone = False,
     json: Json = False,
 ) -> None:
     """Let a version score what is asked, and answer nobody: its scores are in the prediction log and in /metrics."""
@@ -98,8 +107,11 @@ def shadow(
     if bool(version) == off:
         raise ModelError("give the version that is to score beside the others, or --off to end it")
     with here:
-        made = _releasing(here).shadow(_model(here, name), version or None)
-    _tell(output, made)
+        model = _model(here, name)
+        check_reach(here.applied, name, "shadow", alone=alone or off)
+        beyond = "" if off else not_reached(here.applied, name)
+        made = _releasing(here).shadow(model, version or None)
+    _tell(output, made, beyond)
 
 
 def promote(context: typer.Context, name: Name, json: Json = False) -> None:
@@ -149,11 +161,14 @@ def releases(
     output.result([msgspec.to_builtins(one) for one in past])
 
 
-def _tell(output: Output, made: Release) -> None:
+def _tell(output: Output, made: Release, beyond: str = "") -> None:
+    """``beyond``: what the candidate or shadow does not reach."""
     beside = f", {made.shadow.version} in its shadow" if made.shadow else ""
     output.say(f"Release {made.number} of {made.model}: {_shares(made)}{beside}. Scorers follow within a second.")
     if made.reason:
         output.say(f"It was rolled back {made.reason}.")
+    if beyond:
+        output.warn(f"It is tried on requests for {made.model}. The stable version goes on for {beyond}.")
     output.result(msgspec.to_builtins(made))
 
 
@@ -170,7 +185,13 @@ def _model(here: Context, name: str) -> spec.Model:
     if name not in models:
         known = ", ".join(sorted(models)) or "none"
         raise ModelError(f"no model {name!r} is applied; there are {known}. After a change of the definitions: featureflow apply")
-    return models[name]
+    model = models[name]
+    if model.ensemble is not None:
+        raise ModelError(
+            f"{name} is an ensemble, whose version follows from its members': release one of these, "
+            f"{', '.join(model.ensemble.members) or 'of which it has none'}"
+        )
+    return model
 
 
 def _latency_us(text: str) -> int | None:
