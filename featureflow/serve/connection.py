@@ -95,6 +95,8 @@ class Connections:
         now = self.loop.time()
         for connection in list(self._open):
             connection.look(now)
+        for other in list(self.others.connections):
+            cast(_Other, other).look(now)
         self._looking = self.loop.call_later(LOOK_S, self._look)
 
 
@@ -287,7 +289,10 @@ class Connection(asyncio.Protocol):
             if now - self._since >= ARRIVE_S:
                 self._cut_off()
         elif now - self._since >= IDLE_S:
-            self._transport.close()
+            if self._transport.get_write_buffer_size():  # who reads no answer would read no end either
+                self._transport.abort()
+            else:
+                self._transport.close()
 
     def leave(self) -> None:
         """Close the connection, once the request under way is answered."""
@@ -310,9 +315,24 @@ class Connection(asyncio.Protocol):
 
 
 class _Other(web.RequestHandler):
-    """aiohttp's protocol; what is no HTTP is answered with problem details and one line in the log, without a traceback."""
+    """aiohttp's protocol; what is no HTTP is answered with problem details and one line in the log, without a traceback.
 
-    __slots__ = ()
+    It waits for as long as it takes that an answer is read, also where it has closed the connection behind it.
+    """
+
+    __slots__ = ("_own", "_since", "_unread")
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._own, self._unread, self._since = cast(asyncio.Transport, transport), 0, 0.0
+        super().connection_made(transport)
+
+    def look(self, now: float) -> None:
+        """Close it where nothing was read for too long of what it was answered."""
+        unread = self._own.get_write_buffer_size()
+        if unread != self._unread or not unread:
+            self._unread, self._since = unread, now
+        elif now - self._since >= IDLE_S:
+            self._own.abort()
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import socket
 from collections.abc import Iterator
 
 import pytest
+from processes import until
 from scorer_process import BODY, Scorer, request, survives
 
 SLOW, EACH_S = 40, 0.05                    # connections of each kind, and the pause between two bytes of one
 PATIENCE_S = 60.0
 LIMITS = (
-    "import functools; connection.IDLE_S, connection.ARRIVE_S, connection.LOOK_S = 1.5, 1.0, 0.1; "
-    "app.Routes = functools.partial(app.Routes, body_s=1.0)"
+    "import functools, socket; connection.IDLE_S, connection.ARRIVE_S, connection.LOOK_S = 1.5, 1.0, 0.1; "
+    "app.Routes = functools.partial(app.Routes, body_s=1.0); "
+    "app.bind = lambda *of, bind=app.bind, **more: "     # what the kernel takes of an answer that nobody reads is small
+    "(made := bind(*of, **more), made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096))[0]"
 )
+LARGE = request(json.dumps({"rows": [json.loads(BODY)] * 600, "explain": True}).encode())
+UNREAD = {
+    "one score": LARGE,
+    "a score, and a part of another": LARGE + request()[:-1],
+    "scores, one after another": LARGE * 10,
+    "answers of aiohttp's": b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 100,
+    "an answer of aiohttp's, the last": b"GET /openapi.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+}
 FIELD = b"X-%d: a\r\n"
 MANY = b"".join(FIELD % i for i in range(60))
 KINDS = {
@@ -99,3 +112,18 @@ def test_connections_that_send_nothing_are_closed(scorer: Scorer) -> None:
         said = asyncio.run(go())
     assert said[:100] == [b""] * 100
     assert all(one.count(b"HTTP/1.1 200") == 1 for one in said[100:])
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_a_client_that_reads_no_answer_is_let_go(scorer: Scorer, kind: str) -> None:
+    with survives(scorer), contextlib.ExitStack() as exits:
+        before = scorer.files()
+        for _ in range(10):
+            sock = exits.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", scorer.port))
+            sock.settimeout(0.2)
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                sock.sendall(UNREAD[kind])
+        until(lambda: scorer.files() > before, "they are there")
+        until(lambda: scorer.files() <= before, "they are let go, and read nothing")
