@@ -12,7 +12,7 @@ from featureflow import limits
 from featureflow.define.spec import Field, Source
 from featureflow.kernel.field import bound
 from featureflow.reading.plan import ModelPlan, Plan, ViewPlan
-from featureflow.serve.operation import Schema, header, operation, path
+from featureflow.serve.operation import TRACED, Schema, header, operation, path
 from featureflow.serve.wire import v1
 from featureflow.serve.wire.rank import RankAnswer
 
@@ -56,10 +56,7 @@ def _score(name: str, plan: ModelPlan, now: str) -> Schema:
     in_row = ["entities", *(["context"] if context["required"] else [])]
     needed = in_row if plan.join_keys else in_row[1:]
     row: Mapping[str, Schema] = {"entities": entities, "context": context}
-    common: Mapping[str, Schema] = {
-        "deadline_ms": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 60_000, "default": plan.model.deadline_us / 1e3},
-        "explain": {"type": "boolean", "default": False},
-    }
+    common = _options(plan)
     rows = {"type": "array", "items": _object(row, in_row), "minItems": 1, "maxItems": limits.ROWS_PER_REQUEST}
     example: dict[str, Any] = {"entities": {key: _an_id(kind) for key, kind in plan.join_keys.items()}}
     if fields:
@@ -70,7 +67,7 @@ def _score(name: str, plan: ModelPlan, now: str) -> Schema:
         v1.ScoreAnswer,
         body={"oneOf": [_object({**row, **common}, needed), _object({"rows": rows, **common}, ["rows"])]},
         examples={"one": example, "several": {"rows": [example, example], "explain": True}},
-        parameters=[header("X-Request-ID"), header("traceparent")],
+        parameters=[*TRACED],
         problems=REFUSED,
     )
 
@@ -98,8 +95,7 @@ def _rank(name: str, plan: ModelPlan, now: str) -> Schema:
             "context": context,
             "recalls": {"type": "array", "items": recall, "minItems": 1, "maxItems": 1},
             "k": {"type": "integer", "minimum": 1, "maximum": limits.CANDIDATES, "default": 10},
-            "deadline_ms": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 60_000, "default": plan.model.deadline_us / 1e3},
-            "explain": {"type": "boolean", "default": False},
+            **_options(plan),
         }
         kinds.append(_object(body, ["recalls", *(["entities"] if others else []), *(["context"] if context["required"] else [])]))
     *known, (_, kind) = plan.join_keys.items()
@@ -113,9 +109,17 @@ def _rank(name: str, plan: ModelPlan, now: str) -> Schema:
         RankAnswer,
         body={"anyOf": kinds},
         examples={"one": example, "explained": {**example, "k": 1, "explain": True}},
-        parameters=[header("X-Request-ID"), header("traceparent")],
+        parameters=[*TRACED],
         problems=REFUSED,
     )
+
+
+def _options(plan: ModelPlan) -> Mapping[str, Schema]:
+    """What may stand beside the rows or candidates of any request for scores."""
+    return {
+        "deadline_ms": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 60_000, "default": plan.model.deadline_us / 1e3},
+        "explain": {"type": "boolean", "default": False},
+    }
 
 
 def _events(source: Source, now: str) -> Schema:
@@ -130,7 +134,7 @@ def _events(source: Source, now: str) -> Schema:
         v1.EventsAnswer,
         body={"oneOf": [event, several]},
         examples={"one": example, "several": [example, example]},
-        parameters=[header("X-Request-ID"), header("traceparent")],
+        parameters=[*TRACED],
         problems=REFUSED,
     )
 

@@ -11,7 +11,7 @@ from featureflow.clock import Clock
 from featureflow.reading.plan import Plan
 from featureflow.serve import described
 from featureflow.serve.explain import rfc3339
-from featureflow.serve.operation import answered, header, one_of, operation, path, plain
+from featureflow.serve.operation import TRACED, answered, header, one_of, operation, path, plain
 from featureflow.serve.wire import rank, v1
 
 TYPES = (
@@ -32,7 +32,7 @@ TYPES = (
     v1.Problem,
 )
 ASKED = (
-    header("X-Request-ID"), header("traceparent"),
+    *TRACED,
     header("X-Deadline-Ms", "milliseconds until the answer is useless, unless the body says it", kind="number"),
     header("X-Priority", "critical, normal or batch, unless the body says it"),
     header("X-API-Key", "whose request it is, for a fair share; else the address that it comes from"),
@@ -77,6 +77,8 @@ def document(version: str, plan: Plan | None = None, now: str = "2026-03-01T12:0
 def _routes(plan: Plan | None) -> dict[str, Any]:
     models, views = ([], []) if plan is None else (list(plan.models), list(plan.views))
     sources = [] if plan is None else [source.name for source in plan.project.sources]
+    model, view = path("model", "a model's name", one_of(models)), path("view", "a view's name", one_of(views))
+    version = path("model", "a model's name, name@version or name@alias", one_of(models))
     return {
         "/v1/score/{model}": {
             "post": operation(
@@ -84,7 +86,7 @@ def _routes(plan: Plan | None) -> dict[str, Any]:
                 "Score one or many rows",
                 v1.ScoreAnswer,
                 body=v1.ScoreBody,
-                parameters=[path("model", "a model's name, name@version or name@alias", one_of(models)), *ASKED],
+                parameters=[version, *ASKED],
                 problems=POSTED,
             )
         },
@@ -94,7 +96,7 @@ def _routes(plan: Plan | None) -> dict[str, Any]:
                 "Score the candidates of several recalls, and answer the best",
                 rank.RankAnswer,
                 body=rank.RankBody,
-                parameters=[path("model", "a model's name, name@version or name@alias", one_of(models)), *ASKED],
+                parameters=[version, *ASKED],
                 problems=POSTED,
             )
         },
@@ -107,10 +109,7 @@ def _routes(plan: Plan | None) -> dict[str, Any]:
                     {"type": "object"},
                     {"type": "array", "items": {"type": "object"}, "minItems": 1, "maxItems": limits.ROWS_PER_REQUEST},
                 ]},
-                parameters=[
-                    path("source", "an event's name, as in the definitions", one_of(sources)),
-                    header("X-Request-ID"), header("traceparent"),
-                ],
+                parameters=[path("source", "an event's name, as in the definitions", one_of(sources)), *TRACED],
                 problems=POSTED,
             )
         },
@@ -120,7 +119,7 @@ def _routes(plan: Plan | None) -> dict[str, Any]:
                 "Features of many entities, from one atomic read",
                 v1.FeaturesAnswer,
                 body=v1.FeaturesBody,
-                parameters=[path("view", "a view's name", one_of(views)), header("X-Request-ID")],
+                parameters=[view, header("X-Request-ID")],
                 problems=POSTED,
             )
         },
@@ -129,10 +128,7 @@ def _routes(plan: Plan | None) -> dict[str, Any]:
                 "entityFeatures",
                 "Features of one entity",
                 v1.EntityFeatures,
-                parameters=[
-                    path("view", "a view's name", one_of(views)), path("id", "the entity's id, percent-encoded"),
-                    described.AT, header("X-Request-ID"),
-                ],
+                parameters=[view, path("id", "the entity's id, percent-encoded"), described.AT, header("X-Request-ID")],
                 problems=(400, 404, 422, 503),
             )
         },
@@ -143,7 +139,7 @@ def _routes(plan: Plan | None) -> dict[str, Any]:
                 "model",
                 "One model, what answers for it, and its release",
                 v1.ModelInfo,
-                parameters=[path("model", "a model's name", one_of(models)), header("X-Request-ID")],
+                parameters=[model, header("X-Request-ID")],
                 problems=(400, 404, 503),
             )
         },
@@ -152,7 +148,7 @@ def _routes(plan: Plan | None) -> dict[str, Any]:
                 "capacity",
                 "What this process measured of a model: requests a second within its deadline, by stage, and why",
                 v1.CapacityAnswer,
-                parameters=[path("model", "a model's name", one_of(models)), header("X-Request-ID")],
+                parameters=[model, header("X-Request-ID")],
                 problems=(400, 404, 503),
             )
         },

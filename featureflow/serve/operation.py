@@ -87,3 +87,6 @@ def _refused(status: int) -> Schema:
     if status == 503:
         response["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "required": True, "description": "seconds"}}
     return response
+
+
+TRACED = (header("X-Request-ID"), header("traceparent"))  # by which a request is found again in logs and traces
