@@ -43,7 +43,7 @@ def sent(mysql: SqlHistory) -> list[str]:
         if "ev_departure" in statement and "SELECT" not in statement:
             words.append(statement.split()[0])
 
-    sqlalchemy.event.listen(mysql._engine, "before_cursor_execute", before)
+    sqlalchemy.event.listen(mysql._database.engine, "before_cursor_execute", before)
     return words
 
 

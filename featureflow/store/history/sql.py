@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
 from typing import Literal, TypeVar
@@ -11,20 +10,14 @@ from typing import Literal, TypeVar
 import numpy as np
 import structlog
 from sqlalchemy import Connection, Table, inspect, select
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from sqlalchemy.exc import DBAPIError
 
 from featureflow.define.spec import Source
-from featureflow.errors import (
-    HistoryError,
-    OffsetConflictError,
-    TablesMissingError,
-    UnavailableError,
-    UnknownOutcomeError,
-)
+from featureflow.errors import OffsetConflictError
 from featureflow.kernel.events import Events
 from featureflow.store.history import filling
-from featureflow.store.history.engine import IMMEDIATE, collation_of, engine_of
+from featureflow.store.history.database import Database
+from featureflow.store.history.engine import collation_of
 from featureflow.store.history.event_by import event_by, judged_by
 from featureflow.store.history.event_table import (
     APPEND_TIME,
@@ -37,7 +30,6 @@ from featureflow.store.history.event_table import (
     rows_of,
 )
 from featureflow.store.history.failure import Failure, failure_of
-from featureflow.store.history.fixed_tables import FIXED
 from featureflow.store.history.load import RowsChangedError, load
 from featureflow.store.history.migrate import alone, upgrade
 from featureflow.store.history.protocol import Extent, HistoryPage, RefusedRecord, Statement, Unfilled
@@ -54,12 +46,7 @@ Step = Literal[
 ]  # fmt: skip
 
 LOAD_ROWS = 100                            # fewer are an INSERT, which needs one answer of the server's and not two
-ATTEMPTS = 8                               # of one transaction, when the server says that it lost a deadlock
 _logger = structlog.get_logger("featureflow.history")
-
-
-class _TryAgainError(UnavailableError):
-    """The transaction was rolled back whole and may be sent again."""
 
 
 class SqlHistory:
@@ -70,14 +57,12 @@ class SqlHistory:
     """
 
     def __init__(self, url: str, *, setting: str = "history.url", passing: Callable[[Step], None] = lambda step: None) -> None:
-        self._setting, self._passing = setting, passing
-        self._engine = engine_of(url, setting=setting)
-        self._place = self._engine.url.set(query={}).render_as_string(hide_password=True)      # options may hold secrets
+        self._database, self._passing = Database(url, setting=setting), passing
         self._tables: dict[Source, Table] = {}
         self._loads = True                 # until a server does not take that
 
     def __repr__(self) -> str:
-        return f"SqlHistory({self._place!r})"
+        return f"SqlHistory({self._database.place!r})"
 
     # -- tables --------------------------------------------------------------------------------------------------------
 
@@ -109,7 +94,7 @@ class SqlHistory:
         return self._transact(work)
 
     def extents(self, source: str) -> dict[int, Extent]:
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(named("history_offsets"), {"source": source}).all()
         return {row.partition_id: Extent(row.first_offset, row.next_offset) for row in rows}
 
@@ -157,7 +142,7 @@ class SqlHistory:
         parameters = {
             "source": source.name, "partition_id": partition, "definition": definition_of(source), "most": most
         }  # fmt: skip
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             found = connection.execute(named("refused_otherwise"), parameters).all()
         return [
             RefusedRecord(row.record_offset, row.timestamp_us, bool(row.append_time), row.record_key, row.record_value) for row in found
@@ -187,7 +172,7 @@ class SqlHistory:
         self._passing("after_settle")
 
     def unfilled(self, source: str) -> dict[int, Unfilled]:
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return filling.marks(connection, source)
 
     def fill(self, source: Source, partition: int, events: Events, refused: Sequence[RefusedRecord], was: Unfilled, to: int | None) -> None:
@@ -214,7 +199,7 @@ class SqlHistory:
         by: Sequence[Source] = (),
     ) -> Iterator[HistoryPage]:
         while True:
-            with self._reading() as connection:
+            with self._database.reading() as connection:
                 filling.check(connection, source, partition, (*columns, *judged_by(by)), to_offset)
                 of = self._table(connection, source).c
                 wanted = (
@@ -238,7 +223,7 @@ class SqlHistory:
     # -- named statements ----------------------------------------------------------------------------------------------
 
     def query(self, name: str, parameters: Mapping[str, object]) -> list[dict[str, object]]:
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return [dict(row) for row in connection.execute(named(name), dict(parameters)).mappings()]
 
     def execute(self, statements: Sequence[Statement]) -> None:
@@ -249,7 +234,7 @@ class SqlHistory:
         self._transact(work)
 
     def ping(self) -> str:
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             if connection.dialect.name == "sqlite":
                 return f"SQLite {connection.exec_driver_sql('SELECT sqlite_version()').scalar_one()}"
             version, loads = connection.exec_driver_sql("SELECT VERSION(), @@GLOBAL.local_infile").one()
@@ -257,7 +242,7 @@ class SqlHistory:
             return f"{'MariaDB' if 'maria' in version.lower() else 'MySQL'} {version}{slow}"
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._database.close()
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -309,101 +294,13 @@ class SqlHistory:
     def _loads_no_more(self, problem: str) -> None:
         """Not before the next start: a server that takes no load is not asked at every batch."""
         self._loads = False
-        _logger.info("history_inserts", database=self._place, reason=problem, to_load="SET PERSIST local_infile = ON, and start this again")
+        cure = "SET PERSIST local_infile = ON, and start this again"
+        _logger.info("history_inserts", database=self._database.place, reason=problem, to_load=cure)
 
     def _transact(self, work: Callable[[Connection], T], *, what: str = "this change") -> T:
-        """Run ``work`` in one transaction; again, from its start, as long as the server says that it lost a deadlock.
-
-        Raises UnknownOutcomeError where the connection broke during COMMIT: the caller looks what is stored.
-        """
-        attempts = Retrying(
-            retry=retry_if_exception_type(_TryAgainError),
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_random_exponential(multiplier=0.02, max=1),
-            reraise=True,
-        )
+        """As ``Database.transact``; once more, and without a load, where the server changed rows that it loaded."""
         try:
-            for attempt in attempts:
-                with attempt:
-                    try:
-                        return self._transact_once(work, what)
-                    except RowsChangedError as error:
-                        self._loads_no_more(str(error))
-                        return self._transact_once(work, what)
-        except _TryAgainError as error:
-            raise UnavailableError(
-                f"{what}: the database at {self._place} ({self._setting}) rolled the transaction back {ATTEMPTS} times "
-                f"(deadlock or lock wait): {error.__cause__}"
-            ) from error
-        raise AssertionError("tenacity gave up without an error")
-
-    def _transact_once(self, work: Callable[[Connection], T], what: str) -> T:
-        with self._reporting(what), self._engine.connect().execution_options(**{IMMEDIATE: True}) as connection:
-            transaction = connection.begin()
-            try:
-                result = work(connection)
-            except BaseException:
-                with suppress(DBAPIError):     # the connection may be what broke
-                    transaction.rollback()
-                raise
-            try:
-                transaction.commit()
-            except DBAPIError as error:
-                if failure_of(error) is Failure.TRY_AGAIN:
-                    raise
-                raise UnknownOutcomeError(
-                    f"{what}: the connection to {self._place} ({self._setting}) broke during COMMIT, which may have "
-                    f"been done or not: {error.orig}"
-                ) from error
-            return result
-
-    def _tables_missing(self) -> bool:
-        try:
-            return not FIXED.tables.keys() <= set(inspect(self._engine).get_table_names())
-        except SQLAlchemyError:
-            return False
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with self._reporting("a read"), self._engine.connect() as connection:
-            yield connection
-
-    @contextmanager
-    def _reporting(self, what: str) -> Iterator[None]:
-        """Turn the driver's errors into ours."""
-        try:
-            yield
-        except DBAPIError as error:
-            match failure_of(error):
-                case Failure.TRY_AGAIN:
-                    raise _TryAgainError(str(error.orig)) from error
-                case Failure.UNAVAILABLE:
-                    raise UnavailableError(
-                        f"the history database at {self._place} does not take {what}: {error.orig}. Start it, or correct {self._setting}"
-                    ) from error
-                case Failure.DUPLICATE:
-                    raise HistoryError(f"{what}: {self._place} holds such a row already: {error.orig}") from error
-                case Failure.NO_DATABASE:
-                    raise HistoryError(
-                        f"{what} was refused by {self._place}: {error.orig}. Create the database, or correct {self._setting}"
-                    ) from error
-                case Failure.NO_SQLITE:
-                    raise HistoryError(
-                        f"{what} was refused by {self._place}: {error.orig}. Restore it from a copy, or name another in {self._setting}"
-                    ) from error
-                case Failure.NO_LOGIN:
-                    raise HistoryError(
-                        f"{what} was refused by {self._place}: {error.orig}. Correct user and password in {self._setting}, or give that "
-                        "user its rights"
-                    ) from error
-                case Failure.REFUSED if self._tables_missing():
-                    raise TablesMissingError(
-                        f"the history database at {self._place} ({self._setting}) lacks tables. Run: featureflow apply"
-                    ) from error
-                case Failure.REFUSED:
-                    raise HistoryError(
-                        f"{what} was refused by {self._place} ({self._setting}): {error.orig}. If a column or an event's "
-                        "table is missing, run: featureflow apply"
-                    ) from error
-        except SQLAlchemyError as error:
-            raise HistoryError(f"{what} on {self._place} ({self._setting}): {error}") from error
+            return self._database.transact(work, what=what)
+        except RowsChangedError as error:
+            self._loads_no_more(str(error))
+            return self._database.transact(work, what=what)
