@@ -124,10 +124,11 @@ class Admission:
         if self.lag_s > max(0.0, LAG_SHARE * budget_s):
             return "lag"
         waiting = self.waiting
-        if waiting.rows and waiting.rows + rows > QUEUE_TURNS * self.turn_rows and priority is not Priority.CRITICAL:
-            return "queue_full"
         cost = self.cost(kind, budget_s)
         own_s = rows * cost.unit_s
+        full = waiting.rows and waiting.rows + rows > QUEUE_TURNS * self.turn_rows
+        if full and not waiting.would_make_way(priority, kind, client, own_s):
+            return "queue_full"
         if not self._running and not waiting.requests:
             return "" if left_s > TRIED * self.kind(kind).turns.worth() * _turns_s(own_s, cost) else "predicted_late"
         left_s -= self.residual_s() + cost.tail_s

@@ -135,6 +135,20 @@ class Waiting:
         self._counted(request, -1)
         return request
 
+    def would_make_way(self, priority: Priority, kind: str, client: str, cost_s: float) -> bool:
+        """Whether, of all with a request of this client that adds so much work, somebody else has the least right to wait."""
+        if any(less.parts for less in self._levels[priority + 1 :]):
+            return True
+        level = self._levels[priority]
+        model = level.parts.get(kind)
+        own_s = cost_s if model is None else model.work_s + cost_s
+        if any(other.work_s > own_s for name, other in level.parts.items() if name != kind):
+            return True
+        if model is None:
+            return False
+        own_s = model.parts[client].work_s + cost_s if client in model.parts else cost_s
+        return any(other.work_s > own_s for name, other in model.parts.items() if name != client)
+
     def make_way(self, newcomer: Request) -> Request | None:
         """Take out the request that has the least right to wait, in favour of one that was just added; None where that is its own."""
         for level in reversed(self._levels):

@@ -164,14 +164,37 @@ def test_a_lagging_loop_refuses_the_hurried_first() -> None:
     assert refused(admission, watch, 0.020) is None
 
 
-def test_the_queue_is_bounded_in_rows() -> None:
+@pytest.mark.parametrize("priority", Priority)
+@pytest.mark.parametrize("measured", [True, False])
+def test_the_queue_is_bounded_in_rows_however_important_they_are(priority: Priority, measured: bool) -> None:
     watch = Watch()
     admission = Admission(turn_rows=10, now_s=watch)
+    if measured:
+        turns(admission, watch, *[0.001] * 10)
     for _ in range(QUEUE_TURNS * 10):
-        assert refused(admission, watch, 60) is None
-    shed = refused(admission, watch, 60)
+        assert refused(admission, watch, 60, priority=priority) is None
+    shed = refused(admission, watch, 60, priority=priority)
     assert shed is not None
     assert shed.reason == "queue_full"
+
+
+@pytest.mark.parametrize("priority", Priority)
+def test_who_has_little_finds_room_in_a_queue_that_another_has_filled(priority: Priority) -> None:
+    watch = Watch()
+    admission = Admission(turn_rows=10, now_s=watch)
+    for kind in ("light", "heavy"):
+        turns(admission, watch, *[0.001] * 10, kind=kind)
+    greedy = [a_request(watch, rows=10, client="greedy", priority=priority) for _ in range(QUEUE_TURNS)]
+    for one in greedy:
+        assert admission.admit(one)[0] is None
+    modest = a_request(watch, client="modest", priority=priority)
+    assert admission.admit(modest) == (None, [greedy[3]])
+    other = a_request(watch, rows=10, kind="heavy", client="modest", priority=priority)
+    assert admission.admit(other) == (None, [greedy[2]])
+    for client, kind, rows in (("greedy", "light", 10), ("greedy", "heavy", 20), ("third", "light", 30), ("third", "heavy", 20)):
+        shed = refused(admission, watch, 60, priority=priority, client=client, kind=kind, rows=rows)
+        assert shed is not None
+        assert shed.reason == "queue_full"
 
 
 def test_a_request_larger_than_the_queue_is_let_in_when_nothing_waits() -> None:
@@ -181,16 +204,17 @@ def test_a_request_larger_than_the_queue_is_let_in_when_nothing_waits() -> None:
     assert refused(admission, watch, 60) is not None
 
 
-def test_a_critical_request_finds_room_in_a_full_queue_and_the_least_important_goes() -> None:
+def test_a_more_important_request_finds_room_in_a_full_queue_and_the_least_important_goes() -> None:
     watch = Watch()
     admission = Admission(turn_rows=10, now_s=watch)
     waits = [a_request(watch, priority=Priority.NORMAL) for _ in range(20)]
     waits += [a_request(watch, priority=Priority.BATCH) for _ in range(20)]
     for one in waits:
         assert admission.admit(one)[0] is None
-    shed, displaced = admission.admit(a_request(watch, priority=Priority.CRITICAL))
-    assert (shed, displaced) == (None, [waits[-1]])
-    assert refused(admission, watch, 60) is not None
+    for priority in (Priority.CRITICAL, Priority.NORMAL):
+        shed, displaced = admission.admit(a_request(watch, priority=priority))
+        assert (shed, displaced) == (None, [waits.pop()])
+    assert refused(admission, watch, 60, priority=Priority.BATCH) is not None
 
 
 def test_who_has_little_displaces_the_newest_of_who_has_most_and_never_the_other_way_round() -> None:
