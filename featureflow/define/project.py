@@ -168,13 +168,7 @@ def _check(classes: list[Any], file: str) -> None:
                 write="another name for the key field of one of them",
                 at=view._place,
             )
-        for used in (view._of, *(aggregation.event for aggregation in view._aggregations.values())):
-            if used not in classes:
-                raise wrong(
-                    f"{view.__name__} uses {used.__name__}, which is not a name of this file",
-                    write=f"class {used.__name__} in this file, or from ... import {used.__name__}",
-                    at=view._place,
-                )
+        _check_named(view, (view._of, *(aggregation.event for aggregation in view._aggregations.values())), classes)
 
     known = {c._definition.name for c in classes if issubclass(c, (View, Request))}
     for model in (c for c in classes if issubclass(c, (Model, Ensemble))):
@@ -186,15 +180,21 @@ def _check(classes: list[Any], file: str) -> None:
                     at=model._place,
                 )
     for ensemble in (c for c in classes if issubclass(c, Ensemble)):
-        if absent := [member.__name__ for member in ensemble._members if member not in classes]:
-            raise wrong(
-                f"{ensemble.__name__} reads the score of {absent[0]}, which is not a name of this file",
-                write=f"class {absent[0]} in this file, or from ... import {absent[0]}",
-                at=ensemble._place,
-            )
+        _check_named(ensemble, ensemble._members, classes, "reads the score of")
         _check_asked(ensemble, {c._definition.name: c.__name__ for c in classes if issubclass(c, Request)})
     _check_labels([c for c in classes if issubclass(c, Label)], classes)
     _check_alerts([c for c in classes if issubclass(c, Alert)], classes)
+
+
+def _check_named(cls: Any, others: Iterable[type], classes: list[Any], uses: str = "uses") -> None:
+    """What a class is made of has to be collected with it: only names of the file are."""
+    for other in others:
+        if other not in classes:
+            raise wrong(
+                f"{cls.__name__} {uses} {other.__name__}, which is not a name of this file",
+                write=f"class {other.__name__} in this file, or from ... import {other.__name__}",
+                at=cls._place,
+            )
 
 
 def _check_labels(labels: list[type[Label]], classes: list[Any]) -> None:
@@ -207,24 +207,13 @@ def _check_labels(labels: list[type[Label]], classes: list[Any]) -> None:
                 write="one of them",
                 at=label._place,
             )
-        if absent := [used.__name__ for used in label._uses if used not in classes]:
-            raise wrong(
-                f"{label.__name__} uses {absent[0]}, which is not a name of this file",
-                write=f"class {absent[0]} in this file, or from ... import {absent[0]}",
-                at=label._place,
-            )
+        _check_named(label, label._uses, classes)
 
 
 def _check_alerts(alerts: list[type[Alert]], classes: list[Any]) -> None:
     first: dict[tuple[str, str], type[Alert]] = {}
     for alert in alerts:
-        for used in alert._uses:
-            if used not in classes:
-                raise wrong(
-                    f"{alert.__name__} uses {used.__name__}, which is not a name of this file",
-                    write=f"class {used.__name__} in this file, or from ... import {used.__name__}",
-                    at=alert._place,
-                )
+        _check_named(alert, alert._uses, classes)
         other = first.setdefault((alert._definition.model, alert._definition.source), alert)
         if other._definition.context != alert._definition.context:
             raise wrong(
