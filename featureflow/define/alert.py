@@ -10,12 +10,11 @@ from featureflow.define import spec
 from featureflow.define.ensemble import Ensemble
 from featureflow.define.entity import Entity, is_entity
 from featureflow.define.event import Event
-from featureflow.define.expression import Expr, Owner
+from featureflow.define.expression import Expr
 from featureflow.define.model import Model
 from featureflow.define.name import a, check_class_name, listed, shown
 from featureflow.define.place import Place, here, wrong
-from featureflow.define.sequence import Sequence
-from featureflow.define.view import View
+from featureflow.define.view import View, views_of
 
 _BODY = ("context",)
 
@@ -62,7 +61,7 @@ class Alert:
         _check_kinds(cls, model, on, of, at)
         _check_numbers(cls, above, until, average, at)
         _check_body(cls, at)
-        views = _views(model)
+        views = views_of(model._owners)
         cls._uses = (model, on, of)
         cls._definition = spec.Alert(
             name=name,
@@ -123,21 +122,6 @@ def _check_body(cls: type[Alert], at: Place) -> None:
             )
 
 
-def _owners(model: type[Model] | type[Ensemble]) -> set[Owner]:
-    """Whose columns it reads: of an ensemble also what its members read."""
-    if issubclass(model, Ensemble):
-        rules = [value for value in vars(model).values() if isinstance(value, Expr)]
-        return {owner for rule in rules for owner in rule.owners}.union(*map(_owners, model._members))
-    read = [value.one if isinstance(value, Sequence) else value for value in vars(model)["inputs"]]
-    return {owner for value in read if isinstance(value, Expr) for owner in value.owners}
-
-
-def _views(model: type[Model] | type[Ensemble]) -> list[type[View]]:
-    """Those that the model reads."""
-    found = [owner.cls for owner in _owners(model) if owner.kind == "feature"]
-    return sorted({view for view in found if issubclass(view, View)}, key=lambda view: view._definition.name)
-
-
 def _id(cls: type[Alert], model: type[Model] | type[Ensemble], view: type[View], on: type[Event], at: Place) -> str:
     """The field of the event that holds the id that this view is read by."""
     source, definition = on._definition, view._definition
@@ -192,7 +176,7 @@ def _context(cls: type[Alert], model: type[Model] | type[Ensemble], on: type[Eve
     at = at.within("context")
     if not isinstance(written, dict):
         raise wrong(f"context of {cls.__name__} is {written!r}, not a dict", write="context = {Ask.amount: Payment.amount}", at=at)
-    requests = {owner.cls for owner in _owners(model) if owner.kind == "request"}
+    requests = {owner.cls for owner in model._owners if owner.kind == "request"}
     fields = {f"{request._definition.name}:{field.name}": (request, field) for request in requests for field in request._definition.fields}  # type: ignore[attr-defined]  # set on every Request
     wanted = [name for one in model._definition.inputs for name in spec.columns_of(one.expr) if name in fields]
     given: dict[str, Expr[Any]] = {}

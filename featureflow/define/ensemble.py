@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from featureflow.define import spec
-from featureflow.define.expression import Expr, Number, Windowless
-from featureflow.define.model import Model, check_when_missing, deadline_of, refuse_events
+from featureflow.define.expression import Expr, Number, Owner, Windowless
+from featureflow.define.model import Model, check_context, check_when_missing, deadline_of, refuse_events
 from featureflow.define.name import a, check_attribute_name, check_class_name, shown
 from featureflow.define.place import Place, here, wrong
 from featureflow.define.sequence import Sequence
@@ -32,6 +32,7 @@ class Ensemble:
     _definition: ClassVar[spec.Model]
     _place: ClassVar[Place]
     _members: ClassVar[tuple[type[Model], ...]]
+    _owners: ClassVar[frozenset[Owner]]    # of what its rules and its members read
     score: ClassVar[Number]
 
     def __init_subclass__(cls, *, deadline: str, when_missing: Literal["default", "refuse"] = "default") -> None:
@@ -70,6 +71,8 @@ class Ensemble:
             when_missing=when_missing,
             ensemble=ensemble,
         )
+        cls._owners = frozenset(owners).union(*(member._owners for member in members))
+        check_context(cls, cls._definition.inputs, cls._owners, at)
 
 
 def _rules(cls: type[Ensemble], at: Place) -> dict[str, Expr[Any]]:

@@ -12,8 +12,7 @@ from featureflow.define.expression import Expr, Truth
 from featureflow.define.model import Model
 from featureflow.define.name import a, check_class_name, listed, nearest, shown
 from featureflow.define.place import Place, here, wrong
-from featureflow.define.sequence import Sequence
-from featureflow.define.view import View
+from featureflow.define.view import views_of
 from featureflow.define.window import duration
 
 SHORTEST_US = 1_000_000
@@ -133,11 +132,4 @@ def _field(cls: type[Label], of: type[Model] | type[Ensemble], source: type[Even
 
 def _join_keys(of: type[Model] | type[Ensemble]) -> dict[str, type[Entity[str]] | type[Entity[int]]]:
     """The names by which a request names the model's entities."""
-    read: list[object] = []
-    if issubclass(of, Ensemble):
-        read += [value for name, value in vars(of).items() if not name.startswith("_")]
-    for model in of._members if issubclass(of, Ensemble) else (of,):
-        read += [value.one if isinstance(value, Sequence) else value for value in vars(model)["inputs"]]
-    owners = {owner.cls for value in read if isinstance(value, Expr) for owner in value.owners if owner.kind == "feature"}
-    views = sorted((owner for owner in owners if issubclass(owner, View)), key=lambda view: view._definition.name)
-    return {view._definition.join_key: view._of for view in views}
+    return {view._definition.join_key: view._of for view in views_of(of._owners)}

@@ -50,6 +50,7 @@ class Model:
 
     _definition: ClassVar[spec.Model]
     _place: ClassVar[Place]
+    _owners: ClassVar[frozenset[Owner]]    # of what it reads
     inputs: ClassVar[tuple[InputExpr, ...] | Mapping[str, InputExpr | tuple[InputExpr, ...]]]
     defaults: ClassVar[Mapping[InputExpr, float]]
     score: ClassVar[Expr[float]]           # what the model says, for an Ensemble to calculate with
@@ -93,7 +94,8 @@ class Model:
             )
         groups = _groups(cls, at)
         inputs, tensors = _inputs(cls, groups, at)
-        _check_context(cls, groups, inputs, at)
+        cls._owners = _owners_of(groups)
+        check_context(cls, inputs, cls._owners, at.within("inputs"))
         cls._definition = spec.Model(
             name=name,
             inputs=inputs,
@@ -197,12 +199,11 @@ def _add_inputs(
         inputs[one.name] = one
 
 
-def _check_context(
-    cls: type[Model], groups: Mapping[str, tuple[object, ...]], inputs: tuple[spec.Input, ...], at: Place
-) -> None:
-    """A caller names a request's field without its class: two fields of one name would both take the one value sent."""
-    read = [value.one if isinstance(value, Sequence) else value for values in groups.values() for value in values]
-    owners = {owner for value in read if isinstance(value, Expr) for owner in value.owners}
+def check_context(cls: type, inputs: tuple[spec.Input, ...], owners: frozenset[Owner], at: Place) -> None:
+    """A caller names a request's field without its class: two fields of one name would both take the one value sent.
+
+    owners: of everything that the model or ensemble reads. Raises DefinitionError.
+    """
     requests = {owner.cls._definition.name: owner.cls.__name__ for owner in owners if owner.kind == "request"}  # type: ignore[attr-defined]  # set on every Request
     first: dict[str, str] = {}
     for column in dict.fromkeys(name for one in inputs for name in spec.columns_of(one.expr)):
@@ -211,8 +212,13 @@ def _check_context(
             raise wrong(
                 f"{cls.__name__} reads {requests[other]}.{name} and {requests[request]}.{name}, and a caller sends one {name}",
                 write="another name for one of them",
-                at=at.within("inputs"),
+                at=at,
             )
+
+
+def _owners_of(groups: Mapping[str, tuple[object, ...]]) -> frozenset[Owner]:
+    read = [value.one if isinstance(value, Sequence) else value for values in groups.values() for value in values]
+    return frozenset(owner for value in read if isinstance(value, Expr) for owner in value.owners)
 
 
 def _derived(cls: type[Model], at: Place) -> dict[int, str]:

@@ -181,7 +181,6 @@ def _check(classes: list[Any], file: str) -> None:
                 )
     for ensemble in (c for c in classes if issubclass(c, Ensemble)):
         _check_named(ensemble, ensemble._members, classes, "reads the score of")
-        _check_asked(ensemble, {c._definition.name: c.__name__ for c in classes if issubclass(c, Request)})
     _check_labels([c for c in classes if issubclass(c, Label)], classes)
     _check_alerts([c for c in classes if issubclass(c, Alert)], classes)
 
@@ -220,19 +219,6 @@ def _check_alerts(alerts: list[type[Alert]], classes: list[Any]) -> None:
                 f"{other.__name__} and {alert.__name__} give {alert._uses[0].__name__} different context, and an event is scored once",
                 write=f"the same context in both, or another model for {alert.__name__}",
                 at=alert._place.within("context"),
-            )
-
-
-def _check_asked(ensemble: type[Ensemble], requests: dict[str, str]) -> None:
-    """Its members and rules are sent one context: two fields of one name would both take the one value sent."""
-    first: dict[str, str] = {}
-    for column in dict.fromkeys(name for one in ensemble._definition.inputs for name in spec.columns_of(one.expr)):
-        request, _, name = column.partition(":")
-        if request in requests and (other := first.setdefault(name, request)) != request:
-            raise wrong(
-                f"{ensemble.__name__} reads {requests[other]}.{name} and {requests[request]}.{name}, and a caller sends one {name}",
-                write="another name for one of them",
-                at=ensemble._place,
             )
 
 

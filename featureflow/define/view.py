@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from typing import Any, ClassVar, Final
 
@@ -11,7 +12,7 @@ from featureflow.define.aggregation import Aggregation, OfWindows
 from featureflow.define.decayed import Decayed
 from featureflow.define.entity import Entity, is_entity
 from featureflow.define.event import Event
-from featureflow.define.expression import Expr
+from featureflow.define.expression import Expr, Owner
 from featureflow.define.name import check_attribute_name, check_class_name, listed, shown
 from featureflow.define.place import Place, here, wrong
 from featureflow.define.window import duration
@@ -92,6 +93,12 @@ class View:
         for attribute, aggregation in cls._aggregations.items():
             if isinstance(aggregation, Decayed):
                 setattr(cls, attribute, aggregation.feature())
+
+
+def views_of(owners: Iterable[Owner]) -> list[type[View]]:
+    """The views among these, in the order of their names."""
+    found = {owner.cls for owner in owners if owner.kind == "feature" and issubclass(owner.cls, View)}
+    return sorted(found, key=lambda view: view._definition.name)
 
 
 def _aggregations(cls: type[View], at: Place) -> dict[str, Aggregation]:

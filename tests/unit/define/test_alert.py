@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from featureflow import Alert, Ensemble, Entity, Event, Field, Model, Request, View, count, key, last_n, when
+from featureflow import Alert, Ensemble, Entity, Event, Field, Label, Model, Request, View, count, key, last_n, when
 from featureflow.define import spec
 from featureflow.errors import DefinitionError
 
@@ -71,6 +71,22 @@ def test_an_ensemble_is_watched_by_what_its_members_and_its_rules_read() -> None
     assert Doubtful._definition.model == "both"
     assert Doubtful._definition.ids == {"sender": "sender", "shop": "shop"}
     assert Doubtful._definition.context == {"ask:amount": spec.Column("amount"), "ask:hour": spec.Column("hour")}
+
+
+class Tensors(Model, deadline="20ms", drift=0.03):
+    inputs = {  # noqa: RUF012  # a definition, read once
+        "dense": (SenderNow.sent["1h"], Ask.hour), "recent": SenderNow.amounts, "shop": ShopNow.sales["1h"],
+    }
+
+
+def test_a_model_of_named_tensors_is_watched_and_labelled_by_what_they_are_made_of() -> None:
+    class Suspicious(Alert, model=Tensors, on=Transfer, of=Shop, above=0.87): ...
+
+    class Fraudulent(Label, of=Tensors, source=Transfer, entity="shop", value=Transfer.amount > 100, within="1d"): ...
+
+    assert Suspicious._definition.ids == {"sender": "sender", "shop": "shop"}
+    assert Suspicious._definition.context == {"ask:hour": spec.Column("hour")}
+    assert (Fraudulent._definition.entity, Fraudulent._definition.field) == ("shop", "shop")
 
 
 def test_what_is_left_out_is_the_weight_of_a_third_and_one_threshold() -> None:
