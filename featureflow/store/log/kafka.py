@@ -13,6 +13,7 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 
 from featureflow.errors import UnavailableError
+from featureflow.store.log import kafka_producer
 from featureflow.store.log.kafka_consumer import KafkaConsumer
 from featureflow.store.log.kafka_error import translated
 from featureflow.store.log.kafka_transactions import KafkaTransactions
@@ -215,15 +216,10 @@ class KafkaLog:
             if self._producer is None:
                 self._reach()
                 self._producer = KafkaProducer(
-                    acks="all",
-                    enable_idempotence=True,
-                    compression_type="lz4",
                     linger_ms=2,
-                    batch_size=256 * 1024,
                     delivery_timeout_ms=DELIVERY_MS,
                     max_block_ms=DELIVERY_MS,
-                    allow_auto_create_topics=False,
-                    **{"request_timeout_ms": REQUEST_MS, **self._options},
+                    **{"request_timeout_ms": REQUEST_MS, **self._options, **kafka_producer.ALWAYS},
                 )
             return self._producer
 

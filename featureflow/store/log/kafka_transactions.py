@@ -19,6 +19,7 @@ from kafka import KafkaProducer
 from kafka.structs import OffsetAndMetadata
 
 from featureflow.errors import FencedError, LogError, UnknownOutcomeError
+from featureflow.store.log import kafka_producer
 from featureflow.store.log.kafka_consumer import KafkaConsumer
 from featureflow.store.log.kafka_error import translated
 from featureflow.store.log.protocol import Partition, Transaction
@@ -89,16 +90,11 @@ class KafkaTransactions:
             self._producer = KafkaProducer(
                 transactional_id=self._name,
                 transaction_timeout_ms=OPEN_MS,
-                acks="all",
-                enable_idempotence=True,
-                compression_type="lz4",
                 linger_ms=0,
-                batch_size=256 * 1024,
                 delivery_timeout_ms=WAIT_MS,
                 max_block_ms=WAIT_MS,
-                allow_auto_create_topics=False,
                 metrics_enabled=False,
-                **{"request_timeout_ms": REQUEST_MS, "retry_backoff_ms": AGAIN_MS, **self._options},
+                **{"request_timeout_ms": REQUEST_MS, "retry_backoff_ms": AGAIN_MS, **self._options, **kafka_producer.ALWAYS},
             )
             self._producer.init_transactions()
         return self._producer
