@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from featureflow.clock import ManualClock
 from featureflow.define import spec
 from featureflow.errors import ModelError
+from featureflow.models.ensemble import LoadedEnsemble
 from featureflow.models.manifest import ModelInput, decode, encode, inputs_of
 from featureflow.models.store import ModelStore
 from featureflow.models.tensors import ModelTensor, Source, part
@@ -99,6 +100,17 @@ def test_a_model_of_several_tensors_scores_what_its_inputs_say(store: ModelStore
     add(store, clicks(), output="score")
     matrix = rows(count)
     assert store.load("clicks").score(matrix) == pytest.approx(expected(matrix), abs=1e-4)
+
+
+def test_a_model_of_several_tensors_is_a_member_of_an_ensemble_as_any_other(store: ModelStore) -> None:
+    add(store, clicks(), output="score")
+    inputs = (*(msgspec.structs.replace(one, name=f"clicks.{one.name}") for one in INPUTS), spec.Input(name="rule.0", expr=X))
+    halved = spec.Call("mul", (spec.Column("clicks.score"), spec.Column("rule.0")))
+    both = spec.Model(
+        name="both", inputs=inputs, deadline_us=20_000, drift=0.0, ensemble=spec.Ensemble(members=("clicks",), rules=(), score=halved)
+    )
+    matrix = np.concatenate([rows(7), np.full((7, 1), 0.5)], axis=1)
+    assert LoadedEnsemble(both, (store.load("clicks"),)).score(matrix) == pytest.approx(expected(rows(7)) / 2, abs=1e-4)
 
 
 def test_transforms_stand_between_as_they_do_for_one_matrix(store: ModelStore) -> None:
