@@ -18,7 +18,7 @@ _PREDICTION = (
     Field(name="request_id", type="str"),
     Field(name="model", type="str"),
     Field(name="model_version", type="str"),
-    Field(name="variant", type="str"),                         # fp32 | fp16 | int8
+    Field(name="variant", type="str"),                         # fp32 | fp16 | int8 | w8 | w4 | ensemble
     Field(name="provider", type="str"),
     Field(name="score", type="float"),
     Field(name="entities", type="str", max_bytes=65_536),      # JSON object: join key -> id

@@ -19,7 +19,7 @@ class Answer(Struct, frozen=True):
 class Shed(Struct, frozen=True):
     """A request that was not answered, because answering it in time was not possible. Becomes 503 with Retry-After.
 
-    ``reason`` is one of ``queue_full predicted_late late missing loading model failed``; each is counted by it.
+    ``reason`` is one of ``queue_full predicted_late lag displaced late missing loading model failed``; each is counted by it.
     """
 
     reason: str

@@ -21,7 +21,7 @@ log = structlog.get_logger("featureflow.serve")
 
 
 class Upkeep:
-    """Four loops on the event loop, none of which blocks it. ``start`` does each once, so that what is wrong at start is known then."""
+    """Loops on the event loop, none of which blocks it. ``start`` does each once, so that what is wrong at start is known then."""
 
     def __init__(self, scorer: Scorer, log_store: Log | GuardedLog) -> None:
         self._scorer, self._log = scorer, log_store

@@ -17,7 +17,7 @@ from featureflow.models.release import Arm, check_released, decoded
 from featureflow.store.mirror import RELEASES_DOCUMENT
 from featureflow.store.online.protocol import OnlineStore
 
-LOOK_S = 1.0                               # how often it is looked whether another version should score, as the scorer does
+LOOK_S = 1.0                               # how often it is looked whether another version should score
 _RELEASES = msgspec.json.Decoder(dict[str, msgspec.Raw])
 log = structlog.get_logger("featureflow.watch")
 

@@ -204,8 +204,8 @@ class LoadedInfo(Struct):
     """The version of a model that is in memory."""
 
     version: str
-    variant: str  # fp32 | fp16 | int8
-    provider: str  # cpu | cuda
+    variant: str  # fp32 | fp16 | int8 | w8 | w4; ensemble
+    provider: str  # cpu | cuda | tensorrt; of an ensemble those of its members: cpu+cuda
     reason: str  # why this variant
 
 
