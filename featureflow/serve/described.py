@@ -1,6 +1,7 @@
 """What is applied, for the OpenAPI document: a path for each model, source and view, with what exactly it takes and a body that succeeds.
 
-The schemas take what the decoders take, but for a string's bound: that is in bytes of UTF-8, and here in characters.
+The schemas take what the decoders take, but for a string's bound, which is in bytes of UTF-8 and here in characters, and for what the
+recalls of one request have to be together.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from featureflow import limits
 from featureflow.define.spec import Field, Source
 from featureflow.kernel.field import bound
 from featureflow.reading.plan import ModelPlan, Plan, ViewPlan
-from featureflow.serve.operation import TRACED, Schema, header, operation, path
+from featureflow.serve.operation import ASKED, TRACED, Schema, header, operation, path
+from featureflow.serve.priority import NAMES as PRIORITIES
 from featureflow.serve.wire import v1
 from featureflow.serve.wire.rank import RankAnswer
 
@@ -37,7 +39,7 @@ def paths(plan: Plan, now: str) -> dict[str, Schema]:
     for name, model in plan.models.items():
         made[f"/v1/score/{name}"] = {"post": _score(name, model, now)}
         if model.join_keys:
-            made[f"/v1/rank/{name}"] = {"post": _rank(name, model, now)}
+            made[f"/v1/rank/{name}"] = {"post": _rank(name, model, plan.views.values(), now)}
     for source in plan.project.sources:
         if source.format == "json":
             made[f"/v1/events/{source.name}"] = {"post": _events(source, now)}
@@ -56,7 +58,7 @@ def _score(name: str, plan: ModelPlan, now: str) -> Schema:
     in_row = ["entities", *(["context"] if context["required"] else [])]
     needed = in_row if plan.join_keys else in_row[1:]
     row: Mapping[str, Schema] = {"entities": entities, "context": context}
-    common = _options(plan)
+    common: Mapping[str, Schema] = {**_options(plan), "priority": {"enum": [*PRIORITIES, None]}}
     rows = {"type": "array", "items": _object(row, in_row), "minItems": 1, "maxItems": limits.ROWS_PER_REQUEST}
     example: dict[str, Any] = {"entities": {key: _an_id(kind) for key, kind in plan.join_keys.items()}}
     if fields:
@@ -67,13 +69,14 @@ def _score(name: str, plan: ModelPlan, now: str) -> Schema:
         v1.ScoreAnswer,
         body={"oneOf": [_object({**row, **common}, needed), _object({"rows": rows, **common}, ["rows"])]},
         examples={"one": example, "several": {"rows": [example, example], "explain": True}},
-        parameters=[*TRACED],
+        parameters=[*ASKED],
         problems=REFUSED,
     )
 
 
-def _rank(name: str, plan: ModelPlan, now: str) -> Schema:
-    """Of candidates that are given; ids that features hold are of entities that the model need not know."""
+def _rank(name: str, plan: ModelPlan, views: Iterable[ViewPlan], now: str) -> Schema:
+    """Features of recalls may be of entities that the model does not know."""
+    views = list(views)
     fields = {key: asked.field for key, asked in plan.context.items()}
     properties = {key: _value(field, field.max_bytes) for key, field in fields.items()}
     context = _object(properties, [key for key, field in fields.items() if not field.nullable])
@@ -82,18 +85,13 @@ def _rank(name: str, plan: ModelPlan, now: str) -> Schema:
         others = {key: _id(other, nullable=True) for key, other in plan.join_keys.items() if key != candidate}
         ranked = _id(kind, nullable=False)
         one: Schema = {"anyOf": [ranked, _object({"id": ranked, "context": _object(properties, [])}, ["id"])]}
-        recall = _object(
-            {
-                "source": {"type": "string", "minLength": 1, "maxLength": 64},
-                "weight": {"type": "number", "exclusiveMinimum": 0, "maximum": 1_000, "default": 1.0},
-                "ids": {"type": "array", "items": one, "minItems": 1, "maxItems": limits.CANDIDATES},
-            },
-            ["source", "ids"],
-        )
+        beside = [view for view in views if view.view.join_key != candidate]
+        more = {view.view.join_key: _id(view.entity_type, nullable=True) for view in beside}
         body: Mapping[str, Schema] = {
-            "entities": _object(others, others),
+            "entities": _object({**more, **others}, others),
             "context": context,
-            "recalls": {"type": "array", "items": recall, "minItems": 1, "maxItems": 1},
+            "recalls": {"type": "array", "items": {"anyOf": _recalls(one, kind, beside)}, "minItems": 1, "maxItems": limits.RECALLS},
+            "exclude": {"type": "array", "items": ranked, "maxItems": limits.CANDIDATES},
             "k": {"type": "integer", "minimum": 1, "maximum": limits.CANDIDATES, "default": 10},
             **_options(plan),
         }
@@ -109,9 +107,27 @@ def _rank(name: str, plan: ModelPlan, now: str) -> Schema:
         RankAnswer,
         body={"anyOf": kinds},
         examples={"one": example, "explained": {**example, "k": 1, "explain": True}},
-        parameters=[*TRACED],
+        parameters=[*ASKED],
         problems=REFUSED,
     )
+
+
+def _recalls(candidate: Schema, kind: str, views: Iterable[ViewPlan]) -> list[Schema]:
+    """A recall of each kind that there may be: of ids, of a feature that holds such ids, and of a vector index of them."""
+    features = [feature for view in views for feature in view.view.features]
+    listing = [f.reference for f in features if not f.aggregation.vector and f.is_text == (kind == "str")]
+    vectors = [f.reference for f in features if f.aggregation.vector]
+    near: list[Schema] = [{"type": "array", "items": {"type": "number"}}, *([{"enum": vectors}] if vectors else [])]
+    named: Mapping[str, Schema] = {
+        "source": {"type": "string", "minLength": 1, "maxLength": 64},
+        "weight": {"type": "number", "exclusiveMinimum": 0, "maximum": 1_000, "default": 1.0},
+    }
+    number: Schema = {"type": "integer", "minimum": 1, "maximum": limits.CANDIDATES, "default": 100}
+    made = [
+        _object({**named, "ids": {"type": "array", "items": candidate, "minItems": 1, "maxItems": limits.CANDIDATES}}, ["source", "ids"]),
+        _object({**named, "index": {"type": "string"}, "near": {"anyOf": near}, "n": number}, ["source", "index", "near"]),
+    ]
+    return [*made, *([_object({**named, "feature": {"enum": listing}}, ["source", "feature"])] if listing else [])]
 
 
 def _options(plan: ModelPlan) -> Mapping[str, Schema]:

@@ -11,7 +11,7 @@ from featureflow.clock import Clock
 from featureflow.reading.plan import Plan
 from featureflow.serve import described
 from featureflow.serve.explain import rfc3339
-from featureflow.serve.operation import TRACED, answered, header, one_of, operation, path, plain
+from featureflow.serve.operation import ASKED, TRACED, answered, header, one_of, operation, path, plain
 from featureflow.serve.wire import rank, v1
 
 TYPES = (
@@ -31,12 +31,6 @@ TYPES = (
     v1.Ready,
     v1.Problem,
 )
-ASKED = (
-    *TRACED,
-    header("X-Deadline-Ms", "milliseconds until the answer is useless, unless the body says it", kind="number"),
-    header("X-Priority", "critical, normal or batch, unless the body says it"),
-    header("X-API-Key", "whose request it is, for a fair share; else the address that it comes from"),
-)  # fmt: skip
 POSTED = (400, 404, 408, 413, 415, 422, 503)  # what a route with a body may refuse with
 
 

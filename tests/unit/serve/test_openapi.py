@@ -20,6 +20,7 @@ GOOD = {"entities": {"rider": "ada", "zone": 7}, "context": {"hour": 17}}
 NOW = 1_700_000_000_000_000
 TRIP = {"at": NOW, "rider": "ada", "zone": 7, "fare": 1.5}
 RANK = {"entities": {"zone": 7}, "context": {"hour": 17}, "recalls": [{"source": "all", "ids": ["ada", "bob"]}]}
+ZONES = {"entities": {"rider": "ada"}, "context": {"hour": 17}, "recalls": [{"source": "all", "ids": [7, 8]}]}
 BODIES: dict[str, list[Any]] = {
     "/v1/rank/tip": [
         RANK, {**RANK, "k": 1_000, "explain": True}, {**RANK, "k": 0}, {**RANK, "k": 1_001}, {**RANK, "surprise": 1}, {},
@@ -30,10 +31,22 @@ BODIES: dict[str, list[Any]] = {
         {**RANK, "recalls": [{"source": "all", "ids": [{"id": "ada", "context": {"weight": 1.5}}]}]},
         {**RANK, "recalls": [{"source": "all", "ids": [{"id": "ada", "context": {"weight": "x"}}]}]},
         {**RANK, "recalls": [{"source": "all", "ids": ["ada"], "weight": 0}]}, {**RANK, "deadline_ms": 0}, [], None,
+        {**RANK, "exclude": ["bob"]}, {**RANK, "exclude": 7}, {**RANK, "priority": "batch"},
+        {**RANK, "recalls": [{"source": "one", "ids": ["ada"]}, {"source": "two", "ids": ["bob"], "weight": 0.5}]},
+        {**RANK, "recalls": [{"source": str(n), "ids": ["ada"]} for n in range(16)]},
+        {**RANK, "recalls": [{"source": str(n), "ids": ["ada"]} for n in range(17)]},
+        {**ZONES, "recalls": [*ZONES["recalls"], {"source": "listed", "feature": "rider_now:count_1h"}]},
+        {**ZONES, "recalls": [{"source": "listed", "feature": 7}]},
+        {**ZONES, "recalls": [{"source": "listed", "feature": "rider_now:none"}]},
+        {**ZONES, "recalls": [{"source": "listed", "feature": "rider_now:count_1h", "ids": [7]}]},
+        {**RANK, "recalls": [{"source": "listed", "feature": "zone_now:last_n"}]},
+        {**RANK, "recalls": [{"source": "near", "index": "all"}]},
+        {**RANK, "recalls": [*RANK["recalls"], {"source": "near", "index": "all", "near": {}}]},
     ],
     "/v1/score/tip": [
         GOOD, {**GOOD, "deadline_ms": 60_000, "explain": True}, {**GOOD, "deadline_ms": 60_001}, {**GOOD, "deadline_ms": 0},
-        {**GOOD, "deadline_ms": None}, {**GOOD, "surprise": 1}, {}, {"entities": {}}, {"entities": GOOD["entities"]},
+        {**GOOD, "deadline_ms": None}, {**GOOD, "priority": "batch"}, {**GOOD, "priority": None}, {**GOOD, "priority": "urgent"},
+        {"rows": [GOOD], "priority": "critical"}, {**GOOD, "surprise": 1}, {}, {"entities": {}}, {"entities": GOOD["entities"]},
         {"entities": {"rider": None, "zone": None}, "context": {"hour": 1}},
         {"entities": {"rider": "", "zone": 7}, "context": {"hour": 1}},
         {"entities": {"rider": 7, "zone": 7}, "context": {"hour": 1}},
@@ -83,6 +96,16 @@ def test_operations_are_named_once_and_every_path_parameter_is_declared() -> Non
             declared = {p["name"] for p in operation.get("parameters", []) if p["in"] == "path"}
             assert declared == {part[1:-1] for part in path.split("/") if part.startswith("{")}
             assert "200" in operation["responses"]
+
+
+@pytest.mark.parametrize("verb", ["score", "rank"])
+def test_a_model_is_asked_by_its_name_with_the_headers_that_any_is(verb: str) -> None:
+    paths = document("0", PLAN)["paths"]
+
+    def headers(path: str) -> list[str]:
+        return [p["name"] for p in paths[path]["post"]["parameters"] if p["in"] == "header"]
+
+    assert headers(f"/v1/{verb}/tip") == headers(f"/v1/{verb}/{{model}}")
 
 
 def test_every_route_that_the_server_names_is_described_and_every_example_succeeds(models: ModelStore) -> None:
