@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from featureflow.cli.answering import Answering
 from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output, counted
 from featureflow.define.spec import Project
@@ -45,6 +46,9 @@ def apply(
                 "nothing is applied: " + "; ".join(lack.said for lack in lacks if lack.refused)
                 + ". To apply it all the same, before its producers are brought up to date, run: featureflow apply --no-schemas"
             )
+        refused = Answering(here).unfit(written) if changes.changes else {}
+        for name, why in refused.items():
+            output.warn(f"scores of {name} are refused (503) from then on: {why}")
         pruned: dict[str, int] = {}
         withdrawn = 0
         if not plan:
@@ -68,6 +72,7 @@ def apply(
                 "pruned": pruned,
                 "withdrawn": withdrawn,
                 "schemas": [lack.said for lack in lacks],
+                "models": refused,
             }
         )
 

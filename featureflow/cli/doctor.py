@@ -10,6 +10,7 @@ from typing import Literal
 
 import typer
 
+from featureflow.cli.answering import Answering
 from featureflow.cli.context import WITHOUT_RUNTIME, Context, Json
 from featureflow.cli.output import Output, counted, said_of
 from featureflow.errors import FeatureFlowError, TablesMissingError, UnavailableError
@@ -159,18 +160,19 @@ def _applied(here: Context) -> list[Finding]:
 
 
 def _models(here: Context) -> list[Finding]:
-    standing = {entry.name for entry in here.models.list()}
-    return [
-        Finding(
-            "models",
-            "ok" if model.name in standing else "warning",
-            f"{model.name}: in the store"
-            if model.name in standing
-            else f"{model.name} has no version yet. Run: featureflow model add {model.name} FILE.onnx",
-        )
-        for model in here.written.models
-        if model.ensemble is None
-    ]
+    project = here.registry.current() or here.written
+    answering = Answering(here)
+    unfit = answering.unfit(project)
+    findings = []
+    for name, model in ((model.name, model) for model in project.models if model.ensemble is None):
+        versions = answering.versions(model)
+        if not versions:
+            findings.append(Finding("models", "warning", f"{name} has no version yet. Run: featureflow model add {name} FILE.onnx"))
+        elif name in unfit:
+            findings.append(Finding("models", "error", unfit[name]))
+        else:
+            findings.append(Finding("models", "ok", f"{name}: in the store, version {' and '.join(versions)} answers"))
+    return findings
 
 
 def _releases(here: Context) -> list[Finding]:

@@ -6,8 +6,11 @@ import os
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 from forked import Forked
+
+from featureflow.models.export import export_mlp
 
 NUMBER = count()
 
@@ -103,3 +106,17 @@ def test_get_names_an_id_that_is_no_text_and_takes_the_instants_that_it_says_it_
     assert "Id is no text: the id is not UTF-8" in run(shop, "get", "user_now", os.fsdecode(b"\xff\xfe"))
     assert "1970-01-01T00:00:05" in run(shop, "get", "user_now", "u1", "--at", "5000000", code=0)
     assert "must be RFC 3339" in run(shop, "get", "user_now", "u1", "--at", "5.5")
+
+
+def test_apply_says_which_model_will_answer_no_more_before_it_does_not(tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    run(tmp_path, "init", str(folder), code=0)
+    run(folder, "apply", code=0)
+    export_mlp([np.ones((12, 1))], [np.zeros(1)], folder / "fraud.onnx")
+    assert "fraud@1 is in the store" in run(folder, "model", "add", "fraud", str(folder / "fraud.onnx"), code=0)
+    features = folder / "features.py"
+    features.write_text(features.read_text().replace("        UserNow.largest[\"1h\"],\n", ""))
+    for words in (("apply", "--plan"), ("apply",)):
+        said = run(folder, *words, code=0)
+        assert "scores of fraud are refused (503) from then on: model fraud@1 does not fit its definition: user_now:largest_1h" in said
+    assert "user_now:largest_1h is not in the definition" in run(folder, "doctor")

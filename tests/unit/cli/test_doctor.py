@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 from serve_rig import TIP, WITH_MODELS, models_in, train
 from trips import PROJECT
@@ -72,3 +73,23 @@ def test_a_release_is_told_and_one_that_the_mirror_or_the_model_folder_lacks_is_
         shutil.rmtree(store.path / "tip" / "2")
         ((state, what),) = said()
         assert (state, what) == ("error", "tip@2 is not in the store here; put the released one there")
+
+
+def test_a_model_that_answers_and_was_made_for_other_inputs_is_an_error(here: Context, tmp_path: Path) -> None:
+    store = models_in(tmp_path / "models")
+    other = msgspec.structs.replace(TIP, inputs=TIP.inputs[:-1])
+    changed = msgspec.structs.replace(WITH_MODELS, models=(other,))
+    here.written = changed                 # type: ignore[misc]
+    here.registry.apply(changed)
+
+    def said() -> list[tuple[str, str]]:
+        return [(finding.state, finding.said) for finding in examine(here) if finding.part == "models"]
+
+    ((state, what),) = said()
+    assert state == "error"
+    assert "model tip@1 does not fit its definition: paris is not in the definition" in what
+    train(store, other)
+    assert said() == [("ok", "tip: in the store, version 2 answers")]
+    Releasing(here.registry.releases, here.online, store, SystemClock()).release(other, "2")
+    train(store, TIP)
+    assert said() == [("ok", "tip: in the store, version 2 answers")], "the latest does not fit, and 2 is released"
