@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Annotated
 
+import structlog
 import typer
 
 from featureflow.cli import consume
@@ -36,9 +37,17 @@ def accuracy(
             return
         log_as_json()
 
+        ran = False
+
         def run(project: Project, leave: threading.Event) -> None:
-            if not project.labels:
+            nonlocal ran
+            if not project.labels and not ran:
                 raise StateError("the definitions that are applied have no label: write class Outcome(Label, of=MODEL, ...), then apply")
+            ran = True
+            if not project.labels:
+                structlog.get_logger("featureflow.watch").warning("nothing_to_join", problem="no label is applied: it waits for one")
+                leave.wait()
+                return
             AccuracyWatch(
                 here.log, here.online, project, here.clock, records=lambda source: records_of(source, here.schemas, here.clock)
             ).run(leave)

@@ -1,5 +1,5 @@
-"""``featureflow up``: ingest, history and serve, watch where an alert is applied, and an embedded server where one is set, as one process
-tree."""
+"""``featureflow up`` as one process tree: ingest, history and serve; watch where an alert is applied, accuracy where a label is; and an
+embedded server where one is set."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from featureflow.cli.tended import Tended
 from featureflow.errors import SettingsError, StateError, UnavailableError
 from featureflow.port import bind
 from featureflow.settings import EMBEDDED
-from featureflow.store.mirror import mirrored
+from featureflow.store.mirror import NOTHING_APPLIED, mirrored
 
 VERBS = ("ingest", "history", "serve")
-WATCH = "watch"                            # from when an alert is applied; where none is any more, it waits for another
 LOOK_S = 0.2
 STOP_S = 9.5  # then a child is killed
 
@@ -57,13 +56,14 @@ def _child(here: Context, verb: str) -> Restarted:
     return Restarted([sys.executable, "-m", "featureflow.cli", "--project", str(here.folder), verb], os.environ)
 
 
-def _is_watched(here: Context) -> bool:
-    """Whether an alert is applied."""
+def _wanted(here: Context) -> tuple[str, ...]:
+    """The verbs beside VERBS that there is something for, as far as the online store says what is applied."""
     try:
         project = mirrored(here.online)
     except (UnavailableError, StateError):
-        return False
-    return project is not None and bool(project.alerts)
+        return ()
+    declared = {} if project is None else {"watch": project.alerts, "accuracy": project.labels}
+    return tuple(verb for verb, found in declared.items() if found)
 
 
 def up(context: typer.Context, json: Json = False) -> None:
@@ -77,18 +77,18 @@ def up(context: typer.Context, json: Json = False) -> None:
         tended = Tended(here.embedded, output) if embedded else None  # ours to hold, so that it outlives every child
         for server in (here.log, here.online, here.history):
             server.ping()  # a clear error now rather than three later; once they run, a server that is down is waited for
-        verbs = (*VERBS, *(("accuracy",) if here.applied.labels else ()))
+        if here.registry.current() is None:
+            raise StateError(NOTHING_APPLIED)
         here.registry.check_owner(settings.name)
-        children = {verb: _child(here, verb) for verb in verbs}
+        children = {verb: _child(here, verb) for verb in VERBS}
         look_due = 0.0
         output.say(f"Scoring at http://{settings.serve.host}:{settings.serve.port}; stop with Ctrl-C.")
         while not stop.is_set():
             if tended is not None:
                 tended.look()
-            if WATCH not in children and time.monotonic() >= look_due:
+            if time.monotonic() >= look_due:
                 look_due = time.monotonic() + consume.LOOK_S
-                if _is_watched(here):
-                    children[WATCH] = _child(here, WATCH)
+                children |= {verb: _child(here, verb) for verb in _wanted(here) if verb not in children}
             for verb, child in children.items():
                 if (code := child.look()) is not None:
                     output.warn(f"{verb} ended by itself with exit code {code}; it is started again")

@@ -116,6 +116,7 @@ class AccuracyWatch:
         Raises UnavailableError at the start; StateError, LogError and SettingsError at any time.
         """
         self.open()
+        log.info("joining", labels=[label.name for label in self._labels])
         backoff = Backoff(self._clock, FIRST_WAIT_US, LONGEST_WAIT_US)
         while not leave.is_set():
             try:

@@ -56,6 +56,36 @@ def test_a_child_that_does_not_finish_is_killed_and_the_exit_code_says_so(tmp_pa
         assert not any(map(running, ours))
 
 
+LABEL_AND_ALERT = """
+
+from featureflow import Alert, Label
+
+
+class Generosity(Label, of=Generous, source=Ride, entity="rider", value=Ride.cash, within="1h"): ...
+
+
+class Tipping(Alert, model=Generous, on=Ride, of=Rider, above=0.9):
+    context = {Ask.hour: Ride.zone}
+"""
+
+
+def test_labels_and_alerts_that_are_applied_later_are_joined_and_watched_and_waited_for_when_they_are_gone(tmp_path: Path) -> None:
+    with embedded(tmp_path / "project") as world:
+        world.featureflow("apply")
+        up = world.start("up")
+        until(lambda: '"event":"serving"' in up.err(), "the scorer")
+        definitions = world.folder / "features.py"
+        before = definitions.read_text()
+        definitions.write_text(before + LABEL_AND_ALERT)
+        world.featureflow("apply")
+        until(lambda: all(f'"event":"{event}"' in up.err() for event in ("joining", "watching")), "accuracy and watch")
+        definitions.write_text(before)
+        world.featureflow("apply")
+        until(lambda: all(f'"event":"nothing_to_{what}"' in up.err() for what in ("join", "watch")), "both to wait for another")
+        assert "ended by itself" not in up.err()
+        assert up.told_to_end() == 0
+
+
 def test_children_of_an_up_that_was_killed_finish_and_end(tmp_path: Path) -> None:
     with embedded(tmp_path / "project") as world:
         world.featureflow("apply")
