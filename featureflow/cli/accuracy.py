@@ -67,6 +67,8 @@ def _show(here: Context, output: Output) -> None:
             for model, version, told in rows
         ],
     )
+    if not rows:
+        output.say("No score has met its label yet; one counts once no earlier label of it can come.")
     output.result(found)
 
 

@@ -85,7 +85,10 @@ def add(
         f"{made.transforms.width_out} after the transforms."
     )
     output.say(f"Next: featureflow model quantize {name}" if dataset else "It answers as FP32.")
-    output.say(f"Scorers take it up by themselves, where nothing of {name} is released: see featureflow model releases.")
+    output.say(
+        f"It is the latest, which answers where nothing of {name} is released (featureflow model releases {name}); where something is, run "
+        f"featureflow model canary {name} {made.version}, or release."
+    )
     output.result(
         {
             "name": name,

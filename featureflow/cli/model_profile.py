@@ -30,7 +30,11 @@ def profile(
         if show:
             found = here.models.profiled(name, ref or None)
             if found is None:
-                raise ModelError(f"{name} was not profiled on this machine since it was quantized; run featureflow model profile {name}")
+                version = here.models.resolve(name, ref or None)
+                raise ModelError(
+                    f"{name}@{version} was not profiled on this machine since it was quantized; run featureflow model profile {name} "
+                    f"--ref {version}"
+                )
         else:
             with output.progress() as progress:
                 progress.add_task(f"profiling {name}", total=None)

@@ -82,7 +82,7 @@ def up(context: typer.Context, json: Json = False) -> None:
         here.registry.check_owner(settings.name)
         children = {verb: _child(here, verb) for verb in VERBS}
         look_due = 0.0
-        output.say(f"Scoring at http://{settings.serve.host}:{settings.serve.port}; stop with Ctrl-C.")
+        output.say("Starting; stop with Ctrl-C.")  # the scorer says where it is, once it is there
         while not stop.is_set():
             if tended is not None:
                 tended.look()

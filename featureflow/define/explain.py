@@ -16,7 +16,6 @@ from featureflow.define.name import listed, nearest
 from featureflow.define.place import Place
 from featureflow.errors import DefinitionError
 
-_OPTIONAL = {"average", "until", "future", "keyed_by", "role", "ttl", "when_missing", "max_age", "stale_for", "cache_scores"}
 _NEEDED = {
     "topic": 'topic="departures"',
     "time": 'time="left_at", the datetime field that is the event time',
@@ -128,11 +127,13 @@ def _type_error(text: str, known: dict[str, object], tree: ast.Module, at: Place
         if function in _public_names() and function not in known:
             return _builtin(function)
         if function == "__init_subclass__":
-            meant = nearest(given, _NEEDED.keys() | _OPTIONAL)
+            base, taken = _options_of(cls, tree, known)
+            what, instead = f"class {cls}", f"no {given}=; {_article(base)} {base} takes {listed(f'{name}=' for name in taken)}"
         else:
-            meant = nearest(given, _parameters(known.get(function)))
-        what = f"class {cls}" if function == "__init_subclass__" else f"{function}()"
-        return f"{what} takes no {given}=", f"{meant}={_given(tree, given, at)}" if meant else f"no {given}="
+            taken = _parameters(known.get(function))
+            what, instead = f"{function}()", f"no {given}="
+        meant = nearest(given, taken)
+        return f"{what} takes no {given}=", f"{meant}={_given(tree, given, at)}" if meant else instead
     if text == "'Window' object is not callable":
         return "lifetime is a window as it stands and is not called", "over=(lifetime,)"
     if (match := _BUILTIN.match(text)) and match[2] in _public_names():
@@ -145,6 +146,21 @@ def _type_error(text: str, known: dict[str, object], tree: ast.Module, at: Place
         two = f"; of two values: {match[1]}imum(a, b)" if match[1] in ("min", "max") and "positional" in text else ""
         return text, f"{match[1]}({_shape(called)}){two}"
     return text, "+ - * / on numbers, == != < <= > >= to compare, & | ~ on booleans, abs log1p minimum maximum is_null"
+
+
+def _options_of(cls: str, tree: ast.Module, known: dict[str, object]) -> tuple[str, list[str]]:
+    """What a class that is defined in the file is built on, and the arguments that its definition takes."""
+    bases = [base for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == cls for base in node.bases]
+    for base in bases:
+        name = base.value if isinstance(base, ast.Subscript) else base
+        built_on = known.get(name.id) if isinstance(name, ast.Name) else None
+        if isinstance(built_on, type):
+            return built_on.__name__, _parameters(built_on.__init_subclass__)
+    return "class", []
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "AEIO" else "a"
 
 
 def _parameters(called: object) -> list[str]:

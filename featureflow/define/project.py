@@ -65,7 +65,8 @@ def _parse(file: str) -> tuple[ast.Module, CodeType]:
     except OSError as error:
         raise DefinitionError(
             f"the definitions file cannot be read: {error.strerror or error}",
-            write="featureflow init, or the path of your file",
+            write="the file; or name yours in featureflow.toml (project.definitions); or go to the project's folder. "
+            "A new project: featureflow init FOLDER",
             file=file,
             line=1,
         ) from None

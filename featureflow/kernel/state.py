@@ -56,7 +56,7 @@ def rolled_up_past(layout: Layout, entities: Int) -> StateError:
     """The refusal of instants that states cannot answer exactly any more; ``entities`` (k,): whose, by their places."""
     return StateError(
         f"{layout.view_id} from {layout.source} was rolled up past the instant asked for, for the entities at "
-        f"{sorted(set(entities.tolist()))}. Ask for a later instant, or have it answered from history"
+        f"{sorted(set(entities.tolist()))}"
     )
 
 

@@ -45,23 +45,24 @@ def gate(what: str, found: Drift, tolerance: float) -> None:
     if not found.max <= tolerance:
         raise DriftError(
             f"{what} differs from FP32 by up to {found.max:.4f} (mean {found.mean:.4f}); {tolerance} is allowed. "
-            "Calibrate on vectors like those it will see, add clip to the steps of inputs with long tails, or leave this variant out"
+            "Calibrate on rows like those it will see (--dataset, --logged), or add clip to the steps of inputs with long tails; "
+            "the version goes on as it was"
         )
     if not found.agreement >= LEAST_AGREEMENT:
         raise DriftError(
             f"{what} reproduces {max(found.agreement, 0.0):.0%} of the variation of FP32's scores, {LEAST_AGREEMENT:.0%} is the least: "
             f"its mean drift {found.mean:.4f} is within {tolerance}, but large beside these scores. "
-            "Calibrate on vectors like those it will see, or leave this variant out"
+            "Calibrate on rows like those it will see (--dataset, --logged); the version goes on as it was"
         )
     if found.rank is not None and not found.rank >= LEAST_RANK:
         raise DriftError(
             f"{what} puts rows in another order than FP32: the rank correlation is {found.rank:.3f}, {LEAST_RANK} is the least. "
-            "Calibrate on vectors like those it will see, or leave this variant out"
+            "Calibrate on rows like those it will see (--dataset, --logged); the version goes on as it was"
         )
     if found.auc_loss is not None and not found.auc_loss <= tolerance:
         raise DriftError(
             f"{what} has an AUC of {found.auc:.4f}, {found.auc_loss:.4f} below FP32's; {tolerance} is allowed. "
-            "Calibrate on vectors like those it will see, or leave this variant out"
+            "Calibrate on rows like those it will see (--dataset, --logged); the version goes on as it was"
         )
 
 

@@ -96,7 +96,7 @@ class ModelLoader:
         versions = folder.versions(home)
         if not versions:
             known = ", ".join(sorted({p.parent.parent.name for p in self.path.glob(f"[!.]*/[!.]*/{manifests.FILE}")})) or "none"
-            raise ModelError(f"there is no model {name} in {self.path} (there: {known}); add it with featureflow model add {name}")
+            raise ModelError(f"there is no model {name} in {self.path} (there: {known}). Run: featureflow model add {name} FILE.onnx")
         aliases = folder.aliases(home)
         if LATEST not in aliases:              # the first add was cut short between its two steps
             aliases[LATEST] = max(versions, key=_age)

@@ -46,7 +46,8 @@ class Session:
         self._place = place
         if signature.width not in (None, width):
             raise ModelError(
-                f"{place} takes {signature.width} columns but its transforms give {width}; fit the transforms that it was trained with"
+                f"{place} takes {signature.width} columns, and is given {width}: {_few(self._columns)}. Train it on the inputs of the "
+                "definition, as featureflow dataset writes them, and add it with the transforms that it was trained with"
             )
         self._content = content.path if isinstance(content, Prepared) else content
         self._engine = self._made()
@@ -180,3 +181,7 @@ def _padded(value: Array, rows: int) -> Array:
 
 def _text(shape: Sequence[int | None]) -> str:
     return f"({', '.join(['rows', *('any' if d is None else str(d) for d in shape[1:])])})"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{names[0]} to {names[-1]}"

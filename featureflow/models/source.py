@@ -130,7 +130,15 @@ def _https(address: str, context: ssl.SSLContext | None) -> Iterator[bytes]:
             if length is not None and got != int(length):
                 raise ModelError(f"{address} broke off after {got:,} of {length} bytes; try again")
     except (OSError, HTTPException, ValueError) as error:      # an HTTP status is an OSError too
-        raise ModelError(f"{address} cannot be fetched: {error}") from error
+        raise ModelError(f"{address} cannot be fetched: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    """Without what urllib wraps it in."""
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return f"{reason}; an authority of your own: SSL_CERT_FILE=CA.pem"
+    return str(error if isinstance(reason, str) else reason)
 
 
 def _handlers(context: ssl.SSLContext | None) -> list[Any]:

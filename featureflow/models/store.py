@@ -159,7 +159,7 @@ class ModelStore(ModelLoader):
         if vectors is None:
             if found.vectors is None:
                 raise ModelError(
-                    f"{place} was added without calibration rows; give rows of training or logged inputs: --dataset FILE, or vectors="
+                    f"{place} was added without calibration rows; give rows of training or logged inputs: --dataset FILE or --logged 10000"
                 )
             vectors, labels = folder.unpack(folder.artifact(home, found.vectors, place))
         content = folder.artifact(home, found.variants["fp32"], place)

@@ -16,7 +16,7 @@ def of(scorer: Scorer, name: str) -> v1.CapacityAnswer:
     kind, cost = admission.kind(name), admission.cost(name, budget_s)
     answer = v1.CapacityAnswer(
         model=name,
-        deadline_ms=budget_s * 1e3,
+        deadline_ms=plan.model.deadline_us / 1e3,
         req_s=None,
         rows_per_turn=None,
         turn_ms=None,

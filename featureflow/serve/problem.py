@@ -6,6 +6,7 @@ import msgspec
 
 from featureflow.errors import RequestError
 from featureflow.serve.answer import Answer
+from featureflow.serve.priority import NAMES as PRIORITIES
 from featureflow.serve.wire.v1 import Problem
 
 CONTENT_TYPE = "application/problem+json"
@@ -27,7 +28,8 @@ def answer(
 def undecodable(error: ValueError | RecursionError) -> RequestError:
     """A body that is not JSON (400) or is JSON of another shape (422, with the path of the wrong place)."""
     if isinstance(error, msgspec.ValidationError):
-        return RequestError("Body has the wrong shape", f"{error}. /openapi.json describes the body", status=422)
+        meant = f": one of {', '.join(PRIORITIES)}" if str(error).endswith("`$.priority`") else ""
+        return RequestError("Body has the wrong shape", f"{error}{meant}. /openapi.json describes the body", status=422)
     if isinstance(error, RecursionError):
         return RequestError(
             "Body is nested too deeply", "send the object that /openapi.json describes; it is at most four levels deep"

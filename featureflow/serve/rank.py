@@ -75,8 +75,8 @@ def ranked_entity(plan: ModelPlan, body: RankBody) -> str:
     keys = ", ".join(plan.join_keys) or "no entity"
     raise RequestError(
         "Wrong entities",
-        f"{plan.model.name} reads {keys}; entities must name all but the one whose ids are ranked"
-        + (f", and leaves out {', '.join(left)}" if left else ", and leaves out none"),
+        f"{plan.model.name} reads {keys}; entities must name all but the one whose ids are ranked: "
+        + (f"it leaves out {', '.join(left)}" if left else "leave one of them out, whose ids are ranked"),
         status=422,
     )
 

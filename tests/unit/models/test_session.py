@@ -67,7 +67,7 @@ def test_another_shape_or_type_is_refused(session: Session, matrix: np.ndarray) 
 
 
 def test_a_model_of_another_width_than_its_transforms_is_refused(content: bytes) -> None:
-    with pytest.raises(ModelError, match="takes 12 columns but its transforms give 11"):
+    with pytest.raises(ModelError, match="m takes 12 columns, and is given 11"):
         Session(content, SIGNATURE, COLUMNS[:11], "cpu", "m")
 
 

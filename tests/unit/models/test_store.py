@@ -259,7 +259,7 @@ def test_inputs_must_be_those_of_the_definition(store: ModelStore) -> None:
 
 
 def test_inputs_of_another_width_than_the_file_are_refused(store: ModelStore) -> None:
-    with pytest.raises(ModelError, match="takes 12 columns but its transforms give 3"):
+    with pytest.raises(ModelError, match="takes 12 columns, and is given 3: a.0., a.1., a.2.. Train it on"):
         add(store, inputs=(ModelInput(name="a", size=3),), transforms=identity(3))
 
 

@@ -50,6 +50,7 @@ def test_one_row_or_many_may_be_asked() -> None:
         ({"entities": {"rider": "é" * 129, "zone": 7}}, 422, "256 bytes"),
         ({"entities": {"rider": "", "zone": 7}}, 422, "empty"),
         ({"entities": 5}, 422, "$.entities"),
+        ({"priority": "urgent"}, 422, "'urgent' - at `$.priority`: one of critical, normal, batch."),
         ({"context": {}}, 422, 'context.hour is absent or null. Send {"hour": int'),
         ({"context": {"hour": 17, "houre": 1}}, 422, "not known: houre"),
         ({"context": {"hour": 17.5}}, 422, "context.hour must be int, not float"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
-from serve_rig import fed, listening, serving
+import msgspec
+from serve_rig import TIP, WITH_MODELS, fed, listening, serving
 
 from featureflow.models.store import ModelStore
 from featureflow.serve import capacity
@@ -35,6 +36,15 @@ def test_before_a_turn_nothing_is_known_and_after_one_each_stage_is(models: Mode
             for wrong in ("tip/speed", "nothing/capacity"):
                 async with server.client.get(f"{server.url}/v1/models/{wrong}") as response:
                     assert response.status == 404
+
+    asyncio.run(go())
+
+
+def test_a_deadline_is_told_as_it_is_declared(models: ModelStore) -> None:
+    async def go() -> None:
+        declared = msgspec.structs.replace(TIP, deadline_us=50_000)      # 50,000 * 1e-6 * 1e3 is 49.99999999999999
+        async with serving(models, project=msgspec.structs.replace(WITH_MODELS, models=(declared,))) as serve:
+            assert capacity.of(serve.scorer, "tip").deadline_ms == 50
 
     asyncio.run(go())
 

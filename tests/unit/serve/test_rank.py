@@ -201,7 +201,7 @@ GIVEN = {"source": "given", "ids": ["ada"]}
         (ask({"source": "near", "index": "riders", "near": [1.0, 0.0]}), "there are: none"),
         (ask({"source": "near", "index": "riders"}), "index and near"),
         (ask(GIVEN, entities={}), "leaves out rider, zone"),
-        (ask(GIVEN, entities={"rider": "ada", "zone": 7}), "leaves out none"),
+        (ask(GIVEN, entities={"rider": "ada", "zone": 7}), "leave one of them out, whose ids are ranked"),
         (ask(GIVEN, entities={"zone": "seven"}), "entities.zone must be a whole number"),
         (ask(GIVEN, entities={"zone": 7, "driver": 3}), "not known: driver"),
         (ask(GIVEN, context={}), "context.hour is absent"),
