@@ -21,6 +21,7 @@ from typing import Any, cast
 import numpy as np
 import sqlalchemy
 from naive import Naive, answers, differences
+from replay import recompute
 from worker_rig import joined
 from world import World
 
@@ -31,7 +32,6 @@ from featureflow.define.spec import Feature, Project, View
 from featureflow.ingest.decode import Decoder
 from featureflow.kernel.events import Events
 from featureflow.kernel.finalize import ViewKernel
-from featureflow.kernel.replay import recompute
 
 SAID = 20                                  # of the differences, at most
 DEVIATIONS = 6                             # from the exact value, at most: standard errors of an estimate

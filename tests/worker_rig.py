@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from prometheus_client import CollectorRegistry
+from replay import recompute
 from trips import LIFETIME
 from troubled_store import TroubledStore
 
@@ -39,7 +40,6 @@ from featureflow.ingest.worker import Worker
 from featureflow.kernel import state
 from featureflow.kernel.events import Events
 from featureflow.kernel.finalize import Values, ViewKernel
-from featureflow.kernel.replay import recompute
 from featureflow.store.history.protocol import HistoryStore
 from featureflow.store.keys import Keys
 from featureflow.store.log.memory import MemoryLog

@@ -69,7 +69,7 @@ class Alert:
             source=on._definition.name,
             entity=of._definition.name,
             field=_role(cls, on, of, role, at) if role is not None else _key(cls, on, of, at),
-            ids={view._definition.join_key: _id(cls, model, view, on, at) for view in views},
+            ids={view._definition.join_key: _id(model, view, on, at) for view in views},
             context=_context(cls, model, on, at),
             average=float(average),
             above=float(above),
@@ -122,7 +122,7 @@ def _check_body(cls: type[Alert], at: Place) -> None:
             )
 
 
-def _id(cls: type[Alert], model: type[Model] | type[Ensemble], view: type[View], on: type[Event], at: Place) -> str:
+def _id(model: type[Model] | type[Ensemble], view: type[View], on: type[Event], at: Place) -> str:
     """The field of the event that holds the id that this view is read by."""
     source, definition = on._definition, view._definition
     if source.name in definition.keys:

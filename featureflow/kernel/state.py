@@ -47,7 +47,7 @@ class States:
 
     @staticmethod
     def of_rows(layout: Layout, rows: Rows, entity: Int, n: int) -> States:
-        """Rows that were never rolled up: training, replay."""
+        """Rows that were never rolled up: of training sets and the audit."""
         none = np.zeros(0, np.int64)
         return States(rows, entity, n, none, none, none, np.zeros((0, len(layout.levels) - 1), np.int64))
 

@@ -18,6 +18,7 @@ from lua_cuts import without
 from prometheus_client import CollectorRegistry
 from redis.crc import key_slot
 from redis_cluster import Node, RealCluster, running, until
+from replay import recompute
 from worker_rig import RIDER, RIDERS, SECOND_US, TRIP, Rig
 
 from featureflow.clock import SystemClock
@@ -26,7 +27,6 @@ from featureflow.ingest.metrics import WorkerMetrics
 from featureflow.ingest.worker import Worker
 from featureflow.kernel import state
 from featureflow.kernel.finalize import ViewKernel
-from featureflow.kernel.replay import recompute
 from featureflow.store.online import record
 from featureflow.store.online.cluster import ClusterOnlineStore
 from featureflow.store.online.cluster_reader import ClusterReader

@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 from registry_server import avro_record
+from replay import recompute
 
 import oracle
 from featureflow.clock import ManualClock
@@ -38,7 +39,6 @@ from featureflow.kernel import state
 from featureflow.kernel.decode import Decoder
 from featureflow.kernel.events import Events
 from featureflow.kernel.finalize import ViewKernel
-from featureflow.kernel.replay import recompute
 from featureflow.store.history.sql import SqlHistory
 from featureflow.store.keys import Keys
 from featureflow.store.log.memory import MemoryLog

@@ -20,6 +20,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from prometheus_client import CollectorRegistry
 from registry_server import RegistryServer, avro_record, protobuf_record, running
+from replay import recompute
 
 import oracle
 from featureflow.clock import SystemClock
@@ -44,7 +45,6 @@ from featureflow.ingest.metrics import WorkerMetrics
 from featureflow.ingest.worker import Worker
 from featureflow.kernel import state
 from featureflow.kernel.finalize import ViewKernel
-from featureflow.kernel.replay import recompute
 from featureflow.store.history.sql import SqlHistory
 from featureflow.store.keys import Keys
 from featureflow.store.log.kafka import KafkaLog

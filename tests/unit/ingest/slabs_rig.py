@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from replay import recompute
 from unit.kernel.worlds import (
     NOON,
     SKETCHED,
@@ -27,7 +28,6 @@ from featureflow.ingest.judged import Judged
 from featureflow.ingest.owned import Stand
 from featureflow.ingest.source_views import SourceViews
 from featureflow.kernel import accept, event_form, state
-from featureflow.kernel.replay import recompute
 from featureflow.store.keys import ONE, Keys
 from featureflow.store.log.protocol import Batch
 from featureflow.store.online.protocol import Committed, Refused, Track

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from replay import recompute
 from unit.kernel.worlds import LIFETIME, NOON, SECOND, SKETCHED, aggregation, events_of, sliding, source, view
 
 from featureflow.clock import NO_TIME_US
@@ -18,7 +19,6 @@ from featureflow.ingest.slab import Slab
 from featureflow.kernel.columns import CellLayout, Layout
 from featureflow.kernel.events import Events
 from featureflow.kernel.finalize import ViewKernel
-from featureflow.kernel.replay import recompute
 from featureflow.kernel.state import parse
 from featureflow.store.keys import Keys
 from featureflow.store.online.writes import Writes

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from replay import recompute
 from unit.kernel.worlds import (
     EXACT,
     LIFETIME,
@@ -27,7 +28,6 @@ from unit.kernel.worlds import (
 import oracle
 from featureflow.errors import DefinitionError
 from featureflow.kernel.aggregation.table import aggregation as find
-from featureflow.kernel.replay import recompute
 from oracle import Record
 
 VALUES = st.lists(NASTY, max_size=25) | st.lists(ORDINARY, max_size=25)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from replay import recompute
 from unit.kernel.worlds import NOON, SECOND, World, aggregation, applied_of, partitions_of, source, view
 
 from featureflow.kernel.columns import Layout
@@ -16,7 +17,6 @@ from featureflow.kernel.decay import TABLE, decayed, power_of_two
 from featureflow.kernel.finalize import Values
 from featureflow.kernel.fold import lift, merge
 from featureflow.kernel.partial.decayed import Decayed
-from featureflow.kernel.replay import recompute
 from oracle import Record
 
 CLICKS = source(keyed=False, disorder_s=0)

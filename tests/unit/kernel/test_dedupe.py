@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from replay import recompute
 from unit.kernel.worlds import NOON, SECOND, World, answers_of, events_of, partitions_of, same, source, worlds
 
 import oracle
@@ -14,7 +15,6 @@ from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import with_version
 from featureflow.kernel.accept import judge
 from featureflow.kernel.dedupe import Ids, hashes
-from featureflow.kernel.replay import recompute
 from oracle import Record
 
 HORIZON = 60 * SECOND

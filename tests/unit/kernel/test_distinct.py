@@ -7,6 +7,7 @@ import math
 import msgspec
 import numpy as np
 import pytest
+from replay import recompute
 from unit.kernel.worlds import LIFETIME, NOON, X, aggregation, source, view
 
 import oracle
@@ -14,7 +15,6 @@ from featureflow.define.spec import Column, Expr, Field
 from featureflow.kernel.events import Events
 from featureflow.kernel.finalize import ViewKernel
 from featureflow.kernel.partial.distinct import HyperLogLog, estimate, hashed, precision_for
-from featureflow.kernel.replay import recompute
 
 SEEDS = 200
 HASHED_NUMBERS = [12035550249420947055, 10196009653435912478, 15855754340083433948]

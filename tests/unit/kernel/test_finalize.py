@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from replay import recompute
 from unit.kernel.worlds import (
     LIFETIME,
     NOON,
@@ -34,7 +35,6 @@ from featureflow.clock import NO_TIME_US
 from featureflow.define.spec import Call, Literal, Window
 from featureflow.kernel.finalize import Status, Values
 from featureflow.kernel.plan import Plan
-from featureflow.kernel.replay import recompute
 from featureflow.kernel.state import States
 from featureflow.kernel.tile import window_start
 from oracle import Record

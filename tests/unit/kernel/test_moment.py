@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import assume, event, given, settings
+from replay import recompute
 from unit.kernel.worlds import (
     EXACT,
     LIFETIME,
@@ -30,7 +31,6 @@ from unit.kernel.worlds import (
 
 from featureflow.define.spec import Aggregation
 from featureflow.kernel.finalize import ViewKernel
-from featureflow.kernel.replay import recompute
 
 TIMED = ("time_since_last", "decayed_sum", "decayed_mean", "decayed_count")
 STEADY = (*(op for op in EXACT if op not in TIMED), *SKETCHED)

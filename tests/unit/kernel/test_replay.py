@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import replay
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from replay import recompute
 from unit.kernel.worlds import SECOND, World, answers_of, partitions_of, same, worlds
 
 import oracle
-from featureflow.kernel import replay
-from featureflow.kernel.replay import recompute
 
 
 @given(worlds(), st.data())

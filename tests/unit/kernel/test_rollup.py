@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from replay import recompute
 from unit.kernel.keeper import Held, Keeper
 from unit.kernel.worlds import (
     LIFETIME,
@@ -36,7 +37,6 @@ from featureflow.errors import StateError
 from featureflow.kernel import rollup
 from featureflow.kernel.columns import Layout
 from featureflow.kernel.fold import merge
-from featureflow.kernel.replay import recompute
 from featureflow.kernel.tile import LIFETIME_US, floor
 from oracle import Record
 

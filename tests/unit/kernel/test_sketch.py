@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from replay import recompute
 from unit.kernel.keeper import Keeper
 from unit.kernel.worlds import (
     EXACT,
@@ -31,7 +32,6 @@ from featureflow.kernel.columns import CELL, LEVEL, START, WORDS, CellLayout, La
 from featureflow.kernel.events import Events
 from featureflow.kernel.partial.sketch import INDEX_BITS, mix
 from featureflow.kernel.partial.table import SKETCHES
-from featureflow.kernel.replay import recompute
 from featureflow.kernel.state import encode, parse
 from featureflow.kernel.tile import LIFETIME_START_US, LIFETIME_US
 from oracle import Record

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from replay import recompute
 from unit.kernel.worlds import (
     LIFETIME,
     NASTY,
@@ -29,7 +30,6 @@ from unit.kernel.worlds import (
 import oracle
 from featureflow.kernel import fold
 from featureflow.kernel.finalize import Values
-from featureflow.kernel.replay import recompute
 from oracle import Record
 
 CLICKS = source(keyed=False, disorder_s=0)

@@ -7,11 +7,11 @@ import base64
 
 import msgspec
 import numpy as np
+from replay import recompute
 from serve_rig import ServeRig, listening, serving
 from worker_rig import PROJECT, RIDERS, SECOND_US, TRIP, Rig
 
 from featureflow.kernel.finalize import ViewKernel
-from featureflow.kernel.replay import recompute
 from featureflow.models.store import ModelStore
 from featureflow.serve.answer import Answer
 from featureflow.serve.catalog import views

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from replay import recompute
 from serve_rig import WITH_MODELS, Rig, ServeRig, fed, serving
 from worker_rig import PROJECT, RIDERS, TRIP
 
@@ -17,7 +18,6 @@ from featureflow.breaker import FIRST_S, Breaker, BreakerSettings
 from featureflow.define.spec import Project
 from featureflow.errors import UnavailableError
 from featureflow.kernel.finalize import ViewKernel
-from featureflow.kernel.replay import recompute
 from featureflow.models.store import ModelStore
 from featureflow.reading import fetch
 from featureflow.reading.feature_cache import Entry, FeatureCache

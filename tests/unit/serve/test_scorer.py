@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from replay import recompute
 from serve_rig import STRICT, TIP, WITH_MODELS, Rig, ServeRig, fed, models_in, serving, train
 from worker_rig import PROJECT, RIDERS, SECOND_US, TRIP, ZONES
 
@@ -21,7 +22,6 @@ from featureflow.errors import RequestError, UnavailableError
 from featureflow.kernel.decode import Decoder
 from featureflow.kernel.derive import features_to_inputs
 from featureflow.kernel.finalize import Status, ViewKernel
-from featureflow.kernel.replay import recompute
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.pool import SessionPool
 from featureflow.models.store import ModelStore

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 from histories import history_of
+from replay import recompute
 from trips import BEGIN_US, HOUR_US, PROJECT, SOURCES, events, spine
 
 from featureflow.define import spec, system
@@ -19,7 +20,6 @@ from featureflow.errors import HistoryError, RequestError
 from featureflow.kernel.decode import Decoder
 from featureflow.kernel.derive import features_to_inputs
 from featureflow.kernel.finalize import ViewKernel
-from featureflow.kernel.replay import recompute
 from featureflow.serve.prediction_log import Applied, Predictions, encode
 from featureflow.store.history.protocol import Statement
 from featureflow.store.history.sql import SqlHistory

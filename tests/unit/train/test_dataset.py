@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from histories import history_of
 from pyarrow import parquet
+from replay import recompute
 from trips import BEGIN_US, HOUR_US, PROJECT, REFERENCES, SOURCES, VIEWS, events, spine
 
 from featureflow.define.spec import Source
@@ -22,7 +23,6 @@ from featureflow.errors import RequestError
 from featureflow.kernel.derive import features_to_inputs
 from featureflow.kernel.events import Events
 from featureflow.kernel.finalize import Status, ViewKernel
-from featureflow.kernel.replay import recompute
 from featureflow.store.history.sql import SqlHistory
 from featureflow.train import gather, point_in_time
 from featureflow.train.dataset import Dataset, dataset

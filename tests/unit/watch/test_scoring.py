@@ -9,6 +9,7 @@ from typing import get_args
 import msgspec
 import numpy as np
 import pytest
+from replay import recompute
 from serve_rig import train
 from watch_rig import RISK, WATCHED, Crash, CrashAt, WatchRig, models_in
 from worker_rig import SECOND_US, TRIP, Rig
@@ -16,7 +17,6 @@ from worker_rig import SECOND_US, TRIP, Rig
 from featureflow.define.spec import Call, Column, Ensemble, Literal, score_column
 from featureflow.kernel.derive import features_to_inputs
 from featureflow.kernel.finalize import ViewKernel
-from featureflow.kernel.replay import recompute
 from featureflow.models.release import Arm, content_of, release
 from featureflow.models.store import ModelStore
 from featureflow.store.log.protocol import Partition

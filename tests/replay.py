@@ -1,7 +1,8 @@
 """Feature values from raw events: what the stream would have given, computed at once.
 
-Used by training, auditing and tests. The verdicts on records are taken again, so the events must be those of whole partitions
-from their first offset on (or from where ``max_time_us`` says).
+By the kernel's own pieces, for tests of everything that is built on them; ``test_replay`` holds it against an oracle that is not. The
+verdicts on records are taken again, so the events must be those of whole partitions from their first offset on (or from where
+``max_time_us`` says).
 """
 
 from __future__ import annotations
