@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from multiprocessing.connection import Connection
 
+from kill_at import parse
 from prometheus_client import CollectorRegistry
 from worker_rig import project_on
 
 from featureflow.clock import SystemClock
-from featureflow.ingest import failpoint
 from featureflow.ingest.metrics import WorkerMetrics
 from featureflow.ingest.worker import Worker
 from featureflow.store.log.kafka import KafkaLog
 from featureflow.store.online.redis import RedisOnlineStore
 
 
-class StopAt(failpoint.KillAt):
-    """SIGSTOP instead of SIGKILL, once."""
-
-    def __call__(self, name: failpoint.Name) -> None:
-        if name == self.name:
-            self.nth -= 1
-            if self.nth == 0:
-                os.kill(os.getpid(), signal.SIGSTOP)
-
-
 def main(kafka: str, redis: str, topic: str, member: str, kill: str, stop: str, told_at_end: Connection) -> None:
     """Work until SIGTERM, then send how many commits had which outcome."""
     log, online, registry = KafkaLog(kafka, session_ms=6_000), RedisOnlineStore(redis), CollectorRegistry()
-    point = failpoint.parse(kill)
-    if stop:
-        name, _, nth = stop.partition(":")
-        point = StopAt(name, int(nth or 1))  # type: ignore[arg-type]  # a failpoint's name
+    point = parse(stop, signal.SIGSTOP) if stop else parse(kill)
     worker = Worker(
         log, online, project_on(topic), SystemClock(), WorkerMetrics(registry),
         group=topic, member=member or None, failpoint=point, commit_rows=20,

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 Online = Literal[
@@ -57,29 +54,3 @@ Failpoint = Callable[[Name], None]
 
 def unarmed(name: Name) -> None:
     """Nothing happens."""
-
-
-@dataclass
-class KillAt:
-    """SIGKILL this process when it passes ``name`` for the ``nth`` time: no handler runs, nothing is flushed."""
-
-    name: Name
-    nth: int = 1
-    _passed: int = field(default=0, init=False)
-
-    def __call__(self, name: Name) -> None:
-        if name == self.name:
-            self._passed += 1
-            if self._passed >= self.nth:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-
-def parse(text: str) -> Failpoint:
-    """``""`` is unarmed, ``"after_fold"`` or ``"after_fold:3"`` kills there. Raises ValueError for an unknown name."""
-    if not text:
-        return unarmed
-    wanted, _, nth = text.partition(":")
-    for name in NAMES:
-        if name == wanted:
-            return KillAt(name, int(nth or 1))
-    raise ValueError(f"no failpoint is named {wanted!r}; there are {', '.join(NAMES)}")

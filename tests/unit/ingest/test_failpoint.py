@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import kill_at
 import pytest
+from kill_at import KillAt, parse
 
-from featureflow.ingest.failpoint import NAMES, KillAt, parse, unarmed
+from featureflow.ingest.failpoint import NAMES, unarmed
 
 
 def test_nothing_is_armed_unless_it_is_named() -> None:
@@ -27,7 +31,7 @@ def test_an_unknown_name_is_refused_with_those_there_are() -> None:
 
 def test_the_process_dies_at_the_nth_passing_and_no_handler_runs() -> None:
     program = (
-        "from featureflow.ingest.failpoint import parse\n"
+        "from kill_at import parse\n"
         "point = parse('after_fold:3')\n"
         "try:\n"
         "    for _ in range(5):\n"
@@ -35,6 +39,7 @@ def test_the_process_dies_at_the_nth_passing_and_no_handler_runs() -> None:
         "finally:\n"
         "    print('handled', flush=True)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "PYTHONPATH": str(Path(kill_at.__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == -signal.SIGKILL
     assert done.stdout == "passed\npassed\n"
