@@ -23,7 +23,7 @@ from featureflow.serve import failure, problem
 from featureflow.serve.answer import Answer
 from featureflow.serve.door import Door
 from featureflow.serve.identity import trace_of
-from featureflow.serve.looking import Looking
+from featureflow.serve.looking import Looking, read
 from featureflow.serve.plain_request import Head, RequestHeads, Unplain
 from featureflow.serve.priority import NOBODY, Caller, peer_of
 from featureflow.serve.routes import Routes
@@ -172,7 +172,7 @@ class Connection(asyncio.Protocol):
         caller = self._of(head.caller)
         since_s = routes.scorer.lag.arrived_s()
         if routes.scorer.admission.refusing and (reason := self._connections.door.refusal(head, data, caller, since_s)):
-            self._refuse(reason, request_id)
+            self._refuse(reason, request_id, head.route)
             return
         try:
             self._scoring = scoring = Scoring(
@@ -192,11 +192,25 @@ class Connection(asyncio.Protocol):
         routes.scorer.spent.read(perf_counter() - self._began)
 
     def _look_up(self, head: Head, data: bytes) -> None:
+        self._began = perf_counter()
         routes = self._connections.routes
         request_id = routes.ids.of(head.request_id)
+        caller = self._of(head.caller)
+        since_s = routes.scorer.lag.arrived_s()
+        if routes.scorer.lookups.queue.refusing and (reason := self._connections.door.refusal_of_lookup(head, data, caller, since_s)):
+            self._refuse(reason, request_id, head.route)
+            return
         try:
             view = routes.scorer.served.view(head.target)
-            self._scoring = looking = Looking(routes.scorer, routes.shown, view, data[head.bytes :], request_id=request_id)
+            self._scoring = looking = Looking(
+                routes.scorer,
+                view,
+                read(view, data[head.bytes :]),
+                routes.shown.many,
+                request_id=request_id,
+                since_s=since_s,
+                caller=caller,
+            )
         except Exception as error:
             self._write(self._failed(error, request_id, head), request_id, head.route)
             return
@@ -212,13 +226,14 @@ class Connection(asyncio.Protocol):
             self._sent, self._known = sent, Caller(self._caller.client, sent.priority, sent.deadline_ms)
         return self._known
 
-    def _refuse(self, reason: str, request_id: str) -> None:
+    def _refuse(self, reason: str, request_id: str, route: str) -> None:
         transport, connections = self._transport, self._connections
         assert transport is not None
         metrics = connections.routes.scorer.metrics
-        metrics.requests.add("score", 503)
+        metrics.requests.add(route, 503)
         transport.write(connections.door.bytes(reason, request_id, not connections.closing))
-        metrics.total.observe(perf_counter() - self._began)
+        if route == "score":
+            metrics.total.observe(perf_counter() - self._began)
         self._since = connections.loop.time()
         if connections.closing:
             self.leave()

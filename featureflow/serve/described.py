@@ -13,7 +13,7 @@ from featureflow import limits
 from featureflow.define.spec import Field, Source
 from featureflow.kernel.field import bound
 from featureflow.reading.plan import ModelPlan, Plan, ViewPlan
-from featureflow.serve.operation import ASKED, TRACED, Schema, header, operation, path
+from featureflow.serve.operation import ASKED, LOOKED_AT, TRACED, Schema, operation, path
 from featureflow.serve.priority import NAMES as PRIORITIES
 from featureflow.serve.wire import v1
 from featureflow.serve.wire.rank import RankAnswer
@@ -170,7 +170,7 @@ def _features(name: str, plan: ViewPlan) -> Schema:
         v1.FeaturesAnswer,
         body=body,
         examples={"ids": {"entities": [known, None]}, "by key": {"entities": [{key: known}]}},
-        parameters=[header("X-Request-ID")],
+        parameters=[*LOOKED_AT],
         problems=REFUSED,
     )
 
@@ -181,7 +181,7 @@ def _entity(name: str, plan: ViewPlan) -> Schema:
         f"entityFeatures_{name}",
         f"Features of {name} of one {plan.view.entity}",
         v1.EntityFeatures,
-        parameters=[path("id", "its id, percent-encoded", _id(kind, nullable=False), _an_id(kind)), AT, header("X-Request-ID")],
+        parameters=[path("id", "its id, percent-encoded", _id(kind, nullable=False), _an_id(kind)), AT, *LOOKED_AT],
         problems=(400, 422, 503),
     )
 

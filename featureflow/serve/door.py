@@ -1,4 +1,4 @@
-"""Refusing before anything is parsed: a plain score request that admission would refuse is answered with bytes that lie ready.
+"""Refusing before anything is parsed: a plain request that admission would refuse is answered with bytes that lie ready.
 
 It is asked only while requests are being refused. What the body says of deadline and priority counts as ever: a body that names either
 goes the whole way. Shedding must cost a small part of what serving does, or it bounds nothing.
@@ -11,6 +11,7 @@ from time import monotonic
 
 from featureflow.serve import problem
 from featureflow.serve.answer import Answer
+from featureflow.serve.lookups import DEADLINE_S
 from featureflow.serve.plain_request import Head
 from featureflow.serve.priority import Caller
 from featureflow.serve.response import ResponseHeads
@@ -51,6 +52,15 @@ class Door:
         rows = 1 if head.body_bytes <= SMALL_BYTES else max(1, data.count(b'"entities"'))
         left_s = since_s + budget_s - monotonic()
         return self._scorer.admission.refusal(head.model, caller.client, caller.priority, rows, left_s, budget_s)
+
+    def refusal_of_lookup(self, head: Head, data: builtins.bytes, caller: Caller, since_s: float) -> str:
+        """The same of a request for features, which has as many ids as its body has commas, or fewer."""
+        plan = self._scorer.served.plan
+        if plan is None or head.target not in plan.views:
+            return ""
+        budget_s = DEADLINE_S if caller.deadline_ms is None else caller.deadline_ms * 1e-3
+        rows, left_s = data.count(b",", head.bytes) + 1, since_s + budget_s - monotonic()
+        return self._scorer.lookups.queue.refusal(head.target, caller.client, caller.priority, rows, left_s, budget_s)
 
     def bytes(self, reason: str, request_id: str, keep_alive: bool) -> builtins.bytes:
         """The whole answer, counted."""

@@ -5,40 +5,43 @@ from __future__ import annotations
 import asyncio
 from typing import ClassVar
 
-from featureflow.errors import RequestError
-from featureflow.reading.features import Features
+from featureflow.errors import FeatureFlowError, RequestError
 from featureflow.reading.plan import ViewPlan
 from featureflow.serve import problem
-from featureflow.serve.answer import Answer
+from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.lookups import Ids, Show
+from featureflow.serve.priority import NOBODY, Caller
 from featureflow.serve.request import check_id, instant_us
 from featureflow.serve.scorer import Scorer
-from featureflow.serve.shown import Shown
+from featureflow.serve.scoring import answered
 from featureflow.serve.wire import v1
+
+Asked = tuple[Ids, int | None]  # the ids, and the instant where one is named
 
 
 class Looking:
-    """One request: it has begun when this is made, and ``future`` says when it can be answered.
-
-    Raises RequestError: 400 for a body that is not JSON, 422 for one that does not fit the view.
-    """
+    """One request: it has begun when this is made, and ``future`` says when it can be answered. ``show`` makes the answer."""
 
     route: ClassVar = "features"
-    __slots__ = ("_shown", "future", "id", "target")
+    __slots__ = ("_lookup", "_scorer", "future", "id", "target")
 
-    def __init__(self, scorer: Scorer, shown: Shown, view: ViewPlan, body: bytes, *, request_id: str) -> None:
-        self._shown, self.id, self.target = shown, request_id, view.view.name
-        ids, at_us = _asked(view, body)
-        self.future: asyncio.Future[tuple[int, Features]] = (
-            scorer.lookups.ask(view, ids) if at_us is None else asyncio.ensure_future(scorer.features(view, ids, at_us))
-        )
+    def __init__(
+        self, scorer: Scorer, view: ViewPlan, asked: Asked, show: Show, *, request_id: str, since_s: float, caller: Caller = NOBODY
+    ) -> None:
+        self._scorer, self.id, self.target = scorer, request_id, view.view.name
+        self._lookup = scorer.lookups.ask(view, *asked, show, since_s=since_s, caller=caller)
+        self.future: asyncio.Future[Answer | Shed | FeatureFlowError] = self._lookup.future
 
     def answer(self) -> Answer:
         """What to send, once the future is done. Raises UnavailableError; RequestError (422) for an instant that has no exact answer."""
-        return self._shown.many(*self.future.result())
+        told = self.future.result()
+        if isinstance(told, FeatureFlowError):
+            raise told
+        return answered(self._scorer.metrics, told, self._lookup.deadline, self.id)
 
 
-def _asked(view: ViewPlan, body: bytes) -> tuple[list[str | int | None], int | None]:
-    """The ids, and the instant where one is named."""
+def read(view: ViewPlan, body: bytes) -> Asked:
+    """What a body asks for. Raises RequestError: 400 for one that is not JSON, 422 for one that does not fit the view."""
     try:
         asked = v1.FEATURES_BODY.decode(body)
     except (ValueError, RecursionError) as error:

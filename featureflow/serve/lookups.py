@@ -1,93 +1,219 @@
-"""Features that callers look at now. What is asked for while a read is on its way is read together next, once per view, as scores are."""
+"""Features that callers look at. What is asked for while a turn of them is under way is looked up together next, as scores are.
+
+They have a queue and turns of their own. A score must not wait for the online store longer than its own deadline, and lookups may; so
+neither queue is before the other. The event loop they share turn by turn: one of lookups holds it up for ``HELD_S`` at most, where there is
+more than one request in it, and then a turn of scores comes.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from time import monotonic, perf_counter
 
 import numpy as np
+import structlog
 
-from featureflow import limits
 from featureflow.clock import Clock
-from featureflow.errors import UnavailableError
-from featureflow.reading.features import Features, finalize
+from featureflow.errors import FeatureFlowError, RequestError, UnavailableError
+from featureflow.reading.features import Features, finalize, no_exact_answer
 from featureflow.reading.fetch import Fetcher, Reading, Unread
 from featureflow.reading.finalized import Finalized
 from featureflow.reading.plan import ViewPlan
+from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.deadline import Deadline
+from featureflow.serve.lag import Lag
+from featureflow.serve.lookup_queue import LookupQueue
+from featureflow.serve.priority import NOBODY, Caller
+from featureflow.serve.turn import DISPLACED, FAILED
 
+DEADLINE_S = 1.0  # of a request that names none: as long as the online store is given
+GIVEN_UP = 8  # turns whose reads are still on their way though nobody waits for them; then the next one waits
 Ids = list[str | int | None]
+Wanted = dict[ViewPlan, dict[str | int | None, int]]  # the ids that are read of each view, and the place of each
+Read = dict[ViewPlan, Reading] | Unread
+Show = Callable[[int, Features], Answer]
+Told = Answer | Shed | FeatureFlowError
+log = structlog.get_logger("featureflow.serve")
 
 
-@dataclass(slots=True, eq=False)
-class _Asked:
-    plan: ViewPlan
-    ids: Ids
-    future: asyncio.Future[tuple[int, Features]]
+class Lookup:
+    """One request on its way: a view's features of these ids, now or at an instant, shown by ``show``.
+
+    ``future`` gives what to send, why it is not answered, or the error that it ends in. ``rows``: what is counted of it.
+    """
+
+    __slots__ = ("at_us", "client", "cost_s", "deadline", "future", "ids", "kind", "priority", "rows", "show", "view")
+
+    def __init__(
+        self, view: ViewPlan, ids: Ids, at_us: int | None, show: Show, deadline: Deadline, future: asyncio.Future[Told], caller: Caller
+    ) -> None:
+        self.view, self.ids, self.at_us, self.show, self.deadline, self.future = view, ids, at_us, show, deadline, future
+        self.kind, self.client, self.priority = view.view.name, caller.client, caller.priority
+        self.rows, self.cost_s = ids or [None], 0.0
 
 
 class Lookups:
-    """Belongs to one event loop. One read is under way at a time, of at most ``limits.ROWS_PER_REQUEST`` ids, or of one request."""
+    """Belongs to one event loop. One turn is under way at a time. ``scoring``: see ``LookupQueue``."""
 
-    def __init__(self, fetcher: Fetcher, clock: Clock, finalized: Finalized) -> None:
-        self._fetcher, self._clock, self._finalized = fetcher, clock, finalized
-        self._waiting: deque[_Asked] = deque()
-        self._reading: asyncio.Task[None] | None = None
+    def __init__(
+        self, fetcher: Fetcher, clock: Clock, finalized: Finalized, lag: Lag, scoring: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._fetcher, self._clock, self._finalized, self._lag = fetcher, clock, finalized, lag
+        self.queue = LookupQueue(scoring)
+        self._going: asyncio.Task[None] | None = None
+        self._given_up = 0
         self._loop = asyncio.get_running_loop()
 
-    def ask(self, plan: ViewPlan, ids: Ids) -> asyncio.Future[tuple[int, Features]]:
-        """(q, features) of these ids in their order, from one atomic read. The future may raise UnavailableError."""
-        future: asyncio.Future[tuple[int, Features]] = self._loop.create_future()
-        self._waiting.append(_Asked(plan, ids, future))
-        if self._reading is None:
-            self._reading = self._loop.create_task(self._read())
-        return future
+    def ask(self, view: ViewPlan, ids: Ids, at_us: int | None, show: Show, *, since_s: float, caller: Caller = NOBODY) -> Lookup:
+        """Put it into the coming turn, or refuse it; its future tells."""
+        budget_s = DEADLINE_S if caller.deadline_ms is None else caller.deadline_ms * 1e-3
+        lookup = Lookup(view, ids, at_us, show, Deadline(since_s + budget_s, budget_s), self._loop.create_future(), caller)
+        refused, displaced = self.queue.join(lookup)
+        for other in displaced:
+            _resolve(other, DISPLACED)
+        if refused is not None:
+            _resolve(lookup, refused)
+        elif self._going is None:
+            self._going = self._loop.create_task(self._go())
+        return lookup
 
-    async def _read(self) -> None:
-        try:
-            while batch := self._batch():
-                try:
-                    await self._one(batch)
-                except Exception as error:
-                    for asked in batch:
-                        if not asked.future.done():
-                            asked.future.set_exception(error)
-        finally:
-            self._reading = None
+    # -- a turn --------------------------------------------------------------------------------------------------------
 
-    def _batch(self) -> list[_Asked]:
-        batch: list[_Asked] = []
-        rows = 0
-        while self._waiting and (not batch or rows + len(self._waiting[0].ids) <= limits.ROWS_PER_REQUEST):
-            asked = self._waiting.popleft()
-            if asked.future.done():  # its caller has gone away
+    async def _go(self) -> None:
+        """Turn after turn, while somebody waits."""
+        mine = self._going
+        while self._going is mine and (batch := self.queue.take()):
+            turn = _Turn(self._loop, batch, self._give_up)
+            try:
+                await self._turn(turn)
+            except Exception:
+                log.exception("lookups_failed", requests=len(batch))
+            finally:
+                turn.end()
+                if self._going is mine:
+                    self._ended(turn)
+        if self._going is mine:
+            self._going = None
+        else:
+            self._given_up -= 1
+
+    def _give_up(self, turn: _Turn) -> None:
+        """Nobody of the turn under way waits any more: the next one goes on. The read ends by the store's own time-out, by which it is
+        learnt that the store is away.
+        """
+        if self._given_up < GIVEN_UP:
+            self._given_up += 1
+            self._ended(turn)
+            self._going = self._loop.create_task(self._go())
+
+    def _ended(self, turn: _Turn) -> None:
+        self.queue.ended(sum([len(lookup.rows) for lookup in turn.batch]), turn.held_s, perf_counter() - turn.began_s)
+
+    async def _turn(self, turn: _Turn) -> None:
+        """Answer each: those of now from one read, each of an instant from its own."""
+        now = [lookup for lookup in turn.batch if lookup.at_us is None]
+        then = [([lookup], _wanted([lookup])) for lookup in turn.batch if lookup.at_us is not None]
+        reads = [self._loop.create_task(self._fetch(wanted)) for _, wanted in then]
+        if now:
+            wanted = _wanted(now)
+            self._tell(turn, now, wanted, await self._fetch(wanted))
+        for (group, wanted), read in zip(then, reads, strict=True):
+            self._tell(turn, group, wanted, await read)
+
+    async def _fetch(self, wanted: Wanted) -> Read:
+        return await self._fetcher.fetch({view: list(ids) for view, ids in wanted.items()}, None)
+
+    def _tell(self, turn: _Turn, group: list[Lookup], places: Wanted, read: Read) -> None:
+        """Answer the requests of one read."""
+        began, now_s, q_us = perf_counter(), monotonic(), self._clock.now_us()
+        found: dict[ViewPlan, Features] = {}
+        for lookup in group:
+            if lookup.future.done():
                 continue
-            rows += len(asked.ids)
-            batch.append(asked)
-        return batch
+            try:
+                told: Told = LATE if lookup.deadline.at_s <= now_s else self._answer(lookup, places[lookup.view], read, q_us, found)
+            except FeatureFlowError as error:
+                told = error
+            except Exception:  # a fault in one must not take the others along
+                log.exception("lookup_failed", view=lookup.view.view.name, ids=len(lookup.ids))
+                told = FAILED
+            lookup.future.set_result(told)
+        ended = perf_counter()
+        turn.held_s += ended - began
+        self._lag.held(began, ended)
 
-    async def _one(self, batch: list[_Asked]) -> None:
-        wanted: dict[ViewPlan, dict[str | int | None, int]] = {}
-        for asked in batch:
-            ids = wanted.setdefault(asked.plan, {})
-            for entity_id in asked.ids:
-                ids.setdefault(entity_id, len(ids))
-        read = await self._fetcher.fetch({plan: list(ids) for plan, ids in wanted.items()}, None)
+    def _answer(
+        self, lookup: Lookup, place: dict[str | int | None, int], read: Read, q_us: int, found: dict[ViewPlan, Features]
+    ) -> Answer:
+        """``q_us``: now. ``found``: what is computed of the read already. Raises UnavailableError; RequestError as ``_check`` does."""
         if isinstance(read, Unread):
             raise UnavailableError(read.detail)
-        q_us = self._clock.now_us()
-        found = {plan: finalize(reading, q_us, self._finalized) for plan, reading in read.items()}
-        for asked in batch:
-            if asked.future.done():
-                continue
-            place = wanted[asked.plan]
-            rows = [place[entity_id] for entity_id in asked.ids]
-            features = found[asked.plan]
-            if features.degraded:  # by another's row, perhaps
-                features = finalize(_part(read[asked.plan], rows), q_us)
-            else:
-                features = features.take(np.array(rows, np.intp), asked.ids)
-            asked.future.set_result((q_us, features))
+        view, reading = lookup.view, read[lookup.view]
+        rows = [place[entity_id] for entity_id in lookup.ids]
+        if lookup.at_us is not None:
+            features = finalize(reading, lookup.at_us)
+            _check(lookup, features, reading, lookup.at_us, q_us)
+            return lookup.show(lookup.at_us, features.take(np.array(rows, np.intp), lookup.ids))
+        if view not in found:
+            found[view] = finalize(reading, q_us, self._finalized)
+        features = found[view]
+        if features.degraded:  # by another's row, perhaps
+            return lookup.show(q_us, finalize(_part(reading, rows), q_us))
+        return lookup.show(q_us, features.take(np.array(rows, np.intp), lookup.ids))
+
+
+LATE = Shed("late", "its deadline passed before its features were there")
+
+
+class _Turn:
+    """Tells who is in it and late, as his deadline passes; ``given_up`` is told once nobody waits for it any more."""
+
+    __slots__ = ("_given_up", "_loop", "_timer", "batch", "began_s", "held_s")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, batch: list[Lookup], given_up: Callable[[_Turn], None]) -> None:
+        self._loop, self.batch, self._given_up = loop, batch, given_up
+        self.began_s, self.held_s = perf_counter(), 0.0
+        self._timer = self._arm(batch)
+
+    def end(self) -> None:
+        self._timer.cancel()
+        for lookup in self.batch:
+            _resolve(lookup, FAILED)
+
+    def _arm(self, waiting: list[Lookup]) -> asyncio.TimerHandle:
+        return self._loop.call_later(max(0.0, min([lookup.deadline.at_s for lookup in waiting]) - monotonic()), self._due)
+
+    def _due(self) -> None:
+        for lookup in self.batch:
+            if lookup.deadline.passed():
+                _resolve(lookup, LATE)
+        if waiting := [lookup for lookup in self.batch if not lookup.future.done()]:
+            self._timer = self._arm(waiting)
+        else:
+            self._given_up(self)
+
+
+def _check(lookup: Lookup, features: Features, reading: Reading, at_us: int, now_us: int) -> None:
+    """Raises RequestError (422) where the instant cannot be answered exactly from what is kept."""
+    unanswerable = no_exact_answer(features, reading, at_us, now_us)
+    if unanswerable:
+        index, why = next(iter(unanswerable.items()))
+        raise RequestError(
+            "Cannot be answered exactly at that instant",
+            f"{len(unanswerable)} of {len(features.ids)} ids, the first {features.ids[index]!r}: {why}. Ask for a later instant, or have "
+            f"this one answered from history: featureflow get {lookup.view.view.name} ID --at INSTANT",
+            status=422,
+        )
+
+
+def _wanted(group: list[Lookup]) -> Wanted:
+    wanted: Wanted = {}
+    for lookup in group:
+        ids = wanted.setdefault(lookup.view, {})
+        for entity_id in lookup.ids:
+            ids.setdefault(entity_id, len(ids))
+    return wanted
 
 
 def _part(reading: Reading, rows: list[int]) -> Reading:
@@ -101,3 +227,8 @@ def _part(reading: Reading, rows: list[int]) -> Reading:
         [reading.standings[place] for place in own],
         [reading.blobs[row] for row in rows],
     )
+
+
+def _resolve(lookup: Lookup, told: Told) -> None:
+    if not lookup.future.done():
+        lookup.future.set_result(told)

@@ -11,7 +11,7 @@ from featureflow.clock import Clock
 from featureflow.reading.plan import Plan
 from featureflow.serve import described
 from featureflow.serve.explain import rfc3339
-from featureflow.serve.operation import ASKED, TRACED, answered, header, one_of, operation, path, plain
+from featureflow.serve.operation import ASKED, LOOKED_AT, TRACED, answered, header, one_of, operation, path, plain
 from featureflow.serve.wire import rank, v1
 
 TYPES = (
@@ -113,7 +113,7 @@ def _routes(plan: Plan | None) -> dict[str, Any]:
                 "Features of many entities, from one atomic read",
                 v1.FeaturesAnswer,
                 body=v1.FeaturesBody,
-                parameters=[view, header("X-Request-ID")],
+                parameters=[view, *LOOKED_AT],
                 problems=POSTED,
             )
         },
@@ -122,7 +122,7 @@ def _routes(plan: Plan | None) -> dict[str, Any]:
                 "entityFeatures",
                 "Features of one entity",
                 v1.EntityFeatures,
-                parameters=[view, path("id", "the entity's id, percent-encoded"), described.AT, header("X-Request-ID")],
+                parameters=[view, path("id", "the entity's id, percent-encoded"), described.AT, *LOOKED_AT],
                 problems=(400, 404, 422, 503),
             )
         },

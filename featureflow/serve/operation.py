@@ -90,9 +90,16 @@ def _refused(status: int) -> Schema:
 
 
 TRACED = (header("X-Request-ID"), header("traceparent"))  # by which a request is found again in logs and traces
+_WHOSE = header("X-API-Key", "whose request it is, for a fair share; else the address that it comes from")
 ASKED = (
     *TRACED,
     header("X-Deadline-Ms", "milliseconds until the answer is useless, unless the body says it", kind="number"),
     header("X-Priority", "critical, normal or batch, unless the body says it"),
-    header("X-API-Key", "whose request it is, for a fair share; else the address that it comes from"),
+    _WHOSE,
+)  # fmt: skip
+LOOKED_AT = (
+    header("X-Request-ID"),
+    header("X-Deadline-Ms", "milliseconds until the answer is useless; 1,000 where it is left out", kind="number"),
+    header("X-Priority", "critical, normal or batch"),
+    _WHOSE,
 )  # fmt: skip

@@ -13,10 +13,12 @@ from aiohttp import web
 
 from featureflow.define.spec import Source
 from featureflow.errors import RequestError
+from featureflow.reading.plan import ViewPlan
 from featureflow.serve import body, capacity, catalog, failure, priority, problem
 from featureflow.serve.answer import Answer
 from featureflow.serve.identity import RequestIds, trace_of
-from featureflow.serve.looking import Looking
+from featureflow.serve.looking import Asked, Looking, read
+from featureflow.serve.lookups import Show
 from featureflow.serve.openapi import Document
 from featureflow.serve.posted import Posted, Refused
 from featureflow.serve.priority import peer_of
@@ -161,7 +163,10 @@ class Routes:
     async def _features(self, call: Call) -> Answer:
         view = self.scorer.served.view(_text(call.rest, "view"))
         raw = await body.read(call.http, within_s=self._body_s)
-        looking = Looking(self.scorer, self.shown, view, raw, request_id=call.id)
+        return await self._looked_at(call, view, read(view, raw), self.shown.many)
+
+    async def _looked_at(self, call: Call, view: ViewPlan, asked: Asked, show: Show) -> Answer:
+        looking = Looking(self.scorer, view, asked, show, request_id=call.id, since_s=call.since_s, caller=_caller(call.http))
         await looking.future
         return looking.answer()
 
@@ -177,7 +182,7 @@ class Routes:
         check_id(entity_id, view.entity_type, "id")
         at = call.http.query.get("at")
         at_us = None if at is None else instant_us(int(at) if re.fullmatch(r"-?[0-9]{1,19}", at) else at, "at")
-        return self.shown.one(*await self.scorer.features(view, [entity_id], at_us))
+        return await self._looked_at(call, view, ([entity_id], at_us), self.shown.one)
 
     # -- what there is -------------------------------------------------------------------------------------------------
 

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-import numpy as np
 import structlog
 
 from featureflow import limits
 from featureflow.breaker import Breaker
 from featureflow.clock import Clock, SystemClock
 from featureflow.define.spec import DEFAULT_PROJECT
-from featureflow.errors import RequestError, UnavailableError
 from featureflow.models.ensemble import Loaded
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.store import ModelStore
 from featureflow.reading import features as feature_values
 from featureflow.reading.feature_cache import FeatureCache
-from featureflow.reading.features import Features
 from featureflow.reading.fetch import Fetcher, Reader, Unread
-from featureflow.reading.plan import ModelPlan, Plan, ViewPlan
+from featureflow.reading.plan import ModelPlan, Plan
 from featureflow.serve.admission import Admission
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.apart import Part, joined
@@ -81,7 +78,7 @@ class Scorer:
         self.vectors = vectors or VectorIndexes()
         self.served = Served(reader, keys := Keys(project))
         self.admission = admission or Admission()
-        self.lag = Lag(self.admission.lags)
+        self.lag = Lag(self._lags)
         self.spent = Spent()
         self.fetcher = Fetcher(reader, self.wall, stale_after_us, breaker=breaker, cache=FeatureCache(feature_cache_bytes))
         self.releases = ReleasesFollowed(reader, keys, self.models, self.wall, publish, share)
@@ -100,7 +97,9 @@ class Scorer:
             predictions=predictions,
         )  # fmt: skip
         self.turns = Turns(self.way.go, self.admission)
-        self.lookups = Lookups(self.fetcher, clock, self.way.finalized)
+        self.lookups = Lookups(
+            self.fetcher, clock, self.way.finalized, self.lag, lambda: bool(self.turns.active or self.turns.waiting)
+        )
         self.metrics.registry.register(CacheMetrics(self.fetcher.cache, self.way.score_cache))
         self._looking: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -264,34 +263,6 @@ class Scorer:
             if not future.done():
                 future.set_result(answer)
 
-    async def features(
-        self, view: ViewPlan, ids: Sequence[str | int | None], at_us: int | None
-    ) -> tuple[int, Features]:
-        """(q, features) of one view for these ids, all from one atomic read.
-
-        Raises UnavailableError; RequestError (422) where ``at_us`` cannot be answered exactly from what is kept.
-        """
-        if at_us is None:
-            return await self.lookups.ask(view, list(ids))
-        unique = list(dict.fromkeys(ids))
-        read = await self.fetcher.fetch({view: unique}, None)
-        if isinstance(read, Unread):
-            raise UnavailableError(read.detail)
-        found = feature_values.finalize(read[view], at_us)
-        unanswerable = feature_values.no_exact_answer(found, read[view], at_us, self.clock.now_us())
-        if unanswerable:
-            index, why = next(iter(unanswerable.items()))
-            raise RequestError(
-                "Cannot be answered exactly at that instant",
-                f"{len(unanswerable)} of {len(unique)} ids, the first {found.ids[index]!r}: {why}. Ask for a later instant, or have "
-                f"this one answered from history: featureflow get {view.view.name} ID --at INSTANT",
-                status=422,
-            )
-        if len(unique) != len(ids):
-            place = {entity_id: i for i, entity_id in enumerate(unique)}
-            found = found.take(np.array([place[i] for i in ids], np.intp), list(ids))
-        return at_us, found
-
     def close(self) -> None:
         """Let go of threads and tasks. What is under way is not waited for."""
         self.releases.close()
@@ -300,6 +271,10 @@ class Scorer:
         self.vectors.close()
         self.lag.close()
         self.way.close()
+
+    def _lags(self, seconds: float) -> None:
+        self.admission.lags(seconds)
+        self.lookups.queue.lags(seconds)
 
     def _loaded(self, loaded: LoadedModel) -> None:
         log.info(

@@ -4,35 +4,79 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
-from serve_rig import Listening, fed, listening, serving
+from serve_rig import Listening, ServeRig, fed, listening, serving
 
 from featureflow import limits
-from featureflow.errors import UnavailableError
+from featureflow.errors import FeatureFlowError, UnavailableError
 from featureflow.models.store import ModelStore
 from featureflow.reading.features import Features
+from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.lookup_queue import HELD_S
+from featureflow.serve.lookups import Ids
+from featureflow.serve.priority import Caller, Priority
+
+
+def begin(
+    serve: ServeRig, view: str, ids: Ids, at_us: int | None = None, *, client: str = "", priority: Priority = Priority.NORMAL,
+    deadline_ms: float = 60_000.0,
+) -> asyncio.Future[tuple[int, Features]]:  # fmt: skip
+    """Look at features; the future gives (q, features), or raises what the request ends in."""
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[tuple[int, Features]] = loop.create_future()
+
+    def show(q_us: int, features: Features) -> Answer:
+        found.set_result((q_us, features))
+        return Answer(200, b"")
+
+    def told(of: asyncio.Future[Answer | Shed | FeatureFlowError]) -> None:
+        result = of.result()
+        if not isinstance(result, Answer):
+            found.set_exception(result if isinstance(result, FeatureFlowError) else NotAnswered(result))
+
+    plan, caller = serve.scorer.served.view(view), Caller(client, priority, deadline_ms)
+    lookup = serve.scorer.lookups.ask(plan, ids, at_us, show, since_s=loop.time(), caller=caller)
+    lookup.future.add_done_callback(told)
+    found.add_done_callback(lambda done: lookup.future.cancel() if done.cancelled() else None)
+    return found
+
+
+class NotAnswered(Exception):
+    def __init__(self, shed: Shed) -> None:
+        super().__init__(shed.reason)
+        self.shed = shed
+
+
+async def held(serve: ServeRig) -> asyncio.Future[tuple[int, Features]]:
+    """A lookup whose read is on its way until ``serve.reader.hold`` is set; what is asked for now waits."""
+    serve.reader.hold, before = asyncio.Event(), len(serve.reader.reads)
+    first = begin(serve, "rider_now", ["first"])
+    while len(serve.reader.reads) == before:
+        await asyncio.sleep(0)
+    return first
 
 
 def test_what_is_asked_while_a_read_is_on_its_way_is_read_together_next(models: ModelStore) -> None:
     async def go() -> None:
         async with serving(models, rig=fed(200)) as serve:
-            rider, zone = serve.scorer.served.view("rider_now"), serve.scorer.served.view("zone_now")
-            serve.reader.hold, before = asyncio.Event(), len(serve.reader.reads)
-            first = serve.scorer.lookups.ask(rider, ["ada"])
-            while len(serve.reader.reads) == before:
-                await asyncio.sleep(0)
-            others = [serve.scorer.lookups.ask(rider, ["ada", None, "ada"]), serve.scorer.lookups.ask(zone, [7, -3])]
+            await begin(serve, "rider_now", ["ada"])              # what is known of no kind yet travels in small turns
+            await begin(serve, "zone_now", [7])
+            before = len(serve.reader.reads)
+            first = await held(serve)
+            others = [begin(serve, "rider_now", ["ada", None, "ada"]), begin(serve, "zone_now", [7, -3])]
             for _ in range(20):
                 await asyncio.sleep(0)
             assert len(serve.reader.reads) == before + 1
+            assert serve.reader.hold is not None
             serve.reader.hold.set()
             found = await asyncio.gather(first, *others)
             assert len(serve.reader.reads) == before + 2
-            assert [features.ids for _, features in found] == [["ada"], ["ada", None, "ada"], [7, -3]]
-            alone = await serve.scorer.features(rider, ["ada"], found[0][0])
+            assert [features.ids for _, features in found] == [["first"], ["ada", None, "ada"], [7, -3]]
+            _, alone = await begin(serve, "rider_now", ["ada"], found[0][0])
             for row in (0, 2):
-                assert _same(found[1][1], row, alone[1], 0)
+                assert _same(found[1][1], row, alone, 0)
             assert found[1][1].statuses[1].tolist() != found[1][1].statuses[0].tolist()
 
     asyncio.run(go())
@@ -42,10 +86,8 @@ def test_a_damaged_entity_is_told_of_to_whom_asked_for_it_and_to_nobody_else(mod
     async def go() -> None:
         rig = fed(200)
         async with serving(models, rig=rig) as serve:
-            rider = serve.scorer.served.view("rider_now")
-            rig.online.damage(rider.state_keys("ada")[0], b"\x07broken")
-            ask = serve.scorer.lookups.ask
-            mine, other = await asyncio.gather(ask(rider, ["ada", "bob:{0}"]), ask(rider, ["bob:{0}"]))
+            rig.online.damage(serve.scorer.served.view("rider_now").state_keys("ada")[0], b"\x07broken")
+            mine, other = await asyncio.gather(begin(serve, "rider_now", ["ada", "bob:{0}"]), begin(serve, "rider_now", ["bob:{0}"]))
             assert mine[1].degraded == ("rider_now:corrupt",)
             assert other[1].degraded == ()
             assert _same(mine[1], 1, other[1], 0)
@@ -56,14 +98,13 @@ def test_a_damaged_entity_is_told_of_to_whom_asked_for_it_and_to_nobody_else(mod
 def test_a_read_that_fails_is_told_to_each_and_the_next_is_another(models: ModelStore) -> None:
     async def go() -> None:
         async with serving(models, rig=fed(200)) as serve:
-            rider = serve.scorer.served.view("rider_now")
             serve.reader.fail = UnavailableError("gone")
-            several = [serve.scorer.lookups.ask(rider, ["ada"]) for _ in range(3)]
+            several = [begin(serve, "rider_now", ["ada"]) for _ in range(3)]
             for one in several:
                 with pytest.raises(UnavailableError, match="gone"):
                     await one
             serve.reader.fail = None
-            assert (await serve.scorer.lookups.ask(rider, ["ada"]))[1].degraded == ()
+            assert (await begin(serve, "rider_now", ["ada"]))[1].degraded == ()
 
     asyncio.run(go())
 
@@ -71,15 +112,134 @@ def test_a_read_that_fails_is_told_to_each_and_the_next_is_another(models: Model
 def test_one_read_is_of_no_more_ids_than_a_request_may_have_and_of_nobody_who_left(models: ModelStore) -> None:
     async def go() -> None:
         async with serving(models, rig=fed(200)) as serve:
-            rider = serve.scorer.served.view("rider_now")
-            per_id, before = rider.keys_per_id, len(serve.reader.reads)
+            per_id, before = serve.scorer.served.view("rider_now").keys_per_id, len(serve.reader.reads)
             ids = [[f"r{n}-{i}" for i in range(600)] for n in range(4)]
-            several = [serve.scorer.lookups.ask(rider, [*some]) for some in ids]
+            serve.reader.hold = asyncio.Event()
+            several = [begin(serve, "rider_now", [*some]) for some in ids]
             several[1].cancel()
+            for _ in range(3):
+                await asyncio.sleep(0)
+            serve.reader.hold.set()
             await asyncio.gather(*several, return_exceptions=True)
             reads = serve.reader.reads[before:]
             assert [read // (per_id * 600) for read in reads] == [1, 1, 1]
             assert limits.ROWS_PER_REQUEST == 1_000
+
+    asyncio.run(go())
+
+
+# -- who is let in -----------------------------------------------------------------------------------------------------
+
+def test_who_waits_for_a_store_that_does_not_answer_hears_of_it_when_his_deadline_has_passed(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(200)) as serve:
+            serve.reader.hold = asyncio.Event()
+            patient, hurried = begin(serve, "rider_now", ["ada"]), begin(serve, "rider_now", ["ada"], deadline_ms=1.0)
+            with pytest.raises(NotAnswered, match="late"):
+                await hurried
+            assert not patient.done()                             # ... and whoever travels with him goes on waiting
+            serve.reader.hold.set()
+            assert (await patient)[1].ids == ["ada"]
+
+    asyncio.run(go())
+
+
+def test_scores_go_on_while_lookups_wait_for_the_store(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(200)) as serve:
+            first = await held(serve)
+            hold, serve.reader.hold = serve.reader.hold, None     # of the reads that are on their way
+            waiting = begin(serve, "rider_now", ["ada"])
+            answer = await serve.ask("tip", {"entities": {"rider": "ada", "zone": 7}, "context": {"hour": 1}})
+            assert isinstance(answer, Answer)
+            assert not first.done() and not waiting.done()
+            assert hold is not None
+            hold.set()
+            await asyncio.gather(first, waiting)
+
+    asyncio.run(go())
+
+
+def test_no_more_ids_wait_than_four_full_turns_hold_and_who_has_less_finds_room(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(60)) as serve:
+            first = await held(serve)
+            ids: Ids = [f"r{i}" for i in range(500)]
+            waiting = [begin(serve, "rider_now", [*ids], client="greedy") for _ in range(1 + 8)]     # one of them goes with the coming turn
+            with pytest.raises(NotAnswered, match="queue_full"):
+                await begin(serve, "rider_now", [*ids], client="greedy")
+            modest = begin(serve, "rider_now", ["ada"], client="modest")
+            with pytest.raises(NotAnswered, match="displaced"):
+                await waiting.pop()
+            assert serve.reader.hold is not None
+            serve.reader.hold.set()
+            assert len(await asyncio.gather(first, modest, *waiting)) == 10
+
+    asyncio.run(go())
+
+
+Asked = tuple[str, dict[str, Any]]              # an id, and who asks for it
+FIRST: Asked = ("first", {})                   # goes with the coming turn, whoever comes after it
+GREEDY: list[Asked] = [(f"greedy {i}", {"client": "greedy"}) for i in range(3)] + [("modest", {"client": "modest"})]
+LEVELS: list[Asked] = [(level.name, {"priority": level}) for level in reversed(Priority)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "served"), [(GREEDY, ["greedy 0", "modest", "greedy 1", "greedy 2"]), (LEVELS, ["CRITICAL", "NORMAL", "BATCH"])]
+)
+def test_the_more_important_are_looked_up_first_and_callers_take_turns(models: ModelStore, asked: list[Asked], served: list[str]) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(60)) as serve:
+            await begin(serve, "rider_now", ["ada"])
+            serve.scorer.lookups.queue.ended(1, 1_000 * HELD_S, 0.0)      # as if an id took so long: one request a turn
+            first, order = await held(serve), list[str]()
+
+            def ask(name: str, caller: dict[str, Any]) -> asyncio.Future[tuple[int, Features]]:
+                future = begin(serve, "rider_now", [name], **caller)
+                future.add_done_callback(lambda _: order.append(name))
+                return future
+
+            waiting = [ask(*one) for one in (FIRST, *asked)]
+            assert serve.reader.hold is not None
+            serve.reader.hold.set()
+            await asyncio.gather(first, *waiting)
+            assert order == ["first", *served]
+
+    asyncio.run(go())
+
+
+def test_whoever_is_refused_is_told_when_to_come_back_before_his_request_is_read(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(60)) as serve, listening(serve) as server:
+            first = await held(serve)
+            ids: Ids = [f"r{i}" for i in range(1_000)]
+            waiting = [begin(serve, "rider_now", [*ids], client=" 127.0.0.1") for _ in range(1 + 4)]   # as who asks below
+            refused = [await _asked(server, "rider_now", {"entities": ["ada"]}, more) for more in (b"", b"TE: trailers\r\n")]
+            status, said, head = await _exchange(server, "rider_now", b"no JSON", b"")     # nor was it looked at
+            assert [one[0] for one in refused] == [503, 503] and status == 503
+            assert b"retry-after: 1" in head.lower()
+            assert said["detail"] == "the queue is full; send fewer rows at a time, or try again"
+            assert b'featureflow_shed_total{reason="queue_full"} 3.0' in serve.metrics.text()
+            assert (await _exchange(server, "no_view", b"no JSON", b""))[0] == 404
+            assert serve.reader.hold is not None
+            serve.reader.hold.set()
+            await asyncio.gather(first, *waiting)
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("more", [b"", b"TE: trailers\r\n"])
+def test_a_deadline_in_a_header_is_kept_by_either_reader_of_requests(models: ModelStore, more: bytes) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(60)) as serve, listening(serve) as server:
+            serve.reader.hold = asyncio.Event()
+            raw = json.dumps({"entities": ["ada"]}).encode()
+            status, said, head = await _exchange(server, "rider_now", raw, more + b"X-Deadline-Ms: 5\r\n")
+            assert (status, said["title"]) == (503, "Not answered in time")
+            assert b"retry-after: 1" in head.lower()
+            async with server.client.get(f"{server.url}/v1/features/rider_now/ada", headers={"X-Deadline-Ms": "5"}) as answer:
+                assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+            serve.reader.hold.set()
 
     asyncio.run(go())
 
@@ -110,12 +270,17 @@ def _same(a: Features, row: int, b: Features, other: int) -> bool:
 
 async def _asked(server: Listening, view: str, body: object, more: bytes) -> tuple[int, object]:
     """Status and body; the clock of the rig stands still."""
-    raw = json.dumps(body).encode()
+    return (await _exchange(server, view, json.dumps(body).encode(), more))[:2]
+
+
+async def _exchange(server: Listening, view: str, raw: bytes, more: bytes) -> tuple[int, Any, bytes]:
+    """Status, body and head of the answer."""
     reader, writer = await asyncio.open_connection(server.host, server.port)
     head = b"POST /v1/features/%b HTTP/1.1\r\nHost: x\r\nX-Request-ID: r\r\n%bContent-Length: %d\r\n\r\n"
     writer.write(head % (view.encode(), more, len(raw)) + raw)
-    lines = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)).split(b"\r\n")
+    answered = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+    lines = answered.split(b"\r\n")
     (length,) = [int(line.split(b":")[1]) for line in lines if line.lower().startswith(b"content-length:")]
     said = json.loads(await reader.readexactly(length))
     writer.close()
-    return int(lines[0].split()[1]), said
+    return int(lines[0].split()[1]), said, answered

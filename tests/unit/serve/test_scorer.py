@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from replay import recompute
 from serve_rig import STRICT, TIP, WITH_MODELS, Rig, ServeRig, fed, models_in, serving, train
+from unit.serve.test_lookups import begin
 from worker_rig import PROJECT, RIDERS, SECOND_US, TRIP, ZONES
 
 from featureflow.define import system
@@ -518,19 +519,18 @@ def test_features_at_an_instant_are_exact_or_refused(models: ModelStore) -> None
     async def go() -> None:
         rig = fed()
         async with serving(models, rig=rig) as serve:
-            view = serve.scorer.served.view("rider_now")
             now = rig.clock.now_us()
-            q_us, found = await serve.scorer.features(view, ["ada", "nobody", "ada"], now - 60 * SECOND_US)
+            q_us, found = await begin(serve, "rider_now", ["ada", "nobody", "ada"], now - 60 * SECOND_US)
             assert q_us == now - 60 * SECOND_US
             expected = rig.expected(RIDER, q_us).values[0]
             assert found.values[0].tobytes() == found.values[2].tobytes() == expected.tobytes()
             assert found.ids == ["ada", "nobody", "ada"]
             with pytest.raises(RequestError, match="rolled up") as refused:
-                await serve.scorer.features(view, ["ada", "nobody"], now - 40 * 86_400 * SECOND_US)
+                await begin(serve, "rider_now", ["ada", "nobody"], now - 40 * 86_400 * SECOND_US)
             assert refused.value.status == 422
             serve.reader.fail = UnavailableError("gone")
             with pytest.raises(UnavailableError):
-                await serve.scorer.features(view, ["ada"], None)
+                await begin(serve, "rider_now", ["ada"])
 
     asyncio.run(go())
 
