@@ -27,10 +27,10 @@ from featureflow.watch.alerting import Alerting
 from featureflow.watch.average import Average, fold
 from featureflow.watch.current import CurrentModel
 from featureflow.watch.failpoint import Failpoint, Name, unarmed
+from featureflow.watch.features import FeatureReader
 from featureflow.watch.metrics import WatchMetrics
 from featureflow.watch.score import ALERT, SCORE, Alert, Score
 from featureflow.watch.scoring import Scoring
-from featureflow.watch.sight import Sight
 
 ASK = Request(name="ask", fields=(Field(name="fare", type="float", nullable=True),))
 INPUTS = (
@@ -120,12 +120,12 @@ class WatchRig:
 
     def scoring(self, failpoint: Failpoint = unarmed, begins: dict[Partition, int] | None = None, model: str = "risk") -> Scoring:
         plan = Plan(self.project, {"trip": self.rig.partitions}, self.rig.buckets)
-        sight = Sight(self.rig.online, self.rig.clock, self.rig.clock, stale_after_us=30_000_000, wait_us=self.wait_us)
+        reader = FeatureReader(self.rig.online, self.rig.clock, self.rig.clock, stale_after_us=30_000_000, wait_us=self.wait_us)
         current = CurrentModel(self.models, self.rig.online, self.project, model, "")
         current.get()
         current.wait(60.0)
         stage = Scoring(
-            self.log, plan, model, current, sight, self.rig.clock, self.rig.clock,
+            self.log, plan, model, current, reader, self.rig.clock, self.rig.clock,
             self.metrics, failpoint, group="score", member="", begins=begins or {},
         )  # fmt: skip
         BEGUN.append(stage)

@@ -30,7 +30,7 @@ from featureflow.kernel.record import Records
 from featureflow.store.log.protocol import Batch, Consumer, Log
 from featureflow.store.mirror import ACCURACY_DOCUMENT, ACCURACY_STATE_DOCUMENT, Accuracy
 from featureflow.store.online.protocol import OnlineStore
-from featureflow.watch.join import Happened, Joined, LabelJoin, Scored
+from featureflow.watch.join import JoinState, LabelEvent, LabelJoin, WaitingScore
 
 SAVE_US = 2_000_000
 SAVE_RECORDS = 20_000
@@ -45,7 +45,7 @@ class Saved(Struct):
     topics: dict[str, str]                 # source -> id of its topic
     offsets: dict[str, dict[int, int]]
     seen_us: dict[str, dict[int, int]]
-    joins: dict[str, Joined]
+    joins: dict[str, JoinState]
 
 
 class _Prediction(Struct):
@@ -188,7 +188,7 @@ class AccuracyWatch:
             except msgspec.DecodeError:        # history says what of it is wrong; nothing here can be counted
                 continue
             if entity_id is not None:
-                join.score(Scored(found.prediction_id, str(entity_id), found.model_version, found.asked_at, found.score))
+                join.add_score(WaitingScore(found.prediction_id, str(entity_id), found.model_version, found.asked_at, found.score))
 
     def _events(self, batch: Batch) -> None:
         source = self._sources[batch.source]
@@ -207,7 +207,7 @@ class AccuracyWatch:
             for entity_id, value, at_us, offset, counts in zip(ids, values.tolist(), times, offsets, present, strict=True):
                 if counts and entity_id is not None and entity_id == entity_id and value == value:  # a null number is NaN
                     entity = str(int(entity_id)) if isinstance(entity_id, float) else str(entity_id)
-                    self._joins[label.name].happen(Happened(entity, at_us, batch.partition, offset, value != 0))
+                    self._joins[label.name].add_label(LabelEvent(entity, at_us, batch.partition, offset, value != 0))
 
     def _saw(self, batch: Batch, at_us: int) -> None:
         seen = self._saved.seen_us[batch.source]

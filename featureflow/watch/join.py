@@ -26,7 +26,7 @@ SLACK_US = 60_000_000                  # a score is in the log so long after its
 MOST_HALVINGS = 40
 
 
-class Scored(Struct, array_like=True):
+class WaitingScore(Struct, array_like=True):
     """A score that waits. ``label``: (time, partition, offset, value) of the earliest that is known."""
 
     prediction_id: str
@@ -37,7 +37,7 @@ class Scored(Struct, array_like=True):
     label: tuple[int, int, int, bool] | None = None
 
 
-class Happened(Struct, array_like=True, frozen=True):
+class LabelEvent(Struct, array_like=True, frozen=True):
     """A label: ``value`` of an entity at an instant."""
 
     entity: str
@@ -47,13 +47,13 @@ class Happened(Struct, array_like=True, frozen=True):
     value: bool
 
 
-class Joined(Struct):
+class JoinState(Struct):
     """Everything that has been read, as far as it still matters. ``meaning``: of the definition that it was joined by."""
 
     meaning: str
     rolling: Rolling
-    waiting: list[Scored] = []
-    kept: list[Happened] = []
+    waiting: list[WaitingScore] = []
+    kept: list[LabelEvent] = []
     recent: dict[str, int] = {}            # id -> instant, of scores of late: one that was appended twice is one
     halvings: int = 0
     counted: int = 0
@@ -64,32 +64,32 @@ class Joined(Struct):
 class LabelJoin:
     """One label's join. ``state`` is what it was when it was last saved; of another definition it is not taken."""
 
-    def __init__(self, label: spec.Label, disorder_us: int, state: Joined | None = None, *, most: int = limits.SCORES_FOLLOWED) -> None:
+    def __init__(self, label: spec.Label, disorder_us: int, state: JoinState | None = None, *, most: int = limits.SCORES_FOLLOWED) -> None:
         self.label, self._disorder_us, self._most = label, disorder_us, most
         meaning = meaning_of(label)
         if state is None or state.meaning != meaning:
-            state = Joined(meaning, Rolling(label.over_us))
+            state = JoinState(meaning, Rolling(label.over_us))
         self.state = state
-        self._by_entity: dict[str, list[Scored]] = defaultdict(list)
-        self._kept_of: dict[str, list[Happened]] = defaultdict(list)
+        self._by_entity: dict[str, list[WaitingScore]] = defaultdict(list)
+        self._kept_of: dict[str, list[LabelEvent]] = defaultdict(list)
         for scored in state.waiting:
             self._by_entity[scored.entity].append(scored)
-        for happened in state.kept:
-            self._kept_of[happened.entity].append(happened)
+        for event in state.kept:
+            self._kept_of[event.entity].append(event)
 
     @property
     def share(self) -> float:
         """Of all scores, how many are followed."""
         return 0.5**self.state.halvings
 
-    def score(self, scored: Scored) -> None:
+    def add_score(self, scored: WaitingScore) -> None:
         """(1) A score of the model."""
         state = self.state
         if not _drawn(scored.prediction_id, state.halvings) or scored.prediction_id in state.recent:
             return
         state.recent[scored.prediction_id] = scored.asked_us
-        for happened in self._kept_of.get(scored.entity, ()):
-            self._note(scored, happened)
+        for event in self._kept_of.get(scored.entity, ()):
+            self._note(scored, event)
         state.waiting.append(scored)
         self._by_entity[scored.entity].append(scored)
         while max(len(state.waiting), len(state.recent)) > self._most and state.halvings < MOST_HALVINGS:
@@ -97,12 +97,12 @@ class LabelJoin:
             state.recent = {one: at_us for one, at_us in state.recent.items() if _drawn(one, state.halvings)}
             self._keep(scored for scored in state.waiting if _drawn(scored.prediction_id, state.halvings))
 
-    def happen(self, happened: Happened) -> None:
+    def add_label(self, event: LabelEvent) -> None:
         """(1) A label."""
-        for scored in self._by_entity.get(happened.entity, ()):
-            self._note(scored, happened)
-        self.state.kept.append(happened)
-        self._kept_of[happened.entity].append(happened)
+        for scored in self._by_entity.get(event.entity, ()):
+            self._note(scored, event)
+        self.state.kept.append(event)
+        self._kept_of[event.entity].append(event)
         if len(self.state.kept) > self._most:
             oldest = sorted(self.state.kept, key=lambda one: one.at_us)
             self.state.lost += len(oldest) // 2
@@ -126,32 +126,32 @@ class LabelJoin:
         if len(left) < len(state.waiting):
             self._keep(left)
         read_us = scores_us - SLACK_US
-        self._keep_labels([happened for happened in state.kept if happened.at_us >= read_us])
+        self._keep_labels([event for event in state.kept if event.at_us >= read_us])
         state.recent = {prediction_id: at_us for prediction_id, at_us in state.recent.items() if at_us >= read_us - SLACK_US}
         state.rolling.forget(now_us)
         if state.halvings and max(len(state.waiting), len(state.recent)) < self._most // 4:
             state.halvings -= 1
 
-    def _note(self, scored: Scored, happened: Happened) -> None:
-        if not 0 <= happened.at_us - scored.asked_us <= self.label.within_us:
+    def _note(self, scored: WaitingScore, event: LabelEvent) -> None:
+        if not 0 <= event.at_us - scored.asked_us <= self.label.within_us:
             return
-        found = (happened.at_us, happened.partition, happened.offset, happened.value)
+        found = (event.at_us, event.partition, event.offset, event.value)
         if scored.label is None or found < scored.label:
             scored.label = found
 
-    def _keep(self, waiting: Iterable[Scored]) -> None:
+    def _keep(self, waiting: Iterable[WaitingScore]) -> None:
         self.state.waiting = list(waiting)
         self._by_entity = defaultdict(list)
         for scored in self.state.waiting:
             self._by_entity[scored.entity].append(scored)
 
-    def _keep_labels(self, kept: list[Happened]) -> None:
+    def _keep_labels(self, kept: list[LabelEvent]) -> None:
         if len(kept) == len(self.state.kept):
             return
         self.state.kept = kept
         self._kept_of = defaultdict(list)
-        for happened in kept:
-            self._kept_of[happened.entity].append(happened)
+        for event in kept:
+            self._kept_of[event.entity].append(event)
 
 
 def meaning_of(label: spec.Label) -> str:

@@ -29,10 +29,10 @@ from featureflow.store.schemas.open import records_of
 from featureflow.store.schemas.protocol import SchemaRegistry
 from featureflow.watch.current import CurrentModel
 from featureflow.watch.failpoint import Failpoint
+from featureflow.watch.features import FeatureReader, ModelFeatures, Positions
 from featureflow.watch.member import Member
 from featureflow.watch.metrics import WatchMetrics
 from featureflow.watch.score import Score
-from featureflow.watch.sight import Places, Seen, Sight
 from featureflow.watch.watched import Id, Watched, by_source, ids_of
 
 log = structlog.get_logger("featureflow.watch")
@@ -59,7 +59,7 @@ class Scoring:
         plan: Plan,
         model: str,
         current: CurrentModel,
-        sight: Sight,
+        reader: FeatureReader,
         clock: Clock,
         wall: Clock,
         metrics: WatchMetrics,
@@ -70,7 +70,7 @@ class Scoring:
         begins: Mapping[Partition, int],
         schemas: SchemaRegistry | None = None,
     ) -> None:
-        self.name, self._model, self._current, self._sight = f"score {model}", model, current, sight
+        self.name, self._model, self._current, self._reader = f"score {model}", model, current, reader
         self._clock, self._wall, self._metrics, self._failpoint = clock, wall, metrics, failpoint
         self._plan: ModelPlan = plan.models[model]
         project = plan.project
@@ -92,7 +92,7 @@ class Scoring:
 
     def close(self) -> None:
         self._member.close()
-        self._sight.close()
+        self._reader.close()
         self._current.close()
 
     def start_over(self) -> None:
@@ -115,9 +115,9 @@ class Scoring:
         records: list[Record] = []
         newest_us = NO_TIME_US
         for arrived in self._arrived(batches):  # 3
-            seen, found = self._scored(arrived, loaded)
+            appended_us, found = self._scored(arrived, loaded)
             records += found
-            newest_us = max(newest_us, seen)
+            newest_us = max(newest_us, appended_us)
         self._failpoint("scored")
         self._member.commit({self._topic: records}, batches)  # 6
         self._failpoint("scores_committed")
@@ -152,7 +152,7 @@ class Scoring:
     def _scored(self, arrived: _Arrived, loaded: Loaded) -> tuple[int, list[Record]]:
         """Steps 4 and 5 of one source's events: when the log took the newest, and the records of their scores."""
         watched, parts = arrived.watched, arrived.events
-        at = Places(
+        at = Positions(
             watched.source.name,
             np.concatenate([np.full(len(events), events.partition, np.int64) for events in parts]),
             np.concatenate([events.offsets for events in parts]),
@@ -166,9 +166,9 @@ class Scoring:
         contexts = [watched.context(events) for events in parts]
         context = {name: np.concatenate([one[name] for one in contexts]) for name in contexts[0]}
         newest_event_us = min(int(times.max()), self._clock.now_us() + watched.source.future_us)
-        seen = self._sight.see(watched.plan, ids, at, newest_event_us)  # 4
+        read = self._reader.read(watched.plan, ids, at, newest_event_us)  # 4
         self._failpoint("features_read")
-        scores, degraded = self._infer(seen, seen.inputs(context), loaded)  # 5
+        scores, degraded = self._infer(read, read.inputs(context), loaded)  # 5
         records = []
         for entity, field in watched.entities:
             kind = watched.source.by_name[field]
@@ -181,7 +181,7 @@ class Scoring:
                 records.append(
                     Score(
                         event_time=int(times[row]),
-                        scored_at=seen.q_us,
+                        scored_at=read.q_us,
                         model=self._model,
                         model_version=loaded.version,
                         variant=loaded.variant,
@@ -192,22 +192,22 @@ class Scoring:
                         source=watched.source.name,
                         partition=int(at.partitions[row]),
                         offset=int(at.offsets[row]),
-                        features=_text({**{name: _plain(values[row]) for name, values in context.items()}, **seen.shown(row)}),
+                        features=_text({**{name: _plain(values[row]) for name, values in context.items()}, **read.shown(row)}),
                         degraded=_ENCODE(degraded[row]).decode(),
                     ).record()
                 )
         return at.newest_us, records
 
     def _infer(
-        self, seen: Seen, inputs: NDArray[np.float64], loaded: Loaded
+        self, read: ModelFeatures, inputs: NDArray[np.float64], loaded: Loaded
     ) -> tuple[NDArray[np.float64], list[list[str]]]:
         """Scores (n,), NaN where there is none; what was degraded for each event. An event that the model refuses is refused alone."""
         n = len(inputs)
-        degraded = [seen.degraded(row) for row in range(n)]
+        degraded = [read.degraded(row) for row in range(n)]
         scores = np.full(n, np.nan)
         wanted = np.ones(n, np.bool_)
         if self._plan.model.when_missing == "refuse":
-            wanted = ~seen.missing()
+            wanted = ~read.missing()
             self._unscored("missing", np.flatnonzero(~wanted), degraded)
         rows = np.flatnonzero(wanted)
         try:

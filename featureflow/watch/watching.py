@@ -20,9 +20,9 @@ from featureflow.watch import steps
 from featureflow.watch.alerting import Alerting
 from featureflow.watch.current import CurrentModel
 from featureflow.watch.failpoint import Failpoint, unarmed
+from featureflow.watch.features import FeatureReader
 from featureflow.watch.metrics import WatchMetrics
 from featureflow.watch.scoring import Scoring
-from featureflow.watch.sight import Sight
 from featureflow.watch.watched import by_source
 from featureflow.watch.webhook import Webhook
 
@@ -137,12 +137,12 @@ class Watching:
             if of == model
             for partition, offset in offsets.items()
         }
-        sight = Sight(
+        reader = FeatureReader(
             self._online, self._clock, self._wall, stale_after_us=self._options.stale_after_us, wait_us=self._options.wait_us
         )
         current = CurrentModel(self._loader.apart(), self._online, self._applied.project, model, ref)
         return Scoring(
-            self._log, self._plan, model, current, sight, self._clock, self._wall, self._metrics, self._failpoint,
+            self._log, self._plan, model, current, reader, self._clock, self._wall, self._metrics, self._failpoint,
             group=f"{self._group}.score.{model}", member=self._options.member, begins=begins, schemas=self._schemas,
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ import pytest
 
 from featureflow.define import spec
 from featureflow.kernel.tile import SECOND_US
-from featureflow.watch.join import SLACK_US, Happened, Joined, LabelJoin, Scored
+from featureflow.watch.join import SLACK_US, JoinState, LabelEvent, LabelJoin, WaitingScore
 
 MINUTE_US = 60 * SECOND_US
 DISORDER_US = 30 * SECOND_US
@@ -22,8 +22,8 @@ LABEL = spec.Label(
 
 @dataclass(frozen=True)
 class World:
-    scores: list[Scored]
-    labels: list[Happened]
+    scores: list[WaitingScore]
+    labels: list[LabelEvent]
 
 
 def world(seed: int) -> World:
@@ -31,11 +31,12 @@ def world(seed: int) -> World:
     luck = random.Random(seed)
     users = [f"u{number}" for number in range(8)]
     scores = [
-        Scored(f"p{number}", luck.choice(users), luck.choice(("1", "2")), luck.randrange(60) * MINUTE_US, luck.random())
+        WaitingScore(f"p{number}", luck.choice(users), luck.choice(("1", "2")), luck.randrange(60) * MINUTE_US, luck.random())
         for number in range(200)
     ]
     labels = [
-        Happened(luck.choice(users), luck.randrange(75) * MINUTE_US, luck.randrange(2), number, luck.random() < 0.4) for number in range(60)
+        LabelEvent(luck.choice(users), luck.randrange(75) * MINUTE_US, luck.randrange(2), number, luck.random() < 0.4)
+        for number in range(60)
     ]
     return World(scores, labels)
 
@@ -56,7 +57,7 @@ def naive(made: World, label: spec.Label) -> list[tuple[str, float, bool]]:
     return sorted(found)
 
 
-def run(made: World, label: spec.Label, seed: int, *, restarts: bool = True) -> tuple[Joined, LabelJoin]:
+def run(made: World, label: spec.Label, seed: int, *, restarts: bool = True) -> tuple[JoinState, LabelJoin]:
     """Read both in event time order within their disorder, either ahead of the other, saved and taken up again at any point."""
     luck = random.Random(seed)
     scores = sorted(made.scores, key=lambda one: one.asked_us + luck.randrange(SLACK_US // 2))
@@ -66,17 +67,17 @@ def run(made: World, label: spec.Label, seed: int, *, restarts: bool = True) -> 
     while scores or labels:
         if scores and (not labels or luck.random() < 0.75):
             for scored in scores[: luck.randrange(1, 9)]:
-                join.score(scored)
+                join.add_score(scored)
                 scores_us = max(scores_us, scored.asked_us)
                 scores = scores[1:]
         elif labels:
             happened, *labels = labels
-            join.happen(happened)
+            join.add_label(happened)
             labels_us = max(labels_us, happened.at_us)
         if luck.random() < 0.3:
             join.settle(scores_us, labels_us, labels_us)
         if restarts and luck.random() < 0.2:
-            state = msgspec.msgpack.decode(msgspec.msgpack.encode(join.state), type=Joined)
+            state = msgspec.msgpack.decode(msgspec.msgpack.encode(join.state), type=JoinState)
             join = LabelJoin(label, DISORDER_US, state)
     end_us = 100 * MINUTE_US
     join.settle(end_us, end_us, end_us)
@@ -108,23 +109,23 @@ def test_the_order_of_reading_changes_nothing() -> None:
 
 def test_a_score_that_was_appended_twice_counts_once() -> None:
     join = LabelJoin(LABEL, DISORDER_US)
-    scored = Scored("p", "u", "1", 5 * MINUTE_US, 0.5)
-    join.score(scored)
-    join.happen(Happened("u", 6 * MINUTE_US, 0, 0, True))
+    scored = WaitingScore("p", "u", "1", 5 * MINUTE_US, 0.5)
+    join.add_score(scored)
+    join.add_label(LabelEvent("u", 6 * MINUTE_US, 0, 0, True))
     join.settle(6 * MINUTE_US, 8 * MINUTE_US, 8 * MINUTE_US)
     assert join.state.counted == 1
-    join.score(Scored("p", "u", "1", 5 * MINUTE_US, 0.5))
+    join.add_score(WaitingScore("p", "u", "1", 5 * MINUTE_US, 0.5))
     join.settle(8 * MINUTE_US, 8 * MINUTE_US, 8 * MINUTE_US)
     assert (join.state.counted, join.state.waiting) == (1, [])
 
 
 def test_a_label_is_not_taken_before_an_earlier_one_could_have_come() -> None:
     join = LabelJoin(LABEL, DISORDER_US)
-    join.score(Scored("p", "u", "1", 5 * MINUTE_US, 0.5))
-    join.happen(Happened("u", 7 * MINUTE_US, 0, 0, True))
+    join.add_score(WaitingScore("p", "u", "1", 5 * MINUTE_US, 0.5))
+    join.add_label(LabelEvent("u", 7 * MINUTE_US, 0, 0, True))
     join.settle(7 * MINUTE_US, 7 * MINUTE_US, 7 * MINUTE_US)
     assert join.state.counted == 0
-    join.happen(Happened("u", 7 * MINUTE_US - DISORDER_US, 0, 1, False))
+    join.add_label(LabelEvent("u", 7 * MINUTE_US - DISORDER_US, 0, 1, False))
     join.settle(9 * MINUTE_US, 9 * MINUTE_US, 9 * MINUTE_US)
     assert join.state.rolling.accuracy(9 * MINUTE_US)["1"].base_rate == 0.0
 
@@ -133,7 +134,7 @@ def test_of_more_scores_than_fit_an_even_share_is_followed_and_the_state_stays_b
     join = LabelJoin(msgspec.structs.replace(LABEL, within_us=600 * MINUTE_US), DISORDER_US, most=500)
     luck = random.Random(1)
     for number in range(20_000):
-        join.score(Scored(f"p{number}", f"u{number}", "1", number * 1_000, luck.random()))
+        join.add_score(WaitingScore(f"p{number}", f"u{number}", "1", number * 1_000, luck.random()))
         assert len(join.state.waiting) <= 500
         assert len(join.state.recent) <= 500
     assert 250 < len(join.state.waiting) <= 500
@@ -141,14 +142,14 @@ def test_of_more_scores_than_fit_an_even_share_is_followed_and_the_state_stays_b
     assert 0.35 < early / len(join.state.waiting) < 0.65, "drawn from all of the time alike"
     assert join.share == pytest.approx(len(join.state.waiting) / 20_000, rel=0.5)
     for number in range(2_000):
-        join.happen(Happened("nobody", number, 0, number, True))
+        join.add_label(LabelEvent("nobody", number, 0, number, True))
         assert len(join.state.kept) <= 500
     assert join.state.lost > 0
 
 
 def test_another_definition_begins_anew() -> None:
     join = LabelJoin(LABEL, DISORDER_US)
-    join.score(Scored("p", "u", "1", 0, 0.5))
+    join.add_score(WaitingScore("p", "u", "1", 0, 0.5))
     other = msgspec.structs.replace(LABEL, within_us=1)
     assert LabelJoin(LABEL, DISORDER_US, join.state).state.waiting == join.state.waiting != []
     assert LabelJoin(other, DISORDER_US, join.state).state.waiting == []

@@ -31,7 +31,7 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.002, 0.05  # until state is read again that doe
 
 
 @dataclass(frozen=True)
-class Places:
+class Positions:
     """Of n events of one source: where they are in the log. ``newest_us``: when the log took the last of them."""
 
     source: str
@@ -41,7 +41,7 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ModelFeatures:
     """What a model reads of n events, at ``q_us``. ``found`` and ``places`` per view of the model: its features, each event's row there.
 
     ``behind`` (n,): the state of some view did not count the event when the wait was over.
@@ -73,7 +73,7 @@ class Seen:
         return {u.reference: _defined(self.found[u.slot].shown(int(self.places[u.slot][row]), u.feature)) for u in self.plan.used}
 
 
-class Sight:
+class FeatureReader:
     """Belongs to one thread. ``clock`` says what now is for features, ``wall`` what it is for the store's and the log's times."""
 
     def __init__(self, online: OnlineStore, clock: Clock, wall: Clock, *, stale_after_us: int, wait_us: int) -> None:
@@ -81,17 +81,17 @@ class Sight:
         self._fetcher = Fetcher(BlockingReader(online), wall, stale_after_us)
         self._loop = asyncio.new_event_loop()
 
-    def see(self, plan: ModelPlan, ids: Mapping[str, Sequence[Id]], at: Places, newest_event_us: int) -> Seen:
+    def read(self, plan: ModelPlan, ids: Mapping[str, Sequence[Id]], at: Positions, newest_event_us: int) -> ModelFeatures:
         """``ids``: by join key, one of each event. ``newest_event_us``: their newest event time, which is counted too.
 
         Raises UnavailableError where the store does not answer.
         """
-        return self._loop.run_until_complete(self._see(plan, ids, at, newest_event_us))
+        return self._loop.run_until_complete(self._read(plan, ids, at, newest_event_us))
 
     def close(self) -> None:
         self._loop.close()
 
-    async def _see(self, plan: ModelPlan, ids: Mapping[str, Sequence[Id]], at: Places, newest_event_us: int) -> Seen:
+    async def _read(self, plan: ModelPlan, ids: Mapping[str, Sequence[Id]], at: Positions, newest_event_us: int) -> ModelFeatures:
         wanted: dict[ViewPlan, dict[Id, int]] = {}
         places = []
         for view in plan.views:
@@ -112,10 +112,10 @@ class Sight:
             time.sleep(min(pause_s, left_s))  # nothing else runs in this loop
             pause_s = min(2 * pause_s, LONGEST_WAIT_S)
         q_us = max(self._clock.now_us(), newest_event_us)
-        return Seen(plan, q_us, [finalize_or_missing(read[view], q_us) for view in plan.views], places, behind)
+        return ModelFeatures(plan, q_us, [finalize_or_missing(read[view], q_us) for view in plan.views], places, behind)
 
 
-def _uncounted(reading: Reading, place: NDArray[np.intp], at: Places) -> NDArray[np.bool_]:
+def _uncounted(reading: Reading, place: NDArray[np.intp], at: Positions) -> NDArray[np.bool_]:
     """(n,): whether the state is not known to count the event."""
     upto = [standing.applied.get(at.source, {}) for standing in reading.standings]
     of_rows = np.array(reading.places, np.intp)[place].tolist()
