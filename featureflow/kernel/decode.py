@@ -320,6 +320,7 @@ def key_of(source: Source, values: Mapping[str, Any]) -> bytes | None:
 
 
 def too_large(value: bytes) -> str:
+    """What is said of a record that is longer than is read."""
     return f"the record is {len(value)} bytes; at most {limits.RECORD_BYTES} are read"
 
 

@@ -36,12 +36,6 @@ def writing(home: Path) -> Iterator[None]:
         yield
 
 
-def check_name(name: str, what: str) -> None:
-    """Raises ModelError unless the name can be a folder's, on its own and in a request's path."""
-    if not NAME.fullmatch(name):
-        raise ModelError(f"{name!r} cannot name {what}: write letters, digits, _ . - (at most 64, no leading . or -)")
-
-
 def versions(home: Path) -> list[str]:
     """The versions of the model whose folder this is, in no order."""
     return [p.parent.name for p in home.glob(f"[!.]*/{manifests.FILE}") if NAME.fullmatch(p.parent.name)]

@@ -52,7 +52,6 @@ class LoadedModel:
         """
         return self.session.run(self.manifest.transforms.apply(inputs))
 
-
     def run(self, tensors: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
         """The file's own tensors in, all that it gives out, by name: each (n, ...) of the type that the file declares.
 

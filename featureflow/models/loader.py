@@ -91,7 +91,7 @@ class ModelLoader:
 
     def resolve(self, name: str, ref: str | None = None) -> str:
         """The version that a version, an alias, or nothing (``latest``) stands for. Raises ModelError saying what there is."""
-        folder.check_name(name, "a model")
+        manifests.check_name(name, "a model")
         home = self.path / name
         versions = folder.versions(home)
         if not versions:

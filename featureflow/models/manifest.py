@@ -33,6 +33,12 @@ class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pass
 
 
+def check_name(name: str, what: str) -> None:
+    """Raises ModelError unless the name can be a folder's, on its own and in a request's path."""
+    if not NAME.fullmatch(name):
+        raise ModelError(f"{name!r} cannot name {what}: write letters, digits, _ . - (at most 64, no leading . or -)")
+
+
 class ModelInput(_Value, frozen=True):
     """One named input: ``size`` columns of the matrix, in the manifest's order.
 
@@ -162,9 +168,8 @@ class Manifest(_Value, frozen=True):
             )
         if len({item.name for item in self.inputs}) != len(self.inputs):
             raise ModelError(f"two inputs have one name: {', '.join(item.name for item in self.inputs)}; name each once")
-        for what in (self.name, self.version):
-            if not NAME.fullmatch(what):
-                raise ModelError(f"{what!r} cannot name a model or version: write letters, digits, _ . - (at most 64, no leading . or -)")
+        for name in (self.name, self.version):
+            check_name(name, "a model or version")
         for item in (*self.variants.values(), *([self.vectors] if self.vectors else [])):
             if not NAME.fullmatch(item.file):
                 raise ModelError(f"the manifest names the file {item.file!r}; files stand in the version's own directory")

@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from featureflow.errors import ModelError, StateError
-from featureflow.models.manifest import NAME, Manifest
+from featureflow.models.manifest import Manifest, check_name
 
 WHOLE = 10_000                             # weights are shares of this
 STABLE, CANARY, SHADOW = "stable", "canary", "shadow"
@@ -84,11 +84,12 @@ class Release(_Value, frozen=True):
             values = [getattr(arm, what) for arm in arms]
             if len(set(values)) != len(values):
                 raise ModelError(f"two arms of a release of {self.model} have the {what} {max(values, key=values.count)}; name each once")
-        if bad := [text for arm in arms for text in (arm.name, arm.version) if not NAME.fullmatch(text)]:
-            raise ModelError(f"{bad[0]!r} cannot name an arm or version: write letters, digits, _ . - (at most 64, no leading . or -)")
+        for name in (name for arm in arms for name in (arm.name, arm.version)):
+            check_name(name, "an arm or version")
 
     @property
     def stable(self) -> Arm:
+        """The arm that answers whom no candidate does, and everybody once a candidate has ended."""
         return self.arms[0]
 
     @property

@@ -76,9 +76,9 @@ class ModelStore(ModelLoader):
         Raises ModelError when the file, inputs and transforms do not fit together or to the definition, when it gives no finite
         scores or other ones in another batch, or when the version exists.
         """
-        folder.check_name(name, "a model")
+        manifests.check_name(name, "a model")
         if version is not None:
-            folder.check_name(version, "a version")
+            manifests.check_name(version, "a version")
         content = onnx if isinstance(onnx, bytes) else folder.read(Path(onnx), limit=MODEL_BYTES)
         place = f"model {name} ({origin if isinstance(onnx, bytes) else onnx})"
         parsed = parse(content, place)
@@ -222,7 +222,7 @@ class ModelStore(ModelLoader):
 
         Setting ``latest`` back is a rollback.
         """
-        folder.check_name(alias, "an alias")
+        manifests.check_name(alias, "an alias")
         version = self.resolve(name, ref)
         home = self.path / name
         with folder.writing(home):

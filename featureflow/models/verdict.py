@@ -78,6 +78,7 @@ class Tally:
                 self._kept -= len(self._scores.popleft()[1])
 
     def seen(self, now_us: int) -> Seen:
+        """All of the window that ends at ``now_us``."""
         self._forget(now_us // self._part_us)
         sums = [sum(part[i] for part in self._parts) for i in range(1, 5)]
         scores = np.concatenate([kept for _, kept in self._scores]) if self._scores else np.empty(0)

@@ -36,8 +36,8 @@ class Served:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A row of ``define.system.predictions``. ``features`` (width,) float64 and ``statuses`` (letters) go view by "
-    "view, in ``views`` order."""
+    """A row of ``define.system.predictions``. ``features`` (width,) float64 and ``statuses`` (letters) go view by view, in
+    the order of ``views``."""
 
     prediction_id: str
     asked_at_us: int                       # q
