@@ -26,6 +26,8 @@ EMBEDDED = "embedded"
 SECRET_OPTION = re.compile(r"(?i)([^&=]*(?:password|secret|token|key)[^&=]*)=[^&]*")
 UNENCODED = re.compile(r"[^/]*://[^/?#@]*:(?!\d+(?:$|[/,]))[^@]*$")  # after a colon, no port and no host: a password that its ? cut off
 STALE_AFTER_US = 5_000_000
+LONGEST_WAIT_US = 5_000_000                # of watch.wait
+ALIKE = 0.85                               # names that are so near each other are meant to be the same
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
@@ -192,6 +194,9 @@ def load(folder: Path, environment: Mapping[str, str]) -> Settings:
     _check_stale_after(settings.online.stale_after, said("online.stale_after"))
     _check_database(settings.log.url, said("log.url"))
     _check_database(settings.online.url, said("online.url"))
+    _check_wait(settings.watch.wait, said("watch.wait"))
+    if settings.watch.webhook:
+        check_webhook(settings.watch.webhook, said("watch.webhook"))
     _check_name(settings, file, said("project.name"))
     return settings
 
@@ -200,6 +205,22 @@ def _check_stale_after(text: str, said: str) -> None:
     """What ingest knows of the log's end is two to three seconds old where nothing lags."""
     if duration_us(text, said) < STALE_AFTER_US:
         raise SettingsError(f'{said} = {text!r} is too short: fresh features would be called stale. Write "5s" or more')
+
+
+def _check_wait(text: str, said: str) -> None:
+    """A member that says nothing for longer loses its partitions."""
+    if duration_us(text, said) > LONGEST_WAIT_US:
+        raise SettingsError(f'{said} = {text!r} is longer than 5s; write "2s"')
+
+
+def check_webhook(url: str, said: str = "watch.webhook") -> None:
+    """Raises SettingsError for what is no address to post to."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise SettingsError(f"{said} = {mask(url)!r} is no URL: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SettingsError(f"{said} = {mask(url)!r} is no address to post to; write https://host/path, or nothing for none")
 
 
 def _check_database(url: str, said: str) -> None:
@@ -264,6 +285,14 @@ def _key_of(variable: str) -> tuple[str, str] | None:
     return None  # FEATUREFLOW_ names that are not settings belong to scripts
 
 
+def misspelt(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that are no settings, and nearly the name of one -> that one's."""
+    known = [f"{section}_{name}".upper() for section, name in _keys()]
+    rests = [variable.removeprefix("FEATUREFLOW_") for variable in environment if variable.startswith("FEATUREFLOW_")]
+    near = {rest: get_close_matches(rest, known, n=1, cutoff=ALIKE) for rest in rests if rest not in known}
+    return {f"FEATUREFLOW_{rest}": f"FEATUREFLOW_{meant[0]}" for rest, meant in near.items() if meant}
+
+
 def _keys() -> list[tuple[str, str]]:
     sections = [f for f in Settings.__struct_fields__ if f != "folder"]
     return [(s, name) for s in sections for name in getattr(Settings(), s).__struct_fields__]
@@ -289,4 +318,4 @@ def _refuse_unknown(raw: dict[str, Any], file: Path) -> None:
 
 def _near(word: str, known: set[str] | dict[str, set[str]]) -> str:
     near = get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f" (did you mean {near[0]!r}?)" if near else ""

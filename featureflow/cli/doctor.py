@@ -14,7 +14,7 @@ from featureflow.cli.answering import Answering
 from featureflow.cli.context import WITHOUT_RUNTIME, Context, Json
 from featureflow.cli.output import Output, counted, said_of
 from featureflow.errors import FeatureFlowError, TablesMissingError, UnavailableError
-from featureflow.settings import mask
+from featureflow.settings import mask, misspelt
 from featureflow.store.schemas.open import lacking
 
 State = Literal["ok", "warning", "error"]
@@ -78,7 +78,11 @@ def examine(here: Context) -> list[Finding]:
 def _settings(here: Context) -> list[Finding]:
     s = here.settings
     return [
-        Finding("settings", "ok", f"log {mask(s.log.url)}, online {mask(s.online.url)}, history {mask(s.history.url)}")
+        Finding("settings", "ok", f"log {mask(s.log.url)}, online {mask(s.online.url)}, history {mask(s.history.url)}"),
+        *(
+            Finding("settings", "warning", f"the environment variable {name} is no setting, and changes nothing; did you mean {meant}?")
+            for name, meant in misspelt(here.environment).items()
+        ),
     ]
 
 

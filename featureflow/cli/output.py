@@ -51,12 +51,13 @@ class Output:
         """Rows under these headings; nothing with ``--json``. A row has one cell for each column, shown as ``str`` has it."""
         if self.json:
             return
+        from rich.markup import escape
         from rich.table import Table
 
-        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+        table = Table(*map(escape, columns), box=None, pad_edge=False, header_style="bold")
         table.columns[-1].overflow = "fold"
         for row in rows:
-            table.add_row(*(str(cell) for cell in row))
+            table.add_row(*(escape(str(cell)) for cell in row))
         self._out.print(table)
 
     def result(self, value: Any) -> None:

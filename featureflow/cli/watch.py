@@ -12,7 +12,7 @@ import typer
 from featureflow.cli import consume
 from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output
-from featureflow.errors import SettingsError, StateError
+from featureflow.errors import StateError
 from featureflow.log_lines import log_as_json
 from featureflow.settings import WatchSettings, duration_us
 from featureflow.store.mirror import buckets_of, mirrored, partitions_of, watched_from
@@ -20,8 +20,6 @@ from featureflow.store.online.loss import emptied
 from featureflow.store.online.protocol import OnlineStore
 from featureflow.watch.metrics import WatchMetrics
 from featureflow.watch.watching import Applied, Watching, WatchOptions
-
-LONGEST_WAIT_US = 5_000_000                # a member that says nothing for longer loses its partitions
 
 
 def register(app: typer.Typer) -> None:
@@ -91,6 +89,4 @@ def applied(online: OnlineStore) -> Applied | None:
 
 def _options(settings: WatchSettings, stale_after: str) -> WatchOptions:
     wait_us = duration_us(settings.wait, "watch.wait")
-    if wait_us > LONGEST_WAIT_US:
-        raise SettingsError(f'watch.wait = "{settings.wait}" is longer than 5s; write "2s"')
     return WatchOptions(settings.group, settings.member, wait_us, duration_us(stale_after, "online.stale_after"), settings.webhook)

@@ -13,7 +13,6 @@ import time
 import urllib.error
 import urllib.request
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -21,8 +20,7 @@ import structlog
 from featureflow.backoff import Backoff
 from featureflow.clock import SystemClock
 from featureflow.define import system
-from featureflow.errors import SettingsError
-from featureflow.settings import mask
+from featureflow.settings import check_webhook, mask
 from featureflow.store.log.protocol import Batch, Log
 from featureflow.watch.failpoint import Failpoint
 from featureflow.watch.member import Member
@@ -39,9 +37,7 @@ logger = structlog.get_logger("featureflow.watch")
 
 def checked(url: str) -> str:
     """Raises SettingsError for what is no address of a webhook."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingsError(f"watch.webhook = {mask(url)!r} is no address to post to; write https://host/path, or nothing for none")
+    check_webhook(url)
     return url
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from featureflow.errors import SettingsError
-from featureflow.settings import EMBEDDED, FILE, Settings, duration_us, load, mask
+from featureflow.settings import EMBEDDED, FILE, Settings, duration_us, load, mask, misspelt
 
 
 def write(folder: Path, text: str) -> Path:
@@ -70,8 +70,8 @@ def test_other_variables_with_the_prefix_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[log]\nurll = "x"\n', r"'urll' is no key of \[log\]; did you mean 'url'"),
-        ("[logs]\n", r"\[logs\] is no section; did you mean 'log'"),
+        ('[log]\nurll = "x"\n', r"'urll' is no key of \[log\] \(did you mean 'url'\?\)\. Keys: "),
+        ("[logs]\n", r"\[logs\] is no section \(did you mean 'log'\?\)\. Sections: "),
         ("log = 3\n", r"log must be a section"),
         ('[serve]\nport = "many"\n', r"Expected `int`"),
         ("[serve\n", "not valid TOML"),
@@ -79,11 +79,20 @@ def test_other_variables_with_the_prefix_are_left_alone(tmp_path: Path) -> None:
         ("[folder]\nx = 1\n", r"\[folder\] is no section"),
         ('[online]\nstale_after = "soon"\n', r'online.stale_after = .soon. is no duration.*"30s"'),
         ('[online]\nstale_after = "4s"\n', r'online.stale_after = .4s. is too short.*"5s" or more'),
+        ('[watch]\nwebhook = "hooks.example.com"\n', r"watch.webhook = 'hooks.example.com' is no address to post to; write https://host/path"),
+        ('[watch]\nwait = "6s"\n', r"watch.wait = '6s' is longer than 5s"),
+        ('[watch]\nwait = "long"\n', r"watch.wait = 'long' is no duration"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_may_stand_there(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         load(write(tmp_path, text), {})
+
+
+def test_a_variable_that_is_nearly_a_setting_is_named_and_others_are_not() -> None:
+    found = {"FEATUREFLOW_SERVE_PROT": "1", "FEATUREFLOW_SERVE_PORT": "1", "FEATUREFLOW_SERVE_PORT_8080_TCP_ADDR": "10.0.0.1", "HOME": "/"}
+    found |= {"FEATUREFLOW_SERVICES_DIR": "/x", "FEATUREFLOW_KAFKA_PORT": "1", "FEATUREFLOW_LOGS_URL": "kafka://a:1"}
+    assert misspelt(found) == {"FEATUREFLOW_SERVE_PROT": "FEATUREFLOW_SERVE_PORT", "FEATUREFLOW_LOGS_URL": "FEATUREFLOW_LOG_URL"}
 
 
 def test_features_may_be_called_stale_after_five_seconds(tmp_path: Path) -> None:

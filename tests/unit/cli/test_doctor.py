@@ -75,6 +75,13 @@ def test_a_release_is_told_and_one_that_the_mirror_or_the_model_folder_lacks_is_
         assert (state, what) == ("error", "tip@2 is not in the store here; put the released one there")
 
 
+def test_a_variable_that_is_nearly_a_setting_is_a_warning(here: Context) -> None:
+    here.environment = {"FEATUREFLOW_SERVE_PROT": "1"}
+    said = [(finding.state, finding.said) for finding in examine(here) if finding.part == "settings"]
+    prot = "the environment variable FEATUREFLOW_SERVE_PROT is no setting, and changes nothing; did you mean FEATUREFLOW_SERVE_PORT?"
+    assert said[1:] == [("warning", prot)]
+
+
 def test_a_model_that_answers_and_was_made_for_other_inputs_is_an_error(here: Context, tmp_path: Path) -> None:
     store = models_in(tmp_path / "models")
     other = msgspec.structs.replace(TIP, inputs=TIP.inputs[:-1])

@@ -17,5 +17,11 @@ def test_a_table_in_a_pipe_is_cut_nowhere(capsys: pytest.CaptureFixture[str]) ->
     assert second.split() == ["short", "none"]
 
 
+def test_what_stands_in_brackets_is_shown_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    cells = ("[serve]", "'prot' is no key of [serve]; write [bold]port[/bold]")
+    Output(json=False).table(("[part]", "said"), [cells])
+    assert capsys.readouterr().out.split() == ["[part]", "said", *" ".join(cells).split()]
+
+
 def test_one_is_not_many() -> None:
     assert [counted(n, "row") for n in (0, 1, 2, 2_000)] == ["0 rows", "1 row", "2 rows", "2,000 rows"]
