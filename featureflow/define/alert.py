@@ -11,6 +11,7 @@ from featureflow.define.ensemble import Ensemble
 from featureflow.define.entity import Entity, is_entity
 from featureflow.define.event import Event
 from featureflow.define.expression import Expr
+from featureflow.define.keys import declared, keys_of, only_key
 from featureflow.define.model import Model
 from featureflow.define.name import a, check_class_name, listed, shown
 from featureflow.define.place import Place, here, wrong
@@ -127,7 +128,7 @@ def _id(model: type[Model] | type[Ensemble], view: type[View], on: type[Event], 
     source, definition = on._definition, view._definition
     if source.name in definition.keys:
         return definition.keys[source.name]
-    able = [field.name for field in source.fields if field.entity == definition.entity]
+    able = keys_of(on, view._of)
     if definition.join_key in able:
         return definition.join_key
     if len(able) == 1:
@@ -136,33 +137,19 @@ def _id(model: type[Model] | type[Ensemble], view: type[View], on: type[Event], 
     raise wrong(
         f"{model.__name__} reads {view.__name__}, of {entity.__name__}, and {on.__name__} has "
         + (f"{len(able)} keys of it ({listed(able)}), none of them named {definition.join_key}" if able else "no key of it"),
-        write=f"{definition.join_key}: Field[{entity._definition.type}] = key({entity.__name__})   (in {on.__name__}), or another model",
+        write=f"{declared(definition.join_key, entity, on)}, or another model",
         at=at,
     )
 
 
 def _key(cls: type[Alert], on: type[Event], of: type[Entity[Any]], at: Place) -> str:
-    able = [field.name for field in on._definition.fields if field.entity == of._definition.name]
-    if not able:
-        raise wrong(
-            f"{cls.__name__} is of {of.__name__}, but {on.__name__} has no key of {of.__name__}",
-            write=f"{of._definition.name}: Field[{of._definition.type}] = key({of.__name__})   (in {on.__name__})",
-            at=at,
-        )
-    if len(able) > 1:
-        raise wrong(
-            f"{on.__name__} has {len(able)} keys of {of.__name__} ({listed(able)}): which one is {cls.__name__} about?",
-            write=f"role={on.__name__}.{able[0]}",
-            at=at,
-        )
-    return able[0]
+    return only_key(cls, on, of, at, choose=lambda field: f"role={on.__name__}.{field}")
 
 
 def _role(cls: type[Alert], on: type[Event], of: type[Entity[Any]], role: object, at: Place) -> str:
-    if isinstance(role, Expr) and isinstance(role.node, spec.Column) and {owner.cls for owner in role.owners} == {on}:
-        field = on._definition.by_name[role.node.name]
-        if field.entity == of._definition.name:
-            return field.name
+    match role:
+        case Expr(node=spec.Column(name=name), owners=owners) if {owner.cls for owner in owners} == {on} and name in keys_of(on, of):
+            return name
     raise wrong(
         f"role={role if isinstance(role, Expr) else shown(role)} of {cls.__name__} is no key of {of.__name__} in {on.__name__}",
         write=f"role={on.__name__}.{_key(cls, on, of, at)}",

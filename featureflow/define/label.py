@@ -9,6 +9,7 @@ from featureflow.define.ensemble import Ensemble
 from featureflow.define.entity import Entity
 from featureflow.define.event import Event
 from featureflow.define.expression import Expr, Truth
+from featureflow.define.keys import declared, keys_of
 from featureflow.define.model import Model
 from featureflow.define.name import a, check_class_name, listed, nearest, shown
 from featureflow.define.place import Place, here, wrong
@@ -119,13 +120,13 @@ def _field(cls: type[Label], of: type[Model] | type[Ensemble], source: type[Even
             at=at,
         )
     kind = keys[entity]
-    able = [field.name for field in source._definition.fields if field.entity == kind._definition.name]
+    able = keys_of(source, kind)
     if entity in able or len(able) == 1:
         return entity if entity in able else able[0]
     raise wrong(
         f"{source.__name__} has "
         + (f"{len(able)} keys of {kind.__name__} ({listed(able)}), none of them named {entity}" if able else f"no key of {kind.__name__}"),
-        write=f"{entity}: Field[{kind._definition.type}] = key({kind.__name__})   (in {source.__name__})",
+        write=declared(entity, kind, source),
         at=at,
     )
 

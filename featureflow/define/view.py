@@ -13,6 +13,7 @@ from featureflow.define.decayed import Decayed
 from featureflow.define.entity import Entity, is_entity
 from featureflow.define.event import Event
 from featureflow.define.expression import Expr, Owner
+from featureflow.define.keys import declared, keys_of, only_key
 from featureflow.define.name import check_attribute_name, check_class_name, listed, shown
 from featureflow.define.place import Place, here, wrong
 from featureflow.define.window import duration
@@ -138,45 +139,27 @@ def _roles(cls: type[View], of: type[Entity[Any]], role: object, at: Place) -> d
                 write="role=Departure.origin",
                 at=at,
             )
-        field = owner.cls._definition.by_name[one.node.name]
-        if field.entity != of._definition.name:
-            able = [
-                f"{owner.cls.__name__}.{f.name}"
-                for f in owner.cls._definition.fields
-                if f.entity == of._definition.name
-            ]
+        field, able = one.node.name, keys_of(owner.cls, of)
+        if field not in able:
             raise wrong(
                 f"role={one.text} of {cls.__name__} is not a key of {of.__name__}",
-                write=f"role={able[0]}"
-                if able
-                else f"{field.name}: Field[{of._definition.type}] = key({of.__name__})   (in {owner.cls.__name__})",
+                write=f"role={owner.cls.__name__}.{able[0]}" if able else declared(field, of, owner.cls),
                 at=at,
             )
         if owner.cls in roles:
             raise wrong(
                 f"role= of {cls.__name__} names two fields of {owner.cls.__name__}", write="one field per event", at=at
             )
-        roles[owner.cls] = field.name
+        roles[owner.cls] = field
     return roles
 
 
 def _key(cls: type[View], of: type[Entity[Any]], event: type[Event], roles: dict[type[Event], str], at: Place) -> str:
     if event in roles:
         return roles[event]
-    able = [field.name for field in event._definition.fields if field.entity == of._definition.name]
-    if not able:
-        raise wrong(
-            f"{cls.__name__} is of {of.__name__}, but {event.__name__} has no key of {of.__name__}",
-            write=f"{of._definition.name}: Field[{of._definition.type}] = key({of.__name__})   (in {event.__name__})",
-            at=at,
-        )
-    if len(able) > 1:
-        raise wrong(
-            f"{event.__name__} has {len(able)} keys of {of.__name__} ({listed(able)}): which one is {cls.__name__} about?",
-            write=f"class {cls.__name__}(View, of={of.__name__}, role={event.__name__}.{able[0]})",
-            at=cls._place,
-        )
-    return able[0]
+    return only_key(
+        cls, event, of, at, choose=lambda field: f"class {cls.__name__}(View, of={of.__name__}, role={event.__name__}.{field})"
+    )
 
 
 def _ttl(cls: type[View], ttl: object, at: Place) -> int | None:
