@@ -14,7 +14,7 @@ from featureflow.cli.output import Output
 from featureflow.define.spec import Project
 from featureflow.errors import StateError
 from featureflow.log_lines import log_as_json
-from featureflow.store.mirror import ACCURACY_DOCUMENT, accuracy_of, mirrored
+from featureflow.store.mirror import ACCURACY_DOCUMENT, accuracy_of
 from featureflow.store.schemas.open import records_of
 from featureflow.watch.accuracy import AccuracyWatch
 
@@ -53,7 +53,7 @@ def accuracy(
             ).run(leave)
 
         with consume.stopping() as stop:
-            consume.follow(stop, lambda: mirrored(here.online), run)
+            consume.follow(stop, here.mirrored, run)
         output.result({"stopped": True})
 
 

@@ -19,7 +19,8 @@ from featureflow.ingest.failpoint import Failpoint, unarmed
 from featureflow.settings import EMBEDDED, Settings
 from featureflow.store.history.protocol import HistoryStore
 from featureflow.store.log.protocol import Log
-from featureflow.store.mirror import NOTHING_APPLIED
+from featureflow.store.mirror import NOTHING_APPLIED, mirrored
+from featureflow.store.online.loss import emptied
 from featureflow.store.online.protocol import OnlineStore
 from featureflow.store.registry import Registry
 from featureflow.store.schemas.protocol import SchemaRegistry
@@ -147,6 +148,13 @@ class Context:
         return Registry(
             self.history, self.online, self.log, buckets=online.buckets or None, buckets_at_first=buckets_at_first(online.url)
         )
+
+    def mirrored(self) -> Project | None:
+        """What was applied, as the online store has it; None before the first ``apply``. Raises StateError where it was and is lost."""
+        project = mirrored(self.online)
+        if project is None and self.registry.inspection.emptied(self.registry.current()):
+            raise StateError(emptied("the definitions that were applied"))
+        return project
 
     @cached_property
     def written(self) -> Project:

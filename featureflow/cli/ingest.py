@@ -12,13 +12,11 @@ from featureflow.cli.context import Context, Json
 from featureflow.cli.later import Later
 from featureflow.cli.output import Output
 from featureflow.define.spec import Project
-from featureflow.errors import StateError
 from featureflow.ingest.metrics import WorkerMetrics
 from featureflow.ingest.worker import Worker
 from featureflow.log_lines import log_as_json
 from featureflow.store.history.protocol import HistoryStore
-from featureflow.store.mirror import buckets_of, mirrored
-from featureflow.store.online.loss import emptied
+from featureflow.store.mirror import buckets_of
 from featureflow.tracing import open_telemetry
 
 
@@ -38,12 +36,8 @@ def ingest(context: typer.Context, json: Json = False) -> None:
         events = 0
 
         def current() -> tuple[Project, int] | None:
-            project = mirrored(here.online)
-            if project is not None:
-                return project, buckets_of(here.online)
-            if here.registry.inspection.emptied(here.registry.current()):
-                raise StateError(emptied("the definitions that were applied"))
-            return None
+            project = here.mirrored()
+            return None if project is None else (project, buckets_of(here.online))
 
         def run(applied: tuple[Project, int], leave: threading.Event) -> None:
             nonlocal events

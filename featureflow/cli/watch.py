@@ -12,11 +12,9 @@ import typer
 from featureflow.cli import consume
 from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output
-from featureflow.errors import StateError
 from featureflow.log_lines import log_as_json
 from featureflow.settings import WatchSettings, duration_us
 from featureflow.store.mirror import buckets_of, mirrored, partitions_of, watched_from
-from featureflow.store.online.loss import emptied
 from featureflow.store.online.protocol import OnlineStore
 from featureflow.watch.metrics import WatchMetrics
 from featureflow.watch.watching import Applied, Watching, WatchOptions
@@ -41,10 +39,7 @@ def watch(
         named = {name: ref for name, _, ref in (one.partition("@") for one in models or ())}
 
         def current() -> Applied | None:
-            found = applied(here.online)
-            if found is None and here.registry.inspection.emptied(here.registry.current()):
-                raise StateError(emptied("the definitions that were applied"))
-            return found
+            return None if here.mirrored() is None else applied(here.online)
 
         def run(found: Applied, leave: threading.Event) -> None:
             if not found.project.alerts and not named:

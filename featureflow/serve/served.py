@@ -14,6 +14,7 @@ from featureflow.reading.plan import ModelPlan, Plan, ViewPlan
 from featureflow.serve.asked import BodyDecoder
 from featureflow.store.keys import Keys
 from featureflow.store.mirror import BUCKETS_DOCUMENT, PROJECT_DOCUMENT, partitions_document
+from featureflow.store.online.loss import emptied
 
 log = structlog.get_logger("featureflow.serve")
 
@@ -28,11 +29,13 @@ class Compiled:
 
 
 class Served:
-    """``plan`` is None before there are any, and ``problem`` says why, or why newer ones are not served."""
+    """``plan`` is None before there are any, and ``problem`` says why, or why newer ones are not served. ``lost``: the store that they came
+    from holds none any more, so no state either."""
 
     def __init__(self, reader: Reader, keys: Keys) -> None:
         self.plan: Plan | None = None
         self.problem = "the definitions have not been read yet"
+        self.lost = False
         self.bodies: dict[str, BodyDecoder] = {}  # by model
         self._reader, self._keys = reader, keys
         self._documents: tuple[bytes | None, ...] = ()
@@ -43,8 +46,10 @@ class Served:
         Raises UnavailableError.
         """
         document, of = await self._reader.read([self._keys.meta(name) for name in (PROJECT_DOCUMENT, BUCKETS_DOCUMENT)])
+        self.lost = document is None and self.plan is not None
         if document is None:
-            self.problem = "no definitions are registered in the online store: run `featureflow apply`"
+            nothing_yet = "no definitions are registered in the online store: run `featureflow apply`"
+            self.problem = emptied("the definitions that are served") if self.lost else nothing_yet
             return None
         try:
             project = msgspec.json.decode(document, type=Project)
@@ -52,6 +57,7 @@ class Served:
             counts = await self._reader.read([self._keys.meta(partitions_document(name)) for name in names]) if names else []
             documents = (document, of, *counts)
             if documents == self._documents:
+                self.problem = ""
                 return None
             partitions = {
                 name: int(msgspec.json.decode(c)) for name, c in zip(names, counts, strict=True) if c is not None

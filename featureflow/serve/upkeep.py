@@ -80,7 +80,7 @@ class Upkeep:
                 elif scorer.models.latest(name) is None and not scorer.models.is_cold(name):
                     loading = True
                     down[f"model {name}"] = "it is being loaded"
-        ready = not (self.draining or loading or scorer.served.plan is None or "online store" in down)
+        ready = not (self.draining or loading or scorer.served.plan is None or scorer.served.lost or "online store" in down)
         return Ready(ready, down, warnings, dict(states))
 
     async def _definitions(self) -> None:

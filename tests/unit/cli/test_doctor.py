@@ -15,6 +15,7 @@ from trips import PROJECT
 from featureflow.cli.context import Context
 from featureflow.cli.doctor import Finding, examine
 from featureflow.clock import SystemClock
+from featureflow.errors import StateError
 from featureflow.models.releasing import Releasing
 from featureflow.store.history.sql import SqlHistory
 from featureflow.store.keys import Keys
@@ -73,6 +74,22 @@ def test_a_release_is_told_and_one_that_the_mirror_or_the_model_folder_lacks_is_
         shutil.rmtree(store.path / "tip" / "2")
         ((state, what),) = said()
         assert (state, what) == ("error", "tip@2 is not in the store here; put the released one there")
+
+
+def test_definitions_that_the_online_store_lost_are_not_taken_for_none_that_were_applied(here: Context) -> None:
+    assert here.mirrored() == PROJECT
+    here.online = MemoryOnlineStore(SystemClock())         # type: ignore[misc]
+    here.registry = Registry(here.history, here.online, here.log)      # type: ignore[misc]
+    with pytest.raises(StateError, match="it was emptied.*Run `featureflow rebuild`"):
+        here.mirrored()
+
+
+def test_before_anything_is_applied_nothing_is_mirrored_and_nothing_lost(tmp_path: Path) -> None:
+    here = Context(tmp_path, {})
+    with closing(SqlHistory(f"sqlite:///{tmp_path}/history.db")) as history:
+        here.online = MemoryOnlineStore(SystemClock())     # type: ignore[misc]
+        here.registry = Registry(history, here.online, MemoryLog())    # type: ignore[misc]
+        assert here.mirrored() is None
 
 
 def test_a_variable_that_is_nearly_a_setting_is_a_warning(here: Context) -> None:

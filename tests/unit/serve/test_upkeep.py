@@ -6,11 +6,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from serve_rig import Rig, models_in, serving
+from serve_rig import Rig, fed, models_in, serving
 
 from featureflow.serve import upkeep
 from featureflow.serve.upkeep import Upkeep
+from featureflow.store.keys import Keys
 from featureflow.store.log.memory import MemoryLog
+from featureflow.store.mirror import PROJECT_DOCUMENT
 
 
 class OddLog(MemoryLog):
@@ -45,6 +47,30 @@ def test_a_fault_that_nobody_foresaw_is_told_and_does_not_end_the_upkeep(
                         await asyncio.sleep(0)
             finally:
                 kept.close()
+
+    asyncio.run(go())
+
+
+def test_a_store_that_was_emptied_is_not_ready_until_it_says_again_what_is_applied(tmp_path: Path) -> None:
+    async def go() -> None:
+        rig = fed(20)
+        async with serving(models_in(tmp_path), rig=rig) as serve:
+            kept = Upkeep(serve.scorer, MemoryLog())
+            assert kept.ready().ready
+            key = Keys("default").meta(PROJECT_DOCUMENT)
+            document = rig.online.get_meta(PROJECT_DOCUMENT)
+            assert document is not None
+            rig.online.damage(key, None)
+            await serve.scorer.refresh()
+            assert not kept.ready().ready
+            assert "it was emptied" in kept.ready().down["definitions"]
+            assert "Run `featureflow rebuild`" in kept.ready().down["definitions"]
+            rig.online.put_meta(PROJECT_DOCUMENT, b"{}x")
+            await serve.scorer.refresh()
+            assert kept.ready().ready, "those of before are served: what cannot be read was written by another version"
+            rig.online.put_meta(PROJECT_DOCUMENT, document)
+            await serve.scorer.refresh()
+            assert (kept.ready().ready, kept.ready().down) == (True, {})
 
     asyncio.run(go())
 
