@@ -31,7 +31,7 @@ def add(
     metric: Annotated[Metric, typer.Option(help="What is near: of the same direction, or of a large inner product.")] = "cosine",
     json: Json = False,
 ) -> None:
-    """Add a new version of a vector index. Scorers take it up within five seconds."""
+    """Add a new version of a vector index. Scorers take it up within a second."""
     here: Context = context.obj
     output = Output(json=json)
     with here:

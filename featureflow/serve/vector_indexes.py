@@ -47,7 +47,8 @@ class VectorIndexes:
 
     def _current(self, store: VectorStore, ready: dict[str, VectorIndex]) -> dict[str, VectorIndex]:
         found: dict[str, VectorIndex] = {}
-        for name in store.names():
+        names = store.names()
+        for name in names:
             known = ready.get(name)
             try:
                 version = store.latest(name)
@@ -61,4 +62,5 @@ class VectorIndexes:
                 self.problems[name] = str(error)
             if known is not None:
                 found[name] = known
+        self.problems = {name: problem for name, problem in self.problems.items() if name in names}
         return found
