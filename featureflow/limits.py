@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # one event
 RECORD_BYTES = 64 * 1024          # a larger record is a dead letter
+JSON_DEPTH = 256                  # levels of lists and objects in one record, and in one request's body; a decoder recurses
 KEY_BYTES = 256                   # an entity id, UTF-8
 STRING_BYTES = 1024               # any other string field, UTF-8
 CATEGORIES = 256                  # of one categorical field

@@ -39,13 +39,11 @@ from featureflow.kernel.field import (
     too_long,
     value_of,
 )
+from featureflow.kernel.nesting import FLAT_BYTES, is_too_deep, surely_flat
 from featureflow.kernel.record import Records, given, writable
 
 CHUNK = 2_000                          # records; their objects fit into a core's own cache
-NESTING = 256                          # levels of lists and objects in one record; a decoder recurses
-FLAT_BYTES = 2 * NESTING               # a record this short cannot nest deeper
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_BRACKETS = re.compile(rb"[\[\]{}]")
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)  # one that breaks off goes to the end, so all is looked at once
 _NOT_FINITE = re.compile(rb"-?\b(?:NaN|Infinity)\b")
 
 
@@ -163,7 +161,8 @@ class Decoder:
         rows: list[Any]
         longest = max(map(len, filter(None, values)), default=0)
         try:
-            rows = list(map(self._decode, values)) if longest <= FLAT_BYTES or all(map(_surely_flat, values)) else []  # type: ignore[arg-type]  # a tombstone raises TypeError
+            flat = longest <= FLAT_BYTES or (longest <= limits.RECORD_BYTES and all(map(surely_flat, values)))  # type: ignore[arg-type]
+            rows = list(map(self._decode, values)) if flat else []   # type: ignore[arg-type]  # a tombstone raises TypeError
             _refuse_other_text(b"".join(values))                 # type: ignore[arg-type]  # there is none
         except (ValueError, TypeError):                          # msgspec's and Unicode's errors are ValueErrors
             rows = []
@@ -223,8 +222,8 @@ class Decoder:
             raise Refused("tombstone", "the record has no value")
         if len(value) > limits.RECORD_BYTES:
             raise Refused("oversized", too_large(value))
-        if not _surely_flat(value) and _depth(value) > NESTING:
-            raise Refused("undecodable", f"lists and objects are nested deeper than {NESTING}")
+        if is_too_deep(value):
+            raise Refused("undecodable", f"lists and objects are nested deeper than {limits.JSON_DEPTH}")
         try:
             row = self._decode(value)
         except ValueError:
@@ -337,13 +336,6 @@ def _equal(texts: list[str], keys: Sequence[bytes | None]) -> bool:
     return len(texts) == len(keys) and joined.count(b"\0") == max(0, len(keys) - 1) and "\0".join(texts).encode() == joined
 
 
-def _surely_flat(value: bytes) -> bool:
-    """Whether the record is surely neither too long nor nested too deep."""
-    return len(value) <= FLAT_BYTES or (
-        len(value) <= limits.RECORD_BYTES and value.count(b"[") + value.count(b"{") <= NESTING
-    )
-
-
 def _refuse_other_text(values: bytes) -> None:
     """Raises UnicodeDecodeError where records, joined, are not UTF-8: msgspec looks only at the strings that it keeps.
 
@@ -351,11 +343,3 @@ def _refuse_other_text(values: bytes) -> None:
     """
     if not values.isascii():
         values.decode()
-
-
-def _depth(value: bytes) -> int:
-    depth = deepest = 0
-    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", value)):
-        depth += 1 if bracket in b"[{" else -1
-        deepest = max(deepest, depth)
-    return deepest

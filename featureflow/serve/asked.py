@@ -98,7 +98,7 @@ class BodyDecoder:
         try:
             general = SCORE_BODY.decode(raw)
         except (ValueError, RecursionError) as error:
-            raise problem.undecodable(error) from None
+            raise problem.undecodable(error, raw) from None
         return Asked(rows_of(general, self._plan), general.deadline_ms, general.explain, priority=general.priority)
 
     def _row(self, body: Any) -> Row:

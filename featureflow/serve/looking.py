@@ -45,7 +45,7 @@ def read(view: ViewPlan, body: bytes) -> Asked:
     try:
         asked = v1.FEATURES_BODY.decode(body)
     except (ValueError, RecursionError) as error:
-        raise problem.undecodable(error) from None
+        raise problem.undecodable(error, body) from None
     at_us = None if asked.at is None else instant_us(asked.at, "at")
     join_key, ids = view.view.join_key, []
     for i, entity in enumerate(asked.entities):

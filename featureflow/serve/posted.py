@@ -11,6 +11,7 @@ from featureflow import limits
 from featureflow.define.spec import Source
 from featureflow.errors import RequestError
 from featureflow.kernel.decode import Decoder, Refusal, key_of
+from featureflow.kernel.nesting import is_too_deep, surely_flat
 from featureflow.serve import problem
 from featureflow.serve.answer import Answer
 from featureflow.serve.wire import v1
@@ -75,15 +76,23 @@ class Posted:
 
 
 def _values(raw: bytes) -> list[bytes]:
-    """The events of a body: one object, or a list of them. Raises RequestError."""
+    """The events of a body: one object, or a list of them. Raises RequestError.
+
+    What an event has beside its fields is skipped, however deep it is, by a decoder that recurses: so each is looked at.
+    """
     if raw.lstrip(SPACE)[:1] != b"[":
+        if is_too_deep(raw):
+            raise problem.too_deep()
         return [raw.strip(SPACE)]
     try:
         listed = msgspec.json.decode(raw, type=list[msgspec.Raw])
     except (ValueError, RecursionError) as error:
-        raise problem.undecodable(error) from None
+        raise problem.undecodable(error, raw) from None
     if not 1 <= len(listed) <= limits.ROWS_PER_REQUEST:
         raise RequestError(
             "Wrong number of events", f"send 1 to {limits.ROWS_PER_REQUEST} events at a time", status=422
         )
-    return [bytes(value) for value in listed]
+    values = [bytes(value) for value in listed]
+    if not all(map(surely_flat, values)) and any(map(is_too_deep, values)):
+        raise problem.too_deep()
+    return values

@@ -42,7 +42,7 @@ class Ranker:
         try:
             body = RANK_BODY.decode(raw)
         except (ValueError, RecursionError) as error:
-            raise problem.undecodable(error) from None
+            raise problem.undecodable(error, raw) from None
         deadline_ms = caller.deadline_ms if body.deadline_ms is None else body.deadline_ms
         budget_s = plan.model.deadline_us * 1e-6 if deadline_ms is None else deadline_ms * 1e-3
         deadline = Deadline(since_s + budget_s, budget_s)

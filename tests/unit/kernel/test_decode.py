@@ -55,6 +55,8 @@ BAD = [
     (text(extra="x").replace(b'"x"', b'"\xed\xa0\x80"'), "undecodable", "UTF-8"),
     (text(extra=1).replace(b": 1}", b": " + b"[" * 400 + b"]" * 400 + b"}"), "undecodable", "nested"),
     (text(extra=1).replace(b": 1}", b": " + b"[" * 60_000 + b"}"), "undecodable", "nested"),
+    (text(user="x")[:-1] + b', "note": "NaN', "undecodable", "truncated"),           # in a string, though that breaks off
+    (text(user="x")[:-1] + b', "note": "' + b'\\"' * 32_000, "undecodable", "truncated"),     # looked at once, not from each quote on
     (without("user"), "missing_field", "'user'"),
     (without("at"), "missing_field", "'at'"),
     (text(amount="1"), "wrong_type", "'amount' should be a number, is a string \"1\""),

@@ -266,6 +266,52 @@ def test_a_store_that_is_down_is_a_503_with_a_time_to_come_back_and_readiness_sa
     asyncio.run(go())
 
 
+DEEP = b"[" * (limits.JSON_DEPTH + 2) + b"]" * (limits.JSON_DEPTH + 2)      # a list of events is a level of its own
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "elsewhere"),
+    [
+        ("score/tip", b'{"entities": {"rider": "ada", "zone": 7}, "context": %b}', 422),
+        ("score/tip", b'{"rows": [{"entities": {"rider": "ada", "zone": 7}, "context": {"hour": 1, "unknown": %b}}]}', 422),
+        ("rank/tip", b'{"recalls": [{"source": "a", "ids": %b}]}', 422),
+        ("features/rider_now", b'{"entities": %b}', 422),
+        ("features/rider_now", b"%b", 422),
+        ("events/trip", b'{"unknown": %b}', 422),
+        ("events/trip", b'[{"unknown": 1}, {"unknown": %b}]', 422),
+        ("events/trip", b"%b", 422),
+    ],
+)
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_body_that_is_nested_too_deeply_is_refused_as_that_on_every_route(
+    models: ModelStore, path: str, body: bytes, elsewhere: int, broken: bool
+) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(20)) as serve, listening(serve) as server:
+            for deep, status in ((DEEP, 400), (b"[" * 300_000, 400), *(() if broken else ((b"[[[]]]", elsewhere),))):
+                sent = (body % deep)[: -1 if broken else None]
+                for more in ({}, {"TE": "trailers"}):              # by either reader of requests
+                    found, said, _ = await post(server, f"/v1/{path}", sent, headers=more)
+                    assert found == status, said
+                    if status == 400:
+                        assert said["title"] == "Body is nested too deeply"
+                        assert f"may be {limits.JSON_DEPTH} levels deep" in said["detail"]
+
+    asyncio.run(go())
+
+
+def test_an_event_may_nest_as_deep_in_a_list_as_by_itself(models: ModelStore) -> None:
+    async def go() -> None:
+        rig = Rig()
+        async with serving(models, rig=rig) as serve, listening(serve) as server:
+            inner = limits.JSON_DEPTH - 1                          # in the event, which is a level itself
+            event = b'{"at": %d, "rider": "ada", "extra": %b}' % (rig.clock.now_us(), b"[" * inner + b"]" * inner)
+            for sent in (event, b"[" + event + b"]"):
+                assert (await post(server, "/v1/events/trip", sent))[0] == 200
+
+    asyncio.run(go())
+
+
 def test_bodies_are_bounded_in_bytes_and_time(models: ModelStore) -> None:
     async def go() -> None:
         async with serving(models) as serve, listening(serve) as server, listening(serve, body_s=0.05) as hurried:
