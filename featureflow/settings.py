@@ -219,7 +219,11 @@ def check_webhook(url: str, said: str = "watch.webhook") -> None:
         parts = urlsplit(url)
     except ValueError as error:
         raise SettingsError(f"{said} = {mask(url)!r} is no URL: {error}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:                     # its own message shows what stands where a port should, which may be of a password
+        good = False
+    if not good:
         raise SettingsError(f"{said} = {mask(url)!r} is no address to post to; write https://host/path, or nothing for none")
 
 

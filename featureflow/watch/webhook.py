@@ -6,13 +6,17 @@ Each alert is posted until it is answered, and only then the group moves on: at 
 
 from __future__ import annotations
 
+import base64
 import http.client
+import socket
 import ssl
 import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 import structlog
@@ -20,7 +24,7 @@ import structlog
 from featureflow.backoff import Backoff
 from featureflow.clock import SystemClock
 from featureflow.define import system
-from featureflow.settings import check_webhook, mask
+from featureflow.settings import check_webhook
 from featureflow.store.log.protocol import Batch, Log
 from featureflow.watch.failpoint import Failpoint
 from featureflow.watch.member import Member
@@ -58,11 +62,18 @@ class Webhook:
         group: str,
         member: str,
     ) -> None:
-        self._url, self._metrics, self._failpoint, self._stop = checked(url), metrics, failpoint, stop
+        self._metrics, self._failpoint, self._stop = metrics, failpoint, stop
+        parts = urlsplit(checked(url))
+        login, _, host = parts.netloc.rpartition("@")
+        self._url = parts._replace(netloc=host).geturl()
+        user, _, password = login.partition(":")
+        said = base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
+        self._login = {"Authorization": f"Basic {said}"} if login else {}
+        self._place = f"{parts.scheme}://{host}"       # what is behind the host is a secret of many receivers
         self._project = project
         alerts = system.alerts(project)
         self._member = Member(log, group, {alerts.name: alerts.topic}, member)
-        self._opener = urllib.request.build_opener(_NoRedirect, urllib.request.HTTPSHandler(context=ssl.create_default_context()))
+        self._opener = urllib.request.build_opener(_NoRedirect, _Http, _Https(context=ssl.create_default_context()))
         self._backoff = Backoff(SystemClock(), FIRST_WAIT_US, LONGEST_WAIT_US)
 
     def open(self) -> None:
@@ -118,7 +129,7 @@ class Webhook:
             self._metrics.delivered.labels("refused").inc()
             logger.error("no_alert", error=str(error))
             return True
-        headers = {"Content-Type": "application/json", "Idempotency-Key": f"{self._project}/{alert_id}"}
+        headers = {"Content-Type": "application/json", "Idempotency-Key": f"{self._project}/{alert_id}", **self._login}
         request = urllib.request.Request(self._url, value, headers, method="POST")
         try:
             with self._opener.open(request, timeout=ANSWER_S) as answer:
@@ -134,12 +145,12 @@ class Webhook:
         if status >= 500 or status in LATER:
             return self._again(alert_id, f"answered {status}")
         self._metrics.delivered.labels("refused").inc()
-        logger.error("webhook_refused", alert_id=alert_id, status=status, url=mask(self._url))
+        logger.error("webhook_refused", alert_id=alert_id, status=status, url=self._place)
         return True
 
     def _again(self, alert_id: str, problem: str) -> bool:
         self._metrics.delivered.labels("retried").inc()
-        logger.warning("webhook_waits", alert_id=alert_id, problem=problem, url=mask(self._url))
+        logger.warning("webhook_waits", alert_id=alert_id, problem=problem, url=self._place)
         return False
 
 
@@ -148,3 +159,34 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *args: Any, **named: Any) -> None:
         return None
+
+
+class _Bounded(http.client.HTTPConnection):
+    """A time-out of a socket is of each byte; here it is of the whole answer too."""
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        ending = threading.Timer(ANSWER_S, self._end)
+        ending.daemon = True
+        ending.start()
+        try:
+            return super().getresponse()
+        finally:
+            ending.cancel()
+
+    def _end(self) -> None:
+        with suppress(OSError, TypeError):     # TypeError: it is closed already, and has no socket
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+
+
+class _SecureBounded(_Bounded, http.client.HTTPSConnection):
+    pass
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Bounded, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_SecureBounded, req, context=self._context)  # type: ignore[attr-defined]  # as its own https_open does

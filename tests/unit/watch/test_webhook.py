@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 from watch_rig import ALERTS, WATCHED
 
 from featureflow.errors import SettingsError
@@ -26,10 +29,12 @@ class Receiver:
     def __init__(self) -> None:
         self.statuses: list[int] = []
         self.heard: list[tuple[str, bytes]] = []
-        heard, statuses = self.heard, self.statuses
+        self.logins: list[str | None] = []
+        heard, statuses, logins = self.heard, self.statuses, self.logins
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
+                logins.append(self.headers["Authorization"])
                 heard.append((self.headers["Idempotency-Key"], self.rfile.read(int(self.headers["Content-Length"]))))
                 status = statuses.pop(0) if statuses else 204
                 self.send_response(status)
@@ -160,7 +165,54 @@ def test_what_is_told_to_end_delivers_nothing_more(log: MemoryLog, receiver: Rec
     assert (receiver.keys(), stands(log)) == ([], None)
 
 
-@pytest.mark.parametrize("url", ["ftp://host/x", "host/x", "https://", "file:///etc/passwd"])
+def test_a_login_in_the_address_is_sent_and_no_part_of_it_is_logged(log: MemoryLog, receiver: Receiver) -> None:
+    told(log, "a", "b")
+    receiver.statuses[:] = [401]
+    secret = receiver.url.replace("//", "//me:s3cret%40x@").replace("/alerts", "/t0ken?key=t0ken")
+    with capture_logs() as logs:
+        steps(webhook(log, secret), 3)
+        assert receiver.logins == [f"Basic {base64.b64encode(b'me:s3cret@x').decode()}"] * 2
+        assert stands(log) == 2
+        receiver.statuses[:] = [503]
+        told(log, "c")
+        steps(webhook(log, secret), 2)
+        for gone in ("http://me:s3cret@127.0.0.1/t0ken", "http://me:s3cret@127.0.0.1:9/t0ken"):
+            steps(webhook(log, gone), 2)
+    assert {line["event"] for line in logs} >= {"webhook_refused", "webhook_waits"}
+    assert not [line for line in logs if "s3cret" in str(line) or "t0ken" in str(line)]
+
+
+@pytest.mark.parametrize("within", ["the status", "the headers"])
+def test_a_receiver_that_drips_its_answer_is_given_up_as_one_that_is_away(
+    log: MemoryLog, within: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featureflow.watch.webhook.ANSWER_S", 0.5)
+    told(log, "a")
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            conn, _ = server.accept()
+            with conn:
+                conn.sendall(b"" if within == "the status" else b"HTTP/1.1 503 Busy\r\nX: ")
+                try:
+                    while not ended.wait(0.1):
+                        conn.sendall(b"a")
+                except OSError:
+                    return
+
+        threading.Thread(target=drip, daemon=True).start()
+        made = webhook(log, f"http://127.0.0.1:{server.getsockname()[1]}/")
+        told_of = threading.Thread(target=steps, args=(made, 2), daemon=True)
+        told_of.start()
+        told_of.join(30.0)
+        assert not told_of.is_alive()
+        ended.set()
+    assert stands(log) is None
+
+
+@pytest.mark.parametrize("url", ["ftp://host/x", "host/x", "https://", "file:///etc/passwd", "http://me:s3cret@host:x/", "https://[s3cret/"])
 def test_what_is_no_address_is_refused_and_shows_no_password(url: str) -> None:
-    with pytest.raises(SettingsError, match="watch.webhook"):
+    with pytest.raises(SettingsError, match="watch.webhook") as caught:
         checked(url)
+    assert "s3cret@" not in str(caught.value)
