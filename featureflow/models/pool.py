@@ -115,12 +115,6 @@ class SessionPool:
                 self._drop(key, "idle")
             return tuple(idle)
 
-    def drop(self, model: str, version: str | None = None) -> None:
-        """Forget a model's sessions, or one version's: it was removed or replaced."""
-        with self._lock:
-            for key in [k for k in self._held if k.model == model and version in (None, k.version)]:
-                self._held.pop(key)[0].dropped = True
-
     @property
     def keys(self) -> tuple[SessionKey, ...]:
         """Those held, the least recently used first."""

@@ -39,11 +39,6 @@ class Durations:
         self._changed: set[int] = set()
         self._looked_s, self._whole_s, self._last_s = -inf, -inf, 0.0
 
-    @property
-    def samples(self) -> int:
-        """How many are remembered, of all sizes."""
-        return sum(len(ring) for ring in self._rings)
-
     def add(self, rows: int, seconds: float) -> None:
         """So many rows took so long, until now. What a full bucket would have taken is kept: work grows no faster than its rows."""
         at = bucket_of(rows)

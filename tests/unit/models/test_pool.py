@@ -149,12 +149,3 @@ def test_what_nobody_runs_for_ten_minutes_is_dropped(make: Callable[[], Session]
     clock.at += 600
     assert pool.sweep() == (key("3"), key("1"))
     assert pool.outcomes["idle"] == 3
-
-
-def test_a_models_sessions_can_be_forgotten(make: Callable[[], Session]) -> None:
-    pool = SessionPool()
-    gone, also, stays = pool.get(key("1"), make), pool.get(key("2"), make), pool.get(key("1", "early"), make)
-    pool.drop("late", "1")
-    assert (gone.dropped, also.dropped) == (True, False)
-    pool.drop("late")
-    assert (also.dropped, stays.dropped) == (True, False)
