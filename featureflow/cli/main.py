@@ -11,6 +11,7 @@ import os
 import sys
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,12 +63,19 @@ app = typer.Typer(
 )
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"featureflow {version('featureflow')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     context: typer.Context,
     folder: Annotated[
         Path, typer.Option("--project", "-p", help="The project's folder (where featureflow.toml is).")
     ] = Path("."),
+    told: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version, and end.")] = False,
 ) -> None:
     """Exactly-once windowed features from Kafka, served with a quantized model, from one typed definition."""
     context.obj = Context(folder, dict(os.environ))

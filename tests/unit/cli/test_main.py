@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
@@ -38,6 +39,10 @@ def run_in(folder: Path, *words: str, **environment: str) -> subprocess.Complete
 def test_help_lists_every_verb() -> None:
     listed = run("--help").stdout
     assert [verb for verb in VERBS if f"  {verb} " not in listed] == []
+
+
+def test_its_version_is_the_packages() -> None:
+    assert run("--version").stdout == f"featureflow {version('featureflow')}\n"
 
 
 def test_an_error_is_one_message_without_a_traceback(tmp_path: Path) -> None:
