@@ -18,7 +18,7 @@ from featureflow.define import spec
 from featureflow.errors import ModelError, RequestError
 from featureflow.models.manifest import Manifest, ModelInput, inputs_of
 from featureflow.models.quantize import EXPECTED_BATCH
-from featureflow.models.source import check_signature, fetch
+from featureflow.models.source import check_signature, fetch, shown
 from featureflow.models.transform import Transforms, identity
 from featureflow.train.as_served import as_served, newest
 from featureflow.train.spine import columns_of
@@ -76,7 +76,7 @@ def add(
             calibration=rows,
             labels=labels,
             model=definition,
-            origin=file,
+            origin=shown(file),
             output=score_output,
             column=column,
         )

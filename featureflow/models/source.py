@@ -47,17 +47,26 @@ def fetch(address: str, sha256: str | None = None, *, context: ssl.SSLContext | 
         raise ModelError(f"{sha256!r} is no SHA-256; give the 64 hexadecimal digits that `sha256sum FILE` prints")
     remote = is_remote(address)
     if remote and sha256 is None:
-        raise ModelError(f"{address} may hold another file tomorrow; say which one is meant: --sha256 HEX")
+        raise ModelError(f"{shown(address)} may hold another file tomorrow; say which one is meant: --sha256 HEX")
     content = _joined(_parts(address, context, endpoint), address, MODEL_BYTES) if remote else folder.read(Path(address), limit=MODEL_BYTES)
     found = hashlib.sha256(content).hexdigest()
     if sha256 is not None and not hmac.compare_digest(found, sha256):
-        raise ModelError(f"{address} is another file than was named: its SHA-256 is {found}, not {sha256}; nothing was added")
+        raise ModelError(f"{shown(address)} is another file than was named: its SHA-256 is {found}, not {sha256}; nothing was added")
     return content
 
 
 def is_remote(address: str) -> bool:
     """Whether it is an address, not a path."""
     return "://" in address
+
+
+def shown(address: str) -> str:
+    """The address without what may be a secret, for messages: a login, or what stands after ?. A path as it is."""
+    if not is_remote(address):
+        return address
+    scheme, _, rest = address.partition("://")
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def check_signature(content: bytes, signature: str, public_key: Path, *, context: ssl.SSLContext | None = None) -> None:
@@ -79,11 +88,11 @@ def check_signature(content: bytes, signature: str, public_key: Path, *, context
         except (binascii.Error, ValueError):
             raw = b""
     if len(raw) != 64:
-        raise ModelError(f"{signature} is no Ed25519 signature: 64 bytes, raw or as base64")
+        raise ModelError(f"{shown(signature)} is no Ed25519 signature: 64 bytes, raw or as base64")
     try:
         key.verify(raw, content)
     except InvalidSignature:
-        raise ModelError(f"{signature} is not the signature of this file by the key in {public_key}; nothing was added") from None
+        raise ModelError(f"{shown(signature)} is not the signature of this file by the key in {public_key}; nothing was added") from None
 
 
 def _parts(address: str, context: ssl.SSLContext | None, endpoint: str | None) -> Iterator[bytes]:
@@ -92,7 +101,7 @@ def _parts(address: str, context: ssl.SSLContext | None, endpoint: str | None) -
         return _https(address, context)
     if scheme == "s3":
         return _s3(address, endpoint)
-    raise ModelError(f"{address} is of a kind that is not read; give a path, https://host/file or s3://bucket/key")
+    raise ModelError(f"{shown(address)} is of a kind that is not read; give a path, https://host/file or s3://bucket/key")
 
 
 def _joined(parts: Iterator[bytes], address: str, most: int) -> bytes:
@@ -101,9 +110,9 @@ def _joined(parts: Iterator[bytes], address: str, most: int) -> bytes:
         kept.append(part)
         size += len(part)
         if size > most:
-            raise ModelError(f"{address} has more than {most:,} bytes; that is more than it may have")
+            raise ModelError(f"{shown(address)} has more than {most:,} bytes; that is more than it may have")
         if monotonic() > until:
-            raise ModelError(f"{address} has not come whole within {FETCH_S:.0f} s; fetch it by other means and give the file")
+            raise ModelError(f"{shown(address)} has not come whole within {FETCH_S:.0f} s; fetch it by other means and give the file")
     return b"".join(kept)
 
 
@@ -112,11 +121,13 @@ class _OnlyToHttps(HTTPRedirectHandler):
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
         if urlsplit(newurl).scheme != "https":
-            raise ModelError(f"{req.full_url} leads to {newurl}, which is not https; name an address that stays there")
+            raise ModelError(f"{shown(req.full_url)} leads to {shown(newurl)}, which is not https; name an address that stays there")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _https(address: str, context: ssl.SSLContext | None) -> Iterator[bytes]:
+    if "@" in urlsplit(address).netloc:
+        raise ModelError(f"{shown(address)} has a login in it, which is not sent; fetch it by other means and give the file")
     opener = OpenerDirector()              # of these parts alone: no file:, no ftp:, no http:
     for handler in _handlers(context):
         opener.add_handler(handler)
@@ -128,9 +139,9 @@ def _https(address: str, context: ssl.SSLContext | None) -> Iterator[bytes]:
                 got += len(part)
                 yield part
             if length is not None and got != int(length):
-                raise ModelError(f"{address} broke off after {got:,} of {length} bytes; try again")
+                raise ModelError(f"{shown(address)} broke off after {got:,} of {length} bytes; try again")
     except (OSError, HTTPException, ValueError) as error:      # an HTTP status is an OSError too
-        raise ModelError(f"{address} cannot be fetched: {_why(error)}") from error
+        raise ModelError(f"{shown(address)} cannot be fetched: {_why(error)}") from error
 
 
 def _why(error: Exception) -> str:
@@ -154,13 +165,13 @@ def _s3(address: str, endpoint: str | None) -> Iterator[bytes]:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError
     except ModuleNotFoundError as error:
-        raise ModelError(f'{address} needs the S3 client. Run: pip install "featureflow[s3]"') from error
+        raise ModelError(f'{shown(address)} needs the S3 client. Run: pip install "featureflow[s3]"') from error
     place = urlsplit(address)
     bucket, key = place.netloc, unquote(place.path.lstrip("/"))
     if not bucket or not key:
-        raise ModelError(f"{address} names no file; write s3://bucket/key")
+        raise ModelError(f"{shown(address)} names no file; write s3://bucket/key")
     try:
         client = boto3.client("s3", endpoint_url=endpoint, config=Config(connect_timeout=SOCKET_S, read_timeout=SOCKET_S))
         yield from client.get_object(Bucket=bucket, Key=key)["Body"].iter_chunks(PART_BYTES)
     except (BotoCoreError, ClientError, OSError) as error:
-        raise ModelError(f"{address} cannot be fetched: {error}") from error
+        raise ModelError(f"{shown(address)} cannot be fetched: {error}") from error

@@ -362,6 +362,7 @@ def test_a_server_that_is_down_is_unavailable_and_the_error_hides_the_password()
         ("sqlite:///:memory:", "must name a file"),
         ("mysql://me:hidden@h:x/db", "is not a database URL"),
         ("mysql://me:hidden@h:66000/db", "has the port 66000"),
+        ("mysql://me:p@hidden@h:3306/db", "has an @ too many: in a user name or password write it as %40"),
         ("mysql://me:hidden@h/db?nope=1", "has no option 'nope'"),
         ("mysql://me:hidden@h/db?ssl_ca=/not/there.pem", "ssl_ca=/not/there.pem, which is no file"),
         ("mysql://me:hidden@h/db?ssl_cert=/not/there.pem", "ssl_cert=/not/there.pem, which is no file"),

@@ -59,6 +59,8 @@ def _mysql(url: URL, setting: str) -> Engine:
 
 def _check_mysql(url: URL, setting: str) -> None:
     """PyMySQL would say of all this only when it connects, and in Python's words."""
+    if "@" in (url.host or ""):
+        raise SettingsError(f"{setting} has an @ too many: in a user name or password write it as %40")
     if url.port is not None and not 0 < url.port < 65_536:
         raise SettingsError(f"{setting} has the port {url.port}; ports are 1 to 65535")
     for name in FILES:

@@ -153,6 +153,20 @@ def test_an_address_that_leads_away_from_https_is_refused(https: Server, plain: 
             fetch(https.url(path), sha256(CONTENT), context=https.context)
 
 
+def test_of_an_address_no_message_shows_what_may_be_a_secret(https: Server, tmp_path: Path) -> None:
+    """A login, which is not sent; or the signature of an address that is signed."""
+    https.moved["/away"] = "http://me:s3cret@127.0.0.1/x?signature=s3cret"
+    https.moved["/gone"] = https.url("/absent?signature=s3cret")
+    signed = [https.url(f"{path}?signature=s3cret") for path in ("/fraud.onnx", "/absent", "/away", "/gone")]
+    for address in (*signed, "https://me:s3cret@127.0.0.1/a.onnx", "https://me:s3cret@127.0.0.1:1/a.onnx", "ftp://me:s3cret@h/x?s3cret"):
+        for given in (None, sha256(b"other")):
+            with pytest.raises(ModelError, match=r"(https|ftp)://(127\.0\.0\.1|localhost|h)[:/]") as caught:
+                fetch(address, given, context=https.context)
+            assert "s3cret" not in str(caught.value)
+    with pytest.raises(ModelError, match="a login in it, which is not sent"):
+        fetch("https://me:s3cret@127.0.0.1/a.onnx", sha256(CONTENT))
+
+
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1/a.onnx", "ftp://127.0.0.1:1/a.onnx", "file:///etc/passwd"])
 def test_other_kinds_of_address_are_refused(address: str) -> None:
     with pytest.raises(ModelError, match="of a kind that is not read"):
