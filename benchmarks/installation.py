@@ -15,6 +15,7 @@ from report import Report
 
 from featureflow.define import spec
 from featureflow.define.project import load
+from featureflow.define.version import with_version
 from featureflow.store.history.sql import SqlHistory
 from featureflow.store.keys import Keys
 from featureflow.store.log.open import open_log
@@ -32,7 +33,7 @@ def apply(
 ) -> spec.Project:
     project = load(HERE / definitions)
     source = msgspec.structs.replace(project.sources[0], topic=topic, keyed_by=project.sources[0].keyed_by if keyed else None)
-    views = tuple(spec.with_version(view, {source.name: source}) for view in project.views)
+    views = tuple(with_version(view, {source.name: source}) for view in project.views)
     project = msgspec.structs.replace(project, sources=(source,), views=views)
     with tempfile.TemporaryDirectory() as folder:
         history, online = SqlHistory(f"sqlite:///{folder}/history.db"), RedisOnlineStore(servers.redis)

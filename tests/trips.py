@@ -24,8 +24,8 @@ from featureflow.define.spec import (
     Source,
     View,
     Window,
-    with_version,
 )
+from featureflow.define.version import with_version
 from featureflow.kernel.events import Events
 
 MINUTE_US, HOUR_US = 60_000_000, 3_600_000_000

@@ -31,8 +31,8 @@ from featureflow.define.spec import (
     Source,
     View,
     Window,
-    with_version,
 )
+from featureflow.define.version import with_version
 from featureflow.ingest.decode import Decoder
 from featureflow.ingest.failpoint import Failpoint, unarmed
 from featureflow.ingest.metrics import WorkerMetrics

@@ -22,6 +22,7 @@ from featureflow.define.model import Model
 from featureflow.define.name import snake
 from featureflow.define.place import Place, assigned, wrong
 from featureflow.define.request import Request
+from featureflow.define.version import with_version
 from featureflow.define.view import View
 from featureflow.errors import DefinitionError
 
@@ -50,7 +51,7 @@ def load(path: str | Path, *, name: str = spec.DEFAULT_PROJECT) -> spec.Project:
         name=name,
         entities=tuple(c._definition for c in classes if issubclass(c, Entity)),
         sources=tuple(sources),
-        views=tuple(spec.with_version(c._definition, by_name) for c in classes if issubclass(c, View)),  # 5
+        views=tuple(with_version(c._definition, by_name) for c in classes if issubclass(c, View)),  # 5
         requests=tuple(c._definition for c in classes if issubclass(c, Request)),
         models=tuple(c._definition for c in classes if issubclass(c, (Model, Ensemble))),
         labels=tuple(c._definition for c in classes if issubclass(c, Label)),

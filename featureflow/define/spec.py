@@ -242,7 +242,7 @@ class View(_Value, frozen=True):
     aggregations: tuple[Aggregation, ...]
     ttl_us: int | None = None              # lifetime windows and last_n: event time after which a value is expired; None: never
     publish: bool = False                  # its values are kept beside its state too, for readers that are not ours
-    version: str = ""                      # hash of the meaning; set by ``with_version``
+    version: str = ""                      # hash of the meaning; set by ``define.version``
 
     @property
     def id(self) -> str:
@@ -407,39 +407,3 @@ class Project(_Value, frozen=True):
 def is_keyed(view: View, source: Source) -> bool:
     """Whether each entity of the view lives in one partition of the source, so that one state key holds all of it."""
     return source.keyed_by is not None and view.keys[source.name] == source.keyed_by
-
-
-def with_version(view: View, sources: dict[str, Source]) -> View:
-    """The view with ``version`` set: the first 10 hex digits of the SHA-256 of everything that decides its values.
-
-    Defaults and names of aggregations, and whether its values are published, are presentation and leave the version (and so the state)
-    as it is, so they are excluded; event time, disorder, tolerance, what tells duplicates, and the types of the fields that it reads are
-    included, and whether those may be null: a record with a null where there may be none is no event.
-    """
-    meaning = {
-        "entity": view.entity,
-        "keys": view.keys,
-        "ttl_us": view.ttl_us,
-        "aggregations": [
-            (
-                a.op, a.source, msgspec.to_builtins(a.value), msgspec.to_builtins(a.where), msgspec.to_builtins(a.windows), a.size,
-                *a.parameters,
-            )
-            for a in view.aggregations
-        ],
-        "sources": {
-            name: (
-                s.topic, s.time_field, s.disorder_us, s.future_us, is_keyed(view, s),
-                sorted(
-                    (f, s.by_name[f].text)
-                    for f in {view.keys[name]}.union(*(
-                        columns_of(expr) for a in view.aggregations if a.source == name for expr in a.exprs
-                    ))
-                ),
-                *(() if s.dedupe is None else (s.dedupe, s.by_name[s.dedupe].text, s.within_us)),
-            )
-            for name, s in ((name, sources[name]) for name in view.keys)
-        },
-    }
-    digest = hashlib.sha256(msgspec.json.encode(meaning, order="deterministic")).hexdigest()[:10]
-    return msgspec.structs.replace(view, version=digest)

@@ -28,8 +28,8 @@ from featureflow.define.spec import (
     Source,
     View,
     Window,
-    with_version,
 )
+from featureflow.define.version import with_version
 from featureflow.errors import HistoryError, OffsetConflictError, UnavailableError
 from featureflow.ingest.history_metrics import HistoryMetrics
 from featureflow.ingest.history_writer import HistoryWriter

@@ -37,8 +37,8 @@ from featureflow.define.spec import (
     Source,
     View,
     Window,
-    with_version,
 )
+from featureflow.define.version import with_version
 from featureflow.ingest.history_metrics import HistoryMetrics
 from featureflow.ingest.history_writer import HistoryWriter
 from featureflow.ingest.metrics import WorkerMetrics

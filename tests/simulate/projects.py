@@ -5,7 +5,8 @@ from __future__ import annotations
 from msgspec import structs
 from worker_rig import PROJECT, SECOND_US, SKETCHED, TRIP, WINDOWS, with_sketches
 
-from featureflow.define.spec import Aggregation, Column, Field, Project, View, with_version
+from featureflow.define.spec import Aggregation, Column, Field, Project, View
+from featureflow.define.version import with_version
 
 NEWCOMER = View(
     name="rider_spent", entity="rider", join_key="rider", keys={"trip": "rider"},

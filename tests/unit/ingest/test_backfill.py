@@ -11,7 +11,8 @@ import pytest
 from worker_rig import RIDER, SECOND_US, TRIP, ZONE, Rig, joined
 
 from featureflow import limits
-from featureflow.define.spec import View, with_version
+from featureflow.define.spec import View
+from featureflow.define.version import with_version
 from featureflow.errors import OffsetOutOfRangeError, UnavailableError
 from featureflow.ingest.decode import Decoder, Recalled
 from featureflow.ingest.worker import Worker

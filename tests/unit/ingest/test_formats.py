@@ -15,7 +15,8 @@ from structlog.testing import capture_logs
 from worker_rig import KEYS, PROJECT, RIDER, RIDERS, TRIP, Rig
 
 from featureflow.define import system
-from featureflow.define.spec import Project, with_version
+from featureflow.define.spec import Project
+from featureflow.define.version import with_version
 from featureflow.errors import UnavailableError
 from featureflow.ingest.history_metrics import HistoryMetrics
 from featureflow.ingest.history_writer import HistoryWriter

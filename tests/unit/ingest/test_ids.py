@@ -14,7 +14,8 @@ from worker_rig import KEYS, PROJECT, SECOND_US, START_US, Rig
 
 from featureflow import limits
 from featureflow.clock import ManualClock
-from featureflow.define.spec import Field, Project, with_version
+from featureflow.define.spec import Field, Project
+from featureflow.define.version import with_version
 from featureflow.errors import StateError
 from featureflow.ingest import ids
 from featureflow.store.keys import Keys

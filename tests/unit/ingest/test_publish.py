@@ -16,7 +16,8 @@ from troubled_store import TroubledStore
 from worker_rig import PROJECT, RIDER, RIDERS, SECOND_US, START_US, TRIP, ZONE, Rig, with_sketches
 
 from featureflow.clock import to_us
-from featureflow.define.spec import Aggregation, Column, Project, View, Window, with_version
+from featureflow.define.spec import Aggregation, Column, Project, View, Window
+from featureflow.define.version import with_version
 from featureflow.ingest import failpoint
 from featureflow.ingest.course import Course
 from featureflow.ingest.publish import Publisher

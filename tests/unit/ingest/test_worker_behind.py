@@ -12,7 +12,8 @@ from worker_rig import ALL_VIEWS, PROJECT, RIDER, SECOND_US, START_US, TRIP, ZON
 
 from featureflow import limits
 from featureflow.clock import NO_TIME_US, ManualClock
-from featureflow.define.spec import Aggregation, Column, View, with_version
+from featureflow.define.spec import Aggregation, Column, View
+from featureflow.define.version import with_version
 from featureflow.errors import UnavailableError
 from featureflow.ingest.backfill import Backfill
 from featureflow.ingest.claim import take

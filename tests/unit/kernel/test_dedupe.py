@@ -12,7 +12,7 @@ from unit.kernel.worlds import NOON, SECOND, World, answers_of, events_of, parti
 
 import oracle
 from featureflow.clock import NO_TIME_US
-from featureflow.define.spec import with_version
+from featureflow.define.version import with_version
 from featureflow.kernel.accept import judge
 from featureflow.kernel.dedupe import Ids, hashes
 from oracle import Record

@@ -24,8 +24,8 @@ from featureflow.define.spec import (
     Source,
     View,
     Window,
-    with_version,
 )
+from featureflow.define.version import with_version
 from featureflow.kernel.aggregation.table import AGGREGATIONS
 from featureflow.kernel.events import Events
 from featureflow.kernel.finalize import Status, Values, ViewKernel

@@ -10,7 +10,7 @@ from serve_rig import DirectReader
 from worker_rig import PROJECT, RIDERS, SECOND_US, START_US, TRIP, Rig, replace_views
 
 from featureflow.clock import SystemClock
-from featureflow.define.spec import with_version
+from featureflow.define.version import with_version
 from featureflow.kernel.finalize import Values
 from featureflow.reading.fetch import Fetcher, Unread
 from featureflow.reading.finalized import Blobs, Finalized, compute

@@ -13,7 +13,8 @@ from trips import PROJECT as TRIPS
 from unit.serve.test_routes import get, post
 from worker_rig import PROJECT, SECOND_US, TRIP, ZONES, Rig
 
-from featureflow.define.spec import Aggregation, Column, View, with_version
+from featureflow.define.spec import Aggregation, Column, View
+from featureflow.define.version import with_version
 from featureflow.kernel.fold import lift_rows
 from featureflow.kernel.state import encode
 from featureflow.models.store import ModelStore

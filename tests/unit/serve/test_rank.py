@@ -16,7 +16,8 @@ from unit.serve.test_routes import post
 from worker_rig import PROJECT, RIDERS, TRIP, ZONES, Rig, with_vector
 
 from featureflow import limits
-from featureflow.define.spec import Aggregation, Column, Project, View, with_version
+from featureflow.define.spec import Aggregation, Column, Project, View
+from featureflow.define.version import with_version
 from featureflow.errors import UnavailableError
 from featureflow.models.store import ModelStore
 from featureflow.serve.vector_indexes import VectorIndexes

@@ -23,8 +23,8 @@ from featureflow.define.spec import (
     Payload,
     Project,
     View,
-    with_version,
 )
+from featureflow.define.version import with_version
 from featureflow.kernel.finalize import Status
 from featureflow.models.store import ModelStore
 

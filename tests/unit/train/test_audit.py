@@ -14,8 +14,9 @@ from histories import history_of
 from replay import recompute
 from trips import BEGIN_US, HOUR_US, PROJECT, SOURCES, events, spine
 
-from featureflow.define import spec, system
+from featureflow.define import system
 from featureflow.define.spec import DEFAULT_PROJECT, Column, Input
+from featureflow.define.version import with_version
 from featureflow.errors import HistoryError, RequestError
 from featureflow.kernel.decode import Decoder
 from featureflow.kernel.derive import features_to_inputs
@@ -175,7 +176,7 @@ def test_an_old_version_is_recomputed_with_the_disorder_that_its_source_had_then
     history.execute([Statement("record_definition", {"applied_at_us": 1, "project": msgspec.json.encode(PROJECT).decode()})])
     strict = tuple(msgspec.structs.replace(source, disorder_us=0, future_us=0) for source in PROJECT.sources)
     by_name = {source.name: source for source in strict}
-    views = tuple(spec.with_version(view, by_name) for view in PROJECT.views)
+    views = tuple(with_version(view, by_name) for view in PROJECT.views)
     now = msgspec.structs.replace(PROJECT, sources=strict, views=views)
     assert not {view.id for view in views} & {view.id for view in VIEWS}
     assert recompute_prediction(history, now, row).equal

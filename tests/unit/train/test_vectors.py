@@ -17,8 +17,8 @@ from featureflow.define.spec import (
     Source,
     View,
     Window,
-    with_version,
 )
+from featureflow.define.version import with_version
 from featureflow.kernel.events import Events
 from featureflow.kernel.field import column
 from featureflow.store.history.sql import SqlHistory
