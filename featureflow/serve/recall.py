@@ -10,7 +10,7 @@ from featureflow import limits
 from featureflow.errors import RequestError
 from featureflow.reading import features as feature_values
 from featureflow.reading.features import Features
-from featureflow.reading.fetch import Unread
+from featureflow.reading.fetch import Ids, Reading, Unread
 from featureflow.reading.plan import ModelPlan, ViewPlan
 from featureflow.serve.deadline import Deadline, fetch_budget_s
 from featureflow.serve.request import check_id
@@ -26,7 +26,7 @@ class Recalls:
     """Those of one request. Raises RequestError (422) for what cannot be found as it stands, or may be too much."""
 
     def __init__(self, scorer: Scorer, plan: ModelPlan, candidate: str, body: RankBody) -> None:
-        self._scorer, self._body = scorer, body
+        self._scorer, self._plan, self._body = scorer, plan, body
         self._kind = plan.join_keys[candidate]  # of the ids
         self._listed: list[tuple[str, Column]] = []  # source, and the feature that holds its ids
         self._near: list[tuple[Recall, VectorIndex, Column | NDArray[np.float32]]] = []
@@ -72,13 +72,12 @@ class Recalls:
     async def find(self, deadline: Deadline) -> tuple[Found, list[str]]:
         """What they find beside what is given, from one read of all features that they name; and what of that was degraded."""
         columns = [column for _, column in self._listed] + [by for _, _, by in self._near if isinstance(by, tuple)]
-        wanted = {view: [self._body.entities[view.view.join_key]] for view, _ in columns}
+        wanted: dict[ViewPlan, Ids] = {view: [self._body.entities[view.view.join_key]] for view, _ in columns}
         values: dict[ViewPlan, Features] = {}
         if wanted:
-            read = await self._scorer.fetcher.fetch(wanted, fetch_budget_s(deadline.left_s()))
-            if not isinstance(read, Unread):
-                q_us = self._scorer.clock.now_us()
-                values = {view: feature_values.finalize(reading, q_us) for view, reading in read.items()}
+            read = await self._read(wanted, deadline)
+            q_us, finalized = self._scorer.clock.now_us(), self._scorer.way.finalized
+            values = {view: feature_values.finalize(reading, q_us, finalized) for view, reading in read.items()}
         found: Found = {}
         for source, (view, feature) in self._listed:
             of_view = values.get(view)
@@ -96,6 +95,17 @@ class Recalls:
                 found[recall.source] = await self._scorer.vectors.near(index, vector, recall.n) if np.isfinite(vector).all() else []
         said = [what for one in values.values() for what in one.degraded]
         return found, [*dict.fromkeys(said), *(f"recall:{source}" for source, ids in found.items() if ids is None)]
+
+    async def _read(self, wanted: dict[ViewPlan, Ids], deadline: Deadline) -> dict[ViewPlan, Reading]:
+        """The state that they go by, of before where the model is declared to take it; nothing where it cannot be read."""
+        plan, fetcher = self._plan, self._scorer.fetcher
+        ages_s = dict.fromkeys(wanted, plan.max_age_s) if plan.keeps_state else None
+        read = await fetcher.fetch(wanted, fetch_budget_s(deadline.left_s()), ages_s)
+        if not isinstance(read, Unread):
+            return read
+        if not plan.keeps_state:
+            return {}
+        return {view: fetcher.last_known(view, ids, plan.max_age_s, plan.stale_for_s) for view, ids in wanted.items()}
 
     def _column(self, reference: str, place: str, keys: set[str]) -> Column:
         """The feature, of an entity that the request names, whose join key is noted."""

@@ -20,6 +20,7 @@ from featureflow.define.spec import Aggregation, Column, Project, View
 from featureflow.define.version import with_version
 from featureflow.errors import UnavailableError
 from featureflow.models.store import ModelStore
+from featureflow.reading import fetch
 from featureflow.serve.vector_indexes import VectorIndexes
 from featureflow.store.vectors.folder import VectorStore
 
@@ -90,6 +91,56 @@ def test_every_candidate_is_ranked_once_by_its_score_and_its_largest_weight(rig:
             _, few, _ = await post(server, "/v1/rank/tip", {**body, "k": 2, "exclude": [answer["ranked"][0]["id"]]})
             assert [one["id"] for one in few["ranked"]] == [one["id"] for one in answer["ranked"][1:3]]
             assert few["candidates"] == 4
+
+    asyncio.run(go())
+
+
+TIP = RANKING.model("tip")
+KEPT = msgspec.structs.replace(TIP, max_age_us=60_000_000, stale_for_us=600_000_000)
+KEEPING: Project = msgspec.structs.replace(RANKING, models=tuple(KEPT if one is TIP else one for one in RANKING.models))
+BY_FEATURE = ask({"source": "here", "feature": "zone_riders:recent"}, {"source": "given", "ids": ["nobody"]})
+
+
+def test_a_recall_takes_state_of_before_where_the_model_does(rig: Rig, models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=rig, project=KEEPING) as serve, listening(serve) as server:
+            status, first, _ = await post(server, "/v1/rank/tip", BY_FEATURE)
+            assert status == 200, first
+            serve.reader.reads.clear()
+            _, again, _ = await post(server, "/v1/rank/tip", BY_FEATURE)
+            assert serve.reader.reads == [], "all of it is known"
+            assert [one["id"] for one in again["ranked"]] == [one["id"] for one in first["ranked"]]
+            assert (again["recalled"], again["degraded"]) == (first["recalled"], [])
+            other = {**BY_FEATURE, "entities": {"zone": 3}}
+            assert (await post(server, "/v1/rank/tip", other))[0] == 200
+            assert len(serve.reader.reads) == 2, "another zone is read, for its recall and for its scores"
+            strict = {name: value for name, value in BY_FEATURE.items() if name != "context"}
+            serve.reader.reads.clear()
+            for _ in range(2):
+                assert (await post(server, "/v1/rank/strict", strict))[0] == 200
+            assert len(serve.reader.reads) == 4, "a model that is not declared to take any reads"
+
+    asyncio.run(go())
+
+
+def test_a_recall_goes_by_what_was_read_before_where_the_store_does_not_answer(
+    rig: Rig, models: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [1_000.0]
+    monkeypatch.setattr(fetch, "monotonic", lambda: now_s[0])
+
+    async def go() -> None:
+        async with serving(models, rig=rig, project=KEEPING) as serve, listening(serve) as server:
+            _, first, _ = await post(server, "/v1/rank/tip", BY_FEATURE)
+            now_s[0] += 61.0                                      # longer than it is taken without reading it again
+            serve.reader.fail = UnavailableError("gone")
+            status, answer, _ = await post(server, "/v1/rank/tip", BY_FEATURE)
+            assert status == 200, answer
+            assert {one["id"] for one in answer["ranked"]} == {one["id"] for one in first["ranked"]}
+            assert "zone_riders:stale" in answer["degraded"] and "fetch:unavailable" in answer["degraded"]
+            _, answer, _ = await post(server, "/v1/rank/tip", {**BY_FEATURE, "entities": {"zone": 5}})
+            assert [one["id"] for one in answer["ranked"]] == ["nobody"]
+            assert "recall:here" in answer["degraded"]            # of a zone that nobody asked about before nothing is known
 
     asyncio.run(go())
 
