@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx
 from onnx import TensorProto
@@ -32,8 +32,9 @@ def parse(content: bytes, place: str) -> onnx.ModelProto:
         model = onnx.load_model_from_string(content)
     except Exception as error:             # protobuf's own types, which have no stubs
         raise ModelError(f"{place} is not a valid ONNX model: {error}; export it again") from error
-    nodes = [node for graph in (model.graph, *model.functions) for node in _nodes(graph.node)]
-    for tensor in _tensors(model.graph, nodes):
+    unsaid = [attribute for function in model.functions for attribute in function.attribute_proto]
+    nodes = [*(node for graph in (model.graph, *model.functions) for node in _nodes(graph.node)), *_nodes_of(unsaid)]
+    for tensor in _tensors(model.graph, [*(attribute for node in nodes for attribute in node.attribute), *unsaid]):
         if tensor.data_location == TensorProto.EXTERNAL:
             raise ModelError(
                 f"{place} keeps {tensor.name or 'a tensor'} in another file, whose content no checksum covers; "
@@ -143,22 +144,25 @@ def _tensor(item: onnx.ValueInfoProto, place: str, verb: str, *, open_batch: boo
 def _nodes(nodes: object) -> Iterator[onnx.NodeProto]:
     for node in nodes:  # type: ignore[attr-defined]  # protobuf's repeated fields have no type of their own
         yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _nodes(graph.node)
+        yield from _nodes_of(node.attribute)
 
 
-def _tensors(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> Iterator[TensorProto]:
+def _nodes_of(attributes: Iterable[onnx.AttributeProto]) -> Iterator[onnx.NodeProto]:
+    for attribute in attributes:
+        for graph in (attribute.g, *attribute.graphs):
+            yield from _nodes(graph.node)
+
+
+def _tensors(graph: onnx.GraphProto, attributes: list[onnx.AttributeProto]) -> Iterator[TensorProto]:
     yield from _initializers(graph)
-    for node in nodes:
-        for attribute in node.attribute:
-            yield attribute.t
-            yield from attribute.tensors
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield sparse.values
-                yield sparse.indices
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _initializers(inner)
+    for attribute in attributes:
+        yield attribute.t
+        yield from attribute.tensors
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield sparse.values
+            yield sparse.indices
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _initializers(inner)
 
 
 def _initializers(graph: onnx.GraphProto) -> Iterator[TensorProto]:

@@ -70,6 +70,20 @@ def test_weights_in_another_file_are_refused_wherever_they_hide(tmp_path: Path) 
     with pytest.raises(ModelError, match="in another file"):
         parse(model(nodes, [("x", 1, ["batch", 1])], [("y", 1, ["batch", 1])]), "m")
 
+    constant = helper.make_node("Constant", [], ["c"])
+    constant.attribute.append(onnx.AttributeProto(name="value", ref_attr_name="weights", type=onnx.AttributeProto.TENSOR))
+    for weights in (hidden, branch):       # what an attribute of a function is where nobody says it
+        own = helper.make_function(
+            "own", "F", ["x"], ["y"], [constant, helper.make_node("Add", ["x", "c"], ["y"])], [helper.make_opsetid("", 17)],
+            attribute_protos=[helper.make_attribute("weights", weights)],
+        )  # fmt: skip
+        whole = onnx.load_model_from_string(
+            model([helper.make_node("F", ["x"], ["y"], domain="own")], [("x", 1, ["b", 1])], [("y", 1, ["b", 1])], ("", "own"))
+        )
+        whole.functions.append(own)
+        with pytest.raises(ModelError, match="in another file"):
+            parse(whole.SerializeToString(), "m")
+
 
 def test_an_operator_that_needs_a_library_is_refused() -> None:
     nodes = [helper.make_node("Magic", ["x"], ["y"], domain="acme")]
