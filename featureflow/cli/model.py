@@ -153,7 +153,7 @@ def quantize(
                     if v.drift
                     else ("", "", "", "")
                 ),
-                *(f"{t.median_us:.0f}" for t in v.times),
+                *([f"{t.median_us:.0f}" for t in v.times] or [""] * len(report.variants[0].times)),
                 v.problem or "",
             )
             for v in report.variants

@@ -57,6 +57,7 @@ class Output:
         table = Table(*map(escape, columns), box=None, pad_edge=False, header_style="bold")
         table.columns[-1].overflow = "fold"
         for row in rows:
+            assert len(row) == len(columns), f"{len(row)} cells under {len(columns)} headings"
             table.add_row(*(escape(str(cell)) for cell in row))
         self._out.print(table)
 

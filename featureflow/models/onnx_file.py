@@ -103,18 +103,25 @@ def named(
 def _score(model: onnx.ModelProto, place: str, output: str | None, column: int | None) -> str:
     outputs = list(model.graph.output)
     if output is None and len(outputs) != 1:
-        raise ModelError(f"{place} has {len(outputs)} outputs ({_names(outputs)}); say which one is the score: output=")
+        raise ModelError(f"{place} has {len(outputs)} outputs ({_names(outputs)}); say which one is the score: --score NAME")
     found = outputs[0] if output is None else next((o for o in outputs if o.name == output), None)
     if found is None:
         raise ModelError(f"{place} has no output {output}; it has {_names(outputs)}")
+    if not found.type.HasField("tensor_type"):
+        raise ModelError(
+            f"{place} gives {found.name}, which is no tensor: a classifier is to be exported without ZipMap (in skl2onnx "
+            "options={'zipmap': False}, elsewhere zipmap=False)"
+        )
     result = _shape(found)
     is_float = KINDS.get(found.type.tensor_type.elem_type) in FLOATS
     if column is not None and is_float and len(result) == 2 and 0 <= column < (result[1] or column + 1):
         return str(found.name)
     if column is not None or not is_float or len(result) not in (1, 2) or (len(result) == 2 and result[1] != 1):
+        if column is not None and is_float and len(result) == 2:
+            raise ModelError(f"{place} gives {_described(found)}, which has no column {column}: they are 0 to {(result[1] or 1) - 1}")
         raise ModelError(
             f"{place} gives {_described(found)}; a score is one float per row: export one output of shape (batch, 1), "
-            "or name the column that it is (column=)"
+            f"or name the column that it is: --score '{found.name}[1]'"
         )
     return str(found.name)
 

@@ -20,6 +20,16 @@ def model(nodes: list[onnx.NodeProto], inputs: list[tuple], outputs: list[tuple]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
 
 
+def maps() -> bytes:
+    """As converters of classifiers end them unless they are told not to."""
+    zipped = helper.make_node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])
+    number = helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    of = helper.make_sequence_type_proto(helper.make_map_type_proto(TensorProto.INT64, number))
+    graph = helper.make_graph([zipped], "g", [helper.make_tensor_value_info("x", 1, ["n", 2])], [helper.make_value_info("y", of)])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
 def passing(input_shape: list, output_shape: list, kind: int = TensorProto.FLOAT) -> bytes:
     return model([helper.make_node("Identity", ["x"], ["y"])], [("x", kind, input_shape)], [("y", kind, output_shape)])
 
@@ -36,7 +46,8 @@ def test_a_plain_network_says_where_its_matrix_goes_in_and_its_score_comes_out(t
     (passing(["batch", 1], ["batch", 1], TensorProto.DOUBLE), "takes x: double"),
     (model([helper.make_node("Add", ["a", "b"], ["y"])], [(n, 1, ["b", 1]) for n in "ab"], [("y", 1, ["b", 1])]), r"2 inputs \(a, b\)"),
     (model([helper.make_node("Identity", ["x"], [n]) for n in "yz"], [("x", 1, ["b", 1])], [(n, 1, ["b", 1]) for n in "yz"]),
-     r"2 outputs \(y, z\)"),
+     r"2 outputs \(y, z\); say which one is the score: --score NAME"),
+    (maps(), r"gives y, which is no tensor: .* zipmap=False"),
 ])
 def test_a_model_of_another_shape_is_refused(content: bytes, says: str) -> None:
     with pytest.raises(ModelError, match=says):

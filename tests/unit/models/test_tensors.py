@@ -231,9 +231,9 @@ def test_of_a_classifier_the_column_of_one_class_is_the_score(store: ModelStore)
     node = tree("TreeEnsembleClassifier", classlabels_int64s=[0, 1], class_treeids=[0] * 6, class_nodeids=[1, 1, 3, 3, 4, 4],
                 class_ids=[0, 1] * 3, class_weights=[0.9, 0.1, 0.4, 0.6, 0.25, 0.75])
     content = model([node], [("x", 1, ["n", 2])], [("label", TensorProto.INT64, ["n"]), ("scores", 1, ["n", 2])], ml=True)
-    with pytest.raises(ModelError, match=r"gives scores: float \(batch, 2\).*or name the column"):
+    with pytest.raises(ModelError, match=r"gives scores: float \(batch, 2\).*or name the column that it is: --score .scores\[1\]."):
         add(store, content, TREE, output="scores")
-    with pytest.raises(ModelError, match="gives scores"):
+    with pytest.raises(ModelError, match=r"scores: float \(batch, 2\), which has no column 2: they are 0 to 1"):
         add(store, content, TREE, output="scores", column=2)
     add(store, content, TREE, output="scores", column=1)
     loaded = store.load("tree")
