@@ -179,16 +179,6 @@ class Aggregation(_Value, frozen=True):
     vector: int = 0                        # the value is a vector of so many numbers; 0: it is none
 
     @property
-    def parameters(self) -> tuple[tuple[str, object], ...]:
-        """What else decides the value, by name: nothing for most."""
-        named = (
-            ("per_us", self.per_us), ("half_life_us", self.half_life_us), ("width", self.width),
-            ("by", msgspec.to_builtins(self.by)), ("entry", msgspec.to_builtins(self.entry)), ("error", self.error), ("q", self.q + 1),
-            ("vector", self.vector),
-        )  # fmt: skip
-        return tuple((name, value) for name, value in named if value)
-
-    @property
     def exprs(self) -> tuple[Expr | None, ...]:
         """Everything over the source's fields that it evaluates."""
         return self.value, self.where, self.by, *(payload.value for payload in self.entry)

@@ -6,7 +6,7 @@ import hashlib
 
 import msgspec
 
-from featureflow.define.spec import Source, View, columns_of, is_keyed
+from featureflow.define.spec import Aggregation, Source, View, columns_of, is_keyed
 
 
 def with_version(view: View, sources: dict[str, Source]) -> View:
@@ -23,7 +23,7 @@ def with_version(view: View, sources: dict[str, Source]) -> View:
         "aggregations": [
             (
                 a.op, a.source, msgspec.to_builtins(a.value), msgspec.to_builtins(a.where), msgspec.to_builtins(a.windows), a.size,
-                *a.parameters,
+                *_parameters(a),
             )
             for a in view.aggregations
         ],
@@ -43,3 +43,12 @@ def with_version(view: View, sources: dict[str, Source]) -> View:
     }
     digest = hashlib.sha256(msgspec.json.encode(meaning, order="deterministic")).hexdigest()[:10]
     return msgspec.structs.replace(view, version=digest)
+
+
+def _parameters(a: Aggregation) -> tuple[tuple[str, object], ...]:
+    """What else decides the value, by name. What an aggregation has not is left out: a parameter that is new leaves old versions alone."""
+    named = (
+        ("per_us", a.per_us), ("half_life_us", a.half_life_us), ("width", a.width), ("by", msgspec.to_builtins(a.by)),
+        ("entry", msgspec.to_builtins(a.entry)), ("error", a.error), ("q", a.q + 1), ("vector", a.vector),
+    )  # fmt: skip
+    return tuple((name, value) for name, value in named if value)
