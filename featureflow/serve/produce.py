@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from featureflow.errors import UnavailableError
 from featureflow.store.log.protocol import Appender, Record
 
-QUEUE_RECORDS = 50_000
-BATCH_RECORDS = 5_000
+QUEUE_RECORDS, QUEUE_BYTES = 50_000, 64 * 1024 * 1024  # of records that may have 64 KB each
+BATCH_RECORDS, BATCH_BYTES = 5_000, 4 * 1024 * 1024
 Positions = list[tuple[int, int]]
 
 
@@ -23,6 +23,7 @@ Positions = list[tuple[int, int]]
 class _Post:
     topic: str
     records: Sequence[Record]
+    bytes: int  # of their values
     done: asyncio.Future[Positions]
 
 
@@ -33,7 +34,7 @@ class Producer:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Post] = deque()
-        self._waiting = 0
+        self._waiting = self._waiting_bytes = 0
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._drain, name="producer", daemon=True)
@@ -43,18 +44,21 @@ class Producer:
 
     async def append(self, topic: str, records: Sequence[Record]) -> Positions:
         """(partition, offset) of each record, durable. Raises UnavailableError (also when too much is queued), LogError."""
-        if self._waiting + len(records) > QUEUE_RECORDS:
+        size = sum(len(record.value) for record in records)
+        if self._waiting + len(records) > QUEUE_RECORDS or self._waiting_bytes + size > QUEUE_BYTES:
             raise UnavailableError(
                 f"{self._waiting} events wait to be appended already; the log is slower than the producers"
             )
-        post = _Post(topic, records, self._loop.create_future())
+        post = _Post(topic, records, size, self._loop.create_future())
         self._waiting += len(records)
+        self._waiting_bytes += size
         self._queue.append(post)
         self._wake.set()
         try:
             return await post.done
         finally:
             self._waiting -= len(records)
+            self._waiting_bytes -= size
 
     def close(self, timeout_s: float) -> None:
         self._closing = True
@@ -71,14 +75,16 @@ class Producer:
                 self._wake.clear()
                 continue
             posts = [self._queue.popleft()]
-            count = len(posts[0].records)
+            count, size = len(posts[0].records), posts[0].bytes
             while (
                 self._queue
                 and self._queue[0].topic == posts[0].topic
                 and count + len(self._queue[0].records) <= BATCH_RECORDS
+                and size + self._queue[0].bytes <= BATCH_BYTES
             ):
                 posts.append(self._queue.popleft())
                 count += len(posts[-1].records)
+                size += posts[-1].bytes
             try:
                 positions = self._log.append(posts[0].topic, [record for post in posts for record in post.records])
             except Exception as error:  # whatever it is, the thread goes on: nobody would start another

@@ -51,6 +51,24 @@ def test_posts_that_wait_leave_together_and_each_is_told_its_own_positions() -> 
     asyncio.run(go())
 
 
+def test_what_leaves_together_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def go() -> None:
+        monkeypatch.setattr(produce, "BATCH_BYTES", 12)
+        log = WatchedLog()
+        producer = Producer(log)
+        producer.start()
+        first = asyncio.create_task(producer.append("a", [Record(b"0")]))
+        await asyncio.to_thread(log.entered.wait, 60)
+        posts = [asyncio.create_task(producer.append("a", [Record(b"five5")] * n)) for n in (1, 1, 3, 1)]
+        await asyncio.sleep(0)
+        log.door.set()
+        await asyncio.gather(first, *posts)
+        assert log.calls == [("a", 1), ("a", 2), ("a", 3), ("a", 1)]
+        producer.close(60)
+
+    asyncio.run(go())
+
+
 def test_a_refusal_reaches_the_posts_it_belongs_to_and_the_next_post_is_tried() -> None:
     async def go() -> None:
         log = WatchedLog()
@@ -65,13 +83,14 @@ def test_a_refusal_reaches_the_posts_it_belongs_to_and_the_next_post_is_tried() 
     asyncio.run(go())
 
 
-def test_more_than_the_queue_holds_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("limit", "most"), [("QUEUE_RECORDS", 3), ("QUEUE_BYTES", 15)])
+def test_more_than_the_queue_holds_is_refused_at_once(monkeypatch: pytest.MonkeyPatch, limit: str, most: int) -> None:
     async def go() -> None:
-        monkeypatch.setattr(produce, "QUEUE_RECORDS", 3)
+        monkeypatch.setattr(produce, limit, most)
         log = WatchedLog()
         producer = Producer(log)
         producer.start()
-        held = asyncio.create_task(producer.append("a", [Record(b"0")] * 3))
+        held = asyncio.create_task(producer.append("a", [Record(b"value")] * 3))
         await asyncio.sleep(0)
         with pytest.raises(UnavailableError, match="slower than the producers"):
             await producer.append("a", [Record(b"0")])
