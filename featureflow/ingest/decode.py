@@ -51,14 +51,7 @@ class Decoder:
         """
         if isinstance(batch, Recalled):
             return Decoded(batch.events, [], np.arange(len(batch)))
-        decoded = self._decoder.decode(
-            batch.values,
-            batch.keys,
-            partition=batch.partition,
-            offsets=batch.offsets,
-            timestamps_us=batch.timestamps_us,
-            append_time=batch.timestamp_kind == "append",
-        )
+        decoded = batch.decoded_by(self._decoder)
         dead = [
             DeadLetter(batch.source, batch.partition, int(batch.offsets[r.index]), r.reason, r.detail, batch.values[r.index])
             for r in decoded.refused

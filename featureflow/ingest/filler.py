@@ -97,10 +97,7 @@ class Filler:
         return replace(was, first=first)
 
     def _fill(self, partition: Partition, was: Unfilled, batch: Batch) -> None:
-        decoded = self._reading(batch.source, was.fields).decode(
-            batch.values, batch.keys, partition=batch.partition, offsets=batch.offsets, timestamps_us=batch.timestamps_us,
-            append_time=batch.timestamp_kind == "append",
-        )  # fmt: skip
+        decoded = batch.decoded_by(self._reading(batch.source, was.fields))
         refused = [
             replace(kept, fields=fields)
             for r in decoded.refused

@@ -275,14 +275,7 @@ class HistoryWriter:
             return 0
         if batch.first != offset:
             raise OffsetConflictError(f"{batch.source}/{batch.partition} was read from {batch.first} while history stands at {offset}")
-        decoded = self._decoders[batch.source].decode(
-            batch.values,
-            batch.keys,
-            partition=batch.partition,
-            offsets=batch.offsets,
-            timestamps_us=batch.timestamps_us,
-            append_time=batch.timestamp_kind == "append",
-        )
+        decoded = batch.decoded_by(self._decoders[batch.source])
         self._failpoint("after_decode")
         events, refused = decoded.events, [kept for r in decoded.refused if (kept := kept_as_it_came(batch, r.index)) is not None]
         self._look(batch.source)

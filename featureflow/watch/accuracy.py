@@ -192,10 +192,7 @@ class AccuracyWatch:
 
     def _events(self, batch: Batch) -> None:
         source = self._sources[batch.source]
-        events = self._decoders[batch.source].decode(
-            batch.values, batch.keys, partition=batch.partition, offsets=batch.offsets, timestamps_us=batch.timestamps_us,
-            append_time=batch.timestamp_kind == "append",
-        ).events
+        events = batch.decoded_by(self._decoders[batch.source]).events
         appended = dict(zip(batch.offsets.tolist(), batch.timestamps_us.tolist(), strict=True))
         times, offsets = events.times_us.tolist(), events.offsets.tolist()
         present = [at_us <= appended[offset] + source.future_us for at_us, offset in zip(times, offsets, strict=True)]

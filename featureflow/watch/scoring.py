@@ -133,10 +133,7 @@ class Scoring:
         """Step 3. What is no event is ingest's to put aside; here it is counted."""
         found: dict[str, list[Events]] = {}
         for batch in batches:
-            decoded = self._decoders[batch.source].decode(
-                batch.values, batch.keys, partition=batch.partition, offsets=batch.offsets, timestamps_us=batch.timestamps_us,
-                append_time=batch.timestamp_kind == "append",
-            )  # fmt: skip
+            decoded = batch.decoded_by(self._decoders[batch.source])
             for refusal in decoded.refused:
                 self._metrics.skipped.labels(batch.source, refusal.reason).inc()
             events = decoded.events

@@ -10,6 +10,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from featureflow.kernel.decode import Decoded, Decoder
+
 TRACE_PARENT = "traceparent"               # the W3C header that a record may carry
 
 
@@ -38,6 +40,13 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def decoded_by(self, decoder: Decoder) -> Decoded:
+        """What a decoder of the source makes of the records. Raises as ``Decoder.decode`` does."""
+        return decoder.decode(
+            self.values, self.keys, partition=self.partition, offsets=self.offsets, timestamps_us=self.timestamps_us,
+            append_time=self.timestamp_kind == "append",
+        )  # fmt: skip
 
     def until(self, offset: int) -> Batch:
         """The records below ``offset``, as if reading had stopped there."""
