@@ -28,7 +28,7 @@ def accuracy(
     show: Annotated[bool, typer.Option("--show", help="Print what was told last, and end.")] = False,
     json: Json = False,
 ) -> None:
-    """Join the labels of the definitions to the prediction log, and publish each model version's accuracy."""
+    """Join labels to logged scores, and publish live accuracy. Of each model version; it runs until it is told to end."""
     here: Context = context.obj
     output = Output(json=json)
     with here:

@@ -30,7 +30,7 @@ def apply(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Check the definitions file and register it; says what changes first."""
+    """Check the definitions file and register it. Says what changes first."""
     output = Output(json=json)
     here: Context = context.obj
     with here:

@@ -37,7 +37,7 @@ def dataset(
     ] = None,
     json: Json = False,
 ) -> None:
-    """The inputs that the scorer would have computed for each row of a spine, from history."""
+    """Make a training set from history. The inputs that the scorer would have computed for each row of a spine."""
     here: Context = context.obj
     output = Output(json=json)
     _check(out, spine)

@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(context: typer.Context, json: Json = False) -> None:
-    """Check every server, version and setting, and say how to fix each. Exit code 1 where something is wrong."""
+    """Check servers, settings and models, and say how to fix each. Exit code 1 where something is wrong."""
     here: Context = context.obj
     output = Output(json=json)
     with here:

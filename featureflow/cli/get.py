@@ -37,7 +37,7 @@ def get(
     at: Annotated[str, typer.Option(help="An instant, RFC 3339 with a zone, or microseconds since 1970 UTC; now if left out.")] = "",
     json: Json = False,
 ) -> None:
-    """Read features as the scorer would: value, status and event time of each.
+    """Read features as the scorer would. Value, status and event time of each.
 
     What the state has no exact answer to at that instant is computed from history.
     """

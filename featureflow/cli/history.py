@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def history(context: typer.Context, json: Json = False) -> None:
-    """Write every event, prediction and dead letter to the history database, each (partition, offset) once."""
+    """Write events, predictions and dead letters to history. Each (partition, offset) once; it runs until it is told to end."""
     here: Context = context.obj
     log_as_json()
     with here, consume.stopping() as stop, consume.metrics("history_writer", here.settings.history_writer) as registry:

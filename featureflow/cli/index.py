@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def index() -> None:
-    """The vector indexes that rank requests look for candidates in: add, list."""
+    """Vector indexes, for candidates of rank requests: add, list."""
 
 
 def add(

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def ingest(context: typer.Context, json: Json = False) -> None:
-    """Fold events into the online store, exactly once, until told to end."""
+    """Fold events into the online store, exactly once. It runs until it is told to end."""
     here: Context = context.obj
     log_as_json()
     with here, consume.stopping() as stop, consume.metrics("ingest", here.settings.ingest) as registry:

@@ -24,7 +24,7 @@ def init(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     json: Json = False,
 ) -> None:
-    """Make a project that works: definitions, settings, a producer of sample events, and a model to train."""
+    """Make a project that works. Definitions, settings, a producer of sample events, and a model to train."""
     output = Output(json=json)
     template = resources.files("featureflow.cli") / "template"
     standing = [name for name in FILES if (folder / name).exists()]

@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 
 def model() -> None:
-    """The model store: add, quantize, profile, list; and which version answers whom: release, canary, shadow, promote, rollback."""
+    """The model store, and releases of its versions."""
 
 
 def add(
@@ -59,7 +59,7 @@ def add(
     ] = "",
     json: Json = False,
 ) -> None:
-    """Put an ONNX file into the store as a new version, which ``latest`` then points to."""
+    """Put an ONNX file into the store as a new version. ``latest`` then points to it."""
     here: Context = context.obj
     output = Output(json=json)
     with here:
@@ -114,7 +114,7 @@ def quantize(
     ] = EXPECTED_BATCH,
     json: Json = False,
 ) -> None:
-    """Make FP16 and INT8, measure drift and speed here, refuse what drifts too far, and choose."""
+    """Make FP16 and INT8, refuse what drifts, and choose the fastest. Drift and speed are measured here."""
     here: Context = context.obj
     output = Output(json=json)
     with here:
@@ -203,7 +203,7 @@ def alias(
     ref: Annotated[str, typer.Argument(help="A version or alias; the latest if left out.")] = "",
     json: Json = False,
 ) -> None:
-    """Let a name stand for a version: callers score ``NAME@ALIAS``, and ``latest`` is who answers where nothing is released."""
+    """Let a name stand for a version. Callers score ``NAME@ALIAS``, and ``latest`` is who answers where nothing is released."""
     here: Context = context.obj
     output = Output(json=json)
     with here:

@@ -23,7 +23,7 @@ def profile(
     show: Annotated[bool, typer.Option("--show", help="Show what was measured before, and measure nothing.")] = False,
     json: Json = False,
 ) -> None:
-    """Measure every variant on every provider of this machine at every batch size, and place the model where it is fastest."""
+    """Measure every variant here, and let the fastest answer. On every provider, at every batch size."""
     here: Context = context.obj
     output = Output(json=json)
     with here:

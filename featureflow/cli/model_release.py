@@ -101,7 +101,7 @@ def shadow(
     alone: Alone = False,
     json: Json = False,
 ) -> None:
-    """Let a version score what is asked, and answer nobody: its scores are in the prediction log and in /metrics."""
+    """Let a version score what is asked, and answer nobody. Its scores are in the prediction log and in /metrics."""
     here: Context = context.obj
     output = Output(json=json)
     if bool(version) == off:
@@ -129,7 +129,7 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Kept with the release.")] = "",
     json: Json = False,
 ) -> None:
-    """End the candidate; where there is none, go back to the version before."""
+    """End the candidate, or go back to the version before. That is, where there is no candidate."""
     here: Context = context.obj
     output = Output(json=json)
     with here:

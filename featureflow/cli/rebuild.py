@@ -20,7 +20,7 @@ def rebuild(
     views: Annotated[list[str] | None, typer.Argument(help="Views; none: every view whose state was lost.")] = None,
     json: Json = False,
 ) -> None:
-    """Drop the state of views and fold them again from history and the log, while the scorer says what it is missing."""
+    """Drop the state of views, and fold them again. From history and the log, while the scorer says what it is missing."""
     output = Output(json=json)
     here: Context = context.obj
     with here:

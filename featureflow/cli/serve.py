@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(context: typer.Context, json: Json = False) -> None:
-    """Answer scores and features over HTTP until told to end; then finish what is under way."""
+    """Answer scores and features over HTTP. Told to end, it finishes what is under way."""
     here: Context = context.obj
     output = Output(json=json)
     with here:

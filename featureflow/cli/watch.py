@@ -31,7 +31,7 @@ def watch(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Score every event as it arrives, average the scores of each entity, and raise alerts, each exactly once, until told to end."""
+    """Score events as they arrive, and raise alerts, exactly once. An alert is on the average of an entity's scores."""
     here: Context = context.obj
     log_as_json()
     with here, consume.stopping() as stop, consume.metrics("watch", here.settings.watch) as registry:

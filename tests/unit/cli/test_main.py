@@ -41,6 +41,13 @@ def test_help_lists_every_verb() -> None:
     assert [verb for verb in VERBS if f"  {verb} " not in listed] == []
 
 
+@pytest.mark.parametrize("words", [(), ("model",), ("index",)])
+def test_what_each_verb_does_is_listed_whole(words: tuple[str, ...]) -> None:
+    listed = run(*words, "--help").stdout.partition("Commands:\n")[2].splitlines()
+    assert len(listed) >= 2
+    assert [line for line in listed if not line.strip() or line.endswith("...")] == []
+
+
 def test_its_version_is_the_packages() -> None:
     assert run("--version").stdout == f"featureflow {version('featureflow')}\n"
 
