@@ -41,7 +41,7 @@ from featureflow.tracing import Tracer, open_telemetry
 
 DRAIN_S = 6.0  # for requests under way; then come the two logs, with FLUSH_S each
 FLUSH_S = 1.5
-SWITCH_S = 0.0005
+SWITCH_S = 0.0005  # else the thread that logs predictions may hold the event loop up for 5 ms at a time
 OWN_FILES = 256  # of a process beside its callers' connections
 log = structlog.get_logger("featureflow.serve")
 
@@ -197,29 +197,25 @@ def run(
     another scorer of the same port was started again.
     """
     log_as_json()
-    sys.setswitchinterval(
-        SWITCH_S
-    )  # else the thread that logs predictions may hold the event loop up for 5 ms at a time
-    uvloop.run(_serve(project, online_url, log_store, models, clock, options, started, ending, restarts))
+    sys.setswitchinterval(SWITCH_S)
+
+    def make() -> Server:
+        return Server(project=project, online_url=online_url, log_store=log_store, models=models, clock=clock, options=options)
+
+    uvloop.run(_serve(make, started, ending, restarts))
 
 
 async def _serve(
-    project: str,
-    online_url: str,
-    log_store: Log,
-    models: ModelStore,
-    clock: Clock,
-    options: ServeOptions,
+    make: Callable[[], Server],
     started: Callable[[str], None] | None,
     ending: Callable[[], None] | None,
     restarts: Callable[[], int] | None,
 ) -> None:
+    """``make``: the server, on the event loop that it is to belong to."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    server = Server(
-        project=project, online_url=online_url, log_store=log_store, models=models, clock=clock, options=options
-    )
+    server = make()
     if restarts is not None:
         server.metrics.gauge("featureflow_scorer_restarts", "Scorers of this port that died and were started again", restarts)
     url = await server.start()
