@@ -1,6 +1,6 @@
 """Every score, with all that is needed to compute it again: appended to the log off the event loop, never in a request's way.
 
-The queue is bounded in rows; what does not fit is dropped and counted, because a slow log must not slow an answer.
+The queue is bounded in rows and bytes; what does not fit is dropped and counted, because a slow log must not slow an answer.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from featureflow.store.log.protocol import TRACE_PARENT, Appender, Record
 
 BATCH_ROWS = 200  # appended in one call: small, so that neither the interpreter nor the store is held for long
 GATHER_S = 0.02  # the thread looks this often: to be woken by every turn would cost the loop more
+ROW_BYTES, NUMBER_BYTES = 1024, 32  # of a row in memory beside its features; of a number of a vector in its request
 FIRST_WAIT_US, LONGEST_WAIT_US = 100_000, 5_000_000  # before a log that refuses is asked again
 _ENCODER = msgspec.json.Encoder()
 log = structlog.get_logger("featureflow.serve")
@@ -62,6 +63,12 @@ class Predictions:
     assignment: str | None = None  # JSON of wire.v1.Assignment
     texts: Sequence[list[str | None]] | None = None  # per row all strings of all views, feature by feature; None: no view has any
     parts: Sequence[dict[str, float | None]] | None = None  # per row what an ensemble's score was made of; None: it is no ensemble's
+    row_bytes: int = ROW_BYTES  # what a row takes while it waits, about, beside its features
+
+    @property
+    def bytes(self) -> int:
+        """What they take in memory, about."""
+        return len(self.rows) * self.row_bytes + self.features.nbytes + self.statuses.nbytes
 
 
 class PredictionLog:
@@ -73,14 +80,16 @@ class PredictionLog:
         topic: str,
         *,
         capacity_rows: int = limits.PREDICTION_LOG_QUEUE,
+        capacity_bytes: int = limits.PREDICTION_LOG_BYTES,
         dropped: Callable[[str, int], None],
         logged: Callable[[int], None],
     ) -> None:
         self._log, self._topic = log, topic
-        self._capacity, self._dropped, self._logged = capacity_rows, dropped, logged
+        self._capacity, self._capacity_bytes, self._dropped, self._logged = capacity_rows, capacity_bytes, dropped, logged
         self._queue: deque[Predictions] = deque()
         self._closing = threading.Event()
         self._offered = self._taken = 0  # rows; each is written by one thread only
+        self._offered_bytes = self._taken_bytes = 0
         self.problem: str | None = None  # why the log cannot be written now
         self._thread = threading.Thread(target=self._drain, name="prediction-log", daemon=True)
 
@@ -94,11 +103,12 @@ class PredictionLog:
 
     def offer(self, predictions: Predictions) -> bool:
         """Queue them, or drop and count them where the queue is full."""
-        n = len(predictions.rows)
-        if self.waiting + n > self._capacity:
+        n, size = len(predictions.rows), predictions.bytes
+        if self.waiting + n > self._capacity or self._offered_bytes - self._taken_bytes + size > self._capacity_bytes:
             self._dropped("queue_full", n)
             return False
         self._offered += n
+        self._offered_bytes += size
         self._queue.append(predictions)
         return True
 
@@ -118,10 +128,14 @@ class PredictionLog:
                 self._closing.wait(GATHER_S)
                 continue
             records: list[Record] = []
+            size = 0
             while self._queue and len(records) < BATCH_ROWS:
-                records += self._records(self._queue.popleft())
+                predictions = self._queue.popleft()
+                size += predictions.bytes
+                records += self._records(predictions)
             if not self._append(records):
                 return  # close() counts what is left
+            self._taken_bytes += size
             self._taken += len(records)
 
     def _records(self, predictions: Predictions) -> list[Record]:

@@ -13,6 +13,7 @@ import structlog
 from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
+from featureflow import limits
 from featureflow.errors import ModelError
 from featureflow.kernel.derive import features_to_inputs
 from featureflow.models.ensemble import Loaded, LoadedEnsemble, parts_of, split
@@ -21,7 +22,7 @@ from featureflow.reading.plan import ModelPlan, ViewPlan
 from featureflow.reading.seen import feature_columns, rows_missing
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.explain import explain, rfc3339
-from featureflow.serve.prediction_log import Applied, Predictions
+from featureflow.serve.prediction_log import NUMBER_BYTES, ROW_BYTES, Applied, Predictions
 from featureflow.serve.ranking import Ranking
 from featureflow.serve.request import Request
 from featureflow.serve.score_cache import Recalled
@@ -204,6 +205,11 @@ class Work:
         parts = None
         if isinstance(self.loaded, LoadedEnsemble):
             parts = self._explained_parts(np.arange(n) if chosen is None else chosen)
+        row_bytes = ROW_BYTES
+        if numbers := sum(asked.field.size for asked in self.plan.context.values() if asked.field.type == "vector"):
+            for row in rows:
+                row.inputs = ()  # what is logged of them is in the context: an image must not wait for the log
+            row_bytes += NUMBER_BYTES * numbers if numbers <= limits.LOGGED_NUMBERS else 0
         return Predictions(
             asked_at_us=self._q_us,
             model=self.plan.model.name,
@@ -221,6 +227,7 @@ class Work:
             statuses=letters,
             texts=strings,
             parts=parts,
+            row_bytes=row_bytes,
             degraded=self._degraded,
             assignment=None if self.requests[0].assigned is None else self.requests[0].assigned.logged,
         )

@@ -6,9 +6,11 @@ import base64
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import numpy as np
+from processes import until
 
 from featureflow.clock import ManualClock
 from featureflow.define import system
@@ -68,12 +70,13 @@ class CountingLog(MemoryLog):
         return self.topic(PREDICTIONS.topic).end[0]
 
 
-def logging(log: CountingLog, capacity_rows: int = 100) -> tuple[PredictionLog, Counter[str], list[int]]:
+def logging(log: CountingLog, capacity_rows: int = 100, capacity_bytes: int = 1 << 20) -> tuple[PredictionLog, Counter[str], list[int]]:
     dropped: Counter[str] = Counter()
     logged: list[int] = []
     return (
         PredictionLog(
-            log, PREDICTIONS.topic, capacity_rows=capacity_rows, dropped=lambda r, n: dropped.update({r: n}), logged=logged.append
+            log, PREDICTIONS.topic, capacity_rows=capacity_rows, capacity_bytes=capacity_bytes,
+            dropped=lambda r, n: dropped.update({r: n}), logged=logged.append,
         ),
         dropped,
         logged,
@@ -121,6 +124,22 @@ def test_what_does_not_fit_the_queue_is_dropped_and_counted_at_once() -> None:
     log.door.set()
     journal.close(60.0)
     assert log.count() == 4
+
+
+def test_the_queue_is_bounded_in_bytes_too_and_they_are_counted_until_they_are_appended() -> None:
+    log = CountingLog()
+    log.door.clear()
+    large = replace(predictions(), row_bytes=40_000, features=np.zeros((2, 1_000)))
+    assert large.bytes == 2 * 40_000 + 16_000 + 6
+    journal, dropped, _ = logging(log, capacity_bytes=200_000)
+    journal.start()
+    assert [journal.offer(large) for _ in range(4)] == [True, True, False, False]
+    assert dropped == {"queue_full": 4}
+    log.door.set()
+    until(lambda: journal.waiting == 0, "they are appended")
+    assert [journal.offer(large) for _ in range(2)] == [True, True]
+    journal.close(60.0)
+    assert (log.count(), journal.waiting) == (8, 0)
 
 
 def test_a_log_that_is_down_is_tried_again_and_nothing_is_lost() -> None:

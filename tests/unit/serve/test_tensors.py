@@ -19,6 +19,7 @@ from featureflow.models.manifest import inputs_of
 from featureflow.models.store import ModelStore
 from featureflow.models.transform import identity
 from featureflow.serve.answer import Answer
+from featureflow.serve.prediction_log import Predictions
 
 PIXELS = 3 * 20 * 20                       # more numbers than a record of the prediction log has room for
 SEEN = Request(name="seen", fields=(Field(name="image", type="vector", size=PIXELS), Field(name="hour", type="int")))
@@ -82,6 +83,19 @@ def test_an_image_and_a_sequence_reach_the_model_as_its_tensors(tmp_path: Path) 
             digest = sha256(np.array(image, "<f8").tobytes()).hexdigest()
             assert {"image": {"sha256": digest, "numbers": PIXELS}, "hour": 5} in [msgspec.json.decode(row["context"]) for row in logged]
             assert max(len(msgspec.json.encode(row)) for row in logged) < limits.RECORD_BYTES
+
+    asyncio.run(go())
+
+
+def test_a_score_that_waits_for_the_log_holds_no_image(tmp_path: Path) -> None:
+    async def go() -> None:
+        kept: list[Predictions] = []
+        async with serving(store_in(tmp_path), rig=fed(), project=PROJECT) as serve:
+            serve.predictions.offer = lambda scored: kept.append(scored) is None  # type: ignore[method-assign]  # of this one alone
+            assert isinstance(await serve.ask("clicks", {"rows": [body([200] * PIXELS)] * 3}), Answer)
+        assert [len(scored.rows) for scored in kept] == [3]
+        assert sum(isinstance(value, list) for row in kept[0].rows for value in row.inputs) == 0
+        assert kept[0].bytes < 3 * PIXELS
 
     asyncio.run(go())
 
