@@ -77,10 +77,13 @@ class Registry:
     def plan(self, project: spec.Project) -> Plan:
         """What ``apply`` would change. Brings the fixed tables of the history database up to date, and nothing else.
 
-        Raises SettingsError where a store holds another project.
+        Raises SettingsError where a store holds another project; LogError and HistoryError where an event cannot be changed so.
         """
         self._history.migrate()
         self.check_owner(project.name)
+        for source in project.sources:
+            self._refuse_other_topic(source)
+            self._history.check_source(source)
         try:
             before = self.current()
         except StateError:                 # of another version: nothing in it can be compared
@@ -234,7 +237,7 @@ class Registry:
         assert owner is not None
         self._online.put_meta(OWNER_DOCUMENT, owner.registry_id.encode())
 
-    def _topic(self, source: spec.Source, partitions: int | Mapping[str, int]) -> TopicState:
+    def _refuse_other_topic(self, source: spec.Source) -> None:
         applied = self._ledger.topic(source.name)
         if applied is not None and applied.topic != source.topic:
             raise LogError(
@@ -242,6 +245,10 @@ class Registry:
                 "events by partition and offset of the one topic, and would skip as many of the other's. Give the event a new "
                 "name as well, or its topic as it was"
             )
+
+    def _topic(self, source: spec.Source, partitions: int | Mapping[str, int]) -> TopicState:
+        self._refuse_other_topic(source)
+        applied = self._ledger.topic(source.name)
         wanted = partitions if isinstance(partitions, int) else partitions.get(source.name, 1)
         self._log.ensure_topic(source.topic, wanted)
         topic = self._log.topic(source.topic)

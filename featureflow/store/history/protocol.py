@@ -73,6 +73,10 @@ class HistoryStore(Protocol):
         """
         ...
 
+    def check_source(self, source: Source) -> None:
+        """Raises HistoryError where ``ensure_source`` would; changes nothing."""
+        ...
+
     def create_offsets(self, source: str, offsets: Mapping[int, int]) -> list[int]:
         """Start partitions that have no offset yet at these offsets. The partitions started."""
         ...

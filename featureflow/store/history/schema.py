@@ -18,17 +18,9 @@ def change_columns(connection: Connection, source: Source, table: Table) -> None
     """Add the columns that ``table`` has and the database has not; widen strings that grew, and whole numbers that are any number now;
     leave columns of dropped fields.
 
-    Raises HistoryError, before any change, for a column that holds another type: its old values would mean something else.
+    Raises HistoryError, before any change, as ``refuse_other_types`` does.
     """
-    present = {column["name"]: column["type"] for column in inspect(connection).get_columns(table.name)}
-    for column in table.columns:
-        stored = present.get(column.name)
-        if stored is not None and _family(stored) != _family(column.type) and not _widens(stored, column.type):
-            raise HistoryError(
-                f"field {source.name}.{column.name} is now a {_family(column.type)}, but table {table.name} holds "
-                f"it as a {_family(stored)}; "
-                "give the field a new name"
-            )
+    present = refuse_other_types(connection, source, table)
     operations = Operations(MigrationContext.configure(connection))
     for column in table.columns:
         stored = present.get(column.name)
@@ -39,6 +31,20 @@ def change_columns(connection: Connection, source: Source, table: Table) -> None
                 _replace(connection, operations, table, column)
         elif _width(stored) < _width(column.type) or _widens(stored, column.type):
             operations.alter_column(table.name, column.name, type_=column.type, existing_nullable=True)
+
+
+def refuse_other_types(connection: Connection, source: Source, table: Table) -> dict[str, TypeEngine[Any]]:
+    """The columns that there are. Raises HistoryError for one that holds another type: its old values would mean something else."""
+    present: dict[str, TypeEngine[Any]] = {column["name"]: column["type"] for column in inspect(connection).get_columns(table.name)}
+    for column in table.columns:
+        stored = present.get(column.name)
+        if stored is not None and _family(stored) != _family(column.type) and not _widens(stored, column.type):
+            raise HistoryError(
+                f"field {source.name}.{column.name} is now a {_family(column.type)}, but table {table.name} holds "
+                f"it as a {_family(stored)}; "
+                "give the field a new name"
+            )
+    return present
 
 
 def _family(kind: TypeEngine[Any]) -> str:

@@ -36,7 +36,7 @@ from featureflow.store.history.protocol import Extent, HistoryPage, RefusedRecor
 from featureflow.store.history.queries import named
 from featureflow.store.history.read_again import content_of, definition_of, record_of
 from featureflow.store.history.row_text import row_texts, statements
-from featureflow.store.history.schema import change_columns
+from featureflow.store.history.schema import change_columns, refuse_other_types
 
 T = TypeVar("T")
 Step = Literal[
@@ -80,6 +80,12 @@ class SqlHistory:
                     table.create(connection)
 
         self._transact(work)
+
+    def check_source(self, source: Source) -> None:
+        with self._database.reading() as connection:
+            table = event_table(source, collation=collation_of(connection))
+            if inspect(connection).has_table(table.name):
+                refuse_other_types(connection, source, table)
 
     # -- offsets -------------------------------------------------------------------------------------------------------
 

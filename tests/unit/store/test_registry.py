@@ -18,6 +18,7 @@ from featureflow.clock import ManualClock
 from featureflow.define import spec, system
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import (
+    HistoryError,
     LogError,
     OffsetMissingError,
     SettingsError,
@@ -402,6 +403,20 @@ def test_a_store_that_was_emptied_is_told_from_one_that_is_new(place: Place) -> 
     assert registry.inspection.emptied(registry.current())
     registry.rebuild(PROJECT, [view.id for view in PROJECT.views])
     assert not registry.inspection.emptied(registry.current())
+
+
+def test_a_plan_refuses_what_apply_would_refuse(place: Place) -> None:
+    place.registry.apply(PROJECT)
+    departure = PROJECT.source("departure")
+    others = tuple(source for source in PROJECT.sources if source is not departure)
+    texts = tuple(msgspec.structs.replace(field, type="str") if field.type == "float" else field for field in departure.fields)
+    for changed, error, said in (
+        (msgspec.structs.replace(departure, topic="departures_2"), LogError, "Give the event a new name as well, or its topic as it was"),
+        (msgspec.structs.replace(departure, fields=texts), HistoryError, "give the field a new name"),
+    ):
+        with pytest.raises(error, match=said):
+            place.registry.plan(msgspec.structs.replace(PROJECT, sources=(*others, changed), views=(), models=()))
+    assert place.registry.plan(PROJECT).changes == ()
 
 
 def test_an_event_with_another_topic_is_refused_before_that_topic_is_made_and_as_another_event_it_is_read_whole(place: Place) -> None:
