@@ -16,13 +16,13 @@ from featureflow.reading.plan import Plan
 from featureflow.store.log.protocol import Log, Partition
 from featureflow.store.online.protocol import OnlineStore
 from featureflow.store.schemas.protocol import SchemaRegistry
-from featureflow.watch import steps
 from featureflow.watch.alerting import Alerting
 from featureflow.watch.current import CurrentModel
 from featureflow.watch.failpoint import Failpoint, unarmed
 from featureflow.watch.features import FeatureReader
 from featureflow.watch.metrics import WatchMetrics
 from featureflow.watch.scoring import Scoring
+from featureflow.watch.stage import Stage, run_stage
 from featureflow.watch.watched import by_source
 from featureflow.watch.webhook import Webhook
 
@@ -81,7 +81,7 @@ class Watching:
             _check(self._plan, model)
         self._group = options.group or system.group(applied.project.name, "watch")
         self._leave = threading.Event()
-        self.stages: Sequence[steps.Stage] = self._made()
+        self.stages: Sequence[Stage] = self._made()
 
     def run(self, stop: threading.Event) -> None:
         """Each stage until ``stop`` is set, or one of them fails for good: the others then end too, and why is raised.
@@ -91,9 +91,9 @@ class Watching:
         self._log.ping()
         raised: list[BaseException] = []
 
-        def run(stage: steps.Stage) -> None:
+        def run(stage: Stage) -> None:
             try:
-                steps.run(stage, self._leave, lambda error: self._metrics.failures.labels(stage.name, type(error).__name__).inc())
+                run_stage(stage, self._leave, lambda error: self._metrics.failures.labels(stage.name, type(error).__name__).inc())
             except BaseException as error:
                 raised.append(error)
                 self._leave.set()
@@ -116,12 +116,12 @@ class Watching:
         scores = sum(stage.scores for stage in self.stages if isinstance(stage, Scoring))
         return {"scores": scores, "alerts": sum(stage.alerts for stage in self.stages if isinstance(stage, Alerting))}
 
-    def _made(self) -> list[steps.Stage]:
+    def _made(self) -> list[Stage]:
         applied, options = self._applied, self._options
         alerting = Alerting(
             self._log, applied.project, self._wall, self._metrics, self._failpoint, group=f"{self._group}.alerts", member=options.member
         )
-        stages: list[steps.Stage] = [self._scoring(model, ref) for model, ref in self._models.items()]
+        stages: list[Stage] = [self._scoring(model, ref) for model, ref in self._models.items()]
         stages.append(alerting)
         if options.webhook:
             stages.append(Webhook(

@@ -46,7 +46,7 @@ def checked(url: str) -> str:
 
 
 class Webhook:
-    """One stage; see ``steps.Stage``. ``stop`` ends the waits between attempts."""
+    """One stage; see ``stage.Stage``. ``stop`` ends the waits between attempts."""
 
     name = "deliver"
 

@@ -1,4 +1,4 @@
-"""Steps of one stage, one after another until it is told to stop."""
+"""A stage of watching: what is the same of scoring, alerting and delivering, and the loop that each of them runs in."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Stage(Protocol):
     def close(self) -> None: ...
 
 
-def run(stage: Stage, stop: threading.Event, failed: Callable[[Exception], None]) -> None:
+def run_stage(stage: Stage, stop: threading.Event, failed: Callable[[Exception], None]) -> None:
     """Until ``stop`` is set; then leave the group. What a step has in hand is always finished.
 
     A server that is away is waited for, and what others have taken over is left to them. Whatever waiting does not cure is raised.
