@@ -88,9 +88,16 @@ def canary(
         }  # fmt: skip
         bounds = msgspec.structs.replace(past[-1].bounds if past else Bounds(), **{k: v for k, v in said.items() if v is not None})
         made = releasing.canary(
-            model, version, round(weight * WHOLE / 100), stable=stable or None, sticky=sticky or None, bounds=bounds
+            model, version, _weight(weight), stable=stable or None, sticky=sticky or None, bounds=bounds
         )
     _tell(output, made, beyond)
+
+
+def _weight(per_cent: float) -> int:
+    """Of WHOLE. Raises ModelError."""
+    if not 0 < per_cent < 100:             # not of what is no number either
+        raise ModelError(f"a candidate gets more than nothing and less than all, not {per_cent:g} %: write 0.01 to 99.99, or promote it")
+    return round(per_cent * WHOLE / 100)
 
 
 def shadow(

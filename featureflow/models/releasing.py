@@ -65,9 +65,10 @@ class Releasing:
                 f"featureflow model release {model.name} {stable}"
             )
         before = past[-1] if past else self._first(model, stable, arm)
+        made = steps.canary(before, arm, now_us=self._clock.now_us(), salt=_salt(), sticky=sticky, bounds=bounds)
         if not past:
             self._record(before)
-        return self._record(steps.canary(before, arm, now_us=self._clock.now_us(), salt=_salt(), sticky=sticky, bounds=bounds))
+        return self._record(made)
 
     def shadow(self, model: spec.Model, ref: str | None) -> Release:
         """This version beside those that answer; None: no longer."""

@@ -70,6 +70,14 @@ def test_a_candidate_in_an_ensemble_is_refused_unless_it_is_to_be_tried_alone(pr
     assert "combined" in said
 
 
+@pytest.mark.parametrize("weight", ["nan", "inf", "-5", "0", "0.001", "100", "1e308"])
+def test_a_weight_that_is_no_part_is_refused_and_releases_nothing(project: Path, weight: str) -> None:
+    for _ in range(2):
+        with pytest.raises(ModelError, match="more than nothing and less than all"):
+            run(project, "model", "canary", "fraud", "2", "--stable", "1", "--weight", weight)
+        assert steps(project) == []
+
+
 def test_what_is_for_everybody_needs_no_such_word(project: Path) -> None:
     written(project, ENSEMBLE)
     run(project, "model", "canary", "fraud", "2", "--stable", "1", "--alone")
