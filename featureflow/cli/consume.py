@@ -1,4 +1,4 @@
-"""What the two consumers' verbs share: signals, the metrics endpoint, definitions that change."""
+"""What the consumers' verbs share, ingest, history, watch and accuracy: signals, the metrics endpoint, definitions that change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scorer needs to know of the applied definitions, worked out once and then only read.
+"""What whoever reads features needs to know of the applied definitions, worked out once and then only read.
 
 A plan is replaced whole when the definitions or a partition count change; requests under way keep the one they started with.
 """
