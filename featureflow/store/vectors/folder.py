@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,9 +122,14 @@ class VectorStore:
         if changed:
             raise VectorIndexError(f"{home / changed[0]} is not the file that was added (its SHA-256 differs); add the index again")
         index = _faiss().deserialize_index(np.frombuffer(files[INDEX], np.uint8))
-        if manifest.ids == "str":
-            return VectorIndex(manifest, index, msgspec.json.decode(files[IDS], type=list[str]))
-        return VectorIndex(manifest, index, msgspec.json.decode(files[IDS], type=list[int]))
+        ids: list[str] | list[int] | None = None
+        with suppress(msgspec.MsgspecError):   # ids of another type
+            raw = files[IDS]
+            ids = msgspec.json.decode(raw, type=list[str]) if manifest.ids == "str" else msgspec.json.decode(raw, type=list[int])
+        said = manifest.name, manifest.version, manifest.size, manifest.count, manifest.count
+        if ids is None or said != (name, version, index.d, index.ntotal, len(ids)):
+            raise VectorIndexError(f"{home / MANIFEST} is not of this index; add the index again")
+        return VectorIndex(manifest, index, ids)
 
     def _versions(self, name: str) -> list[str]:
         return [path.parent.name for path in (self.path / name).glob(f"[0-9]*/{MANIFEST}") if path.parent.name.isdecimal()]

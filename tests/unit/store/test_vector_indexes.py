@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -60,6 +61,16 @@ def test_a_flipped_bit_is_refused(tmp_path: Path, file: str) -> None:
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(VectorIndexError, match="SHA-256"):
+        store.load("near", "1")
+
+
+@pytest.mark.parametrize("changed", [{"name": "far"}, {"version": "2"}, {"ids": "int"}, {"count": 499}, {"size": 11}])
+def test_a_manifest_of_another_index_is_refused(tmp_path: Path, changed: dict[str, object]) -> None:
+    store = VectorStore(tmp_path)
+    store.add("near", IDS, VECTORS)
+    path = tmp_path / "near" / "1" / folder.MANIFEST
+    path.write_bytes(msgspec.json.encode({**msgspec.json.decode(path.read_bytes()), **changed}))
+    with pytest.raises(VectorIndexError, match=r"manifest\.json is not of this index"):
         store.load("near", "1")
 
 
