@@ -51,18 +51,13 @@ def paths(plan: Plan, now: str) -> dict[str, Schema]:
 
 def _score(name: str, plan: ModelPlan, now: str) -> Schema:
     entities = _object({key: _id(kind, nullable=True) for key, kind in plan.join_keys.items()}, plan.join_keys)
-    fields = {key: asked.field for key, asked in plan.context.items()}
-    context = _object(
-        {key: _value(field, field.max_bytes) for key, field in fields.items()}, [k for k, f in fields.items() if not f.nullable]
-    )
+    context = _context(plan)
     in_row = ["entities", *(["context"] if context["required"] else [])]
     needed = in_row if plan.join_keys else in_row[1:]
     row: Mapping[str, Schema] = {"entities": entities, "context": context}
     common: Mapping[str, Schema] = {**_options(plan), "priority": {"enum": [*PRIORITIES, None]}}
     rows = {"type": "array", "items": _object(row, in_row), "minItems": 1, "maxItems": limits.ROWS_PER_REQUEST}
-    example: dict[str, Any] = {"entities": {key: _an_id(kind) for key, kind in plan.join_keys.items()}}
-    if fields:
-        example["context"] = {key: _a_value(field, now) for key, field in fields.items()}
+    example = {"entities": {key: _an_id(kind) for key, kind in plan.join_keys.items()}, **_a_context(plan, now)}
     return operation(
         f"score_{name}",
         f"Score rows of {name}",
@@ -77,14 +72,12 @@ def _score(name: str, plan: ModelPlan, now: str) -> Schema:
 def _rank(name: str, plan: ModelPlan, views: Iterable[ViewPlan], now: str) -> Schema:
     """Features of recalls may be of entities that the model does not know."""
     views = list(views)
-    fields = {key: asked.field for key, asked in plan.context.items()}
-    properties = {key: _value(field, field.max_bytes) for key, field in fields.items()}
-    context = _object(properties, [key for key, field in fields.items() if not field.nullable])
+    context = _context(plan)
     kinds = []
     for candidate, kind in plan.join_keys.items():
         others = {key: _id(other, nullable=True) for key, other in plan.join_keys.items() if key != candidate}
         ranked = _id(kind, nullable=False)
-        one: Schema = {"anyOf": [ranked, _object({"id": ranked, "context": _object(properties, [])}, ["id"])]}
+        one: Schema = {"anyOf": [ranked, _object({"id": ranked, "context": _object(context["properties"], [])}, ["id"])]}
         beside = [view for view in views if view.view.join_key != candidate]
         more = {view.view.join_key: _id(view.entity_type, nullable=True) for view in beside}
         body: Mapping[str, Schema] = {
@@ -97,10 +90,11 @@ def _rank(name: str, plan: ModelPlan, views: Iterable[ViewPlan], now: str) -> Sc
         }
         kinds.append(_object(body, ["recalls", *(["entities"] if others else []), *(["context"] if context["required"] else [])]))
     *known, (_, kind) = plan.join_keys.items()
-    example: dict[str, Any] = {"entities": {key: _an_id(other) for key, other in known}}
-    example["recalls"] = [{"source": "search", "ids": [_an_id(kind)]}]
-    if fields:
-        example["context"] = {key: _a_value(field, now) for key, field in fields.items()}
+    example = {
+        "entities": {key: _an_id(other) for key, other in known},
+        "recalls": [{"source": "search", "ids": [_an_id(kind)]}],
+        **_a_context(plan, now),
+    }
     return operation(
         f"rank_{name}",
         f"Score candidates with {name}, and answer the best",
@@ -128,6 +122,19 @@ def _recalls(candidate: Schema, kind: str, views: Iterable[ViewPlan]) -> list[Sc
         _object({**named, "index": {"type": "string"}, "near": {"anyOf": near}, "n": number}, ["source", "index", "near"]),
     ]
     return [*made, *([_object({**named, "feature": {"enum": listing}}, ["source", "feature"])] if listing else [])]
+
+
+def _context(plan: ModelPlan) -> Schema:
+    """The request fields that the model reads."""
+    fields = {key: asked.field for key, asked in plan.context.items()}
+    properties = {key: _value(field, field.max_bytes) for key, field in fields.items()}
+    return _object(properties, [key for key, field in fields.items() if not field.nullable])
+
+
+def _a_context(plan: ModelPlan, now: str) -> dict[str, Any]:
+    """One that succeeds, as a member of a body; none where the model reads none."""
+    values = {key: _a_value(asked.field, now) for key, asked in plan.context.items()}
+    return {"context": values} if values else {}
 
 
 def _options(plan: ModelPlan) -> Mapping[str, Schema]:
