@@ -70,7 +70,10 @@ def canary(
     alone: Alone = False,
     json: Json = False,
 ) -> None:
-    """Let a candidate answer a part of the traffic. Where it leaves its bounds it ends by itself."""
+    """Let a candidate answer a part of the traffic. Where it leaves its bounds it ends by itself.
+
+    A bound that is left out is as it was last.
+    """
     here: Context = context.obj
     output = Output(json=json)
     with here:
@@ -172,6 +175,8 @@ def _tell(output: Output, made: Release, beyond: str = "") -> None:
     """``beyond``: what the candidate or shadow does not reach."""
     beside = f", {made.shadow.version} in its shadow" if made.shadow else ""
     output.say(f"Release {made.number} of {made.model}: {_shares(made)}{beside}. Scorers follow within a second.")
+    if made.candidates:
+        output.say(f"The candidate ends by itself beyond {made.bounds.told}; what was not said now is as it was said last.")
     if made.reason:
         output.say(f"It was rolled back {made.reason}.")
     if beyond:

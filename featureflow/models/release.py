@@ -50,6 +50,19 @@ class Bounds(_Value, frozen=True):
     least_labels: int = 200                # of each version, before anything is said of live accuracy
     window_us: int = 300_000_000           # how far back errors, latency and scores are looked at
 
+    @property
+    def told(self) -> str:
+        """The bounds that there are, as the options of ``featureflow model canary`` that set them."""
+        us = self.latency_us
+        said = {
+            "errors": self.errors,
+            "latency": None if us is None else f"{us // 1000}ms" if us % 1000 == 0 else f"{us}us",
+            "drift": self.score_drift,
+            "auc-loss": self.auc_loss,
+            "calibration-loss": self.calibration_loss,
+        }
+        return " ".join(f"--max-{name} {value}" for name, value in said.items() if value is not None) or "none"
+
     def __post_init__(self) -> None:
         for name, most in (("errors", 1.0), ("score_drift", 1.0), ("auc_loss", 1.0), ("calibration_loss", 1.0)):
             value = getattr(self, name)

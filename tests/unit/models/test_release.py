@@ -146,6 +146,14 @@ def test_bounds_that_cannot_be_are_refused(bound: dict[str, float]) -> None:
         Bounds(**bound)  # type: ignore[arg-type]
 
 
+def test_bounds_are_told_as_the_options_that_set_them() -> None:
+    assert Bounds().told == "--max-errors 0.01"
+    told = "--max-errors 0.01 --max-latency 20ms --max-drift 0.2 --max-auc-loss 0.05 --max-calibration-loss 0.1"
+    assert Bounds(latency_us=20_000, score_drift=0.2, auc_loss=0.05, calibration_loss=0.1).told == told
+    assert Bounds(errors=None, latency_us=1_500).told == "--max-latency 1500us"
+    assert Bounds(errors=None).told == "none"
+
+
 # -- any order of steps ------------------------------------------------------------------------------------------------
 
 STEP = st.tuples(st.sampled_from(["release", "canary", "shadow", "no shadow", "promote", "rollback"]), st.sampled_from("1234"))
