@@ -57,6 +57,7 @@ DEAD_LETTERS = 500                # encoded and appended at once; a poll of noth
 REQUEST_BYTES = 1024 * 1024
 CONNECTIONS = 8_192               # of one process; fewer where it may have fewer files open
 ROWS_PER_REQUEST = 1_000
+LOOKUP_IDS = 100_000              # that wait for their features beyond the coming turn: deadlines refuse before, where they can
 CANDIDATES = ROWS_PER_REQUEST     # of one rank request, of all its recalls
 RECALLS = 16
 VECTORS_INDEXED = 5_000_000       # of one index, that a scorer holds in memory

@@ -215,6 +215,7 @@ class Connection(asyncio.Protocol):
             self._write(self._failed(error, request_id, head), request_id, head.route)
             return
         looking.future.add_done_callback(self._answered)
+        routes.scorer.lookups.queue.spent(perf_counter() - self._began)
 
     def _of(self, sent: Caller) -> Caller:
         """Who sent it: an API key, or the address of this connection."""

@@ -17,7 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from featureflow import limits
-from featureflow.serve.admission import LAG_SHARE, QUEUE_TURNS, REFUSING_S
+from featureflow.serve.admission import LAG_SHARE, REFUSING_S
 from featureflow.serve.answer import Shed
 from featureflow.serve.priority import Priority
 from featureflow.serve.waiting import Waiting
@@ -30,7 +30,6 @@ ALONE_S = 1.0  # without a score
 FIRST_IDS = 64  # of a turn while nothing is known
 WEIGHT = 0.1  # of the newest turn, in what an id and a turn take: a stall is forgotten in a few tens of turns
 LEAST_S = 1e-6  # that an id takes
-MOST_IDS = QUEUE_TURNS * limits.ROWS_PER_REQUEST  # that may wait beyond the coming turn
 
 
 class LookupQueue:
@@ -41,7 +40,7 @@ class LookupQueue:
     """
 
     def __init__(self, scoring: Callable[[], bool] = lambda: True) -> None:
-        self._scoring, self._scored_s = scoring, monotonic()
+        self._scoring, self._scored_s = scoring, -inf
         self.id_s, self.beside_s = 0.0, 0.0  # what an id holds the event loop up for; what a turn takes beside its ids
         self.turn_ids = FIRST_IDS  # the most of a turn, but for a request that is larger, which goes alone
         self.lag_s = 0.0  # of the event loop, as its probe tells
@@ -51,6 +50,7 @@ class LookupQueue:
         self._began_s: float | None = None  # of the turn under way
         self._expected_s = 0.0
         self._refused_s = -inf
+        self._spent_s = 0.0
 
     @property
     def ids(self) -> int:
@@ -61,6 +61,10 @@ class LookupQueue:
     def refusing(self) -> bool:
         """Whether somebody was refused just now."""
         return monotonic() - self._refused_s < REFUSING_S
+
+    def spent(self, seconds: float) -> None:
+        """Requests were read, or answers sent, in so long: beside a turn, and for as many as are in one."""
+        self._spent_s += seconds
 
     def lags(self, seconds: float) -> None:
         """The event loop is behind by so much."""
@@ -84,7 +88,8 @@ class LookupQueue:
         request = cast(Any, lookup)  # of a request ``Waiting`` looks at nothing that a lookup lacks
         self._waiting.add(request)
         displaced: list[Any] = []
-        while self._waiting.rows > MOST_IDS and self._waiting.requests > 1 and (one := self._waiting.make_way(request)) is not None:
+        waiting = self._waiting
+        while waiting.rows > limits.LOOKUP_IDS and waiting.requests > 1 and (one := waiting.make_way(request)) is not None:
             displaced.append(one)
         return None, displaced
 
@@ -95,7 +100,7 @@ class LookupQueue:
         if not self._waiting.requests and self._coming_ids + rows <= self.turn_ids:
             return ""
         cost_s = rows * max(LEAST_S, self.id_s)
-        full = self._waiting.requests and self._waiting.rows + rows > MOST_IDS
+        full = self._waiting.requests and self._waiting.rows + rows > limits.LOOKUP_IDS
         if full and not self._waiting.would_make_way(priority, kind, client, cost_s):
             return "queue_full"
         return "" if self._until_s(kind, client, priority, cost_s) <= left_s else "predicted_late"
@@ -107,7 +112,8 @@ class LookupQueue:
         work_s = self._coming_ids * self.id_s + before_s + cost_s
         full_s = self.turn_ids * max(LEAST_S, self.id_s)
         residual_s = 0.0 if self._began_s is None else max(0.0, self._began_s + self._expected_s - monotonic())
-        return residual_s + work_s + ceil(work_s / full_s) * self.beside_s
+        turns = min(ceil(work_s / full_s), waiting.requests + 2)  # no more than there are requests, of which large ones go alone
+        return residual_s + work_s + turns * self.beside_s
 
     def _why(self, reason: str, left_s: float) -> str:
         if reason == "queue_full":
@@ -134,10 +140,11 @@ class LookupQueue:
     def ended(self, ids: int, held_s: float, seconds: float) -> None:
         """A turn of so many ids has ended: for how long it held the event loop up, and how long it took."""
         self._began_s = None
+        spent_s, self._spent_s = self._spent_s, 0.0
         if not ids:
             return
         weight = WEIGHT if self.id_s else 1.0
-        self.id_s += weight * (max(LEAST_S, held_s / ids) - self.id_s)
+        self.id_s += weight * (max(LEAST_S, (held_s + spent_s) / ids) - self.id_s)
         now_s = monotonic()
         if self._scoring():
             self._scored_s = now_s

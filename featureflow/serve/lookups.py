@@ -2,7 +2,7 @@
 
 They have a queue and turns of their own. A score must not wait for the online store longer than its own deadline, and lookups may; so
 neither queue is before the other. The event loop they share turn by turn: one of lookups holds it up for ``HELD_S`` at most, where there is
-more than one request in it, and then a turn of scores comes.
+more than one request in it, and then the turn of scores that is due or under way has as long.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from featureflow.reading.plan import ViewPlan
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.deadline import Deadline
 from featureflow.serve.lag import Lag
-from featureflow.serve.lookup_queue import LookupQueue
+from featureflow.serve.lookup_queue import HELD_S, LookupQueue
 from featureflow.serve.priority import NOBODY, Caller
-from featureflow.serve.turn import DISPLACED, FAILED
+from featureflow.serve.turn import DISPLACED, FAILED, Turns
 
 DEADLINE_S = 1.0  # of a request that names none: as long as the online store is given
 GIVEN_UP = 8  # turns whose reads are still on their way though nobody waits for them; then the next one waits
@@ -54,13 +54,11 @@ class Lookup:
 
 
 class Lookups:
-    """Belongs to one event loop. One turn is under way at a time. ``scoring``: see ``LookupQueue``."""
+    """Belongs to one event loop. One turn is under way at a time. ``scores``: the turns of scores, which are let in between."""
 
-    def __init__(
-        self, fetcher: Fetcher, clock: Clock, finalized: Finalized, lag: Lag, scoring: Callable[[], bool] = lambda: True
-    ) -> None:
-        self._fetcher, self._clock, self._finalized, self._lag = fetcher, clock, finalized, lag
-        self.queue = LookupQueue(scoring)
+    def __init__(self, fetcher: Fetcher, clock: Clock, finalized: Finalized, lag: Lag, scores: Turns) -> None:
+        self._fetcher, self._clock, self._finalized, self._lag, self._scores = fetcher, clock, finalized, lag, scores
+        self.queue = LookupQueue(lambda: bool(scores.active or scores.waiting))
         self._going: asyncio.Task[None] | None = None
         self._given_up = 0
         self._loop = asyncio.get_running_loop()
@@ -91,12 +89,18 @@ class Lookups:
                 log.exception("lookups_failed", requests=len(batch))
             finally:
                 turn.end()
+                self._loop.call_soon(self._sent, perf_counter())  # after what the answers have called by now
                 if self._going is mine:
                     self._ended(turn)
+            if self.queue.ids and (self._scores.active or self._scores.waiting):
+                await self._scores.left(HELD_S)
         if self._going is mine:
             self._going = None
         else:
             self._given_up -= 1
+
+    def _sent(self, began: float) -> None:
+        self.queue.spent(perf_counter() - began)
 
     def _give_up(self, turn: _Turn) -> None:
         """Nobody of the turn under way waits any more: the next one goes on. The read ends by the store's own time-out, by which it is

@@ -97,9 +97,7 @@ class Scorer:
             predictions=predictions,
         )  # fmt: skip
         self.turns = Turns(self.way.go, self.admission)
-        self.lookups = Lookups(
-            self.fetcher, clock, self.way.finalized, self.lag, lambda: bool(self.turns.active or self.turns.waiting)
-        )
+        self.lookups = Lookups(self.fetcher, clock, self.way.finalized, self.lag, self.turns)
         self.metrics.registry.register(CacheMetrics(self.fetcher.cache, self.way.score_cache))
         self._looking: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()

@@ -57,6 +57,15 @@ class Turns:
             self._schedule()
         return refused
 
+    async def left(self, timeout_s: float) -> None:
+        """Wait until the turn that is due or under way has ended, so long at most; not for one that comes after it."""
+        for _ in range(ROUNDS + 1):
+            if self._tasks or not self._queue:
+                break
+            await asyncio.sleep(0)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_s)
+
     async def drain(self) -> None:
         """Wait until nothing is queued or under way."""
         while self._queue or self._tasks or self._ending:

@@ -14,7 +14,7 @@ from featureflow import limits
 from featureflow.serve import lookup_queue
 from featureflow.serve.answer import Answer
 from featureflow.serve.deadline import Deadline
-from featureflow.serve.lookup_queue import ALONE_S, FIRST_IDS, HELD_S, MOST_IDS, LookupQueue
+from featureflow.serve.lookup_queue import ALONE_S, FIRST_IDS, HELD_S, LookupQueue
 from featureflow.serve.lookups import Lookup
 from featureflow.serve.priority import Caller, Priority
 
@@ -140,14 +140,14 @@ def test_a_lagging_loop_refuses_the_hurried_first(loop: asyncio.AbstractEventLoo
 def test_what_waits_is_bounded_and_the_door_says_the_same(loop: asyncio.AbstractEventLoop, queue: LookupQueue) -> None:
     coming = a_lookup(loop)
     queue.join(coming)
-    for _ in range(MOST_IDS // 500):
+    for _ in range(limits.LOOKUP_IDS // 500):
         assert join(queue, a_lookup(loop, 500, client="greedy")) == ""
     assert join(queue, a_lookup(loop, 500, client="greedy")) == "queue_full"
     assert queue.refusal("now", "greedy", Priority.NORMAL, 500, 60.0, 60.0) == "queue_full"
     assert queue.refusal("now", "modest", Priority.NORMAL, 1, 60.0, 60.0) == ""
     shed, displaced = queue.join(a_lookup(loop, client="modest"))
     assert shed is None and [one.client for one in displaced] == ["greedy"]
-    assert queue.ids <= MOST_IDS + 1
+    assert queue.ids <= limits.LOOKUP_IDS + 1
 
 
 def test_whose_caller_has_gone_away_is_in_no_turn(loop: asyncio.AbstractEventLoop, queue: LookupQueue) -> None:

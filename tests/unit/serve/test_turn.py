@@ -128,3 +128,31 @@ def test_a_turn_that_fails_leaves_nobody_waiting_and_the_next_one_runs() -> None
         assert len(problems) == 1
 
     asyncio.run(go())
+
+
+def test_who_waits_for_the_turn_that_is_due_waits_for_it_and_for_none_after_it() -> None:
+    async def go() -> None:
+        door, ended = asyncio.Event(), list[int]()
+
+        async def run(batch: Batch) -> list[Took]:
+            await door.wait()
+            ended.append(len(batch))
+            for one in batch:
+                one.future.set_result(Answer(200, b""))
+            return []
+
+        turns = Turns(run, Admission())
+        await turns.left(60.0)                                    # there is none
+        turns.join(request())
+        waiting = asyncio.ensure_future(turns.left(60.0))
+        while not turns.active:
+            await asyncio.sleep(0)
+        turns.join(request(2))
+        await turns.left(0.0)                                     # no longer than is said
+        assert not waiting.done() and ended == []
+        door.set()
+        await waiting
+        assert ended[0] == 1
+        await turns.drain()
+
+    asyncio.run(go())
