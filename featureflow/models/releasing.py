@@ -15,7 +15,7 @@ from featureflow.errors import ModelError
 from featureflow.models import release as steps
 from featureflow.models.release import CANARY, SHADOW, STABLE, WHOLE, Arm, Bounds, Release, content_of, decoded
 from featureflow.models.store import ModelStore
-from featureflow.models.verdict import Verdict
+from featureflow.models.verdict import Verdict, read_verdict
 from featureflow.store.mirror import verdict_document
 from featureflow.store.online.protocol import OnlineStore
 from featureflow.store.releases import ReleaseRow, Releases
@@ -126,8 +126,7 @@ class Releasing:
         return release
 
     def _verdict(self, model: str) -> Verdict | None:
-        document = self._online.get_meta(verdict_document(model))
-        return None if document is None else msgspec.json.decode(document, type=Verdict)
+        return read_verdict(self._online.get_meta(verdict_document(model)))
 
 
 def _salt() -> str:

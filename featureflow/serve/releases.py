@@ -22,7 +22,7 @@ import structlog
 from featureflow.clock import Clock
 from featureflow.errors import FeatureFlowError, ModelError, StateError
 from featureflow.models.release import Release, decoded
-from featureflow.models.verdict import Seen, Verdict, judge
+from featureflow.models.verdict import Seen, Verdict, judge, read_verdict
 from featureflow.reading.fetch import Reader
 from featureflow.reading.plan import ModelPlan, Plan
 from featureflow.serve.assigned import Carried, Count
@@ -35,7 +35,6 @@ RETRY_S = 5.0                              # before versions that could not be l
 JUDGE_US = 1_000_000
 _RELEASES = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ACCURACY = msgspec.json.Decoder(dict[str, dict[str, Accuracy]])
-_VERDICT = msgspec.json.Decoder(Verdict)
 Publish = Callable[[str, bytes], None]
 Trial = tuple[Carried, dict[str, Seen]]
 log = structlog.get_logger("featureflow.serve")
@@ -159,7 +158,7 @@ class ReleasesFollowed:
     def _hear(self, name: str, document: bytes | None) -> None:
         """What another scorer has ended, or this one has and nobody keeps any more."""
         carried, own = self.carried[name], self._verdicts.get(name)
-        heard, number = _verdict(document), carried.release.number
+        heard, number = read_verdict(document), carried.release.number
         if heard is not None and heard.number == number:
             self._verdicts.pop(name, None)
             if carried.ended is None:
@@ -233,10 +232,3 @@ class ReleasesFollowed:
                     await self._models.hold(plan.model, release.arms[:1])
         finally:
             del self._tasks[name]
-
-
-def _verdict(document: bytes | None) -> Verdict | None:
-    try:
-        return None if document is None else _VERDICT.decode(document)
-    except msgspec.MsgspecError:               # of another version of FeatureFlow: this one says so itself where it sees the same
-        return None

@@ -103,6 +103,15 @@ def test_a_candidate_that_ended_by_itself_is_not_promoted_and_not_rolled_back_tw
     assert place.releasing.rollback("tip").stable.version == "1"        # what was meant is done already
 
 
+@pytest.mark.parametrize("document", [b"", b"{", b'{"model":"tip","number":"2"}', b'{"model":"\xff","number":2,"reason":"","at_us":0}'])
+def test_a_verdict_that_cannot_be_read_is_none_and_keeps_no_step_from_being_taken(place: Place, document: bytes) -> None:
+    place.releasing.release(TIP, "1")
+    place.releasing.canary(TIP, "3", 500)
+    place.online.put_meta(verdict_document("tip"), document)
+    assert place.releasing.past("tip")[-1].candidates
+    assert place.releasing.rollback("tip").step == "rollback"
+
+
 def test_a_verdict_on_an_earlier_release_ends_no_later_one(place: Place) -> None:
     place.releasing.release(TIP, "1")
     place.releasing.canary(TIP, "3", 500)
