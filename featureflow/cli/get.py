@@ -8,6 +8,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output
@@ -73,6 +74,8 @@ def get(
     output.table(("id", "feature", "value", "status", "event time"), [list(row.values()) for row in rows])
     if past:
         output.say(f"from history: {', '.join(ids[row] for row in past)}")
+    if at and (more := ahead(values.event_times_us, q_us)):
+        output.warn(more)
     answered = {f"{plan.view.name}:unanswerable"} if found.unanswerable.keys() <= set(past) else set()
     degraded = [what for what in found.degraded if what not in answered]
     for what in degraded:
@@ -86,6 +89,17 @@ def get(
             "degraded": degraded,
             "from_history": [ids[row] for row in past],
         }
+    )
+
+
+def ahead(event_times_us: NDArray[np.int64], q_us: int) -> str:
+    """What to say where values count events that are newer than the instant that was named; nothing where none does."""
+    newest_us = int(event_times_us.max(initial=NO_TIME_US))
+    if newest_us <= q_us:
+        return ""
+    return (
+        f"events count here up to {from_us(newest_us).isoformat()}, after the instant: values are exact to the view's finest tile. "
+        "A window of a minute or less beside the others makes that a second, exact=True the microsecond"
     )
 
 
