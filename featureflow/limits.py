@@ -52,6 +52,7 @@ SCHEMA_BYTES = 1024 * 1024        # an answer of a registry
 SCHEMA_REFERENCES = 64            # other schemas that one needs
 DEAD_LETTER_VALUE_BYTES = 4 * 1024
 DEAD_LETTERS = 500                # encoded and appended at once; a poll of nothing else has POLL_RECORDS, for each view
+BUCKETS = 1024                    # that states are in
 
 # serving
 REQUEST_BYTES = 1024 * 1024

@@ -62,7 +62,7 @@ class OnlineSettings(_Section, frozen=True):
     """The store that states are in."""
 
     url: str = EMBEDDED  # or redis://[user:password@]host:6379/0, rediss://, unix:///path, redis+cluster://host:6379,host:6379
-    buckets: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0  # for good; 0: as they are, at first 16 in a cluster, else 32
+    buckets: Annotated[int, msgspec.Meta(ge=0, le=limits.BUCKETS)] = 0  # for good; 0: as they are, at first 16 in a cluster, else 32
     stale_after: str = "30s"  # features are ``stale`` where an event that was in the log so long ago may not be counted
     tracking: bool = True  # scorers ask the server to tell what changes; false where a proxy stands between that mixes answers of several
 

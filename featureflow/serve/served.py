@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
+from featureflow import limits
 from featureflow.define.spec import Project
 from featureflow.errors import RequestError, UnavailableError
 from featureflow.reading.fetch import Reader
@@ -62,7 +63,7 @@ class Served:
             partitions = {
                 name: int(msgspec.json.decode(c)) for name, c in zip(names, counts, strict=True) if c is not None
             }
-            plan = Plan(project, partitions, int(of or 1))
+            plan = Plan(project, partitions, _buckets(of))
             return Compiled(plan, {name: BodyDecoder(model) for name, model in plan.models.items()}, documents)
         except UnavailableError:
             raise
@@ -106,3 +107,11 @@ class Served:
         if self.plan is None:
             raise UnavailableError(self.problem)
         return self.plan
+
+
+def _buckets(document: bytes | None) -> int:
+    """How many states are in. Raises ValueError: keys of any number of them would be made."""
+    number = int(document or 1) if (document or b"1").isdigit() else 0
+    if not 1 <= number <= limits.BUCKETS:
+        raise ValueError(f"the number of buckets is {document!r}; it is 1 to {limits.BUCKETS:,}")
+    return number

@@ -7,8 +7,9 @@ import base64
 
 import msgspec
 import numpy as np
+import pytest
 from replay import recompute
-from serve_rig import ServeRig, listening, serving
+from serve_rig import ServeRig, fed, listening, serving
 from worker_rig import PROJECT, RIDERS, SECOND_US, TRIP, Rig
 
 from featureflow.kernel.finalize import ViewKernel
@@ -16,10 +17,12 @@ from featureflow.models.store import ModelStore
 from featureflow.serve.answer import Answer
 from featureflow.serve.catalog import views
 from featureflow.store.keys import tag_of
+from featureflow.store.mirror import BUCKETS_DOCUMENT
 from featureflow.store.online.memory import MemoryOnlineStore
 
 RIDER, ZONE = PROJECT.views
 BUCKETS = 3
+ASKED = {"entities": {"rider": "ada", "zone": 7}, "context": {"hour": 17}}
 
 
 class Behind:
@@ -73,6 +76,18 @@ def test_each_row_is_logged_with_the_offsets_of_its_entities_buckets_and_recompu
         late = {rider for rider in RIDERS if sum(*upto[rider]) < 300}
         assert late == behind.of_its_bucket()
         assert 0 < len(late) < len(RIDERS), "the riders are in different buckets"
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("document", [b"0", b"-1", b"1025", b"99999999", b"many", b"\xff"])
+def test_a_number_of_buckets_that_cannot_be_is_said_and_what_is_served_stays(models: ModelStore, document: bytes) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed()) as serve:
+            serve.rig.online.put_meta(BUCKETS_DOCUMENT, document)
+            assert not await serve.scorer.refresh()
+            assert "number of buckets" in serve.scorer.served.problem
+            assert isinstance(await serve.ask("tip", ASKED), Answer)
 
     asyncio.run(go())
 
