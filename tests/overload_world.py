@@ -82,7 +82,8 @@ def nothing_more(turn_s: float, now_s: float) -> float:
 @dataclass
 class World:
     """A turn takes ``fixed_s`` and ``row_s`` of its kind for each row; ``happens(seconds, now)`` is what becomes of that. ``inline``: the
-    loop reads nothing while one lasts, and dates what it then finds back to the turn's beginning, as ``Lag`` does.
+    loop reads nothing while one lasts, and dates what it then finds back to the turn's beginning, as ``Lag`` does. ``read_s``: what reading
+    a request and refusing it takes, by which a turn under way is held up.
     """
 
     budget_s: float
@@ -90,6 +91,7 @@ class World:
     row_s: dict[str, float] = field(default_factory=lambda: {"light": 0.00005})
     happens: Callable[[float, float], float] = nothing_more
     inline: bool = False
+    read_s: float = 0.0
     seed: int = 1
     admission_of: Callable[[Watch], Admission] = lambda watch: Admission(now_s=watch)
 
@@ -139,7 +141,10 @@ class World:
             for request in batch:
                 rows[request.kind] = rows.get(request.kind, 0) + 1
             own_s = {kind: n * self.row_s[kind] for kind, n in rows.items()}
-            took_s = self.happens(self.fixed_s + sum(own_s.values()), began_s)
+            planned_s = self.fixed_s + sum(own_s.values())
+            took_s = self.happens(planned_s, began_s)
+            own_s = {kind: seconds * took_s / planned_s for kind, seconds in own_s.items()}
+            took_s += self._reading_s(coming[at:], began_s, took_s)
             if not self.inline:
                 read(began_s + took_s, None)
             watch.s = began_s + took_s
@@ -157,6 +162,13 @@ class World:
             admission.ended(took_s, parts, answered=len(batch) - late, late=late)
             if self.inline:
                 read(watch.s, began_s)
+
+    def _reading_s(self, coming: list[tuple[float, int]], began_s: float, took_s: float) -> float:
+        """What is read during a turn that would take so long if nothing were: it takes longer for it, and more comes meanwhile."""
+        n = 0
+        while self.read_s and n < len(coming) and coming[n][0] <= began_s + took_s + n * self.read_s:
+            n += 1
+        return n * self.read_s
 
     def _arrivals(self, streams: list[Stream], seconds: float) -> list[tuple[float, int]]:
         draw = np.random.default_rng(self.seed)

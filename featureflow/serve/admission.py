@@ -10,6 +10,10 @@ deadline:
 Turns are taken for full because others may yet join the one that it leaves with. Where more important requests keep coming, they will
 have their part of that time too.
 
+What a turn takes is two things, measured apart: its own, by its rows and its kind; and what all turns share, the read of features and
+what the loop reads and refuses of others meanwhile, which is hardly more for more rows. Taken together, a server that is asked for twice
+what it can takes every turn for slow, makes it small, and reads ever more for each: it stayed at a tenth of what it can do (measured).
+
 The work adds medians and the tail counts once: the 99th percentile of a sum of turns is near the sum of their medians and one slow turn,
 and far below the sum of their 99th percentiles. The tail is bounded by a quarter of the budget, because a stall that is not caused by
 load is not prevented by refusing. The margin grows while more than a hundredth of what was let in turns out late, and shrinks again.
@@ -47,7 +51,7 @@ LOAD_S, SPARE_LEAST = 0.1, 0.05  # how far back the load of more important reque
 BUDGETS = 64  # that are worked out between two turns
 HOUR_S = 3600.0
 ROUNDING = 1 + 1e-6
-LOOKED_S = 0.05  # how long what was worked out stands while no turn ends
+STANDS_S = 0.005  # how long what was worked out stands
 REFUSING_S = 0.1  # after a refusal, how long it is worth asking before a request is read whole
 
 
@@ -78,7 +82,8 @@ class Kind:
     """What is known of one kind of work: whole turns, and for how long they hold the event loop up."""
 
     def __init__(self, now_s: Callable[[], float]) -> None:
-        self.turns, self.holds = Durations(now_s), Durations(now_s)
+        self.turns, self.holds = Durations(now_s), Durations(now_s, STANDS_S)
+        self.known = False  # whether those who wait could be priced
         self.costs: dict[int, Cost] = {}
         self.costed_s = -inf
 
@@ -94,6 +99,7 @@ class Admission:
         self.lag_s = 0.0  # of the event loop, as its probe tells
         self.refused_s = -inf  # when somebody was refused last
         self._now_s = now_s
+        self.shared = Durations(now_s, STANDS_S)  # by turns, whatever their rows and kinds
         self._running = 0
         self._began_s = self._expected_s = 0.0
         self._adjusted_s = -inf
@@ -105,12 +111,13 @@ class Admission:
     def admit(self, request: Request) -> tuple[Shed | None, list[Request]]:
         """Let the request wait, or say why not; and those that had to make way for it."""
         now_s, rows = self._now_s(), len(request.rows)
-        left_s = request.deadline.at_s - now_s
-        reason = self.refusal(request.kind, request.client, request.priority, rows, left_s, request.deadline.budget_s)
+        left_s, budget_s = request.deadline.at_s - now_s, request.deadline.budget_s
+        cost = self.cost(request.kind, budget_s, now_s)
+        reason = self._refusal(cost, request.kind, request.client, request.priority, rows, left_s, budget_s, now_s)
         if reason:
             self.refused_s = now_s
             return self._shed(reason, request, left_s), []
-        request.cost_s = rows * self.cost(request.kind, request.deadline.budget_s).unit_s
+        request.cost_s = rows * cost.unit_s
         self.waiting.add(request)
         since_s, asked_s = self._asked[request.priority]
         self._asked[request.priority] = (now_s, asked_s * exp((since_s - now_s) / LOAD_S) + request.cost_s)
@@ -121,48 +128,54 @@ class Admission:
 
     def refusal(self, kind: str, client: str, priority: Priority, rows: int, left_s: float, budget_s: float) -> str:
         """Why such a request would be refused now, as ``Shed.reason`` has it; empty where it would be let in."""
+        now_s = self._now_s()
+        return self._refusal(self.cost(kind, budget_s, now_s), kind, client, priority, rows, left_s, budget_s, now_s)
+
+    def _refusal(
+        self, cost: Cost, kind: str, client: str, priority: Priority, rows: int, left_s: float, budget_s: float, now_s: float
+    ) -> str:
         if self.lag_s > max(0.0, LAG_SHARE * budget_s):
             return "lag"
         waiting = self.waiting
-        cost = self.cost(kind, budget_s)
         own_s = rows * cost.unit_s
         full = waiting.rows and waiting.rows + rows > QUEUE_TURNS * self.turn_rows
         if full and not waiting.would_make_way(priority, kind, client, own_s):
             return "queue_full"
         if not self._running and not waiting.requests:
             return "" if left_s > TRIED * self.kind(kind).turns.worth() * _turns_s(own_s, cost) else "predicted_late"
-        left_s -= self.residual_s() + cost.tail_s
+        left_s -= self.residual_s(now_s) + cost.tail_s
         if left_s < 0:
             return "predicted_late"
-        left_s *= self._spare(priority) / self.margin
+        left_s *= self._spare(priority, now_s) / self.margin
         if _turns_s(waiting.ahead_s(priority) + own_s, cost) <= left_s:
             return ""
         return "" if _turns_s(waiting.share_s(priority, kind, client, own_s) + own_s, cost) <= left_s else "predicted_late"
 
     def predicted_s(self, kind: str, rows: int, budget_s: float = inf, priority: Priority = Priority.NORMAL) -> float:
         """Seconds until so many rows more would be answered."""
-        cost = self.cost(kind, budget_s)
+        now_s = self._now_s()
+        cost = self.cost(kind, budget_s, now_s)
         work_s = _turns_s(self.waiting.ahead_s(priority) + rows * cost.unit_s, cost)
-        return self.residual_s() + work_s * self.margin / self._spare(priority) + cost.tail_s
+        return self.residual_s(now_s) + work_s * self.margin / self._spare(priority, now_s) + cost.tail_s
 
     @property
     def refusing(self) -> bool:
         """Whether somebody was refused just now."""
         return self._now_s() - self.refused_s < REFUSING_S
 
-    def _spare(self, priority: Priority) -> float:
+    def _spare(self, priority: Priority, now_s: float) -> float:
         """The part of the time that more important requests leave, as they came lately."""
-        if priority is Priority.CRITICAL:
-            return 1.0
-        now_s = self._now_s()
-        asked_s = sum(asked_s * exp((since_s - now_s) / LOAD_S) for since_s, asked_s in self._asked[:priority] if asked_s)
-        return max(SPARE_LEAST, 1.0 - asked_s / LOAD_S)
+        more_s = 0.0
+        for since_s, asked_s in self._asked[:priority]:
+            if asked_s:
+                more_s += asked_s * exp((since_s - now_s) / LOAD_S)
+        return max(SPARE_LEAST, 1.0 - more_s / LOAD_S) if more_s else 1.0
 
-    def residual_s(self) -> float:
+    def residual_s(self, now_s: float | None = None) -> float:
         """What is left of the turn under way. One that takes longer than expected may take as long again as it is over."""
         if not self._running:
             return 0.0
-        left_s = self._began_s + self._expected_s - self._now_s()
+        left_s = self._began_s + self._expected_s - (self._now_s() if now_s is None else now_s)
         return left_s if left_s > 0 else min(-left_s, self._expected_s)
 
     def _can_finish(self, request: Request) -> bool:
@@ -194,11 +207,15 @@ class Admission:
         batch: list[Request] = []
         hopeless: list[Request] = []
         rows, work_s, fixed_s, most_s, most_rows = 0, 0.0, 0.0, inf, self.turn_rows
+        kind, budget_s = "", 0.0
         while (request := waiting.first()) is not None:
-            cost, size = self.cost(request.kind, request.deadline.budget_s), len(request.rows)
-            most_s, fixed_s = min(most_s, cost.most_s), max(fixed_s, cost.fixed_s)
-            if not cost.known:
-                most_rows = min(most_rows, FIRST_ROWS)
+            size = len(request.rows)
+            if request.kind != kind or request.deadline.budget_s != budget_s:
+                kind, budget_s = request.kind, request.deadline.budget_s
+                cost = self.cost(kind, budget_s, now_s)
+                most_s, fixed_s = min(most_s, cost.most_s), max(fixed_s, cost.fixed_s)
+                if not cost.known:
+                    most_rows = min(most_rows, FIRST_ROWS)
             own_s = size * cost.unit_s
             if batch and (rows + size > most_rows or work_s + own_s > most_s * ROUNDING):
                 break
@@ -220,17 +237,18 @@ class Admission:
         return batch, hopeless
 
     def ended(self, seconds: float, parts: Sequence[Took], *, answered: int = 0, late: int = 0) -> None:
-        """A turn has ended, its answers sent, that took so long; so many of its requests were answered, and so many late."""
+        """A turn has ended, its answers sent, that took so long, of which each part had its own; none where nothing was computed. Of its
+        requests so many were answered, and so many not, because it was too late.
+        """
         self._running -= 1
-        rows = sum(part.rows for part in parts)
-        shared_s = max(0.0, seconds - sum(part.seconds for part in parts))
+        if parts:
+            self.shared.add(1, max(0.0, seconds - sum(part.seconds for part in parts)))
         for part in parts:
             kind = self.kind(part.kind)
-            first = not kind.turns.typical()[0]
-            kind.turns.add(part.rows, part.seconds + shared_s * part.rows / rows)
+            kind.turns.add(part.rows, part.seconds)
             kind.holds.add(part.rows, part.held_s)
-            kind.costs.clear()
-            if first:  # those who were let in unmeasured are counted for what they are
+            if not kind.known:  # those who were let in unmeasured are counted for what they are
+                kind.costs.clear()
                 self.waiting.price(part.kind, lambda waits: self.cost(waits.kind, waits.deadline.budget_s).unit_s)
         self.outcome(answered, late)
 
@@ -254,22 +272,28 @@ class Admission:
             found = self.kinds[name] = Kind(self._now_s)
         return found
 
-    def cost(self, name: str, budget_s: float) -> Cost:
-        """What is expected of this kind under this budget; kept until the next turn ends."""
-        kind, now_s = self.kind(name), self._now_s()
-        if now_s - kind.costed_s > LOOKED_S or len(kind.costs) >= BUDGETS:
+    def cost(self, name: str, budget_s: float, now_s: float | None = None) -> Cost:
+        """What is expected of this kind under this budget."""
+        kind = self.kinds.get(name) or self.kind(name)
+        if now_s is None:
+            now_s = self._now_s()
+        if now_s - kind.costed_s > STANDS_S or len(kind.costs) >= BUDGETS:
             kind.costs.clear()
+            kind.costed_s = now_s
         key = int(min(budget_s, HOUR_S) * 1e4)
         found = kind.costs.get(key)
         if found is None:
             found = kind.costs[key] = self._cost(kind, budget_s)
-            kind.costed_s = now_s
         return found
 
     def _cost(self, kind: Kind, budget_s: float) -> Cost:
         typical, slow, holds = kind.turns.typical(), kind.turns.slow(), kind.holds.typical()
-        if not typical[0]:
+        kind.known = typical[0] > 0.0
+        if not kind.known:
             return Cost(0.0, 0.0, 0.0, inf, inf, False)
+        shared_s, slow_shared_s = self.shared.typical()[0], self.shared.slow()[0]
+        typical = [own_s + shared_s for own_s in typical]
+        slow = [own_s and own_s + max(shared_s, slow_shared_s) for own_s in slow]
         held_s = max(HELD_S, HELD_SHARE * budget_s)
 
         def tail(at: int) -> float:
@@ -280,8 +304,10 @@ class Admission:
 
         last = bucket_of(self.turn_rows)
         at = next((at for at in range(last, 0, -1) if fits(at, typical[at])), 0)
-        if at == 0 and not fits(0, typical[0]):  # where none fits, one that takes hardly longer than a single row does as well, for more
-            at = next(at for at in range(last, -1, -1) if typical[at] <= SAME * typical[0])
+        # One that takes hardly longer does as well, for more: of what is mostly reading others, no size fits much better than another.
+        most_held_s = held_s if fits(at, typical[at]) else inf
+        most_s = SAME * typical[at]
+        at = next(more for more in range(last, at - 1, -1) if more == at or (typical[more] <= most_s and holds[more] <= most_held_s))
         rows, turn_s = BUCKETS[at], typical[at]
         each_s = (turn_s - typical[0]) / (rows - 1) if rows > 1 else turn_s
         most_s = turn_s

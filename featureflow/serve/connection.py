@@ -24,6 +24,7 @@ from featureflow.serve.answer import Answer
 from featureflow.serve.door import Door
 from featureflow.serve.identity import trace_of
 from featureflow.serve.looking import Looking, read
+from featureflow.serve.pending import Pending
 from featureflow.serve.plain_request import Head, RequestHeads, Unplain
 from featureflow.serve.priority import NOBODY, Caller, peer_of
 from featureflow.serve.routes import Routes
@@ -48,6 +49,7 @@ class Connections:
         self.most = most
         self._linger_s = linger_s
         self._open: set[Connection] = set()
+        self._unsent: list[tuple[asyncio.Transport, bytes]] = []
         self._looking = self.loop.call_later(LOOK_S, self._look)
 
     def connect(self) -> Connection:
@@ -74,6 +76,20 @@ class Connections:
     def left(self, connection: Connection) -> None:
         """It was closed, or handed over."""
         self._open.discard(connection)
+
+    def send_later(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Once all that the loop's poll brought is read. One write after the other finds those who read them awake: to wake each anew
+        costs more than all the rest of a refusal.
+        """
+        if not self._unsent:
+            self.loop.call_soon(self._send)
+        self._unsent.append((transport, data))
+
+    def _send(self) -> None:
+        began, unsent, self._unsent = perf_counter(), self._unsent, []
+        for transport, data in unsent:
+            transport.write(data)
+        self.routes.scorer.lag.busy(began, perf_counter())
 
     async def close(self, within_s: float) -> None:
         """Let the requests under way be answered, for at most ``within_s``, and close every connection."""
@@ -232,7 +248,7 @@ class Connection(asyncio.Protocol):
         assert transport is not None
         metrics = connections.routes.scorer.metrics
         metrics.requests.add(route, 503)
-        transport.write(connections.door.bytes(reason, request_id, not connections.closing))
+        connections.send_later(transport, connections.door.bytes(reason, request_id, not connections.closing))
         if route == "score":
             metrics.total.observe(perf_counter() - self._began)
         self._since = connections.loop.time()
@@ -264,7 +280,7 @@ class Connection(asyncio.Protocol):
         transport.close()
         self._kept = b""
 
-    def _answered(self, future: asyncio.Future[Any]) -> None:
+    def _answered(self, future: Pending | asyncio.Future[Any]) -> None:
         scoring, self._scoring = self._scoring, None
         if scoring is None or future.cancelled():
             return

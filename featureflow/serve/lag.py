@@ -12,7 +12,7 @@ from time import monotonic
 
 PROBE_S = 0.005
 QUIET_S = 1.0  # without a request, after which nothing is probed
-SLACK_S = 0.0003  # between the end of a turn and the poll that follows it at once
+SLACK_S = 0.0003  # between what the loop did and the poll that follows it at once
 
 
 class Lag:
@@ -25,29 +25,37 @@ class Lag:
         self._loop = loop or asyncio.get_running_loop()
         self._due_s = self._last_s = self._asked_s = 0.0
         self._held_s = self._held_before_s = 0.0
-        self._held_from_s = self._held_to_s = self._since_s = 0.0
+        self._busy_from_s = self._busy_to_s = self._since_s = 0.0  # since it last looked, without a pause
         self._reading = False
         self._probe: asyncio.TimerHandle | None = None
 
     def held(self, from_s: float, to_s: float) -> None:
         """A turn held the loop up from then until now: nothing was read meanwhile."""
         self._held_s += to_s - from_s
-        self._held_from_s, self._held_to_s = from_s, to_s
+        self.busy(from_s, to_s)
+
+    def busy(self, from_s: float, to_s: float) -> None:
+        """The loop did something from then until now."""
+        if from_s - self._busy_to_s > SLACK_S:
+            self._busy_from_s = from_s
+        self._busy_to_s = to_s
 
     def arrived_s(self) -> float:
-        """Since when a request that the loop reads now may have been there: since it last looked, where it was held up."""
+        """Since when a request that the loop reads now may have been there: since it last looked, where it was busy from then on."""
         if not self._reading:
             now_s = self._asked_s = self._now_s()
             self._reading = True
             self._loop.call_soon(self._read)
             if self._probe is None:
                 self._arm(now_s)
-            held = now_s - self._held_to_s < SLACK_S
-            self._since_s = self._held_from_s if held else min(now_s, self._due_s)
+            was_busy = now_s - self._busy_to_s < SLACK_S
+            self._since_s = self._busy_from_s if was_busy else min(now_s, self._due_s)
+            self._busy_from_s = now_s
         return self._since_s
 
     def _read(self) -> None:
         self._reading = False  # all that one poll brought is read
+        self._busy_to_s = self._now_s()
 
     def close(self) -> None:
         if self._probe is not None:

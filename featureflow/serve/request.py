@@ -6,7 +6,6 @@ Row       one prediction to make: an id per view, and the request's own inputs a
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,8 @@ from featureflow.clock import to_us
 from featureflow.errors import RequestError
 from featureflow.models.ensemble import Loaded
 from featureflow.reading.plan import ModelPlan
-from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.deadline import Deadline
+from featureflow.serve.pending import Pending
 from featureflow.serve.priority import Priority
 from featureflow.serve.ranking import Ranking
 from featureflow.serve.wire.v1 import EntityId
@@ -63,7 +62,7 @@ class Request:
         loaded: Loaded,
         rows: list[Row],
         deadline: Deadline,
-        future: asyncio.Future[Answer | Shed],
+        future: Pending,
         explain: bool,
         trace: str,
         ranking: Ranking | None = None,

@@ -30,6 +30,7 @@ from featureflow.serve.lag import Lag
 from featureflow.serve.loaded import LoadedModels
 from featureflow.serve.lookups import Lookups
 from featureflow.serve.metrics import Metrics
+from featureflow.serve.pending import Pending
 from featureflow.serve.pooling import Share
 from featureflow.serve.prediction_log import PredictionLog
 from featureflow.serve.priority import NAMES, NOBODY, Caller, Priority
@@ -154,7 +155,7 @@ class Scorer:
         since_s: float,
         trace: str = "",
         caller: Caller = NOBODY,
-    ) -> tuple[Deadline, asyncio.Future[Answer | Shed]]:
+    ) -> tuple[Deadline, Pending]:
         """Check the request and put it into the coming turn; the future gives its answer, or RequestError (404) for an unknown version.
 
         ``caller``: what its headers say; what its body says of deadline and priority counts instead.
@@ -175,17 +176,17 @@ class Scorer:
         since_s: float,
         trace: str = "",
         caller: Caller = NOBODY,
-    ) -> tuple[Deadline, asyncio.Future[Answer | Shed]]:
+    ) -> tuple[Deadline, Pending]:
         """As ``score``, of what a body asks for."""
         deadline_ms = caller.deadline_ms if asked.deadline_ms is None else asked.deadline_ms
         budget_s = model.model.deadline_us * 1e-6 if deadline_ms is None else deadline_ms * 1e-3
-        future: asyncio.Future[Answer | Shed] = self._loop.create_future()
+        future: Pending = Pending()
         deadline = Deadline(since_s + budget_s, budget_s)
 
         def join(
             loaded: Loaded | Shed,
             rows: list[Row] = asked.rows,
-            told: asyncio.Future[Answer | Shed] = future,
+            told: Pending = future,
             arm: Assigned | None = None,
         ) -> None:
             """Put these rows into the coming turn, or tell why not."""
@@ -217,12 +218,12 @@ class Scorer:
         model: ModelPlan,
         asked: Asked,
         request_id: str,
-        future: asyncio.Future[Answer | Shed],
-        join: Callable[[Loaded | Shed, list[Row], asyncio.Future[Answer | Shed], Assigned], None],
+        future: Pending,
+        join: Callable[[Loaded | Shed, list[Row], Pending, Assigned], None],
     ) -> None:
         """Join for the arm that a request is assigned to; as several where its rows are of several arms."""
 
-        def of(arm: Assigned, rows: list[Row], told: asyncio.Future[Answer | Shed]) -> None:
+        def of(arm: Assigned, rows: list[Row], told: Pending) -> None:
             loaded = self.models.get(model.model, arm.arm.version)
             if not isinstance(loaded, LoadedModel):  # not in memory any more, or yet: the stable one, and it is said to be that
                 arm, loaded = carried.stable, self.models.get(model.model, "")
@@ -236,7 +237,7 @@ class Scorer:
         parts: list[Part] = []
         for arm in dict.fromkeys(assigned):
             places = [at for at, one in enumerate(assigned) if one is arm]
-            parts.append((places, self._loop.create_future()))
+            parts.append((places, Pending()))
             of(arm, [asked.rows[at] for at in places], parts[-1][1])
         joining = self._beside(self._tell(joined(parts), future))
         future.add_done_callback(lambda _: joining.cancel())  # done already, but where the caller has gone away
@@ -247,11 +248,11 @@ class Scorer:
         task.add_done_callback(self._looking.discard)
         return task
 
-    async def _look(self, model: ModelPlan, ref: str, future: asyncio.Future[Answer | Shed]) -> None:
+    async def _look(self, model: ModelPlan, ref: str, future: Pending) -> None:
         """Tell a caller who names a version that is not ready whether there is such a version."""
         await self._tell(self.models.find(model.model, ref), future)
 
-    async def _tell(self, found: Awaitable[Answer | Shed], future: asyncio.Future[Answer | Shed]) -> None:
+    async def _tell(self, found: Awaitable[Answer | Shed], future: Pending) -> None:
         try:
             answer = await found
         except Exception as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from time import time_ns
 from typing import ClassVar
 
@@ -10,6 +9,7 @@ from featureflow.serve import problem
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.deadline import Deadline
 from featureflow.serve.metrics import Metrics
+from featureflow.serve.pending import Pending
 from featureflow.serve.priority import NOBODY, Caller
 from featureflow.serve.scorer import Scorer
 from featureflow.tracing import Tracer
@@ -41,7 +41,7 @@ class Scoring:
         self.target = target
         self.model, _, ref = target.partition("@")
         self._deadline: Deadline
-        self.future: asyncio.Future[Answer | Shed]
+        self.future: Pending
         self._deadline, self.future = scorer.score(
             self.model, ref, body, request_id=request_id, since_s=since_s, trace=trace, caller=caller
         )

@@ -35,7 +35,6 @@ class Turns:
         self._scheduled = False
         self._gathered = self._rounds = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ending = 0
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -68,11 +67,11 @@ class Turns:
 
     async def drain(self) -> None:
         """Wait until nothing is queued or under way."""
-        while self._queue or self._tasks or self._ending:
+        while self._queue or self._tasks:
             await asyncio.sleep(0.001)
 
     def _schedule(self) -> None:
-        if not self._scheduled and len(self._tasks) + self._ending < self._limit:
+        if not self._scheduled and len(self._tasks) < self._limit:
             self._scheduled = True
             self._loop.call_soon(self._leave)
 
@@ -83,15 +82,24 @@ class Turns:
             return
         self._scheduled = False
         self._gathered = self._rounds = 0
-        batch, hopeless = self.admission.take()
-        for request in hopeless:
-            _resolve(request, HOPELESS)
-        if batch:
-            task = self._loop.create_task(self._one(batch))
+        if batch := self._next():
+            task = self._loop.create_task(self._turns(batch))
             self._tasks.add(task)
             task.add_done_callback(self._done)
         if self._queue:
             self._schedule()
+
+    def _next(self) -> Batch:
+        batch, hopeless = self.admission.take()
+        for request in hopeless:
+            _resolve(request, HOPELESS)
+        return batch
+
+    async def _turns(self, batch: Batch) -> None:
+        """While some are refused there are enough of them: the next turn begins at once, before the loop reads more."""
+        while batch:
+            await self._one(batch)
+            batch = self._next() if self.admission.refusing else []
 
     async def _one(self, batch: Batch) -> None:
         began = perf_counter()
@@ -101,16 +109,9 @@ class Turns:
         finally:
             for request in batch:
                 _resolve(request, FAILED)
-            self._ending += 1
-            self._loop.call_soon(self._ended, batch, parts, began)  # after what the answers have called by now
-
-    def _ended(self, batch: Batch, parts: Sequence[Took], began: float) -> None:
-        self._ending -= 1
-        answers = [request.future.result() for request in batch if not request.future.cancelled()]
-        late = sum(type(answer) is Shed and answer.reason == "late" for answer in answers)
-        self.admission.ended(perf_counter() - began, parts or _parts(batch), answered=len(answers) - late, late=late)
-        if self._queue:
-            self._schedule()
+            answers = [request.future.result() for request in batch if not request.future.cancelled()]
+            late = sum(type(answer) is Shed and answer.reason == "late" for answer in answers)
+            self.admission.ended(perf_counter() - began, parts, answered=len(answers) - late, late=late)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -118,14 +119,6 @@ class Turns:
             self._loop.call_exception_handler({"message": "a turn failed", "exception": error, "task": task})
         if self._queue:
             self._schedule()
-
-
-def _parts(batch: Batch) -> list[Took]:
-    """Where nobody measured: all that a turn took was shared by all."""
-    rows: dict[str, int] = {}
-    for request in batch:
-        rows[request.kind] = rows.get(request.kind, 0) + len(request.rows)
-    return [Took(kind, n, 0.0) for kind, n in rows.items()]
 
 
 def _resolve(request: Request, answer: Shed) -> None:

@@ -72,6 +72,22 @@ def test_what_is_read_after_a_turn_may_have_come_when_it_began_and_so_all_that_o
     assert lag.arrived_s() != began
 
 
+def test_what_is_read_after_many_others_may_have_come_when_the_first_of_them_was_read(watch: Watch) -> None:
+    lag, timers, _ = a_lag(watch)
+    first = lag.arrived_s()
+    watch.s += 0.001  # reading them takes its time
+    timers.turn()
+    second = watch.s
+    lag.busy(second, second + 0.001)  # refusals are sent
+    watch.s += 0.001
+    assert lag.arrived_s() == first
+    timers.turn()
+    assert lag.arrived_s() == second + 0.001  # when the poll returned that brought what was read just now
+    timers.turn()
+    watch.s += 0.001  # the loop slept
+    assert lag.arrived_s() == watch.s
+
+
 def test_what_is_read_when_the_probe_is_overdue_may_have_come_when_it_was_due(watch: Watch) -> None:
     lag, timers, _ = a_lag(watch)
     lag.arrived_s()
