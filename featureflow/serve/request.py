@@ -10,6 +10,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from featureflow import limits
 from featureflow.clock import to_us
@@ -25,15 +27,15 @@ from featureflow.serve.wire.v1 import EntityId
 if TYPE_CHECKING:
     from featureflow.serve.assigned import Assigned
 
-ContextInput = float | str | list[float] | None
+ContextInput = float | str | list[float] | NDArray[np.float64] | None
 
 
 class Row:
     """One prediction to make.
 
     ``ids``: one per join key of the model, in its order. ``inputs``: one per request input of the model, in its order: a number, a string,
-    a vector's numbers, or None where it is null. ``entities`` and ``context`` are what was sent, as anything that msgspec encodes to that
-    JSON; of large vectors the SHA-256.
+    a vector's numbers (of large ones an array), or None where it is null. ``entities`` and ``context`` are what was sent, as anything that
+    msgspec encodes to that JSON; of large vectors the SHA-256.
     """
 
     __slots__ = ("context", "entities", "ids", "inputs")

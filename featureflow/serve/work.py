@@ -71,7 +71,8 @@ class Work:
         for index, asked in enumerate(plan.context.values()):
             if asked.field.type == "vector":
                 nothing = [np.nan] * asked.field.size
-                columns[asked.column] = np.array([row.inputs[index] or nothing for row in self.rows], np.float64) + 0.0
+                vectors = [nothing if (value := row.inputs[index]) is None else value for row in self.rows]
+                columns[asked.column] = np.array(vectors, np.float64) + 0.0
                 continue
             kind = object if asked.field.type == "str" else np.float64
             column = np.array([row.inputs[index] for row in self.rows], kind)  # a null number becomes NaN

@@ -87,6 +87,22 @@ def test_an_image_and_a_sequence_reach_the_model_as_its_tensors(tmp_path: Path) 
     asyncio.run(go())
 
 
+@pytest.mark.parametrize("hour", [5, 5.0])  # 5.0 is read by the exact rules
+def test_an_image_that_waits_for_its_turn_takes_eight_bytes_a_number(tmp_path: Path, hour: float) -> None:
+    """As a list it takes four times that: a thousand rows may wait, and each number of a body may be two characters."""
+
+    async def go() -> None:
+        async with serving(store_in(tmp_path), rig=fed(), project=PROJECT) as serve:
+            decoder = serve.scorer.served.bodies["clicks"]
+            (row,) = decoder.decode(msgspec.json.encode({"entities": {"zone": 7}, "context": {"image": [200] * PIXELS, "hour": hour}})).rows
+            read_hour, image = row.inputs
+            assert isinstance(image, np.ndarray) and image.nbytes == 8 * PIXELS
+            assert (image.tolist(), read_hour) == ([200.0] * PIXELS, 5)
+            assert row.context["image"]["sha256"] == sha256(np.full(PIXELS, 200, "<f8").tobytes()).hexdigest()
+
+    asyncio.run(go())
+
+
 def test_a_score_that_waits_for_the_log_holds_no_image(tmp_path: Path) -> None:
     async def go() -> None:
         kept: list[Predictions] = []
