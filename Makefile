@@ -14,7 +14,8 @@ PROCESSES ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n < 4 ? 2 * n : 
 PYTEST = $(PYTHON) -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE           # or each of them would compile every test anew
 
-.PHONY: help demo environment services services-stop test check simulate lint format bench-ingest bench-score bench-overload bench-coldstart bench-rank bench-release gpu-check clean
+.PHONY: help demo environment services services-stop test check simulate faults fuzz lint mend bench-ingest bench-score bench-together \
+        bench-online bench-overload bench-coldstart bench-rank bench-release gpu-check clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,7 +50,6 @@ simulate: environment ## the worker in made-up worlds of crashes, lost replies, 
 faults: environment ## break real servers and consumers at random (KILLS=200 SEED=1), then compare everything with a naive replay
 	@cd tests && PYTHONPATH=. ../$(PYTHON) -m storm --kills $(KILLS) --seed $(SEED)
 
-.PHONY: fuzz bench-online bench-together
 fuzz: environment ## requests made up from the OpenAPI document, at a real scorer (REQUESTS=100000 SEED=1)
 	@cd tests && PYTHONPATH=. ../$(PYTHON) -m fuzz --requests $(or $(REQUESTS),100000) --seed $(SEED)
 
@@ -59,9 +59,8 @@ lint: environment ## ruff, mypy strict, import-linter
 	@.venv/bin/lint-imports --no-cache > .venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
 	@tail -1 .venv/lint-imports.log
 
-format: environment ## let ruff lay the code out
+mend: environment ## let ruff mend what it can (it does not lay the code out: tables stay as they were written)
 	@$(PYTHON) -m ruff check --fix .
-	@$(PYTHON) -m ruff format .
 
 bench-ingest: environment services ## events to exactly-once features on real Kafka and Redis, beside a worker written by hand (PEERS=1: and Flink, Bytewax, Quix)
 	@$(PYTHON) benchmarks/ingest.py $(if $(PEERS),--peers $(PEERS)) $(BENCH_ARGS)

@@ -37,6 +37,7 @@ DATABASE = 13
 MODEL = "odd"
 VERSIONS = 12                              # more than a scorer holds sessions: each comes in anew
 DEADLINE_MS = 1_000                        # of the model
+BUSY = ("predicted_late", "queue_full", "lag", "late", "displaced")
 CONVERGED_S = 30.0                         # after which a scorer that has not followed is counted as one that failed
 
 
@@ -127,6 +128,13 @@ def failed(report: Report) -> int:
     return report.shed + report.other + report.unanswered
 
 
+def refused(port: int) -> int:
+    """How many the scorer has refused because it had too much to do, which no step of a release is to blame for."""
+    text = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    lines = [line for line in text.splitlines() if line.startswith("featureflow_shed_total{")]
+    return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines if line.split('"')[1] in BUSY)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="with a step at each of them; half of it before and after, without")
@@ -171,7 +179,9 @@ def main() -> None:
             (file := folder / "requests").write_bytes(pickle.dumps(requests))
             quiet = [offered(port, file, per_s, arguments.seconds / 2)]
             operator = Operator(folder, [port, beside], arguments.seconds, arguments.every)
+            refused_before = refused(port)
             busy = offered(port, file, per_s, arguments.seconds, operator)
+            refused_busy = refused(port) - refused_before
             quiet.append(offered(port, file, per_s, arguments.seconds / 2))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -180,7 +190,8 @@ def main() -> None:
     p99 = busy.p99_accepted_ms or float("nan")
     converged = operator.converged_ms or [float("nan")]
     print(json.dumps({
-        "steps": operator.steps, "failed": failed(busy), "failed_without": sum(map(failed, quiet)), "accepted": busy.accepted,
+        "steps": operator.steps, "failed": failed(busy), "failed_as_busy": refused_busy,
+        "failed_without": sum(map(failed, quiet)), "accepted": busy.accepted,
         "capacity_req_s": round(capacity), "offered_req_s": busy.offered_req_s,
         "void": any(one.offered_req_s < 0.98 * one.intended_req_s for one in (busy, *quiet)),
         "p50_ms": busy.p50_accepted_ms, "p99_ms": p99, "max_ms": busy.max_accepted_ms,
