@@ -473,7 +473,7 @@ def test_a_candidate_of_which_no_process_saw_enough_ends_by_what_they_saw_togeth
                 both = (here.serve, other)
                 for serve in both:
                     sharing(serve)
-                    seen = await failing(here, serve, 120)
+                    seen = await failing(here, serve, 140)
                     assert 40 < seen["model"] < made.bounds.least_rows  # of whom alone nothing is said
                     await Released(serve, here.releasing).follow()
                 first, second = (serve.scorer.releases.carried["tip"] for serve in both)
@@ -490,7 +490,7 @@ def test_what_one_process_saw_is_not_counted_twice(tmp_path: Path) -> None:
         async with released(tmp_path) as here:
             made = await on_trial(here)
             sharing(here.serve)
-            seen = await failing(here, here.serve, 120)
+            seen = await failing(here, here.serve, 140)
             assert 40 < seen["model"] < made.bounds.least_rows
             for _ in range(4):
                 await here.follow()
