@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from time import monotonic
 
 import msgspec
 import numpy as np
@@ -16,12 +17,14 @@ import structlog
 from numpy.typing import NDArray
 
 from featureflow.define import spec
+from featureflow.errors import ModelError
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.loader import ModelLoader
-from featureflow.models.release import SHADOW, Release, check_released
+from featureflow.models.release import SHADOW, Arm, Release, check_released
 from featureflow.serve.prediction_log import Predictions
 from featureflow.serve.wire.v1 import Assignment
 
+REFUSAL_S = 5.0                            # before a shadow that could not be loaded is tried again: each turn would load it anew
 WAITING = 4                                # turns that may wait for the thread
 SUFFIX = ".shadow"                         # of a shadow's prediction ids, after the id of the prediction that answered
 log = structlog.get_logger("featureflow.serve")
@@ -41,6 +44,8 @@ class Shadows:
     ) -> None:
         self._loader, self._logged, self._counted, self._differs = loader, logged, counted, differs
         self._loaded: dict[str, tuple[Release, LoadedModel]] = {}  # by model
+        self._refused: dict[str, tuple[Release, float, str]] = {}  # by model: which could not be loaded, when and why
+        self._problems: dict[str, str] = {}  # by model: what was said last of why it fails
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._waiting = 0
 
@@ -68,10 +73,20 @@ class Shadows:
         assert release.shadow is not None
         known = self._loaded.get(release.model)
         if known is None or known[0].shadow != release.shadow:
-            loaded = self._loader.load(release.model, release.shadow.version, model=model)
-            check_released(loaded.manifest, release.shadow.content, self._loader.path)
-            known = self._loaded[release.model] = (release, loaded)
+            known = self._loaded[release.model] = (release, self._load(model, release, release.shadow))
         return known[1], known[1].score(inputs)
+
+    def _load(self, model: spec.Model, release: Release, shadow: Arm) -> LoadedModel:
+        refused = self._refused.get(release.model)
+        if refused is not None and refused[0].shadow == shadow and monotonic() - refused[1] < REFUSAL_S:
+            raise ModelError(refused[2])
+        try:
+            loaded = self._loader.load(release.model, shadow.version, model=model)
+            check_released(loaded.manifest, shadow.content, self._loader.path)
+        except ModelError as error:
+            self._refused[release.model] = (release, monotonic(), str(error))
+            raise
+        return loaded
 
     def _scored(
         self, release: Release, answered: Predictions, done: asyncio.Future[tuple[LoadedModel, NDArray[np.float64]]]
@@ -83,9 +98,12 @@ class Shadows:
         n, version = len(answered.rows), release.shadow.version
         error = done.exception()
         if error is not None:
-            log.warning("shadow_failed", model=release.model, version=version, rows=n, error=str(error))
+            if self._problems.get(release.model) != str(error):
+                self._problems[release.model] = str(error)
+                log.warning("shadow_failed", model=release.model, version=version, rows=n, error=str(error))
             self._counted(release.model, version, "failed", n)
             return
+        self._problems.pop(release.model, None)
         loaded, scores = done.result()
         self._counted(release.model, version, "scored", n)
         self._differs(release.model, version, np.abs(scores - np.asarray(answered.scores)))

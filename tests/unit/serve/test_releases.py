@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from serve_rig import TIP, Rig, ServeRig, fed, listening, models_in, serving, train
+from structlog.testing import capture_logs
 from worker_rig import KEYS
 
 from featureflow.errors import ModelError, UnavailableError
@@ -630,6 +631,39 @@ def test_a_shadow_that_fails_or_does_not_keep_up_delays_and_fails_no_answer(tmp_
     asyncio.run(go())
 
 
+def test_a_shadow_that_cannot_be_loaded_is_tried_again_now_and_then_and_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def go() -> None:
+        async with released(tmp_path) as here:
+            here.releasing.release(TIP, "1")
+            here.releasing.shadow(TIP, "2")
+            await here.follow()
+            shadows, loads = here.serve.scorer.shadows, list[str]()
+
+            def load(name: str, ref: str, **more: object) -> LoadedModel:
+                loads.append(ref)
+                raise ModelError("its file is damaged")
+
+            monkeypatch.setattr(shadows._loader, "load", load)
+            shadows.keep([])
+            failed = b'featureflow_shadow_rows_total{model="tip",outcome="failed",version="2"} %d.0'
+            with capture_logs() as logs:
+                for number in range(1, 6):
+                    await here.ask(RIDERS[0])
+                    await until(lambda number=number: failed % number in here.serve.metrics.text())
+                assert loads == ["2"]
+                monkeypatch.setattr("featureflow.serve.shadow.REFUSAL_S", 0.0)
+                await here.ask(RIDERS[0])
+                await until(lambda: failed % 6 in here.serve.metrics.text())
+                assert loads == ["2", "2"]
+            assert [line["error"] for line in logs if line["event"] == "shadow_failed"] == ["its file is damaged"]
+            monkeypatch.undo()
+            monkeypatch.setattr("featureflow.serve.shadow.REFUSAL_S", 0.0)
+            await here.ask(RIDERS[0])
+            await until(lambda: b'outcome="scored",version="2"} 1.0' in here.serve.metrics.text())
+
+    asyncio.run(go())
+
+
 # -- what is shown -----------------------------------------------------------------------------------------------------
 
 def test_the_release_is_shown_by_its_model_and_in_metrics(tmp_path: Path) -> None:
@@ -666,5 +700,3 @@ def test_versions_of_a_release_are_not_pushed_out_by_versions_that_callers_name(
             assert set((await ask_many(here, 40)).keys()) == {"stable", "canary"}
 
     asyncio.run(go())
-
-
