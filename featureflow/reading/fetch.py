@@ -266,9 +266,7 @@ class Fetcher:
         """Fill the parts in. Raises UnavailableError; what nobody waits for any more is kept all the same."""
         parts = [part for part in parts if part.groups]
         groups = [group for part in parts for group in part.groups]
-        keys = list(
-            chain.from_iterable(part.plan.state_keys(entity_id) for part in parts for entity_id in part.asked if entity_id is not None)
-        )
+        keys = list(chain.from_iterable(part.plan.all_state_keys(part.asked) for part in parts))
         began_s = monotonic()
         tell = self._reader.kept.live and any(part.told for part in parts)
         landed = self._take_off(parts, tell)

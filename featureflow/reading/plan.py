@@ -5,8 +5,10 @@ A plan is replaced whole when the definitions or a partition count change; reque
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from featureflow.kernel.columns import Layout
 from featureflow.kernel.finalize import ViewKernel
 from featureflow.store.keys import Keys
 
+T = TypeVar("T")
 CACHED_IDS = 50_000  # key names remembered per view
 
 
@@ -58,36 +61,47 @@ class ViewPlan:
         self.feature_source = tuple(feature.aggregation.source for feature in view.features)
         empty = {s.name: state.parse(s.layout, [[None] * s.stride]) for s in self.sources}
         self.default_row: NDArray[np.float64] = self.kernel.finalize(empty, np.zeros(1, np.int64)).values[0]
-        self._keys: dict[str | int, tuple[bytes, ...]] = {}
-        self._numbers: dict[str | int | None, int] = {}
+        self._keys = _Remembered(self._keys_of)
+        self._numbers = _Remembered(lambda entity_id: 0 if entity_id is None else self._names.number(entity_id))
 
     def bucket_of(self, entity_id: str | int | None) -> int:
         """The number of the bucket that the entity's state is in; of no entity, the first."""
-        if self.buckets == 1 or entity_id is None:
-            return 0
-        found = self._numbers.get(entity_id)
-        if found is None:
-            if len(self._numbers) >= CACHED_IDS:
-                self._numbers.clear()
-            found = self._numbers[entity_id] = self._names.number(entity_id)
-        return found
+        return 0 if self.buckets == 1 else self._numbers[entity_id]
 
     def numbers(self, ids: Sequence[str | int | None]) -> list[int]:
         """Of each id's bucket, as ``bucket_of``."""
-        return [0] * len(ids) if self.buckets == 1 else list(map(self.bucket_of, ids))
+        return [0] * len(ids) if self.buckets == 1 else list(map(self._numbers.__getitem__, ids))
 
-    def state_keys(self, entity_id: str | int) -> tuple[bytes, ...]:
-        """All state keys of one entity: source by source, layout by layout, partition by partition."""
-        found = self._keys.get(entity_id)
-        if found is None:
-            if len(self._keys) >= CACHED_IDS:
-                self._keys.clear()
-            found = self._keys[entity_id] = tuple(
-                self._names.state(self.view.entity, entity_id, self.view.id, source.name, partition, layout.part)
-                for source in self.sources
-                for layout in source.layout.all
-                for partition in ([None] if source.keyed else range(source.partitions))
-            )
+    def state_keys(self, entity_id: str | int | None) -> tuple[bytes, ...]:
+        """All state keys of one entity: source by source, layout by layout, partition by partition; of no entity, none."""
+        return self._keys[entity_id]
+
+    def all_state_keys(self, ids: Sequence[str | int | None]) -> Iterable[bytes]:
+        """Those of each id, one after another."""
+        return chain.from_iterable(map(self._keys.__getitem__, ids))
+
+    def _keys_of(self, entity_id: str | int | None) -> tuple[bytes, ...]:
+        if entity_id is None:
+            return ()
+        return tuple(
+            self._names.state(self.view.entity, entity_id, self.view.id, source.name, partition, layout.part)
+            for source in self.sources
+            for layout in source.layout.all
+            for partition in ([None] if source.keyed else range(source.partitions))
+        )
+
+
+class _Remembered(dict[str | int | None, T]):
+    """What was worked out of ids, as a mapping: one that is known costs no call. All of it is forgotten where it becomes too much."""
+
+    def __init__(self, of: Callable[[str | int | None], T]) -> None:
+        super().__init__()
+        self._of = of
+
+    def __missing__(self, entity_id: str | int | None) -> T:
+        if len(self) >= CACHED_IDS:
+            self.clear()
+        found = self[entity_id] = self._of(entity_id)
         return found
 
 
