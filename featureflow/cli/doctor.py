@@ -13,7 +13,7 @@ import typer
 from featureflow.cli.answering import Answering
 from featureflow.cli.context import WITHOUT_RUNTIME, Context, Json
 from featureflow.cli.output import Output, counted, said_of
-from featureflow.errors import FeatureFlowError, TablesMissingError, UnavailableError
+from featureflow.errors import DefinitionError, FeatureFlowError, TablesMissingError, UnavailableError
 from featureflow.settings import mask, misspelt
 from featureflow.store.schemas.open import lacking
 
@@ -65,6 +65,8 @@ def examine(here: Context) -> list[Finding]:
         try:
             findings += look(here)
         except FeatureFlowError as error:
+            if isinstance(error, DefinitionError) and part != "definitions":       # which has said it
+                continue
             findings.append(Finding(part, "error", str(error)))
             if part == "settings":         # all others would say the same
                 break

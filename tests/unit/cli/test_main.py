@@ -94,6 +94,13 @@ def test_doctor_says_what_is_wrong_with_the_settings_once(tmp_path: Path) -> Non
     assert done.stdout.count("is no folder") == 1
 
 
+def test_doctor_says_what_is_wrong_with_the_definitions_once(tmp_path: Path) -> None:
+    done = run("--project", str(tmp_path), "doctor")
+    assert done.returncode == 1
+    assert done.stdout.count("the definitions file cannot be read: No such file or directory") == 1
+    assert "onnxruntime" in done.stdout
+
+
 def test_a_verb_with_a_slip_is_asked_back() -> None:
     done = run("aply")
     assert done.returncode == 2
