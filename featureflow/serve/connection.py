@@ -78,17 +78,21 @@ class Connections:
         self._open.discard(connection)
 
     def send_later(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Once all that the loop's poll brought is read. One write after the other finds those who read them awake: to wake each anew
-        costs more than all the rest of a refusal.
+        """As this round of the loop ends. One write after the other finds those who read them awake: to wake each anew costs more than all
+        the rest of a refusal, and a tenth of a score.
         """
         if not self._unsent:
-            self.loop.call_soon(self._send)
+            self.loop.call_soon(self.send)
         self._unsent.append((transport, data))
 
-    def _send(self) -> None:
+    def send(self) -> None:
+        """What is still to be sent."""
+        if not self._unsent:
+            return
         began, unsent, self._unsent = perf_counter(), self._unsent, []
         for transport, data in unsent:
-            transport.write(data)
+            if not transport.is_closing():
+                transport.write(data)
         self.routes.scorer.lag.busy(began, perf_counter())
 
     async def close(self, within_s: float) -> None:
@@ -302,7 +306,7 @@ class Connection(asyncio.Protocol):
             metrics.total.observe(perf_counter() - self._began)
         if transport is None:
             return
-        transport.write(connections.routes.heads.bytes(answer, request_id, not connections.closing) + answer.body)
+        connections.send_later(transport, connections.routes.heads.bytes(answer, request_id, not connections.closing) + answer.body)
         self._since = connections.loop.time()
         if connections.closing:
             self.leave()
@@ -329,6 +333,7 @@ class Connection(asyncio.Protocol):
     def leave(self) -> None:
         """Close the connection, once the request under way is answered."""
         if self._transport is not None and self._scoring is None:
+            self._connections.send()
             self._transport.close()
 
     def abort(self) -> None:
@@ -340,6 +345,7 @@ class Connection(asyncio.Protocol):
         assert transport is not None
         self._transport = None
         self._connections.left(self)
+        self._connections.send()
         other = self._connections.other()
         transport.set_protocol(other)
         other.connection_made(transport)
