@@ -59,8 +59,8 @@ def protocol_us(online_url: str, project: str, log: Log, models: ModelStore, req
             connection.connection_made(transport)
             least = float("inf")
             for _ in range(BATCHES):
-                scorer.admission.lags(BEHIND_S)
-                scorer.admission.refused_s = time.monotonic()
+                scorer.lanes.quick.admission.lags(BEHIND_S)
+                scorer.lanes.quick.admission.refused_s = time.monotonic()
                 began = time.process_time_ns()
                 for _ in range(BATCH):
                     connection.data_received(request)

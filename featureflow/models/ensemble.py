@@ -17,7 +17,7 @@ from featureflow.models.loaded import LoadedModel
 
 @dataclass(frozen=True)
 class LoadedEnsemble:
-    """What a ``LoadedModel`` is, of several. ``members`` in the order of the definition; belongs to one thread at a time, as they do."""
+    """What a ``LoadedModel`` is, of several. ``members`` in the order of the definition. Safe for several threads, as they are."""
 
     model: spec.Model
     members: tuple[LoadedModel, ...]

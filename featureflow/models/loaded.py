@@ -18,7 +18,7 @@ EXACT = 1e-3                               # what FP32 itself may differ by betw
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """Belongs to one thread at a time. ``chosen`` says why this variant was, ``stamp`` tells two loads of one version apart."""
+    """Safe for several threads. ``chosen`` says why this variant was, ``stamp`` tells two loads of one version apart."""
 
     manifest: Manifest
     variant: Variant

@@ -47,7 +47,7 @@ class SessionKey:
 
 
 class SessionPool:
-    """Safe for several threads. The sessions are not: each belongs to one thread at a time, whoever shares one by its key."""
+    """Safe for several threads, as its sessions are: whoever shares one by its key waits for who runs it."""
 
     def __init__(
         self, *, sessions: int = SESSIONS, session_bytes: int = SESSION_BYTES, idle_s: float = IDLE_S,

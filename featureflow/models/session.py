@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)   # batch sizes that are
 
 
 class Session:
-    """The same on CPU and GPU. Belongs to one thread at a time (on CUDA: one stream).
+    """The same on CPU and GPU. Safe for several threads, which run one after another (on CUDA: it has one stream).
 
     A batch beyond the largest bucket runs in parts. On a GPU a batch is padded up to its bucket, so that only warmed shapes run;
     on the CPU it runs as it is. Scores of a row may differ in the last bits between batch sizes: matrix products are blocked by size.
@@ -38,6 +39,7 @@ class Session:
         self.provider: Provider = provider
         self.degraded: str | None = None   # why it runs on the CPU and not where it was to
         self.bytes = content.bytes if isinstance(content, Prepared) else len(content)   # what it takes to run comes on top
+        self._lock = Lock()                # an engine's buffers are one run's; a model and an ensemble that it is a member of share it
         self.asked = False                 # whether it ran since the pool last looked
         self.dropped = False               # whether the pool let go of it
         self.signature = signature
@@ -62,6 +64,10 @@ class Session:
         Raises ModelError for another shape or dtype, naming the row and column of a value that is not finite, and for a score that is not.
         """
         self.asked = True
+        with self._lock:
+            return self._scores(matrix)
+
+    def _scores(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         if matrix.ndim != 2 or matrix.shape[1] != self.width or matrix.dtype != np.float32:
             raise ModelError(f"{self._place} got {matrix.dtype} {matrix.shape}; it takes float32 (rows, {self.width})")
         if not np.isfinite(matrix).all():
@@ -87,6 +93,10 @@ class Session:
         that is not finite, on the way in and out.
         """
         self.asked = True
+        with self._lock:
+            return self._inferred(tensors)
+
+    def _inferred(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         takes = self._engine.takes
         if tensors.keys() != takes.keys():
             raise ModelError(f"{self._place} got the tensors {', '.join(sorted(tensors)) or 'none'}; it takes {', '.join(takes)}")

@@ -266,6 +266,10 @@ class Admission:
 
     # -- what things cost ----------------------------------------------------------------------------------------------
 
+    def adopt(self, kind: str, other: Admission) -> None:
+        """Take over what another has measured of this kind."""
+        self.kinds[kind] = other.kind(kind)
+
     def kind(self, name: str) -> Kind:
         found = self.kinds.get(name)
         if found is None:

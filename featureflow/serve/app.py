@@ -102,9 +102,9 @@ class Server:
         self._connections: Connections | None = None
         self._listening: asyncio.Server | None = None
         self.metrics.gauge(
-            "pending_stream_count", "Requests that wait for their turn", lambda: self.scorer.turns.waiting
+            "pending_stream_count", "Requests that wait for their turn", lambda: self.scorer.lanes.waiting
         )
-        self.metrics.gauge("model_active_streams", "Turns under way", lambda: self.scorer.turns.active)
+        self.metrics.gauge("model_active_streams", "Turns under way", lambda: self.scorer.lanes.active)
         pool = models.pool
         self.metrics.gauge("featureflow_model_sessions", "Sessions held ready to run", lambda: len(pool.keys))
         self.metrics.gauge("featureflow_model_session_bytes", "Bytes of their files", lambda: pool.held_bytes)

@@ -12,7 +12,7 @@ def of(scorer: Scorer, name: str) -> v1.CapacityAnswer:
     """Raises RequestError (404), UnavailableError before there are definitions."""
     plan = scorer.served.model(name)
     budget_s = plan.model.deadline_us * 1e-6
-    admission = scorer.admission
+    admission = scorer.lanes.of(name).admission
     kind, cost = admission.kind(name), admission.cost(name, budget_s)
     answer = v1.CapacityAnswer(
         model=name,

@@ -191,7 +191,8 @@ class Connection(asyncio.Protocol):
         request_id = routes.ids.of(head.request_id)
         caller = self._of(head.caller)
         since_s = routes.scorer.lag.arrived_s()
-        if routes.scorer.admission.refusing and (reason := self._connections.door.refusal(head, data, caller, since_s)):
+        refusing = routes.scorer.lanes.of(head.model).admission.refusing
+        if refusing and (reason := self._connections.door.refusal(head, data, caller, since_s)):
             self._refuse(reason, request_id, head.route)
             return
         try:

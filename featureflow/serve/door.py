@@ -51,7 +51,7 @@ class Door:
         budget_s = model.model.deadline_us * 1e-6 if caller.deadline_ms is None else caller.deadline_ms * 1e-3
         rows = 1 if head.body_bytes <= SMALL_BYTES else max(1, data.count(b'"entities"'))
         left_s = since_s + budget_s - monotonic()
-        return self._scorer.admission.refusal(head.model, caller.client, caller.priority, rows, left_s, budget_s)
+        return self._scorer.lanes.of(head.model).admission.refusal(head.model, caller.client, caller.priority, rows, left_s, budget_s)
 
     def refusal_of_lookup(self, head: Head, data: builtins.bytes, caller: Caller, since_s: float) -> str:
         """The same of a request for features, which has as many ids as its body has commas, or fewer."""

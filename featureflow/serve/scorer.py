@@ -27,6 +27,7 @@ from featureflow.serve.assigned import Assigned, Carried
 from featureflow.serve.deadline import Deadline
 from featureflow.serve.kept_metrics import CacheMetrics
 from featureflow.serve.lag import Lag
+from featureflow.serve.lanes import Lanes
 from featureflow.serve.loaded import LoadedModels
 from featureflow.serve.lookups import Lookups
 from featureflow.serve.metrics import Metrics
@@ -40,13 +41,10 @@ from featureflow.serve.request import Request, Row
 from featureflow.serve.served import Served
 from featureflow.serve.shadow import Shadows
 from featureflow.serve.spent import Spent
-from featureflow.serve.turn import Turns
 from featureflow.serve.vector_indexes import VectorIndexes
 from featureflow.serve.way import Way
 from featureflow.store.keys import Keys
 
-INFERENCE_S = 0.001  # an inference that takes longer does not hold the event loop up: who must be refused hears of it meanwhile
-HURRIED = 10  # one in so many of a turn may have less time left than its features are given
 log = structlog.get_logger("featureflow.serve")
 
 
@@ -64,7 +62,7 @@ class Scorer:
         stale_after_us: int = 30_000_000,
         predictions: PredictionLog | None = None,
         metrics: Metrics | None = None,
-        admission: Admission | None = None,
+        admission: Callable[[], Admission] = Admission,
         publish: Publish | None = None,
         share: Share | None = None,
         breaker: Breaker | None = None,
@@ -78,7 +76,6 @@ class Scorer:
         self.models = LoadedModels(models, self._loaded)
         self.vectors = vectors or VectorIndexes()
         self.served = Served(reader, keys := Keys(project))
-        self.admission = admission or Admission()
         self.lag = Lag(self._lags)
         self.spent = Spent()
         self.fetcher = Fetcher(reader, self.wall, stale_after_us, breaker=breaker, cache=FeatureCache(feature_cache_bytes))
@@ -97,8 +94,9 @@ class Scorer:
             self.fetcher, clock=clock, wall=self.wall, metrics=self.metrics, spent=self.spent, lag=self.lag, shadows=self.shadows,
             predictions=predictions,
         )  # fmt: skip
-        self.turns = Turns(self.way.go, self.admission)
-        self.lookups = Lookups(self.fetcher, clock, self.way.finalized, self.lag, self.turns)
+        self.lanes = Lanes(self.way.go, admission)
+        self.way.computes = self.lanes.tell
+        self.lookups = Lookups(self.fetcher, clock, self.way.finalized, self.lag, self.lanes.quick)
         self.metrics.registry.register(CacheMetrics(self.fetcher.cache, self.way.score_cache))
         self._looking: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -193,7 +191,7 @@ class Scorer:
             if isinstance(loaded, Shed):
                 told.set_result(loaded)
                 return
-            refused = self.turns.join(
+            refused = self.lanes.join(
                 Request(
                     request_id, model, loaded, rows, deadline, told, asked.explain, trace, asked.ranking, arm,
                     kind=model.model.name, client=caller.client, priority=_priority(asked, caller),
@@ -272,7 +270,7 @@ class Scorer:
         self.way.close()
 
     def _lags(self, seconds: float) -> None:
-        self.admission.lags(seconds)
+        self.lanes.lags(seconds)
         self.lookups.queue.lags(seconds)
 
     def _loaded(self, loaded: LoadedModel) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
@@ -30,6 +31,7 @@ from featureflow.serve.admission import Took
 from featureflow.serve.answer import Shed
 from featureflow.serve.deadline import fetch_budget_s
 from featureflow.serve.lag import Lag
+from featureflow.serve.lanes import SLOW_S
 from featureflow.serve.metrics import Metrics
 from featureflow.serve.prediction_log import PredictionLog
 from featureflow.serve.score_cache import ScoreCache
@@ -38,9 +40,25 @@ from featureflow.serve.spent import Spent
 from featureflow.serve.turn import Batch
 from featureflow.serve.work import Wanted, Work, ages_s
 
-INFERENCE_S = 0.001  # an inference that takes longer does not hold the event loop up: who must be refused hears of it meanwhile
+SLOW_AT_ONCE = 8  # inferences beside the loop, of as many models
 HURRIED = 10  # one in so many of a turn may have less time left than its features are given
 log = structlog.get_logger("featureflow.serve")
+
+
+class Holding:
+    """Since when a turn has held the event loop up, and how long its last inference ran beside the loop."""
+
+    __slots__ = ("_from_s", "_lag", "_paused_s", "beside_s")
+
+    def __init__(self, lag: Lag, from_s: float) -> None:
+        self._lag, self._from_s, self._paused_s, self.beside_s = lag, from_s, 0.0, 0.0
+
+    def pause(self, now_s: float) -> None:
+        self._paused_s = now_s
+        self._lag.held(self._from_s, now_s)
+
+    def resume(self, now_s: float) -> None:
+        self._from_s, self.beside_s = now_s, now_s - self._paused_s
 
 
 class Way:
@@ -64,9 +82,8 @@ class Way:
         self._metrics, self._spent, self._lag = metrics, spent, lag
         self._shadows, self._predictions = shadows, predictions
         self._id_prefix, self._id_count = os.urandom(8).hex(), 0
-        self._inference = ThreadPoolExecutor(1, thread_name_prefix="inference")
-        self._held_from_s = 0.0  # since when the turn under way has held the event loop up
-        self._beside_s = 0.0  # how long its last inference ran beside the loop
+        self._inference = ThreadPoolExecutor(SLOW_AT_ONCE, thread_name_prefix="inference")
+        self.computes: Callable[[str, float], None] = lambda model, row_s: None  # told what inference of a single row takes
         self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
@@ -97,7 +114,8 @@ class Way:
         began = perf_counter()
         asked = {view: list(ids) for view, ids in wanted.items()}
         read = await self._fetcher.fetch(asked, self._fetch_budget_s(live, works), ages_s(works))
-        fetched = self._held_from_s = perf_counter()
+        fetched = perf_counter()
+        holding = Holding(self._lag, fetched)
         self._metrics.stage["fetch"].observe(fetched - began)
 
         # 3. finalize each view, once
@@ -116,23 +134,23 @@ class Way:
             spent, n = self._spent.of(work.plan.model.name), len(work.rows)
             spent["fetch"].add(n, fetched - began)
             spent["finalize"].add(n, finalized - fetched)
-            own, self._beside_s = perf_counter(), 0.0
+            own, holding.beside_s = perf_counter(), 0.0
             try:
                 if unread is not None:
                     found = {view: self._unread(work.plan, view, asked[view], q_us) for view in work.plan.views}
                 work.see([found[view] for view in work.plan.views], q_us, said)
-                await self._score(work)
+                await self._score(work, holding)
             except Exception:  # a fault of one model must not take the others' requests along
                 log.exception("model_failed", model=work.plan.model.name, requests=len(work.requests))
                 if (assigned := work.requests[0].assigned) is not None:
                     assigned.failed(self._wall.now_us(), len(work.rows))
                 work.fail(Shed("failed", f"scoring with {work.plan.model.name} failed; the server's log says why"))
             own_s = perf_counter() - own
-            parts.append(Took(work.plan.model.name, n, own_s, own_s - self._beside_s + finalized - fetched))
-        self._lag.held(self._held_from_s, perf_counter())
+            parts.append(Took(work.plan.model.name, n, own_s, own_s - holding.beside_s + finalized - fetched))
+        holding.pause(perf_counter())
         return parts
 
-    async def _score(self, work: Work) -> None:
+    async def _score(self, work: Work, holding: Holding) -> None:
         """Steps 4 to 6 for one model."""
         began = perf_counter()
         spent, n = self._spent.of(work.plan.model.name), len(work.rows)
@@ -140,7 +158,7 @@ class Way:
         derived = perf_counter()
         self._metrics.stage["derive"].observe(derived - began)
         spent["derive"].add(n, derived - began)
-        scores = await self._infer(work, inputs)
+        scores = await self._infer(work, inputs, holding)
         inferred = perf_counter()
         self._metrics.inferred(work.plan.model.name, inferred - derived)
         spent["infer"].add(n, inferred - derived)
@@ -161,29 +179,30 @@ class Way:
         self._metrics.stage["answer"].observe(ended - inferred)
         spent["answer"].add(n, ended - inferred)
 
-    async def _infer(self, work: Work, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+    async def _infer(self, work: Work, inputs: NDArray[np.float64], holding: Holding) -> NDArray[np.float64]:
         """Step 5, of the rows whose score is not known, if the model is declared to remember scores."""
         if not work.plan.model.cache_scores:
-            return await self._compute(work, inputs)
+            return await self._compute(work, inputs, holding)
         recalled = work.recalled = self.score_cache.look(work.plan, work.loaded, inputs)
-        scores = await self._compute(work, inputs) if recalled.unknown else work.compute(inputs)
+        scores = await self._compute(work, inputs, holding) if recalled.unknown else work.compute(inputs)
         recalled.keep(scores)
         return scores
 
-    async def _compute(self, work: Work, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+    async def _compute(self, work: Work, inputs: NDArray[np.float64], holding: Holding) -> NDArray[np.float64]:
         """Step 5, beside the event loop where it takes long: ONNX Runtime computes without the interpreter's lock."""
-        expected_s = self._spent.infer_s(work.plan.model.name, len(inputs))
-        if expected_s is not None and expected_s < INFERENCE_S:
+        name = work.plan.model.name
+        expected_s = self._spent.infer_s(name, len(inputs))
+        if expected_s is not None:
+            self.computes(name, self._spent.infer_s(name, 1) or 0.0)
+        if expected_s is not None and expected_s < SLOW_S:
             return work.infer(inputs)
-        began = perf_counter()
-        self._lag.held(self._held_from_s, began)
+        holding.pause(perf_counter())
         try:
             return await self._loop.run_in_executor(self._inference, work.compute, inputs)
         except ModelError:
             return work.infer(inputs)  # row by row, as far as it takes them
         finally:
-            self._held_from_s = perf_counter()
-            self._beside_s = self._held_from_s - began
+            holding.resume(perf_counter())
 
     def _fetch_budget_s(self, live: Batch, works: list[Work]) -> float:
         """Nearly all must be in time; those that have the least left cannot make the others' features degrade."""

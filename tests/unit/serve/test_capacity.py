@@ -25,7 +25,7 @@ def test_before_a_turn_nothing_is_known_and_after_one_each_stage_is(models: Mode
             assert (before["req_s"], before["stages"], before["batches"]) == (None, [], [])
             for _ in range(3):
                 await serve.ask("tip", BODY)
-                await serve.scorer.turns.drain()
+                await serve.scorer.lanes.drain()
             async with server.client.get(path) as response:
                 after = json.loads(await response.read())
             assert after["req_s"] > 0
@@ -52,7 +52,7 @@ def test_a_deadline_is_told_as_it_is_declared(models: ModelStore) -> None:
 def test_capacity_is_that_of_the_largest_turn_that_fits_twice_into_the_deadline(models: ModelStore) -> None:
     async def go() -> None:
         async with serving(models) as serve:
-            admission = serve.scorer.admission
+            admission = serve.scorer.lanes.quick.admission
             for rows, seconds in ((1, 6.0), (2, 7.0), (4, 9.0), (16, 20.0), (64, 60.0)):
                 admission.ended(seconds, [Took("tip", rows, seconds)])
             found = capacity.of(serve.scorer, "tip")  # within 60 s

@@ -302,7 +302,7 @@ def test_while_requests_are_refused_a_body_is_not_read_unless_it_says_something_
 
             assert (await ask(b"no JSON"))[0] == 400  # nobody is being refused yet
             assert (await ask(BODY))[0] == 503
-            serve.scorer.admission.refused_s = float("inf")  # just now, for as long as this takes
+            serve.scorer.lanes.quick.admission.refused_s = float("inf")  # just now, for as long as this takes
             for more, request_id in ((b"", None), (b"X-Request-ID: mine\r\n", "mine"), (b'X-Request-ID: m"ine\r\n', 'm"ine')):
                 status, headers, answer = await ask(b"no JSON", more)
                 assert (status, answer["status"], headers["Retry-After"]) == (503, 503, "1")

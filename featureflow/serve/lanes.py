@@ -1,0 +1,73 @@
+"""Turns of a model that computes for long go beside those of the others, and in a queue of their own.
+
+There is one turn at a time of the models that the event loop computes itself: they travel together, by one read. A slow model's inference
+runs in a thread. In turns with the others it would hold all of them up although the loop is idle meanwhile: 20 requests a second of a model
+that takes 50 ms left one of 20 ms deadline 1 % of its answers in time, and leaves it all of them with lanes (measured).
+
+    request -> its model's lane -> admission -> turn -> Way.go          one lane for all quick models, one for each slow one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+from featureflow.serve.admission import Admission, Took
+from featureflow.serve.answer import Shed
+from featureflow.serve.request import Request
+from featureflow.serve.turn import Batch, Turns
+
+SLOW_S = 0.001  # an inference that takes longer does not hold the event loop up: who must be refused hears of it meanwhile
+
+
+class Lanes:
+    """Belongs to one event loop. ``run`` is what a lane's turns do."""
+
+    def __init__(self, run: Callable[[Batch], Awaitable[Sequence[Took]]], admission: Callable[[], Admission] = Admission) -> None:
+        self._run, self._admission = run, admission
+        self.quick = Turns(run, admission())
+        self._slow: dict[str, Turns] = {}
+
+    def of(self, kind: str) -> Turns:
+        """The lane of requests of this kind, a model's name."""
+        return self._slow.get(kind, self.quick)
+
+    def join(self, request: Request) -> Shed | None:
+        """Queue the request for its lane's coming turn, or say why not."""
+        return self.of(request.kind).join(request)
+
+    def tell(self, kind: str, row_s: float) -> None:
+        """What the model computes for a single row. What waits stays where it is; a model that has become quick leaves its lane once
+        nobody waits in it.
+        """
+        own = self._slow.get(kind)
+        if own is None:
+            if row_s >= SLOW_S:
+                own = self._slow[kind] = Turns(self._run, self._admission())
+                own.admission.lags(self.quick.admission.lag_s)
+                own.admission.adopt(kind, self.quick.admission)
+        elif row_s < SLOW_S / 2 and not own.waiting:
+            del self._slow[kind]
+
+    def lags(self, seconds: float) -> None:
+        """The event loop is behind by so much."""
+        for turns in self._all():
+            turns.admission.lags(seconds)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their turn."""
+        return sum(turns.waiting for turns in self._all())
+
+    @property
+    def active(self) -> int:
+        """Turns under way."""
+        return sum(turns.active for turns in self._all())
+
+    async def drain(self) -> None:
+        """Wait until nothing is queued or under way."""
+        for turns in list(self._all()):
+            await turns.drain()
+
+    def _all(self) -> Iterator[Turns]:
+        yield self.quick
+        yield from self._slow.values()

@@ -1,0 +1,117 @@
+"""A model that computes for long holds nobody up but those who ask for it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from serve_rig import ServeRig, fed, serving
+
+from featureflow.models.loaded import LoadedModel
+from featureflow.models.store import ModelStore
+from featureflow.serve.answer import Answer
+from featureflow.serve.lanes import SLOW_S
+
+QUICK = {"entities": {"rider": "ada", "zone": 7}}
+BODY = {**QUICK, "context": {"hour": 17}}
+
+
+class Slow:
+    """The inference of "tip" takes ``seconds`` more, and as long as ``free`` is not set."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.free = threading.Event()
+        self.free.set()
+        self.runs = 0
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
+    found = Slow()
+    score = LoadedModel.score
+
+    def slowly(self: LoadedModel, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.name == "tip":
+            found.runs += 1
+            time.sleep(found.seconds)
+            found.free.wait(60)
+        return score(self, inputs)
+
+    monkeypatch.setattr(LoadedModel, "score", slowly)
+    yield found
+    found.free.set()
+
+
+async def known_as_slow(serve: ServeRig, slow: Slow) -> None:
+    slow.seconds = 3 * SLOW_S
+    for _ in range(60):                    # what an inference takes is looked at every 50 ms
+        assert isinstance(await serve.ask("tip", BODY), Answer)
+    slow.seconds = 0.0
+
+
+def test_a_quick_model_is_answered_while_a_slow_one_computes(models: ModelStore, slow: Slow) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(200)) as serve:
+            await known_as_slow(serve, slow)
+            slow.free.clear()
+            runs = slow.runs
+            first, second = serve.begin("tip", BODY), serve.begin("tip", BODY)
+            while slow.runs == runs:
+                await asyncio.sleep(0)
+            for _ in range(20):
+                assert isinstance(await asyncio.wait_for(serve.ask("strict", QUICK), 30), Answer)
+            assert not first.done()
+            slow.free.set()
+            for one in (first, second):
+                assert isinstance(await one, Answer)
+
+    asyncio.run(go())
+
+
+def test_the_slow_ones_wait_for_each_other_in_a_lane_of_their_own_and_are_refused_by_what_waits_there(
+    models: ModelStore, slow: Slow
+) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(200)) as serve:
+            await known_as_slow(serve, slow)
+            lanes = serve.scorer.lanes
+            own = lanes.of("tip")
+            assert own is not lanes.quick
+            assert lanes.of("strict") is lanes.quick
+            slow.free.clear()
+            waiting = [serve.begin("tip", BODY) for _ in range(3)]
+            while own.waiting:
+                await asyncio.sleep(0)
+            waiting += [serve.begin("tip", BODY) for _ in range(3)]
+            assert (own.waiting, lanes.quick.waiting, lanes.quick.active) == (3, 0, 0)
+            assert (lanes.waiting, lanes.active) == (3, 1)
+            lanes.lags(30.0)
+            assert own.admission.lag_s == lanes.quick.admission.lag_s == 30.0
+            slow.free.set()
+            for one in waiting:
+                assert isinstance(await one, Answer)
+
+    asyncio.run(go())
+
+
+def test_a_model_that_has_become_quick_travels_with_the_others_again(models: ModelStore, slow: Slow) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(200)) as serve:
+            await known_as_slow(serve, slow)
+            lanes = serve.scorer.lanes
+            assert lanes.of("tip") is not lanes.quick
+            measured = lanes.of("tip").admission.kind("tip")
+            lanes.tell("tip", 0.9 * SLOW_S)
+            assert lanes.of("tip") is not lanes.quick  # not at once, or it would come and go
+            lanes.tell("tip", 0.3 * SLOW_S)
+            assert lanes.of("tip") is lanes.quick
+            assert lanes.quick.admission.kind("tip") is measured
+            assert isinstance(await serve.ask("tip", BODY), Answer)
+
+    asyncio.run(go())
