@@ -4,7 +4,7 @@ A request's work is its rows by what a row of a full turn takes of its kind. It 
 deadline:
 
     what is left of the turn under way
-    + margin x as many full turns as hold the work that comes before it, of whatever model, and its own
+    + margin x as many full turns as hold the work that comes before it, of whatever model of its lane, and its own
     + tail: by how much the slow end of recent turns exceeds the typical one
 
 Turns are taken for full because others may yet join the one that it leaves with. Where more important requests keep coming, they will
@@ -48,7 +48,7 @@ LAG_SHARE = 0.2  # of the budget, by which the event loop may lag
 LATE_SHARE = 0.01  # of those let in that may turn out late
 WIDER, NARROWER, MARGIN_MOST, ADJUST_S = 1.05, 0.99, 1.25, 0.05
 LOAD_S, SPARE_LEAST = 0.1, 0.05  # how far back the load of more important requests is looked at; the part of the time that it leaves
-BUDGETS = 64  # that are worked out between two turns
+BUDGETS = 64  # that are worked out at a time
 HOUR_S = 3600.0
 ROUNDING = 1 + 1e-6
 STANDS_S = 0.005  # how long what was worked out stands
@@ -310,8 +310,8 @@ class Admission:
         at = next((at for at in range(last, 0, -1) if fits(at, typical[at])), 0)
         # One that takes hardly longer does as well, for more: of what is mostly reading others, no size fits much better than another.
         most_held_s = held_s if fits(at, typical[at]) else inf
-        most_s = SAME * typical[at]
-        at = next(more for more in range(last, at - 1, -1) if more == at or (typical[more] <= most_s and holds[more] <= most_held_s))
+        longer_s = SAME * typical[at]
+        at = next(more for more in range(last, at - 1, -1) if more == at or (typical[more] <= longer_s and holds[more] <= most_held_s))
         rows, turn_s = BUCKETS[at], typical[at]
         each_s = (turn_s - typical[0]) / (rows - 1) if rows > 1 else turn_s
         most_s = turn_s
