@@ -18,6 +18,7 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from pathlib import Path
@@ -192,17 +193,24 @@ def _percentile(values: Any, at: float) -> float | None:
     return round(float(np.percentile(values, at)), 3) if len(values) else None
 
 
-def begin(told: dict[str, Any]) -> subprocess.Popen[bytes]:
-    """A run in a process of its own."""
-    return subprocess.Popen([sys.executable, __file__, json.dumps(told)], stdout=subprocess.PIPE)
+class Run:
+    """A run in a process of its own. It writes to a file: what it has seen is more than a pipe holds that nobody reads yet."""
 
+    def __init__(self, told: dict[str, Any]) -> None:
+        self._out = tempfile.TemporaryFile()  # noqa: SIM115  # ``end`` closes it
+        self._process = subprocess.Popen([sys.executable, __file__, json.dumps(told)], stdout=self._out)
 
-def end(process: subprocess.Popen[bytes], seconds: float) -> Report:
-    """What it found."""
-    out, _ = process.communicate(timeout=seconds + 60)
-    if process.returncode:
-        raise SystemExit("the load generator failed")
-    return msgspec.json.decode(out.splitlines()[-1], type=Report)
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self, seconds: float) -> Report:
+        """What it found, which is waited for, for ``seconds`` and one minute at most."""
+        with self._out as out:
+            if self._process.wait(seconds + 60):
+                raise SystemExit("the load generator failed")
+            out.seek(0)
+            return msgspec.json.decode(out.read().splitlines()[-1], type=Report)
 
 
 if __name__ == "__main__":

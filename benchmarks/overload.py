@@ -158,7 +158,7 @@ class Bench:
             said(f"{row}: closed loop {closed.req_s:,.0f} req/s, p99 {closed.p99_ms:.2f} ms")
         return self.capacities[row]
 
-    def offer(self, row: str, level: float, meanwhile: Callable[[subprocess.Popen[bytes]], None] | None = None) -> Report:
+    def offer(self, row: str, level: float, meanwhile: Callable[[open_load.Run], None] | None = None) -> Report:
         """One level of one row."""
         file = self.folder / f"{row}.requests"
         file.write_bytes(pickle.dumps(requests_of(MODELS[row], self.bodies)))
@@ -167,10 +167,10 @@ class Bench:
             "port": self.port, "rate": rate, "seconds": self.seconds, "requests": str(file), "deadline_ms": DEADLINE_MS,
             "connections": int(min(1_000, max(128, rate * 2 * DEADLINE_MS / 1e3))), "seen": meanwhile is not None,
         }  # fmt: skip
-        process = open_load.begin(told)
+        running = open_load.Run(told)
         if meanwhile is not None:
-            meanwhile(process)
-        report = open_load.end(process, self.seconds)
+            meanwhile(running)
+        report = running.end(self.seconds)
         said(
             f"{row} {level:g}x: offered {report.offered_req_s:,.0f} of {report.intended_req_s:,.0f}, good {report.goodput_req_s:,.0f}, "
             f"p99 accepted {report.p99_accepted_ms} ms, shed {report.p99_shed_ms} ms, generator {report.cpu_share:.0%} of a core"
@@ -208,7 +208,7 @@ class Bench:
         """The load that the scorer can bear, while its online store goes away."""
         away: list[tuple[float, float]] = []
         run = self._pauses if trouble == "paused" else self._kill
-        report = self.offer(row, 1, lambda process: run(process, away))
+        report = self.offer(row, 1, lambda running: run(running, away))
         unflagged = sum(
             not degraded and any(gone <= due and answered <= back for gone, back in away) for due, answered, _, degraded in report.seen
         )
@@ -218,8 +218,8 @@ class Bench:
             "accepted_while_away": while_away, "unflagged_while_away": unflagged,
         }  # fmt: skip
 
-    def _pauses(self, process: subprocess.Popen[bytes], away: list[tuple[float, float]]) -> None:
-        while process.poll() is None:
+    def _pauses(self, running: open_load.Run, away: list[tuple[float, float]]) -> None:
+        while running.running:
             time.sleep(min(PAUSE_EVERY_S - PAUSED_S, self.seconds / 3))
             gone = time.time()
             self.store.process.send_signal(signal.SIGSTOP)
@@ -228,7 +228,7 @@ class Bench:
             self.store.process.send_signal(signal.SIGCONT)
             away.append((gone, back))
 
-    def _kill(self, process: subprocess.Popen[bytes], away: list[tuple[float, float]]) -> None:
+    def _kill(self, running: open_load.Run, away: list[tuple[float, float]]) -> None:
         time.sleep(self.seconds / 4)
         self.store.process.kill()
         gone = time.time()

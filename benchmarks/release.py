@@ -110,10 +110,10 @@ def offered(port: int, requests: Path, per_s: float, seconds: float, operator: O
         "port": port, "rate": per_s, "seconds": seconds, "requests": str(requests), "deadline_ms": DEADLINE_MS,
         "connections": 2 * CONNECTIONS,
     }  # fmt: skip
-    process = open_load.begin(told)
+    running = open_load.Run(told)
     if operator is not None:
         operator.start()
-    found = open_load.end(process, seconds)
+    found = running.end(seconds)
     if operator is not None:
         operator.join()
         if operator.problem is not None:

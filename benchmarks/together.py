@@ -178,7 +178,7 @@ class Bench:
             time.sleep(WARM_S)
         before, redis_s = stages(self.told["port"]), self.servers.redis_cpu_s()
         began, folded = time.monotonic(), committed(self.servers, self.project, 1)
-        load = open_load.end(open_load.begin({**self.told, "seed": seed}), lasts_s)
+        load = open_load.Run({**self.told, "seed": seed}).end(lasts_s)
         folded, took_s = committed(self.servers, self.project, 1) - folded, time.monotonic() - began
         after, redis_s = stages(self.told["port"]), self.servers.redis_cpu_s() - redis_s
         if producing is not None:
