@@ -133,6 +133,7 @@ def _figures(stretches: list[Stretch]) -> Figures:
         "degraded_share": round(max(one.degraded for one in stretches), 6), "shed": sum(load.shed for load in loads),
         "not_ok": sum(load.other + load.unanswered for load in loads),
         "events_per_s": round(float(np.median([one.events_per_s for one in stretches]))),
+        "machine_busy_share": round(float(np.median([one.busy_share for one in stretches])), 3),
         "redis_cpu_share": round(float(np.median([one.redis_share for one in stretches])), 3),
         "stages_ms": {name: round(float(np.median([one.stages_ms[name] for one in stretches])), 3) for name in stretches[0].stages_ms},
     }  # fmt: skip
@@ -146,6 +147,7 @@ class Stretch:
     events_per_s: float
     stages_ms: dict[str, float]  # of a turn, in the mean
     redis_share: float  # of a core, that Redis took
+    busy_share: float  # of all processors: where that is near 1, whoever is late waits for one of them
 
     @property
     def degraded(self) -> float:
@@ -176,16 +178,24 @@ class Bench:
             producing = Producing(self.servers, self.topic, events, self.events_per_s)
             producing.begin()
             time.sleep(WARM_S)
-        before, redis_s = stages(self.told["port"]), self.servers.redis_cpu_s()
+        before, redis_s, (idle, ticks) = stages(self.told["port"]), self.servers.redis_cpu_s(), processors()
         began, folded = time.monotonic(), committed(self.servers, self.project, 1)
         load = open_load.Run({**self.told, "seed": seed}).end(lasts_s)
         folded, took_s = committed(self.servers, self.project, 1) - folded, time.monotonic() - began
         after, redis_s = stages(self.told["port"]), self.servers.redis_cpu_s() - redis_s
+        idle_after, ticks_after = processors()
         if producing is not None:
             producing.wait()
             fold_all(self.servers, self.project, end_of(self.servers, self.topic))
         spent = {name: 1e3 * (s - before[name][0]) / max(1, n - before[name][1]) for name, (s, n) in after.items()}
-        return Stretch(load, folded / min(took_s, lasts_s - WARM_S), spent, redis_s / took_s)
+        busy_share = 1.0 - (idle_after - idle) / max(1, ticks_after - ticks)
+        return Stretch(load, folded / min(took_s, lasts_s - WARM_S), spent, redis_s / took_s, busy_share)
+
+
+def processors() -> tuple[int, int]:
+    """(idle, all) ticks of all processors so far."""
+    ticks = [int(one) for one in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+    return ticks[3] + ticks[4], sum(ticks[:8])
 
 
 def stages(port: int) -> dict[str, tuple[float, float]]:
