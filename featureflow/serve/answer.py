@@ -25,3 +25,6 @@ class Shed(Struct, frozen=True):
     reason: str
     detail: str
     retry_after_s: int = 1
+
+
+Reply = Answer | Shed

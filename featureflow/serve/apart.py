@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec import UNSET
 
-from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.answer import Answer, Reply, Shed
 from featureflow.serve.pending import Pending
 from featureflow.serve.wire.v1 import Assignment, ScoreAnswer
 
 _ANSWER = msgspec.json.Decoder(ScoreAnswer)
-Part = tuple[Sequence[int], Pending]       # the places of its rows, and their answer
+Part = tuple[Sequence[int], Pending[Reply]]       # the places of its rows, and their answer
 
 
 async def joined(parts: Sequence[Part]) -> Answer | Shed:

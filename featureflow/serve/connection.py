@@ -285,7 +285,7 @@ class Connection(asyncio.Protocol):
         transport.close()
         self._kept = b""
 
-    def _answered(self, future: Pending | asyncio.Future[Any]) -> None:
+    def _answered(self, future: Pending[Any]) -> None:
         scoring, self._scoring = self._scoring, None
         if scoring is None or future.cancelled():
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import ClassVar
 
 from featureflow.errors import FeatureFlowError, RequestError
@@ -10,6 +9,7 @@ from featureflow.reading.plan import ViewPlan
 from featureflow.serve import problem
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.lookups import Ids, Show
+from featureflow.serve.pending import Pending
 from featureflow.serve.priority import NOBODY, Caller
 from featureflow.serve.request import check_id, instant_us
 from featureflow.serve.scorer import Scorer
@@ -30,7 +30,7 @@ class Looking:
     ) -> None:
         self._scorer, self.id, self.target = scorer, request_id, view.view.name
         self._lookup = scorer.lookups.ask(view, *asked, show, since_s=since_s, caller=caller)
-        self.future: asyncio.Future[Answer | Shed | FeatureFlowError] = self._lookup.future
+        self.future: Pending[Answer | Shed | FeatureFlowError] = self._lookup.future
 
     def answer(self) -> Answer:
         """What to send, once the future is done. Raises UnavailableError; RequestError (422) for an instant that has no exact answer."""

@@ -24,6 +24,7 @@ from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.deadline import Deadline
 from featureflow.serve.lag import Lag
 from featureflow.serve.lookup_queue import HELD_S, LookupQueue
+from featureflow.serve.pending import Pending
 from featureflow.serve.priority import NOBODY, Caller
 from featureflow.serve.turn import DISPLACED, FAILED, Turns
 
@@ -46,7 +47,7 @@ class Lookup:
     __slots__ = ("at_us", "client", "cost_s", "deadline", "future", "ids", "kind", "priority", "rows", "show", "view")
 
     def __init__(
-        self, view: ViewPlan, ids: Ids, at_us: int | None, show: Show, deadline: Deadline, future: asyncio.Future[Told], caller: Caller
+        self, view: ViewPlan, ids: Ids, at_us: int | None, show: Show, deadline: Deadline, future: Pending[Told], caller: Caller
     ) -> None:
         self.view, self.ids, self.at_us, self.show, self.deadline, self.future = view, ids, at_us, show, deadline, future
         self.kind, self.client, self.priority = view.view.name, caller.client, caller.priority
@@ -66,7 +67,7 @@ class Lookups:
     def ask(self, view: ViewPlan, ids: Ids, at_us: int | None, show: Show, *, since_s: float, caller: Caller = NOBODY) -> Lookup:
         """Put it into the coming turn, or refuse it; its future tells."""
         budget_s = DEADLINE_S if caller.deadline_ms is None else caller.deadline_ms * 1e-3
-        lookup = Lookup(view, ids, at_us, show, Deadline(since_s + budget_s, budget_s), self._loop.create_future(), caller)
+        lookup = Lookup(view, ids, at_us, show, Deadline(since_s + budget_s, budget_s), Pending(), caller)
         refused, displaced = self.queue.join(lookup)
         for other in displaced:
             _resolve(other, DISPLACED)

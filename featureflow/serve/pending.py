@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator
+from typing import Generic, TypeVar, cast
 
 import structlog
 
-from featureflow.serve.answer import Answer, Shed
-
+T = TypeVar("T")
 log = structlog.get_logger("featureflow.serve")
 
 
-class Pending:
+class Pending(Generic[T]):
     """Belongs to one event loop. It is set once; what comes later is ignored by those who ask ``done`` before, as with a future."""
 
     __slots__ = ("_cancelled", "_error", "_result", "_told")
 
     def __init__(self) -> None:
-        self._result: Answer | Shed | None = None
+        self._result: T | None = None
         self._error: BaseException | None = None
         self._cancelled = False
-        self._told: list[Callable[[Pending], object]] | None = []  # None: everybody was told
+        self._told: list[Callable[[Pending[T]], object]] | None = []  # None: everybody was told
 
     def done(self) -> bool:
         return self._told is None
@@ -33,17 +33,17 @@ class Pending:
     def cancelled(self) -> bool:
         return self._cancelled
 
-    def result(self) -> Answer | Shed:
+    def result(self) -> T:
         """Raises what was set, or asyncio.CancelledError; InvalidStateError where nothing was yet."""
-        if self._result is not None:
-            return self._result
         if self._error is not None:
             raise self._error
         if self._cancelled:
             raise asyncio.CancelledError
-        raise asyncio.InvalidStateError("it is not answered yet")
+        if self._told is not None:
+            raise asyncio.InvalidStateError("it is not answered yet")
+        return cast(T, self._result)
 
-    def set_result(self, answer: Answer | Shed) -> None:
+    def set_result(self, answer: T) -> None:
         """Raises InvalidStateError where it is done."""
         if self._told is not None:
             self._result = answer
@@ -61,14 +61,14 @@ class Pending:
             self._cancelled = True
             self._tell()
 
-    def add_done_callback(self, tell: Callable[[Pending], object]) -> None:
+    def add_done_callback(self, tell: Callable[[Pending[T]], object]) -> None:
         """``tell`` is called with this once it is done, or now where it is."""
         if self._told is None:
             tell(self)
         else:
             self._told.append(tell)
 
-    def __await__(self) -> Generator[object, None, Answer | Shed]:
+    def __await__(self) -> Generator[object, None, T]:
         if not self.done():
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self.add_done_callback(lambda _: None if future.done() else future.set_result(None))

@@ -18,6 +18,7 @@ from featureflow.clock import to_us
 from featureflow.errors import RequestError
 from featureflow.models.ensemble import Loaded
 from featureflow.reading.plan import ModelPlan
+from featureflow.serve.answer import Reply
 from featureflow.serve.deadline import Deadline
 from featureflow.serve.pending import Pending
 from featureflow.serve.priority import Priority
@@ -64,7 +65,7 @@ class Request:
         loaded: Loaded,
         rows: list[Row],
         deadline: Deadline,
-        future: Pending,
+        future: Pending[Reply],
         explain: bool,
         trace: str,
         ranking: Ranking | None = None,

@@ -20,7 +20,7 @@ from featureflow.reading.feature_cache import FeatureCache
 from featureflow.reading.fetch import Fetcher, Reader, Unread
 from featureflow.reading.plan import ModelPlan, Plan
 from featureflow.serve.admission import Admission
-from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.answer import Reply, Shed
 from featureflow.serve.apart import Part, joined
 from featureflow.serve.asked import Asked
 from featureflow.serve.assigned import Assigned, Carried
@@ -153,7 +153,7 @@ class Scorer:
         since_s: float,
         trace: str = "",
         caller: Caller = NOBODY,
-    ) -> tuple[Deadline, Pending]:
+    ) -> tuple[Deadline, Pending[Reply]]:
         """Check the request and put it into the coming turn; the future gives its answer, or RequestError (404) for an unknown version.
 
         ``caller``: what its headers say; what its body says of deadline and priority counts instead.
@@ -174,17 +174,17 @@ class Scorer:
         since_s: float,
         trace: str = "",
         caller: Caller = NOBODY,
-    ) -> tuple[Deadline, Pending]:
+    ) -> tuple[Deadline, Pending[Reply]]:
         """As ``score``, of what a body asks for."""
         deadline_ms = caller.deadline_ms if asked.deadline_ms is None else asked.deadline_ms
         budget_s = model.model.deadline_us * 1e-6 if deadline_ms is None else deadline_ms * 1e-3
-        future: Pending = Pending()
+        future: Pending[Reply] = Pending()
         deadline = Deadline(since_s + budget_s, budget_s)
 
         def join(
             loaded: Loaded | Shed,
             rows: list[Row] = asked.rows,
-            told: Pending = future,
+            told: Pending[Reply] = future,
             arm: Assigned | None = None,
         ) -> None:
             """Put these rows into the coming turn, or tell why not."""
@@ -216,12 +216,12 @@ class Scorer:
         model: ModelPlan,
         asked: Asked,
         request_id: str,
-        future: Pending,
-        join: Callable[[Loaded | Shed, list[Row], Pending, Assigned], None],
+        future: Pending[Reply],
+        join: Callable[[Loaded | Shed, list[Row], Pending[Reply], Assigned], None],
     ) -> None:
         """Join for the arm that a request is assigned to; as several where its rows are of several arms."""
 
-        def of(arm: Assigned, rows: list[Row], told: Pending) -> None:
+        def of(arm: Assigned, rows: list[Row], told: Pending[Reply]) -> None:
             loaded = self.models.get(model.model, arm.arm.version)
             if not isinstance(loaded, LoadedModel):  # not in memory any more, or yet: the stable one, and it is said to be that
                 arm, loaded = carried.stable, self.models.get(model.model, "")
@@ -246,11 +246,11 @@ class Scorer:
         task.add_done_callback(self._looking.discard)
         return task
 
-    async def _look(self, model: ModelPlan, ref: str, future: Pending) -> None:
+    async def _look(self, model: ModelPlan, ref: str, future: Pending[Reply]) -> None:
         """Tell a caller who names a version that is not ready whether there is such a version."""
         await self._tell(self.models.find(model.model, ref), future)
 
-    async def _tell(self, found: Awaitable[Answer | Shed], future: Pending) -> None:
+    async def _tell(self, found: Awaitable[Reply], future: Pending[Reply]) -> None:
         try:
             answer = await found
         except Exception as error:

@@ -6,7 +6,7 @@ from time import time_ns
 from typing import ClassVar
 
 from featureflow.serve import problem
-from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.answer import Answer, Reply, Shed
 from featureflow.serve.deadline import Deadline
 from featureflow.serve.metrics import Metrics
 from featureflow.serve.pending import Pending
@@ -41,7 +41,7 @@ class Scoring:
         self.target = target
         self.model, _, ref = target.partition("@")
         self._deadline: Deadline
-        self.future: Pending
+        self.future: Pending[Reply]
         self._deadline, self.future = scorer.score(
             self.model, ref, body, request_id=request_id, since_s=since_s, trace=trace, caller=caller
         )

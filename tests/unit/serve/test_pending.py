@@ -15,7 +15,7 @@ ANSWER = Answer(200, b"{}")
 
 def test_who_waits_is_told_at_once_and_who_comes_later_too() -> None:
     told: list[Answer | Shed] = []
-    pending = Pending()
+    pending = Pending[Answer | Shed]()
     pending.add_done_callback(lambda it: told.append(it.result()))
     assert not pending.done()
     pending.set_result(ANSWER)
@@ -26,8 +26,8 @@ def test_who_waits_is_told_at_once_and_who_comes_later_too() -> None:
 
 
 def test_one_who_cannot_be_told_does_not_keep_it_from_the_others() -> None:
-    told: list[Pending] = []
-    pending = Pending()
+    told: list[Pending[Answer | Shed]] = []
+    pending = Pending[Answer | Shed]()
     pending.add_done_callback(lambda it: 1 / 0)
     pending.add_done_callback(told.append)
     pending.set_result(ANSWER)
@@ -35,7 +35,7 @@ def test_one_who_cannot_be_told_does_not_keep_it_from_the_others() -> None:
 
 
 def test_it_is_set_once() -> None:
-    pending = Pending()
+    pending = Pending[Answer | Shed]()
     with pytest.raises(asyncio.InvalidStateError):
         pending.result()
     pending.set_exception(RequestError("No such version", "send another", status=404))
@@ -50,7 +50,7 @@ def test_it_is_set_once() -> None:
 
 def test_it_can_be_awaited_and_who_stops_waiting_has_cancelled_it() -> None:
     async def both() -> None:
-        pending, given_up = Pending(), Pending()
+        pending, given_up = Pending[Answer](), Pending[Answer]()
         asyncio.get_running_loop().call_soon(pending.set_result, ANSWER)
         assert await pending == ANSWER
         assert await pending == ANSWER
