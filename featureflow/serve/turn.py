@@ -96,10 +96,13 @@ class Turns:
         return batch
 
     async def _turns(self, batch: Batch) -> None:
-        """While some are refused there are enough of them: the next turn begins at once, before the loop reads more."""
-        while batch:
+        """While some are refused there are enough of them: the next turn begins in the loop's next round."""
+        await self._one(batch)
+        while self.admission.refusing:
+            await asyncio.sleep(0)  # a turn that read nothing but memory has not waited for anything: the loop must read, too
+            if not (batch := self._next()):
+                return
             await self._one(batch)
-            batch = self._next() if self.admission.refusing else []
 
     async def _one(self, batch: Batch) -> None:
         began = perf_counter()

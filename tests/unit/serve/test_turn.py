@@ -53,6 +53,31 @@ def test_requests_of_one_loop_turn_are_one_batch_and_those_that_come_meanwhile_a
     asyncio.run(go())
 
 
+def test_while_some_are_refused_turns_follow_at_once_and_the_loop_reads_between_them() -> None:
+    async def go() -> None:
+        rounds, began = 0, list[int]()
+
+        async def run(batch: Batch) -> list[Took]:     # all that it reads is in memory: it never waits
+            began.append(rounds)
+            for one in batch:
+                one.future.set_result(Answer(200, b""))
+            return [Took("", len(batch), 0.001)]
+
+        admission = Admission(turn_rows=4)
+        admission.refused_s = float("inf")             # just now, for as long as this takes
+        turns = Turns(run, admission)
+        asked = [request(4) for _ in range(3)]
+        for one in asked:
+            assert turns.join(one) is None
+        while not all(one.future.done() for one in asked):
+            rounds += 1
+            await asyncio.sleep(0)
+        assert len(began) == 3
+        assert all(0 < later - before <= 2 for before, later in zip(began, began[1:], strict=False))
+
+    asyncio.run(go())
+
+
 def test_callers_who_ask_again_at_once_travel_together_and_a_stream_of_them_does_not_hold_a_turn_back() -> None:
     async def go() -> None:
         batches: list[int] = []
