@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -73,7 +74,7 @@ def test_while_some_are_refused_turns_follow_at_once_and_the_loop_reads_between_
             rounds += 1
             await asyncio.sleep(0)
         assert len(began) == 3
-        assert all(0 < later - before <= 2 for before, later in zip(began, began[1:], strict=False))
+        assert all(0 < later - before <= 2 for before, later in pairwise(began))
 
     asyncio.run(go())
 
