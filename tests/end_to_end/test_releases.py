@@ -84,15 +84,22 @@ def test_a_candidate_of_which_no_scorer_sees_enough_by_itself_ends_by_what_they_
         world.add_model(5)
         world.add_model(6)  # drawn otherwise
         both = scorers(world, exits, 2)
-        options = ("--stable", "1", "--weight", "50", "--max-drift", "0.3")
+        options = ("--stable", "1", "--weight", "50", "--max-drift", "0.3", "--sticky", "rider")
         number = world.featureflow("model", "canary", MODEL, "2", *options)["number"]
         until(lambda: all(release_of(scorer)["release"] == number for scorer in both), "the canary in both scorers")
         until(lambda: all(release_of(scorer)["processes"] == 2 for scorer in both), "each to hear of the other")
+        seen = {scorer: Counter({"stable": 0, "canary": 0}) for scorer in both}
+        riders: dict[str, list[str]] = {"stable": [], "canary": []}
+        for rider in RIDERS:
+            arm = ask(both[0], rider)["assignment"]["arm"]
+            seen[both[0]][arm] += 1
+            riders[arm].append(rider)
         for scorer in both:
-            answered = Counter({"stable": 0, "canary": 0})
-            while min(answered.values()) < 65:
-                answered[ask(scorer, RIDERS[answered.total() % len(RIDERS)])["assignment"]["arm"]] += 1
-            assert max(answered.values()) < Bounds().least_rows, answered  # alone it says nothing
+            for arm, those in riders.items():
+                while seen[scorer][arm] < 65:
+                    seen[scorer][ask(scorer, those[seen[scorer][arm] % len(those)])["assignment"]["arm"]] += 1
+            assert set(seen[scorer].values()) == {65}
+        assert 65 < Bounds().least_rows < 2 * 65  # alone each says nothing
         ended = [until(lambda scorer=scorer: release_of(scorer)["ended"], "the candidate to end") for scorer in both]
         assert "distributed otherwise" in ended[0] and "in 2 processes" in ended[0]
         until(lambda: len({release_of(scorer)["ended"] for scorer in both}) == 1, "both to name the same reason")
