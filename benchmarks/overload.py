@@ -35,7 +35,7 @@ import redis
 import shed
 from noise import noise
 from open_load import Report
-from score import DEVICES, EVENTS, MERCHANTS, USERS, Asked, child, fill, free_port, make_model
+from score import DEVICES, EVENTS, MERCHANTS, USERS, Asked, child, fill, free_port, make_model, refusals
 
 from featureflow.cli.context import Context
 from featureflow.log_lines import log_as_json
@@ -177,20 +177,14 @@ class Bench:
         )
         return report
 
-    def refusals(self) -> dict[str, int]:
-        """What the scorer counted so far, by reason."""
-        text = urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5).read().decode()
-        lines = [line for line in text.splitlines() if line.startswith("featureflow_shed_total{")]
-        return {line.split('"')[1]: int(float(line.rsplit(" ", 1)[1])) for line in lines}
-
     def levels(self, row: str, levels: tuple[float, ...]) -> dict[str, Any]:
         """All levels of a row."""
         found, rss = [], [rss_mb(self.server.pid)]
         for level in levels:
-            before = self.refusals()
+            before = refusals(self.port)
             report = self.offer(row, level)
             rss.append(rss_mb(self.server.pid))
-            reasons = {reason: count - before.get(reason, 0) for reason, count in self.refusals().items()}
+            reasons = {reason: count - before.get(reason, 0) for reason, count in refusals(self.port).items()}
             found.append({"level": level, **_shown(report), "refused": reasons, "rss_mb": rss[-1]})
         whole = [one for one in found if not one["void"] and one["level"] <= COUNTED[row]]
         peak = max((one["goodput_req_s"] for one in whole), default=0.0)

@@ -23,7 +23,20 @@ import open_load
 from load import request_bytes, run
 from noise import noise
 from open_load import Report
-from score import BODIES, CONNECTIONS, DEVICES, EVENTS, HERE, MERCHANTS, USERS, ask_once, child, fill, free_port
+from score import (
+    BODIES,
+    CONNECTIONS,
+    DEVICES,
+    EVENTS,
+    HERE,
+    MERCHANTS,
+    USERS,
+    ask_once,
+    child,
+    fill,
+    free_port,
+    refusals,
+)
 
 from featureflow.cli.context import Context
 from featureflow.log_lines import log_as_json
@@ -130,9 +143,7 @@ def failed(report: Report) -> int:
 
 def refused(port: int) -> int:
     """How many the scorer has refused because it had too much to do, which no step of a release is to blame for."""
-    text = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
-    lines = [line for line in text.splitlines() if line.startswith("featureflow_shed_total{")]
-    return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines if line.split('"')[1] in BUSY)
+    return sum(count for reason, count in refusals(port).items() if reason in BUSY)
 
 
 def main() -> None:

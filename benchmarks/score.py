@@ -136,6 +136,13 @@ def ask_once(port: int, body: bytes) -> Any:
             time.sleep(0.2)
 
 
+def refusals(port: int) -> dict[str, int]:
+    """What the scorer counted so far, by reason."""
+    text = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    lines = [line for line in text.splitlines() if line.startswith("featureflow_shed_total{")]
+    return {line.split('"')[1]: int(float(line.rsplit(" ", 1)[1])) for line in lines}
+
+
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

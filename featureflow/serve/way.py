@@ -194,8 +194,8 @@ class Way:
         expected_s = self._spent.infer_s(name, len(inputs))
         if expected_s is not None:
             self.computes(name, self._spent.infer_s(name, 1) or 0.0)
-        if expected_s is not None and expected_s < SLOW_S:
-            return work.infer(inputs)
+            if expected_s < SLOW_S:
+                return work.infer(inputs)
         holding.pause(perf_counter())
         try:
             return await self._loop.run_in_executor(self._inference, work.compute, inputs)
