@@ -11,7 +11,7 @@ from featureflow import limits
 from featureflow.define.spec import Source
 from featureflow.errors import RequestError
 from featureflow.kernel.decode import Decoder, Refusal, key_of
-from featureflow.kernel.nesting import is_too_deep, surely_flat
+from featureflow.kernel.nesting import is_too_deep
 from featureflow.serve import problem
 from featureflow.serve.answer import Answer
 from featureflow.serve.wire import v1
@@ -93,6 +93,6 @@ def _values(raw: bytes) -> list[bytes]:
             "Wrong number of events", f"send 1 to {limits.ROWS_PER_REQUEST} events at a time", status=422
         )
     values = [bytes(value) for value in listed]
-    if not all(map(surely_flat, values)) and any(map(is_too_deep, values)):
+    if any(map(is_too_deep, values)):
         raise problem.too_deep()
     return values
