@@ -7,6 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
+from heapq import heappop, heappush
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -179,8 +182,78 @@ class World:
         return sorted(found)
 
 
+@dataclass
+class Beside(World):
+    """Turns are computed beside the loop, one after another; ``fixed_s`` is what a turn reads before, while another computes."""
+
+    def run(self, streams: list[Stream], seconds: float) -> list[Outcome]:
+        watch = Watch(0.0)
+        self.admission = admission = self.admission_of(watch)
+        outcomes = [Outcome() for _ in streams]
+        asked: dict[int, tuple[float, Outcome]] = {}
+        events: list[tuple[float, int, Callable[[], None]]] = []
+        under_way, reading, free_s, ended_s = 0, False, 0.0, 0.0
+
+        def at(when_s: float, what: Callable[[], None]) -> None:
+            heappush(events, (when_s, next(numbers), what))
+
+        def came(number: int) -> None:
+            stream, outcome = streams[number], outcomes[number]
+            request = a_request(watch, budget_s=self.budget_s, kind=stream.kind, client=stream.client, priority=stream.priority)
+            outcome.came += 1
+            refused, displaced = admission.admit(request)
+            if refused is not None:
+                _count(outcome, refused.reason)
+            else:
+                asked[id(request)] = (watch.s, outcome)
+            for other in displaced:
+                _count(asked.pop(id(other))[1], "displaced")
+
+        def begin() -> None:
+            nonlocal reading, under_way
+            if reading or under_way >= admission.under_way:
+                return
+            batch, hopeless = admission.take()
+            for request in hopeless:
+                _count(asked.pop(id(request))[1], "late")
+            if batch:
+                reading, under_way, began_s = True, under_way + 1, watch.s
+                at(watch.s + self.fixed_s, lambda: read(batch, began_s))
+
+        def read(batch: list[Request], began_s: float) -> None:
+            nonlocal reading, free_s
+            reading = False
+            own_s = self.happens(sum(self.row_s[request.kind] for request in batch), watch.s)
+            free_s = max(free_s, watch.s) + own_s
+            at(free_s, lambda: computed(batch, began_s, own_s))
+
+        def computed(batch: list[Request], began_s: float, own_s: float) -> None:
+            nonlocal under_way, ended_s
+            late = 0
+            for request in batch:
+                came_s, outcome = asked.pop(id(request))
+                if request.deadline.at_s < watch.s:
+                    late += 1
+                    _count(outcome, "late")
+                else:
+                    outcome.good.append((came_s, watch.s))
+            under_way -= 1
+            kind = batch[0].kind
+            admission.ended(watch.s - max(began_s, ended_s), [Took(kind, len(batch), own_s)], answered=len(batch) - late, late=late)
+            ended_s = watch.s
+
+        numbers = count()
+        for came_s, number in self._arrivals(streams, seconds):
+            at(came_s, partial(came, number))
+        while events:
+            watch.s, _, what = heappop(events)
+            what()
+            begin()
+        return outcomes
+
+
 def _count(outcome: Outcome, reason: str) -> None:
     outcome.shed[reason] = outcome.shed.get(reason, 0) + 1
 
 
-__all__ = ["Outcome", "Shed", "Stream", "Watch", "World", "a_request"]
+__all__ = ["Beside", "Outcome", "Shed", "Stream", "Watch", "World", "a_request"]

@@ -3,7 +3,7 @@
 A request's work is its rows by what a row of a full turn takes of its kind. It is admitted where this fits into what is left of its
 deadline:
 
-    what is left of the turn under way
+    what is left of the turns under way
     + margin x as many full turns as hold the work that comes before it, of whatever model of its lane, and its own
     + tail: by how much the slow end of recent turns exceeds the typical one
 
@@ -18,12 +18,13 @@ The work adds medians and the tail counts once: the 99th percentile of a sum of 
 and far below the sum of their 99th percentiles. The tail is bounded by a quarter of the budget, because a stall that is not caused by
 load is not prevented by refusing. The margin grows while more than a hundredth of what was let in turns out late, and shrinks again.
 
-A turn takes no more work than fits into the budget twice, since who has just missed one must wait for it and then go through another. Who
-waits and can no longer make it is dropped when its turn comes; the batch is not made smaller for it.
+A turn takes no more work than fits into the budget twice, since who has just missed one must wait for it and then go through another; three
+times where two may be under way. Who waits and can no longer make it is dropped when its turn comes; the batch is not made smaller for it.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, exp, inf
@@ -61,7 +62,7 @@ class Cost(NamedTuple):
     unit_s: float  # a row of a full turn
     fixed_s: float  # what a turn takes beside its rows, at most: of a full one each row bears its part
     tail_s: float
-    turn_s: float  # the most that a turn may take, and still fit into the budget twice
+    turn_s: float  # the most that a turn may take, and still fit into the budget as often as there may be before an answer
     most_s: float  # the same by what a row is taken to be, for the next larger size where that is to be tried
     known: bool
 
@@ -100,8 +101,9 @@ class Admission:
         self.refused_s = -inf  # when somebody was refused last
         self._now_s = now_s
         self.shared = Durations(now_s, STANDS_S)  # by turns, whatever their rows and kinds
-        self._running = 0
-        self._began_s = self._expected_s = 0.0
+        self.under_way = 1  # turns, at most: one computes, those after it are read meanwhile
+        self._running: deque[float] = deque()  # what each turn under way is expected to take, one after another
+        self._began_s = 0.0  # the first of them
         self._adjusted_s = -inf
         self._asked = [(-inf, 0.0) for _ in Priority]  # of each: when it was looked at last, and work let in since, old work less and less
         self._late = self._answered = 0
@@ -172,11 +174,12 @@ class Admission:
         return max(SPARE_LEAST, 1.0 - more_s / LOAD_S) if more_s else 1.0
 
     def residual_s(self, now_s: float | None = None) -> float:
-        """What is left of the turn under way. One that takes longer than expected may take as long again as it is over."""
+        """What is left of the turns under way. One that takes longer than expected may take as long again as it is over."""
         if not self._running:
             return 0.0
-        left_s = self._began_s + self._expected_s - (self._now_s() if now_s is None else now_s)
-        return left_s if left_s > 0 else min(-left_s, self._expected_s)
+        first_s = self._running[0]
+        left_s = self._began_s + first_s - (self._now_s() if now_s is None else now_s)
+        return (left_s if left_s > 0 else min(-left_s, first_s)) + sum(self._running) - first_s
 
     def _can_finish(self, request: Request) -> bool:
         """Whether all that waits is no more than can finish within the budget of who came last."""
@@ -204,6 +207,7 @@ class Admission:
     def take(self) -> tuple[list[Request], list[Request]]:
         """The next turn's requests, which has now begun with them, and those that wait in vain."""
         waiting, now_s = self.waiting, self._now_s()
+        residual_s = self.residual_s(now_s)
         batch: list[Request] = []
         hopeless: list[Request] = []
         rows, work_s, fixed_s, most_s, most_rows = 0, 0.0, 0.0, inf, self.turn_rows
@@ -225,22 +229,25 @@ class Admission:
             coming_s = _turn_s(min(work_s + own_s + waiting.work_s, max(most_s, own_s)), fixed_s, most_s)
             if not batch and not waiting.requests:
                 coming_s *= TRIED * self.kind(request.kind).turns.worth()  # nobody else waits
-            if request.deadline.at_s - now_s <= coming_s:
+            if request.deadline.at_s - now_s <= residual_s + coming_s:
                 hopeless.append(request)
                 continue
             batch.append(request)
             rows += size
             work_s += own_s
         if batch:
-            self._running += 1
-            self._began_s, self._expected_s = now_s, _turn_s(work_s, fixed_s, most_s)
+            if not self._running:
+                self._began_s = now_s
+            self._running.append(_turn_s(work_s, fixed_s, most_s))
         return batch, hopeless
 
     def ended(self, seconds: float, parts: Sequence[Took], *, answered: int = 0, late: int = 0) -> None:
         """A turn has ended, its answers sent, that took so long, of which each part had its own; none where nothing was computed. Of its
         requests so many were answered, and so many not, because it was too late.
         """
-        self._running -= 1
+        if self._running:
+            self._running.popleft()
+        self._began_s = self._now_s()
         if parts:
             self.shared.add(1, max(0.0, seconds - sum(part.seconds for part in parts)))
         for part in parts:
@@ -304,7 +311,7 @@ class Admission:
             return min(max(slow[at] - typical[at], FLOOR * typical[at]), TAIL_SHARE * budget_s)
 
         def fits(at: int, turn_s: float) -> bool:
-            return 2 * self.margin * turn_s + tail(at) <= budget_s and holds[at] <= held_s
+            return (1 + self.under_way) * self.margin * turn_s + tail(at) <= budget_s and holds[at] <= held_s
 
         last = bucket_of(self.turn_rows)
         at = next((at for at in range(last, 0, -1) if fits(at, typical[at])), 0)

@@ -33,9 +33,10 @@ def of(scorer: Scorer, name: str) -> v1.CapacityAnswer:
     rows = round(cost.turn_s / cost.unit_s)
     answer.stages = _stages(scorer, name, rows, cost)
     answer.rows_per_turn, answer.turn_ms = rows, _ms(cost.turn_s)
-    answer.req_s = round(rows / (cost.turn_s + rows * scorer.spent.read_s), 1)
+    read_s = 0.0 if admission.under_way > 1 else rows * scorer.spent.read_s  # beside the loop it is computed meanwhile
+    answer.req_s = round(rows / (cost.turn_s + read_s), 1)
     most = max(answer.stages, key=lambda stage: stage.typical_ms)
-    answer.limit, answer.why = most.stage, _why(answer, most, budget_s, cost)
+    answer.limit, answer.why = most.stage, _why(answer, most, budget_s, cost, 1 + admission.under_way)
     return answer
 
 
@@ -62,13 +63,13 @@ def _batches(turns: Durations) -> list[v1.BatchCapacity]:
     ]
 
 
-def _why(answer: v1.CapacityAnswer, most: v1.StageCapacity, budget_s: float, cost: Cost) -> str:
-    fits = 2 * cost.turn_s * answer.margin + cost.tail_s <= budget_s
+def _why(answer: v1.CapacityAnswer, most: v1.StageCapacity, budget_s: float, cost: Cost, times: int) -> str:
+    fits = times * cost.turn_s * answer.margin + cost.tail_s <= budget_s
     turn = f"{answer.rows_per_turn} row{'s' if answer.rows_per_turn != 1 else ''} in {answer.turn_ms} ms"
     said = (
-        f"a turn of {turn} is the largest that fits twice into {answer.deadline_ms:g} ms with {_ms(cost.tail_s)} ms for a slow one"
+        f"a turn of {turn} is the largest that fits {times} times into {answer.deadline_ms:g} ms with {_ms(cost.tail_s)} ms for a slow one"
         if fits
-        else f"even a turn of {turn} does not fit twice into {answer.deadline_ms:g} ms, so a request that meets another one is refused"
+        else f"even a turn of {turn} does not fit {times} times into {answer.deadline_ms:g} ms, so one that meets another is refused"
     )
     return f"{said}; {most.share:.0%} of it is {most.stage}"
 

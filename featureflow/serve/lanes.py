@@ -9,20 +9,21 @@ that takes 50 ms left one of 20 ms deadline 1 % of its answers in time, and leav
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
-from featureflow.serve.admission import Admission, Took
+from featureflow.serve.admission import Admission
 from featureflow.serve.answer import Shed
 from featureflow.serve.request import Request
-from featureflow.serve.turn import Batch, Turns
+from featureflow.serve.turn import Run, Turns
 
+UNDER_WAY = 2  # turns of a slow model: one computes, and what the next one reads is there when it has ended
 SLOW_S = 0.001  # an inference that takes longer does not hold the event loop up: who must be refused hears of it meanwhile
 
 
 class Lanes:
     """Belongs to one event loop. ``run`` is what a lane's turns do."""
 
-    def __init__(self, run: Callable[[Batch], Awaitable[Sequence[Took]]], admission: Callable[[], Admission] = Admission) -> None:
+    def __init__(self, run: Run, admission: Callable[[], Admission] = Admission) -> None:
         self._run, self._admission = run, admission
         self.quick = Turns(run, admission())
         self._slow: dict[str, Turns] = {}
@@ -43,6 +44,7 @@ class Lanes:
         if own is None:
             if row_s >= SLOW_S:
                 own = self._slow[kind] = Turns(self._run, self._admission())
+                own.admission.under_way = UNDER_WAY
                 own.admission.lags(self.quick.admission.lag_s)
                 own.admission.adopt(kind, self.quick.admission)
         elif row_s < SLOW_S / 2 and not own.waiting:

@@ -2,6 +2,8 @@
 
 While a turn is under way the next one gathers. It leaves when a round of the loop brings no more requests: there is no delay,
 but callers who were answered together and ask again at once travel together again, which halves the turns under load.
+
+Of a slow model, which computes beside the loop, the next turn is read while one computes: admission says how many may be under way.
 """
 
 from __future__ import annotations
@@ -16,23 +18,25 @@ from featureflow.serve.request import Request
 
 ROUNDS = 8  # of the loop, at most, that a turn waits while each brings more
 Batch = list[Request]
+Run = Callable[[Batch, Callable[[], None]], Awaitable[Sequence[Took]]]
 FAILED = Shed("failed", "this batch of requests failed; the server's log says why")
 HOPELESS = Shed("late", "what was before it took longer than was expected, so that it could no longer be answered in time")
 DISPLACED = Shed("displaced", "it made way for a request of higher priority, or of a caller or model that had less")
 
 
 class Turns:
-    """``join`` a request; ``run(batch)`` is awaited with each batch and must resolve every request's future.
+    """``join`` a request; ``run(batch, computing)`` is awaited with each batch and must resolve every request's future.
 
-    It gives what each kind of work took by itself. A turn lasts until its answers are sent.
+    It gives what each kind of work took by itself, and calls ``computing`` where the loop has only to wait from then on. A turn lasts
+    until its answers are sent.
     """
 
-    def __init__(
-        self, run: Callable[[Batch], Awaitable[Sequence[Took]]], admission: Admission, *, under_way: int = 1
-    ) -> None:
-        self._run, self.admission, self._limit = run, admission, under_way
+    def __init__(self, run: Run, admission: Admission) -> None:
+        self._run, self.admission = run, admission
         self._queue = admission.waiting
         self._scheduled = False
+        self._reading: Batch | None = None  # the turn that does not compute yet: there is one at a time
+        self._ended_s = 0.0
         self._gathered = self._rounds = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -71,7 +75,7 @@ class Turns:
             await asyncio.sleep(0.001)
 
     def _schedule(self) -> None:
-        if not self._scheduled and len(self._tasks) < self._limit:
+        if not self._scheduled and self._reading is None and len(self._tasks) < self.admission.under_way:
             self._scheduled = True
             self._loop.call_soon(self._leave)
 
@@ -82,7 +86,7 @@ class Turns:
             return
         self._scheduled = False
         self._gathered = self._rounds = 0
-        if batch := self._next():
+        if self._reading is None and (batch := self._next()):
             task = self._loop.create_task(self._turns(batch))
             self._tasks.add(task)
             task.add_done_callback(self._done)
@@ -93,6 +97,7 @@ class Turns:
         batch, hopeless = self.admission.take()
         for request in hopeless:
             _resolve(request, HOPELESS)
+        self._reading = batch or None
         return batch
 
     async def _turns(self, batch: Batch) -> None:
@@ -100,21 +105,31 @@ class Turns:
         await self._one(batch)
         while self.admission.refusing:
             await asyncio.sleep(0)  # a turn that read nothing but memory has not waited for anything: the loop must read, too
-            if not (batch := self._next()):
+            if self._reading is not None or not (batch := self._next()):
                 return
             await self._one(batch)
 
     async def _one(self, batch: Batch) -> None:
-        began = perf_counter()
+        began_s = perf_counter()
         parts: Sequence[Took] = ()
         try:
-            parts = await self._run(batch)
+            parts = await self._run(batch, lambda: self._read(batch))
         finally:
+            self._read(batch)
             for request in batch:
                 _resolve(request, FAILED)
             answers = [request.future.result() for request in batch if not request.future.cancelled()]
             late = sum(type(answer) is Shed and answer.reason == "late" for answer in answers)
-            self.admission.ended(perf_counter() - began, parts, answered=len(answers) - late, late=late)
+            now_s = perf_counter()  # while the one before it computed it did not: that is told of that one
+            self.admission.ended(now_s - max(began_s, self._ended_s), parts, answered=len(answers) - late, late=late)
+            self._ended_s = now_s
+
+    def _read(self, batch: Batch) -> None:
+        """This turn only computes from now on, or has ended."""
+        if self._reading is batch:
+            self._reading = None
+            if self._queue:
+                self._schedule()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

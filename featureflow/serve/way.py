@@ -9,10 +9,8 @@ It is one page, ``Way.go``; the numbers there are the steps here:
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
 import numpy as np
@@ -29,6 +27,7 @@ from featureflow.reading.finalized import Finalized
 from featureflow.reading.plan import ModelPlan, ViewPlan
 from featureflow.serve.admission import Took
 from featureflow.serve.answer import Shed
+from featureflow.serve.beside import Beside
 from featureflow.serve.deadline import fetch_budget_s
 from featureflow.serve.lag import Lag
 from featureflow.serve.lanes import SLOW_S
@@ -40,18 +39,17 @@ from featureflow.serve.spent import Spent
 from featureflow.serve.turn import Batch
 from featureflow.serve.work import Wanted, Work, ages_s
 
-SLOW_AT_ONCE = 8  # inferences beside the loop, of as many models
 HURRIED = 10  # one in so many of a turn may have less time left than its features are given
 log = structlog.get_logger("featureflow.serve")
 
 
 class Holding:
-    """Since when a turn has held the event loop up, and how long its last inference ran beside the loop."""
+    """Since when a turn has held the event loop up, how long its last inference ran beside the loop, and how long that waited before."""
 
-    __slots__ = ("_from_s", "_lag", "_paused_s", "beside_s")
+    __slots__ = ("_from_s", "_lag", "_paused_s", "beside_s", "waited_s")
 
     def __init__(self, lag: Lag, from_s: float) -> None:
-        self._lag, self._from_s, self._paused_s, self.beside_s = lag, from_s, 0.0, 0.0
+        self._lag, self._from_s, self._paused_s, self.beside_s, self.waited_s = lag, from_s, 0.0, 0.0, 0.0
 
     def pause(self, now_s: float) -> None:
         self._paused_s = now_s
@@ -59,6 +57,10 @@ class Holding:
 
     def resume(self, now_s: float) -> None:
         self._from_s, self.beside_s = now_s, now_s - self._paused_s
+
+
+def _nothing() -> None:
+    """The turn has more to read after this."""
 
 
 class Way:
@@ -82,16 +84,17 @@ class Way:
         self._metrics, self._spent, self._lag = metrics, spent, lag
         self._shadows, self._predictions = shadows, predictions
         self._id_prefix, self._id_count = os.urandom(8).hex(), 0
-        self._inference = ThreadPoolExecutor(SLOW_AT_ONCE, thread_name_prefix="inference")
+        self._beside = Beside()
         self.computes: Callable[[str, float], None] = lambda model, row_s: None  # told what inference of a single row takes
-        self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
         """What is under way is not waited for."""
-        self._inference.shutdown(wait=False, cancel_futures=True)
+        self._beside.close()
 
-    async def go(self, batch: Batch) -> list[Took]:
-        """Answer every request of it; what each model's part took."""
+    async def go(self, batch: Batch, computing: Callable[[], None]) -> list[Took]:
+        """Answer every request of it; what each model's part took. ``computing`` is called where all that is left is computed beside the
+        loop: what the next turn needs can be read meanwhile.
+        """
         # 1. refuse what is late already
         live: Batch = []
         for request in batch:
@@ -134,23 +137,24 @@ class Way:
             spent, n = self._spent.of(work.plan.model.name), len(work.rows)
             spent["fetch"].add(n, fetched - began)
             spent["finalize"].add(n, finalized - fetched)
-            own, holding.beside_s = perf_counter(), 0.0
+            own, holding.beside_s, holding.waited_s = perf_counter(), 0.0, 0.0
             try:
                 if unread is not None:
                     found = {view: self._unread(work.plan, view, asked[view], q_us) for view in work.plan.views}
                 work.see([found[view] for view in work.plan.views], q_us, said)
-                await self._score(work, holding)
+                await self._score(work, holding, computing if work is works[-1] else _nothing)
             except Exception:  # a fault of one model must not take the others' requests along
                 log.exception("model_failed", model=work.plan.model.name, requests=len(work.requests))
                 if (assigned := work.requests[0].assigned) is not None:
                     assigned.failed(self._wall.now_us(), len(work.rows))
                 work.fail(Shed("failed", f"scoring with {work.plan.model.name} failed; the server's log says why"))
             own_s = perf_counter() - own
-            parts.append(Took(work.plan.model.name, n, own_s, own_s - holding.beside_s + finalized - fetched))
+            held_s = own_s - holding.beside_s + finalized - fetched
+            parts.append(Took(work.plan.model.name, n, own_s - holding.waited_s, held_s))
         holding.pause(perf_counter())
         return parts
 
-    async def _score(self, work: Work, holding: Holding) -> None:
+    async def _score(self, work: Work, holding: Holding, computing: Callable[[], None]) -> None:
         """Steps 4 to 6 for one model."""
         began = perf_counter()
         spent, n = self._spent.of(work.plan.model.name), len(work.rows)
@@ -158,13 +162,14 @@ class Way:
         derived = perf_counter()
         self._metrics.stage["derive"].observe(derived - began)
         spent["derive"].add(n, derived - began)
-        scores = await self._infer(work, inputs, holding)
+        scores = await self._infer(work, inputs, holding, computing)
         inferred = perf_counter()
-        self._metrics.inferred(work.plan.model.name, inferred - derived)
-        spent["infer"].add(n, inferred - derived)
+        infer_s = inferred - derived - holding.waited_s
+        self._metrics.inferred(work.plan.model.name, infer_s)
+        spent["infer"].add(n, infer_s)
         assigned = work.requests[0].assigned
         if assigned is not None:
-            assigned.did(self._wall.now_us(), inferred - derived, scores)
+            assigned.did(self._wall.now_us(), infer_s, scores)
         answered = work.answer(scores, self._prediction_ids)
         if answered is not None:
             rows = len(answered.rows)
@@ -179,17 +184,21 @@ class Way:
         self._metrics.stage["answer"].observe(ended - inferred)
         spent["answer"].add(n, ended - inferred)
 
-    async def _infer(self, work: Work, inputs: NDArray[np.float64], holding: Holding) -> NDArray[np.float64]:
+    async def _infer(
+        self, work: Work, inputs: NDArray[np.float64], holding: Holding, computing: Callable[[], None]
+    ) -> NDArray[np.float64]:
         """Step 5, of the rows whose score is not known, if the model is declared to remember scores."""
         if not work.plan.model.cache_scores:
-            return await self._compute(work, inputs, holding)
+            return await self._compute(work, inputs, holding, computing)
         recalled = work.recalled = self.score_cache.look(work.plan, work.loaded, inputs)
-        scores = await self._compute(work, inputs, holding) if recalled.unknown else work.compute(inputs)
+        scores = await self._compute(work, inputs, holding, computing) if recalled.unknown else work.compute(inputs)
         recalled.keep(scores)
         return scores
 
-    async def _compute(self, work: Work, inputs: NDArray[np.float64], holding: Holding) -> NDArray[np.float64]:
-        """Step 5, beside the event loop where it takes long: ONNX Runtime computes without the interpreter's lock."""
+    async def _compute(
+        self, work: Work, inputs: NDArray[np.float64], holding: Holding, computing: Callable[[], None]
+    ) -> NDArray[np.float64]:
+        """Step 5, beside the event loop where it takes long."""
         name = work.plan.model.name
         expected_s = self._spent.infer_s(name, len(inputs))
         if expected_s is not None:
@@ -197,8 +206,10 @@ class Way:
             if expected_s < SLOW_S:
                 return work.infer(inputs)
         holding.pause(perf_counter())
+        computing()
         try:
-            return await self._loop.run_in_executor(self._inference, work.compute, inputs)
+            scores, holding.waited_s = await self._beside.run(name, work.compute, inputs)
+            return scores
         except ModelError:
             return work.infer(inputs)  # row by row, as far as it takes them
         finally:

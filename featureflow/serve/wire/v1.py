@@ -274,7 +274,7 @@ class CapacityAnswer(Struct):
     model: str
     deadline_ms: float
     req_s: float | None  # requests of one row a second, each within the deadline; null: nothing was measured lately
-    rows_per_turn: int | None  # of a turn that still fits into the deadline twice
+    rows_per_turn: int | None  # of a turn that still fits into the deadline as often as there may be before an answer
     turn_ms: float | None
     limit: str | None  # the stage that takes most
     why: str

@@ -72,6 +72,35 @@ def test_a_turn_under_way_counts_for_what_is_left_of_it_and_for_more_when_it_tak
     assert admission.residual_s() == pytest.approx(0.008)
 
 
+def test_of_two_turns_under_way_the_second_counts_whole_and_begins_when_the_first_has_ended() -> None:
+    watch = Watch()
+    admission = Admission(now_s=watch)
+    admission.under_way = 2
+    turns(admission, watch, *[0.008] * 10)
+    for _ in range(2):
+        admission.admit(a_request(watch))
+        assert len(admission.take()[0]) == 1
+        watch.s += 0.006
+    assert admission.residual_s() == pytest.approx(0.004 + 0.008)  # the first is over its time by 4 ms
+    assert refused(admission, watch, 0.015) is not None
+    admission.ended(0.012, [Took("light", 1, 0.012)], answered=1)
+    assert admission.residual_s() == pytest.approx(0.008)
+    watch.s += 0.005
+    assert admission.residual_s() == pytest.approx(0.003)
+    assert refused(admission, watch, 0.015) is None
+
+
+def test_a_turn_fits_as_often_into_the_budget_as_there_may_be_before_an_answer() -> None:
+    watch = Watch()
+    admission = Admission(now_s=watch)
+    for rows in (1, 2, 3, 4, 6, 8):
+        turns(admission, watch, *[0.001 * rows] * 10, rows=rows)
+    assert admission.cost("light", 0.020).turn_s == pytest.approx(0.008)
+    admission.under_way = 2
+    watch.s += 0.1
+    assert admission.cost("light", 0.020).turn_s == pytest.approx(0.006)
+
+
 def test_the_wait_counts_the_work_of_every_model() -> None:
     watch = Watch()
     admission = Admission(now_s=watch)

@@ -57,7 +57,7 @@ def test_capacity_is_that_of_the_largest_turn_that_fits_twice_into_the_deadline(
                 admission.ended(seconds, [Took("tip", rows, seconds)])
             found = capacity.of(serve.scorer, "tip")  # within 60 s
             assert (found.rows_per_turn, found.turn_ms, found.req_s) == (16, 20_000.0, 0.8)
-            assert "fits twice into 60000 ms" in found.why
+            assert "fits 2 times into 60000 ms" in found.why
             assert [(batch.rows, batch.rows_s) for batch in found.batches][-1] == (64, 1.1)
 
     asyncio.run(go())

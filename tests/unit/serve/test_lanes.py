@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,6 +97,36 @@ def test_the_slow_ones_wait_for_each_other_in_a_lane_of_their_own_and_are_refuse
             slow.free.set()
             for one in waiting:
                 assert isinstance(await one, Answer)
+
+    asyncio.run(go())
+
+
+def test_what_the_next_turn_reads_is_read_while_a_slow_model_computes(models: ModelStore, slow: Slow) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(200)) as serve:
+            await known_as_slow(serve, slow)
+            own, read = serve.scorer.lanes.of("tip"), list[int]()
+            fetch = serve.scorer.fetcher.fetch
+
+            async def counted(*asked: Any) -> Any:
+                found = await fetch(*asked)
+                read.append(own.active)
+                return found
+
+            serve.scorer.fetcher.fetch = counted  # type: ignore[method-assign]
+            slow.free.clear()
+            asked = []
+            for turns_read in (1, 2, 2):  # the third waits: what is read too early is old when it is computed
+                asked.append(serve.begin("tip", BODY))
+                for _ in range(200):
+                    await asyncio.sleep(0)
+                    if len(read) == turns_read and own.waiting == len(asked) - turns_read:
+                        break
+            assert (read, own.active, own.waiting) == ([1, 2], 2, 1)
+            slow.free.set()
+            for one in asked:
+                assert isinstance(await one, Answer)
+            assert len(read) == 3
 
     asyncio.run(go())
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from overload_world import Watch
 
 from featureflow.serve.admission import Admission, Took
 from featureflow.serve.answer import Answer, Shed
@@ -28,7 +30,7 @@ def test_requests_of_one_loop_turn_are_one_batch_and_those_that_come_meanwhile_a
         batches: list[int] = []
         door = asyncio.Event()
 
-        async def run(batch: Batch) -> list[Took]:
+        async def run(batch: Batch, computing: Callable[[], None]) -> list[Took]:
             batches.append(len(batch))
             await door.wait()
             for one in batch:
@@ -54,11 +56,65 @@ def test_requests_of_one_loop_turn_are_one_batch_and_those_that_come_meanwhile_a
     asyncio.run(go())
 
 
+def test_where_two_may_be_under_way_the_next_is_read_once_the_first_computes_and_takes_what_it_adds(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch()
+    monkeypatch.setattr("featureflow.serve.turn.perf_counter", watch)
+
+    async def go() -> None:
+        taken: list[tuple[int, Callable[[], None], asyncio.Event]] = []
+
+        async def run(batch: Batch, computing: Callable[[], None]) -> list[Took]:
+            door = asyncio.Event()
+            taken.append((len(batch), computing, door))
+            await door.wait()
+            for one in batch:
+                one.future.set_result(Answer(200, b""))
+            return [Took("", len(batch), 0.0)]
+
+        async def rounds() -> None:
+            for _ in range(ROUNDS + 4):
+                await asyncio.sleep(0)
+
+        admission = Admission()
+        admission.under_way = 2
+        told: list[float] = []
+        ended = admission.ended
+
+        def listened(seconds: float, parts: Sequence[Took], *, answered: int = 0, late: int = 0) -> None:
+            told.append(seconds)
+            ended(seconds, parts, answered=answered, late=late)
+
+        admission.ended = listened  # type: ignore[method-assign]
+        turns = Turns(run, admission)
+        asked = []
+        for n in (1, 2, 3):
+            asked += [request() for _ in range(n)]
+            for one in asked[-n:]:
+                assert turns.join(one) is None
+            await rounds()
+            assert [n for n, _, _ in taken] == [1, 2, 3][: len(taken)]
+            assert (len(taken), turns.active) == ((1, 1), (2, 2), (2, 2))[n - 1]
+            taken[-1][1]()  # it only computes from now on
+            await rounds()
+        assert turns.waiting == 3
+        for n in (1, 2, 3):
+            watch.s += n
+            taken[n - 1][2].set()
+            await rounds()
+        assert turns.waiting == turns.active == 0
+        assert all(one.future.done() for one in asked)
+        assert told == [1.0, 2.0, 3.0]  # the second began when the first did, and took what came after that
+
+    asyncio.run(go())
+
+
 def test_while_some_are_refused_turns_follow_at_once_and_the_loop_reads_between_them() -> None:
     async def go() -> None:
         rounds, began = 0, list[int]()
 
-        async def run(batch: Batch) -> list[Took]:     # all that it reads is in memory: it never waits
+        async def run(batch: Batch, computing: Callable[[], None]) -> list[Took]:     # all that it reads is in memory: it never waits
             began.append(rounds)
             for one in batch:
                 one.future.set_result(Answer(200, b""))
@@ -83,7 +139,7 @@ def test_callers_who_ask_again_at_once_travel_together_and_a_stream_of_them_does
     async def go() -> None:
         batches: list[int] = []
 
-        async def run(batch: Batch) -> list[Took]:
+        async def run(batch: Batch, computing: Callable[[], None]) -> list[Took]:
             batches.append(len(batch))
             for one in batch:
                 one.future.set_result(Answer(200, b""))
@@ -111,7 +167,7 @@ def test_a_turn_closes_at_its_size_and_a_larger_request_travels_alone() -> None:
     async def go() -> None:
         batches: list[list[int]] = []
 
-        async def run(batch: Batch) -> list[Took]:
+        async def run(batch: Batch, computing: Callable[[], None]) -> list[Took]:
             batches.append([len(one.rows) for one in batch])
             for one in batch:
                 one.future.set_result(Answer(200, b""))
@@ -135,7 +191,7 @@ def test_a_turn_that_fails_leaves_nobody_waiting_and_the_next_one_runs() -> None
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
         fail = True
 
-        async def run(batch: Batch) -> list[Took]:
+        async def run(batch: Batch, computing: Callable[[], None]) -> list[Took]:
             if fail:
                 raise ZeroDivisionError
             batch[0].future.set_result(Answer(200, b""))
@@ -160,7 +216,7 @@ def test_who_waits_for_the_turn_that_is_due_waits_for_it_and_for_none_after_it()
     async def go() -> None:
         door, ended = asyncio.Event(), list[int]()
 
-        async def run(batch: Batch) -> list[Took]:
+        async def run(batch: Batch, computing: Callable[[], None]) -> list[Took]:
             await door.wait()
             ended.append(len(batch))
             for one in batch:

@@ -1,0 +1,38 @@
+"""Inference beside the event loop: ONNX Runtime computes without the interpreter's lock, so that the loop goes on meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import TypeVar
+
+T = TypeVar("T")
+A = TypeVar("A")
+
+
+class Beside:
+    """A thread of its own for each slow model, which goes from one turn to the next without being woken. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._threads: dict[str, ThreadPoolExecutor] = {}
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self, model: str, compute: Callable[[A], T], on: A) -> tuple[T, float]:
+        """What it computes, and for how many seconds it waited until the thread came to it. Raises what it raises."""
+        thread = self._threads.get(model)
+        if thread is None:
+            thread = self._threads[model] = ThreadPoolExecutor(1, thread_name_prefix=f"inference-{model}")
+        asked_s = perf_counter()
+
+        def run() -> tuple[T, float]:
+            waited_s = perf_counter() - asked_s
+            return compute(on), waited_s
+
+        return await self._loop.run_in_executor(thread, run)
+
+    def close(self) -> None:
+        """What is under way is not waited for."""
+        for thread in self._threads.values():
+            thread.shutdown(wait=False, cancel_futures=True)
