@@ -63,6 +63,7 @@ CANDIDATES = ROWS_PER_REQUEST     # of one rank request, of all its recalls
 RECALLS = 16
 VECTORS_INDEXED = 5_000_000       # of one index, that a scorer holds in memory
 FINALIZED_BYTES = 64 * 1024 * 1024  # of states and the features computed from them that a scorer remembers
+KEPT_STATE_BYTES = 64 * 1024 * 1024  # of states that a scorer does not read again while the server tells it of changes
 REQUEST_VECTOR_SIZE = 3 * 256 * 256 # numbers in one vector of a request, an image say; REQUEST_BYTES bounds their text
 LOGGED_NUMBERS = VECTOR_SIZE      # of a row's vectors in the prediction log; of more their SHA-256 is logged
 PREDICTION_LOG_QUEUE = 100_000    # scores that wait for the log

@@ -1,10 +1,10 @@
 """The scorer's way to the online store: every read of an event loop on one pipelined connection, parsed by hiredis.
 
 One read is one MGET, atomic: the states and the offset records it returns belong together. Offset records change with each commit,
-not with each read, so the server is asked to tell changes of them (``CLIENT TRACKING``, RESP3) and they are kept: what an answer finds
-kept is what stood there as it was made (``beside.Kept``). Reads asked for in one turn of the loop leave in one system call. A lost
-connection fails the reads under way and is made again in the background, with backoff; until then reads fail at once. A read is safe
-to repeat, but not repeated here: the caller has a deadline.
+not with each read, and many states seldom, so the server is asked to tell changes of them (``CLIENT TRACKING``, RESP3) and they are kept:
+what an answer finds kept is what stood there as it was made (``beside.Kept``). Reads asked for in one turn of the loop leave in one
+system call. A lost connection fails the reads under way and is made again in the background, with backoff; until then reads fail at
+once. A read is safe to repeat, but not repeated here: the caller has a deadline.
 """
 
 from __future__ import annotations
@@ -101,24 +101,38 @@ class _Connection(asyncio.Protocol):
         self.tells = True
 
     def ask_beside(self, groups: Sequence[Group], keys: Sequence[bytes], *, tell: bool) -> asyncio.Future[Any]:
-        """Values of ``keys``, or an error that is the server's, and those of the groups; None for one that has changed meanwhile.
+        """An error that is the server's or None, values of the groups, None for one that has changed meanwhile, and values of ``keys``, or
+        None where one of these has.
 
-        What is not kept yet is read right before, to be kept from then on. ``tell``: changes of the keys are to be told too.
+        What is to be kept and is not yet is read right before the others. ``tell``: changes of the keys are to be told too. Where all is
+        kept, one key is read all the same: what stands here by its answer is what stood there.
         """
-        if unknown := [group for group in groups if self.kept.get(group) is None]:
+        states = self.kept.states
+        unknown = [group for group in groups if self.kept.get(group) is None]
+        told, others = states.unknown(keys, tell=tell)
+        names = [*(key for group in unknown for key in group), *told]
+
+        def first(reply: Any) -> Any:
+            return self._keep(unknown, told, reply), self._kept(groups), states.beside(keys, (), ())
+
+        def last(reply: Any) -> Any:
+            if isinstance(reply, hiredis.ReplyError):
+                return reply, [], None
+            if others:
+                states.look(others, reply)
+            return None, self._kept(groups), states.beside(keys, others, reply)
+
+        if names:
             self._ask_to_tell()
-            names = tuple(key for group in unknown for key in group)
-            records = self.ask(_pack((b"MGET", *names)), lambda reply: (self._keep(unknown, reply), self._kept(groups)))
-            if not keys:
-                return records
-            records.add_done_callback(_heard)
-        if not keys:
+            answer = self.ask(_pack((b"MGET", *names)), first)
+            if not others:
+                return answer
+            answer.add_done_callback(_heard)
+        elif not keys:
             known = self._loop.create_future()
-            known.set_result(((), self._kept(groups)))
+            known.set_result((None, self._kept(groups), ()))
             return known
-        if tell:
-            self._ask_to_tell()
-        return self.ask(_pack((b"MGET", *keys)), lambda reply: (reply, self._kept(groups)))
+        return self.ask(_pack((b"MGET", *(others or keys[:1]))), last)
 
     def _ask_to_tell(self) -> None:
         """Of the keys of the next command."""
@@ -136,15 +150,17 @@ class _Connection(asyncio.Protocol):
     def _kept(self, groups: Sequence[Group]) -> list[Values | None]:
         return list(map(self.kept.get, groups)) if self.tells else [None] * len(groups)
 
-    def _keep(self, groups: Sequence[Group], reply: Any) -> Any:
-        """An error that is the server's, or nothing."""
+    def _keep(self, groups: Sequence[Group], states: Sequence[bytes], reply: Any) -> Any:
+        """An error that is the server's, or None."""
         if isinstance(reply, hiredis.ReplyError):
             return reply
-        at = 0
-        for group in groups if self.tells else ():
-            self.kept.put(group, tuple(reply[at : at + len(group)]))
-            at += len(group)
-        return ()
+        if self.tells:
+            at = 0
+            for group in groups:
+                self.kept.put(group, tuple(reply[at : at + len(group)]))
+                at += len(group)
+            self.kept.states.put(states, reply[at:])
+        return None
 
     def abort(self, problem: Exception | None = None) -> None:
         if not self.lost.done():
@@ -223,11 +239,12 @@ class AsyncReader:
             connection = await self._connected()
             if not connection.tells:
                 break
-            reply, values = await self._reply(connection, connection.ask_beside(groups, keys, tell=tell), until - time.monotonic())
-            if isinstance(reply, hiredis.ReplyError):
+            asked = connection.ask_beside(groups, keys, tell=tell)
+            problem, records, values = await self._reply(connection, asked, until - time.monotonic())
+            if problem is not None:
                 break
-            if None not in values:
-                return Together(cast("list[Values]", values), reply)
+            if values is not None and None not in records:
+                return Together(records, values)
         return await read_all(lambda names: self.read(names, until - time.monotonic()), groups, keys)
 
     async def execute(self, command: tuple[bytes, ...], timeout_s: float | None = None) -> Any:
