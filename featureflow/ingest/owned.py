@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from featureflow.ingest.ends import Ends
 from featureflow.store.keys import Bucket
-from featureflow.store.log.protocol import Partition
+from featureflow.store.log.protocol import Batch, Partition
 from featureflow.store.online.protocol import Advance, Commit, Track
 from featureflow.store.online.writes import Writes
 
@@ -106,3 +107,11 @@ class Owned:
             )
             for (offset, max_time_us, _), tracks in due.items()
         ]
+
+
+def is_behind(held: Mapping[Partition, Owned], batches: Sequence[Batch], most: int) -> bool:
+    """Whether there is more in the log than these, as far as is known: a poll may bring no more than ``most`` records, or the log was seen
+    to go on after one of them."""
+    return sum(map(len, batches)) >= most or any(
+        (owned := held.get(Partition(batch.source, batch.partition))) is not None and owned.ends.newest > batch.next for batch in batches
+    )

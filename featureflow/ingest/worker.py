@@ -3,8 +3,9 @@
 Each turn of its loop:
 
 (1) poll      Assignment first: what was revoked or lost is dropped, what was assigned is claimed, and read from where its
-              foremost tracks stand. Then batches of records. While commits are on their way it is polled again for what is
-              there already, some times; then the answers are taken, and the rest is seen to.
+              foremost tracks stand. Then batches of records. A worker that is behind polls again, some times, for what is there
+              already while commits are on their way; then the answers are taken, and the rest is seen to. One that keeps up
+              leaves the store to its readers for as long as its commits took, before it polls.
 (2) decode    Records become columns; each is accepted or refused by the log alone. Entities that are not cached are read. What
               is refused is appended to the dead letters, durably, before anything is committed past it.
 (3) fold      The batch is folded into the slab, cut into as many commits as it needs: each may carry only so many rows.
@@ -52,9 +53,10 @@ from featureflow.ingest.flight import Flight, Servers, acknowledge
 from featureflow.ingest.holding import FIRST_WAIT_US, Holding
 from featureflow.ingest.lookout import Lookout
 from featureflow.ingest.metrics import PartitionStatus, WorkerMetrics, WorkerStatus
-from featureflow.ingest.owned import Owned, Stand
+from featureflow.ingest.owned import Owned, Stand, is_behind
 from featureflow.ingest.patient_registry import PatientRegistry
 from featureflow.ingest.problems import Problems
+from featureflow.ingest.rest import Rest
 from featureflow.ingest.source_views import SourceViews
 from featureflow.ingest.tally import Tally
 from featureflow.store.history.protocol import HistoryStore
@@ -125,6 +127,7 @@ class Worker:
         self._tally = Tally(metrics, clock, tracer)
         self._servers = Servers(log, online, project, clock, self._tally, failpoint)
         self._flight: Flight | None = None
+        self._rest = Rest(clock)
         self._status = WorkerStatus(False, self._problems.all, (), 0, 0, 0)
         self._logger = structlog.get_logger("featureflow.ingest")
 
@@ -167,19 +170,22 @@ class Worker:
         """One turn, as the module says. How many events were committed past."""
         assert self._consumer is not None, "open() first"
         consumer, before, pressing = self._consumer, self._tally.events, self._past.pressing
+        self._rest.over(wait)
         polled = self._poll(consumer, min(timeout_s, BUSY_POLL_S) if pressing else timeout_s, wait)       # (1)
         self._holding_changes(consumer, polled.assignment)
         until_us, polls = self._clock.now_us() + TURN_US, 1 if pressing else POLLS
         for left in reversed(range(polls)):
             for batch in polled.batches:
                 self._fold(consumer, batch)                                                  # (2) (3) (4)
-            if self._flight is None or not left or self._clock.now_us() >= until_us:
+            behind = pressing or is_behind(self._holding.held, polled.batches, self._poll_records)
+            if self._flight is None or not left or not behind or self._clock.now_us() >= until_us:
                 break
             polled = self._poll(consumer, 0.0, wait)                                         # (1)
             self._holding_changes(consumer, polled.assignment)
             if not polled.batches:
                 break
         self._land(consumer)                                                                 # (4)
+        self._rest.ended(behind=behind)
         self._catch_up(consumer)                                                             # (5)
         self._beat(consumer)                                                                 # (4)
         self._claim(consumer)                                                                # (1) what is adrift
@@ -254,6 +260,7 @@ class Worker:
             self._holding.let_go_all(consumer, str(error))
         else:
             self._flight = flight
+            self._rest.began()
 
     def _land(self, consumer: Consumer, behind: Flight | None = None) -> None:
         """Take the answers of what is on its way, if anything is. ``behind``: what was folded meanwhile."""
