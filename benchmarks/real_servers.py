@@ -21,6 +21,7 @@ class Servers:
     redis: str
     mysql: str
     versions: dict[str, str]
+    pids: dict[str, int] = field(default_factory=dict)  # of those that run as processes here
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])  # in every topic's and group's name
 
     @staticmethod
@@ -35,6 +36,7 @@ class Servers:
         return Servers(
             address["kafka"], f"redis://{address['redis']}/{os.environ.get('BENCH_DATABASE', database)}",
             f"mysql+pymysql://featureflow:featureflow@{address.get('mysql', 'absent')}", {name: s["version"] for name, s in up.items()},
+            {name: s["pid"] for name, s in up.items() if s.get("pid")},
         )  # fmt: skip
 
     def again(self) -> Servers:

@@ -252,6 +252,10 @@ class Producing:
         child.close()
         self._parent.recv(1)
 
+    @property
+    def pid(self) -> int:
+        return self._child
+
     def begin(self) -> None:
         self._parent.send(b".")
         self._parent.close()

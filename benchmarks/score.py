@@ -243,9 +243,14 @@ class Asked:
 
     def cpu_parts_s(self) -> tuple[float, float]:
         """The same, one and the other."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        tick = os.sysconf("SC_CLK_TCK")
-        return int(fields[11]) / tick, int(fields[12]) / tick
+        return cpu_parts_s(self.pid)
+
+
+def cpu_parts_s(pid: int) -> tuple[float, float]:
+    """User and system time of all the process's threads so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    tick = os.sysconf("SC_CLK_TCK")
+    return int(fields[11]) / tick, int(fields[12]) / tick
 
 
 @dataclass(frozen=True)

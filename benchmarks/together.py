@@ -27,7 +27,7 @@ from load import request_bytes, run
 from noise import noise
 from open_load import Report
 from rows import Producing
-from score import CONNECTIONS, ask_once, child, free_port, make_model
+from score import CONNECTIONS, ask_once, child, cpu_parts_s, free_port, make_model
 from stream import Stream, produce
 
 from featureflow.cli.context import Context
@@ -82,16 +82,19 @@ def main() -> None:
             make_model(here)
         produce(servers.kafka, topic, Purchases.of(arguments.events, USERS))
         command = [sys.executable, "-m", "featureflow.cli", "--project", str(folder)]
-        with child([*command, "ingest"], ""), child([*command, "serve"], "Scoring at"):
+        with child([*command, "ingest"], "") as ingest, child([*command, "serve"], "Scoring at") as scorer:
             fold_all(servers, project, arguments.events)
-            figures = measured(servers, project, topic, port, folder / "requests", arguments)
+            pids = {"scorer": scorer.pid, "ingest": ingest.pid, **servers.pids}
+            figures = measured(servers, project, topic, port, folder / "requests", arguments, pids)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         servers.empty()
     print(json.dumps({**figures, "versions": servers.versions}))
 
 
-def measured(servers: Servers, project: Project, topic: str, port: int, requests_file: Path, arguments: argparse.Namespace) -> Figures:
+def measured(
+    servers: Servers, project: Project, topic: str, port: int, requests_file: Path, arguments: argparse.Namespace, pids: dict[str, int]
+) -> Figures:
     """Stretches without and with events, in an order and then in the reverse."""
     requests = [request_bytes("/v1/score/odd", body) for body in bodies()]
     requests_file.write_bytes(pickle.dumps(requests))
@@ -104,7 +107,7 @@ def measured(servers: Servers, project: Project, topic: str, port: int, requests
         "port": port, "rate": arguments.share * capacity, "seconds": arguments.seconds, "connections": CONNECTIONS,
         "requests": str(requests_file), "deadline_ms": 1_000,
     }  # fmt: skip
-    bench = Bench(servers, project, topic, told, arguments.events_per_s)
+    bench = Bench(servers, project, topic, told, arguments.events_per_s, pids)
     found: dict[bool, list[Stretch]] = {False: [], True: []}
     for number in range(arguments.rounds):
         for busy in (False, True, True, False):
@@ -134,7 +137,7 @@ def _figures(stretches: list[Stretch]) -> Figures:
         "not_ok": sum(load.other + load.unanswered for load in loads),
         "events_per_s": round(float(np.median([one.events_per_s for one in stretches]))),
         "machine_busy_share": round(float(np.median([one.busy_share for one in stretches])), 3),
-        "redis_cpu_share": round(float(np.median([one.redis_share for one in stretches])), 3),
+        "cpu_shares": {name: round(float(np.median([one.cpu_shares[name] for one in stretches])), 3) for name in stretches[0].cpu_shares},
         "stages_ms": {name: round(float(np.median([one.stages_ms[name] for one in stretches])), 3) for name in stretches[0].stages_ms},
     }  # fmt: skip
 
@@ -146,7 +149,7 @@ class Stretch:
     load: Report
     events_per_s: float
     stages_ms: dict[str, float]  # of a turn, in the mean
-    redis_share: float  # of a core, that Redis took
+    cpu_shares: dict[str, float]  # of a core, that each process took
     busy_share: float  # of all processors: where that is near 1, whoever is late waits for one of them
 
     @property
@@ -169,6 +172,7 @@ class Bench:
     topic: str
     told: Figures  # of the generator
     events_per_s: int
+    pids: dict[str, int]  # whose processor time is told
 
     def stretch(self, busy: bool, seed: int) -> Stretch:
         """One load, while events are folded or while none are."""
@@ -178,24 +182,30 @@ class Bench:
             producing = Producing(self.servers, self.topic, events, self.events_per_s)
             producing.begin()
             time.sleep(WARM_S)
-        before, redis_s, (idle, ticks) = stages(self.told["port"]), self.servers.redis_cpu_s(), processors()
+        pids = self.pids if producing is None else {**self.pids, "producer": producing.pid}
+        before, used, (idle, ticks) = stages(self.told["port"]), _cpu_s(pids), processors()
         began, folded = time.monotonic(), committed(self.servers, self.project, 1)
         load = open_load.Run({**self.told, "seed": seed}).end(lasts_s)
         folded, took_s = committed(self.servers, self.project, 1) - folded, time.monotonic() - began
-        after, redis_s = stages(self.told["port"]), self.servers.redis_cpu_s() - redis_s
+        after, used_after = stages(self.told["port"]), _cpu_s(pids)
         idle_after, ticks_after = processors()
         if producing is not None:
             producing.wait()
             fold_all(self.servers, self.project, end_of(self.servers, self.topic))
         spent = {name: 1e3 * (s - before[name][0]) / max(1, n - before[name][1]) for name, (s, n) in after.items()}
         busy_share = 1.0 - (idle_after - idle) / max(1, ticks_after - ticks)
-        return Stretch(load, folded / min(took_s, lasts_s - WARM_S), spent, redis_s / took_s, busy_share)
+        shares = {name: (s - used[name]) / took_s for name, s in used_after.items()} | {"generator": load.cpu_share}
+        return Stretch(load, folded / min(took_s, lasts_s - WARM_S), spent, shares, busy_share)
 
 
 def processors() -> tuple[int, int]:
     """(idle, all) ticks of all processors so far."""
     ticks = [int(one) for one in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
     return ticks[3] + ticks[4], sum(ticks[:8])
+
+
+def _cpu_s(pids: dict[str, int]) -> dict[str, float]:
+    return {name: sum(cpu_parts_s(pid)) for name, pid in pids.items()}
 
 
 def stages(port: int) -> dict[str, tuple[float, float]]:
