@@ -82,7 +82,7 @@ class Operator(threading.Thread):
     def run(self) -> None:
         try:
             with Context(self.folder, {}) as here:
-                self._steps(here, Releasing(here.registry.releases, here.online, here.models, here.clock))
+                self._steps(here, Releasing(here.registry.releases, here.online, here.models, here.clock, here.applied))
         except BaseException as error:
             self.problem = error
 

@@ -63,8 +63,8 @@ STRICT = Model(name="strict", inputs=INPUTS[:3], deadline_us=60_000_000, drift=0
 WITH_MODELS: Project = msgspec.structs.replace(PROJECT, requests=(ASK,), models=(TIP, STRICT))
 
 
-def train(store: ModelStore, model: Model, seed: int = 0) -> str:
-    """Add a version of the model with drawn weights; its name."""
+def train(store: ModelStore, model: Model, seed: int = 0, project: Project | None = None) -> str:
+    """Add a version of the model with drawn weights; its name. ``project``: with it the version keeps what it reads."""
     draw = np.random.default_rng(seed)
     inputs = inputs_of(model)
     width = sum(item.size for item in inputs)
@@ -79,7 +79,7 @@ def train(store: ModelStore, model: Model, seed: int = 0) -> str:
         [np.zeros(b) for b in sizes[1:]],
         onnx,
     )
-    return store.add(model.name, onnx, inputs=inputs, transforms=transforms, model=model).version
+    return store.add(model.name, onnx, inputs=inputs, transforms=transforms, model=model, project=project).version
 
 
 class DirectReader:

@@ -1,4 +1,4 @@
-"""Which versions of a model answer callers now, and whether they fit its definition."""
+"""Which versions of a model answer callers now, and whether their inputs can be computed by the definitions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class Answering:
         return self._released.get(model.name) or [self._store.resolve(model.name)]
 
     def unfit(self, project: Project) -> dict[str, str]:
-        """Model -> why scorers refuse it, where a version that answers was made for other inputs. Of versions that can be read."""
+        """Model -> why scorers refuse it, where the inputs of a version that answers cannot be computed. Of versions that can be read."""
+        from featureflow.models.manifest import as_added
+
         manifests = {(entry.name, entry.version): entry.manifest for entry in self._entries}
         found: dict[str, str] = {}
         for model in project.models:
@@ -36,7 +38,7 @@ class Answering:
                 if (manifest := manifests.get((model.name, version))) is None:
                     continue
                 try:
-                    manifest.check_inputs(model)
+                    as_added(manifest, project)
                 except ModelError as error:
                     found.setdefault(model.name, str(error))
         return found

@@ -16,7 +16,7 @@ from featureflow.cli.model_profile import profile
 from featureflow.cli.output import Output, counted
 from featureflow.define import spec
 from featureflow.errors import ModelError, RequestError
-from featureflow.models.manifest import Manifest, ModelInput, inputs_of
+from featureflow.models.manifest import Manifest, ModelInput, inputs_of, with_inputs_of
 from featureflow.models.quantize import EXPECTED_BATCH
 from featureflow.models.source import check_signature, fetch, shown
 from featureflow.models.transform import Transforms, identity
@@ -76,6 +76,7 @@ def add(
             calibration=rows,
             labels=labels,
             model=definition,
+            project=here.written,
             origin=shown(file),
             output=score_output,
             column=column,
@@ -121,12 +122,17 @@ def quantize(
         definition = _definition(here, name)
         if logged and dataset is not None:
             raise ModelError("--dataset and --logged both name rows to measure on; give one of them")
-        rows, labels = (None, None) if dataset is None else _vectors(dataset, inputs_of(definition))
+        inputs = here.models.manifest(name, ref or None).inputs  # the version's own: the definition may have others now
+        rows, labels = (None, None) if dataset is None else _vectors(dataset, inputs)
         if logged:
-            ids = newest(here.history, here.applied, name, logged)
+            applied = with_inputs_of(here.models.manifest(name, ref or None), here.applied)
+            ids = newest(here.history, applied, name, logged)
             if not ids:
-                raise ModelError(f"no score of {name} is in history (yet); run featureflow history, or give rows: --dataset FILE")
-            rows = as_served(here.history, here.applied, {"prediction_id": ids}, model=name).inputs
+                raise ModelError(
+                    f"no score of {name} with what this version reads is in history (yet); run featureflow history, or give rows: "
+                    "--dataset FILE"
+                )
+            rows = as_served(here.history, applied, {"prediction_id": ids}, model=name).inputs
         with output.progress() as progress:
             progress.add_task(f"quantizing {name}", total=None)
             report = here.models.quantize(

@@ -189,7 +189,7 @@ def _shares(made: Release) -> str:
 
 
 def _releasing(here: Context) -> Releasing:
-    return Releasing(here.registry.releases, here.online, here.models, here.clock)
+    return Releasing(here.registry.releases, here.online, here.models, here.clock, here.applied)
 
 
 def _model(here: Context, name: str) -> spec.Model:

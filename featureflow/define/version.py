@@ -1,4 +1,4 @@
-"""A view's version: of equal meaning, and so of equal state, where it is equal."""
+"""Versions: of a view, whose state is of equal meaning where they are equal; and of one feature, for whoever was trained on it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 
 import msgspec
 
-from featureflow.define.spec import Aggregation, Source, View, columns_of, is_keyed
+from featureflow.define.spec import Aggregation, Feature, Source, View, columns_of, is_keyed
 
 
 def with_version(view: View, sources: dict[str, Source]) -> View:
@@ -41,8 +41,32 @@ def with_version(view: View, sources: dict[str, Source]) -> View:
             for name, s in ((name, sources[name]) for name in view.keys)
         },
     }
-    digest = hashlib.sha256(msgspec.json.encode(meaning, order="deterministic")).hexdigest()[:10]
-    return msgspec.structs.replace(view, version=digest)
+    return msgspec.structs.replace(view, version=_digest(meaning))
+
+
+
+def feature_version(view: View, feature: Feature, source: Source) -> str:
+    """The first 10 hex digits of the SHA-256 of what one feature is: what it calculates of which events, and what it is where none counts.
+
+    Another feature beside it makes another version of its view, and leaves this one as it is. So does what decides which records count
+    as events: how late or early one may be, what tells duplicates, nulls and categories that are taken. Its default is part of it.
+    """
+    a = feature.aggregation
+    read = {view.keys[source.name], source.time_field}.union(*(columns_of(expr) for expr in a.exprs))
+    meaning = {
+        "entity": (view.entity, view.keys[source.name]),
+        "source": (source.name, source.time_field),
+        "fields": sorted((name, source.by_name[name].type, source.by_name[name].size) for name in read),
+        "aggregation": (a.op, msgspec.to_builtins(a.value), msgspec.to_builtins(a.where), a.size, *_parameters(a)),
+        "window": msgspec.to_builtins(feature.window),
+        "default": a.default,
+        **({} if view.ttl_us is None or feature.window.kind != "lifetime" else {"ttl_us": view.ttl_us}),
+    }
+    return _digest(meaning)
+
+
+def _digest(meaning: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(meaning, order="deterministic")).hexdigest()[:10]
 
 
 def _parameters(a: Aggregation) -> tuple[tuple[str, object], ...]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,7 @@ from featureflow.define import spec
 from featureflow.errors import ModelError
 from featureflow.kernel.expression import evaluate
 from featureflow.models.loaded import LoadedModel
+from featureflow.models.manifest import as_added
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,36 @@ class LoadedEnsemble:
         return out
 
 
+def ensemble_of(model: spec.Model, project: spec.Project, members: Sequence[LoadedModel]) -> LoadedEnsemble:
+    """The ensemble of these members, with the inputs that they were added with.
+
+    Raises ModelError where the project cannot compute these, or a name that a caller sends stands for two fields.
+    """
+    added = [as_added(member.manifest, project) for member in members]
+    return LoadedEnsemble(_with_inputs(model, project, added), tuple(members))
+
+
+def _with_inputs(model: spec.Model, project: spec.Project, members: Sequence[spec.Model]) -> spec.Model:
+    """The definition itself where these are its inputs."""
+    assert model.ensemble is not None  # what this is asked for
+    declared = sum(len(project.model(name).inputs) for name in model.ensemble.members)
+    inputs = (
+        *(msgspec.structs.replace(one, name=f"{member.name}.{one.name}") for member in members for one in member.inputs),
+        *model.inputs[declared:],
+    )
+    if inputs == model.inputs:
+        return model
+    requests = {f"{request.name}:{field.name}": field.name for request in project.requests for field in request.fields}
+    first: dict[str, str] = {}
+    for column in (name for one in inputs for name in spec.columns_of(one.expr) if name in requests):
+        if first.setdefault(requests[column], column) != column:
+            raise ModelError(
+                f"the versions of the ensemble {model.name} read {first[requests[column]]} and {column}, and a caller sends one "
+                f"{requests[column]}: release a version of each member that reads the same one"
+            )
+    return msgspec.structs.replace(model, inputs=inputs)
+
+
 Loaded = LoadedModel | LoadedEnsemble
 
 
@@ -100,3 +133,8 @@ def split(loaded: Loaded, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
 def parts_of(loaded: Loaded) -> tuple[str, ...]:
     """The names of the parts."""
     return () if isinstance(loaded, LoadedModel) else loaded.parts
+
+
+def definition_of(loaded: Loaded, project: spec.Project) -> spec.Model:
+    """Its definition with the inputs that it was added with. Raises ModelError where the project cannot compute these."""
+    return loaded.model if isinstance(loaded, LoadedEnsemble) else as_added(loaded.manifest, project)

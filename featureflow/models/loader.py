@@ -17,7 +17,7 @@ from featureflow.models import folder, prepare, profile
 from featureflow.models import manifest as manifests
 from featureflow.models.folder import ALIASES
 from featureflow.models.loaded import LoadedModel, probe_problem
-from featureflow.models.manifest import NAME, Artifact, Choice, Manifest, Provider, Variant
+from featureflow.models.manifest import NAME, Artifact, Choice, Manifest, Provider, Variant, as_added
 from featureflow.models.onnx_file import parse
 from featureflow.models.pool import SessionKey, SessionPool
 from featureflow.models.prepared import Prepared
@@ -113,14 +113,15 @@ class ModelLoader:
         return self._manifest(name, self.resolve(name, ref))
 
     def load(
-        self, name: str, ref: str | None = None, *, variant: Variant | None = None, model: spec.Model | None = None
+        self, name: str, ref: str | None = None, *, variant: Variant | None = None, project: spec.Project | None = None
     ) -> LoadedModel:
         """A model that is checked, warmed and ready. Creating a session holds the GIL for milliseconds: not in an event loop.
 
         Whatever stands for one version shares one session, which the pool holds; of several threads that ask for it one loads it.
 
         variant: default, the one chosen for this process's provider; FP32 instead where that one scores the probe rows differently on
-        this machine, and the reason says so. model: its definition, whose inputs must be this version's.
+        this machine, and the reason says so. project: the definitions, by which the version's inputs must be there to compute (see
+        ``manifest.as_added``).
 
         Raises ModelError for what ``resolve`` refuses, a file that is not the one that was added, or a model that does not run or
         does not answer as it did when it was quantized.
@@ -130,8 +131,8 @@ class ModelLoader:
             found, digest = self._read_manifest(name, version)
             placed = profile.read(self.path / name / version, digest)
             stamp = _stamp(digest, placed)
-            if model is not None:
-                found.check_inputs(model)
+            if project is not None:
+                as_added(found, project)
             try:
                 return self._load(found, stamp, placed, variant)
             except ModelError:

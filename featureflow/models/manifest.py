@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from featureflow.define import spec
 from featureflow.errors import ModelError
 from featureflow.models import checksummed
+from featureflow.models.reads import Reads
 from featureflow.models.tensors import ModelTensor
 from featureflow.models.transform import Transforms
 
 FORMAT = 1
 FILE = "manifest.json"
 # members that format 1 did not have at first, and their defaults
-LATER: dict[str, object] = {"rank": None, "tensors": [], "outputs": [], "column": None}
+LATER: dict[str, object] = {"rank": None, "tensors": [], "outputs": [], "column": None, "reads": None}
 Variant = Literal["fp32", "fp16", "int8", "w8", "w4"]  # w8, w4: weights of so many bits, arithmetic in floats
 Provider = Literal["cpu", "cuda", "tensorrt"]
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
@@ -157,6 +158,7 @@ class Manifest(_Value, frozen=True):
     tensors: tuple[ModelTensor, ...] = ()  # what the file takes by name; none: ``tensor`` alone
     outputs: tuple[ModelTensor, ...] = ()  # all that it gives; unknown of versions that were added before there was this
     column: int | None = None              # of ``output``, where that has several: which one is the score
+    reads: Reads | None = None             # what its inputs are computed from; unknown of versions that were added before there was this
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
@@ -166,6 +168,8 @@ class Manifest(_Value, frozen=True):
             raise ModelError(
                 f"the inputs have {width} columns in all, the transforms take {self.transforms.width_in}; fit them on the same inputs"
             )
+        if self.reads is not None and self.reads.inputs.keys() != {item.name for item in self.inputs}:
+            raise ModelError("the manifest does not say of each input what it is computed from: add the model again")
         if len({item.name for item in self.inputs}) != len(self.inputs):
             raise ModelError(f"two inputs have one name: {', '.join(item.name for item in self.inputs)}; name each once")
         for name in (self.name, self.version):
@@ -223,6 +227,41 @@ class Manifest(_Value, frozen=True):
             f"model {self.name}@{self.version} does not fit its definition: {what}. "
             "Train it on the definition's inputs and add a new version, or write the definition as it was"
         )
+
+
+def as_added(manifest: Manifest, project: spec.Project) -> spec.Model:
+    """The project's definition of this version's model, with the inputs that the version was added with; itself where these are the same.
+
+    Raises ModelError where the project has no such model, or cannot compute those inputs any more, naming what is gone. Of a version that
+    was added before manifests said what inputs are computed from, the definition must have inputs of the same names, sizes and defaults.
+    """
+    declared = next((model for model in project.models if model.name == manifest.name), None)
+    if declared is None:
+        known = ", ".join(model.name for model in project.models) or "none"
+        raise ModelError(f"the definitions have no model {manifest.name!r}; they have {known}")
+    if declared.ensemble is not None:
+        raise ModelError(f"{manifest.name} is an ensemble in the definitions and a file in the model folder: give one of them another name")
+    if manifest.reads is None:
+        manifest.check_inputs(declared)
+        return declared
+    if problems := list(manifest.reads.lacks(project)):
+        raise ModelError(
+            f"model {manifest.name}@{manifest.version} reads what is not there as it was when the version was added: "
+            f"{'; '.join(problems)}. Add a version that is trained on what there is now, or write the definition as it was"
+        )
+    inputs = tuple(
+        spec.Input(name=one.name, expr=manifest.reads.inputs[one.name], size=one.size, default=one.default) for one in manifest.inputs
+    )
+    tensors = tuple(spec.Tensor(name=tensor.name, inputs=tensor.inputs) for tensor in manifest.tensors)
+    if (inputs, tensors) == (declared.inputs, declared.tensors):
+        return declared
+    return msgspec.structs.replace(declared, inputs=inputs, tensors=tensors)
+
+
+def with_inputs_of(manifest: Manifest, project: spec.Project) -> spec.Project:
+    """The project with ``as_added`` in the place of that definition. Raises ModelError as that does."""
+    added = as_added(manifest, project)
+    return msgspec.structs.replace(project, models=tuple(added if model.name == added.name else model for model in project.models))
 
 
 def _named(tensors: tuple[tuple[str, tuple[str, ...]], ...]) -> str:

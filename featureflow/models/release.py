@@ -132,11 +132,13 @@ def point(salt: str, unit: str) -> int:
 
 
 def content_of(manifest: Manifest) -> str:
-    """What a version computes, as one SHA-256: its ONNX file, what goes into it and which of its values is the score.
+    """What a version computes, as one SHA-256: its ONNX file, what goes into it, what that is computed from, and which of its values is
+    the score.
 
     ``quantize`` does not change it.
     """
-    takes = (manifest.inputs, manifest.transforms, manifest.tensor, manifest.tensors)
+    known = () if manifest.reads is None else (manifest.reads,)  # none of versions that were added before there was this
+    takes = (manifest.inputs, manifest.transforms, manifest.tensor, manifest.tensors, *known)
     body = (manifest.variants["fp32"].sha256, takes, manifest.output, manifest.column)
     return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()
 

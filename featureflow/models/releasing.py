@@ -25,8 +25,9 @@ class Releasing:
     """For one project, by hand. Every step raises ModelError for what is wrong with it or with a version, HistoryError where another
     step was taken meanwhile, and UnavailableError."""
 
-    def __init__(self, releases: Releases, online: OnlineStore, store: ModelStore, clock: Clock) -> None:
-        self._releases, self._online, self._store, self._clock = releases, online, store, clock
+    def __init__(self, releases: Releases, online: OnlineStore, store: ModelStore, clock: Clock, project: spec.Project) -> None:
+        """project: the definitions that are applied, by which a version's inputs must be there to compute."""
+        self._releases, self._online, self._store, self._clock, self._project = releases, online, store, clock, project
 
     def past(self, model: str) -> list[Release]:
         """The model's releases, oldest first. One that a scorer has ended by itself is written down here first."""
@@ -116,8 +117,8 @@ class Releasing:
         return steps.release(None, first, model=model.name, now_us=self._clock.now_us(), salt=_salt())
 
     def _arm(self, model: spec.Model, ref: str | None, name: str, weight: int) -> Arm:
-        """A version that was loaded here: its file is the one that was added, fits the definition, and answers."""
-        loaded = self._store.load(model.name, ref, model=model)
+        """A version that was loaded here: its file is the one that was added, its inputs are there to compute, and it answers."""
+        loaded = self._store.load(model.name, ref, project=self._project)
         return Arm(name=name, version=loaded.version, weight=weight, content=content_of(loaded.manifest))
 
     def _record(self, release: Release) -> Release:

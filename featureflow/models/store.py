@@ -31,6 +31,7 @@ from featureflow.models.onnx_file import MODEL_BYTES, gives, named, parse, signa
 from featureflow.models.pool import SessionPool
 from featureflow.models.profile import Profile
 from featureflow.models.provider import present
+from featureflow.models.reads import Reads
 from featureflow.models.session import BUCKETS, Session
 from featureflow.models.signature import matched, parts_of, signature_of
 from featureflow.models.transform import Transforms
@@ -62,6 +63,7 @@ class ModelStore(ModelLoader):
         calibration: Float64 | None = None,
         labels: Bools | None = None,
         model: spec.Model | None = None,
+        project: spec.Project | None = None,
         output: str | None = None,
         origin: str = "",
         column: int | None = None,
@@ -70,8 +72,9 @@ class ModelStore(ModelLoader):
 
         onnx: the file, or its bytes (see ``models.source``). origin: where bytes came from, for messages. version: default one more than
         the highest whole number. calibration: float64 (n, width) rows before the transforms, kept for ``quantize``; labels: bool (n,).
-        model: its definition, whose inputs must be these, and which names the tensors. output: which ONNX output is the score, where the
-        file has several. column: which of its columns, where it has several.
+        model: its definition, whose inputs must be these, and which names the tensors. project: which that definition is of; with it the
+        version keeps what its inputs are computed from, and answers also when the definition has other ones. output: which ONNX output is
+        the score, where the file has several. column: which of its columns, where it has several.
 
         Raises ModelError when the file, inputs and transforms do not fit together or to the definition, when it gives no finite
         scores or other ones in another batch, or when the version exists.
@@ -94,6 +97,7 @@ class ModelStore(ModelLoader):
         made = msgspec.structs.replace(made, tensor=signed.tensor, output=signed.output, outputs=gives(parsed, place))
         if model is not None:
             made.check_inputs(model)
+            made = msgspec.structs.replace(made, reads=None if project is None else Reads.of(project, model))
         files = {FP32: content}
         session = Session(content, signed, made.transformed_names, "cpu", place)
         known = None

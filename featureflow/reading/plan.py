@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featureflow.define import spec
+from featureflow.errors import ModelError
 from featureflow.kernel import state
 from featureflow.kernel.columns import Layout
 from featureflow.kernel.finalize import ViewKernel
@@ -126,11 +128,16 @@ class RequestInput:
 
 
 class ModelPlan:
-    """One model: the views it reads (in order of first use), what it takes from each, and what a caller must send."""
+    """One model: the views it reads (in order of first use), what it takes from each, and what a caller must send.
+
+    ``other_keys`` and ``other_context``: what a caller may send beside that, since another version of the model reads it: join keys with
+    their entity's type, and all fields that are declared under a name.
+    """
 
     def __init__(self, project: spec.Project, model: spec.Model, views: Mapping[str, ViewPlan]) -> None:
         self.model = model
         requests = {f"{r.name}:{f.name}": f for r in project.requests for f in r.fields}
+        types = {entity.name: entity.type for entity in project.entities}
         columns = tuple(dict.fromkeys(name for i in model.inputs for name in spec.columns_of(i.expr)))
         references = [name for name in columns if name not in requests]
         self.views: tuple[ViewPlan, ...] = tuple(
@@ -141,6 +148,13 @@ class ModelPlan:
             list(self.join_keys).index(v.view.join_key) for v in self.views
         )  # view -> place among the ids
         self.context = {requests[name].name: RequestInput(name, requests[name]) for name in columns if name in requests}
+        self.other_keys: dict[str, str] = {
+            v.join_key: types[v.entity] for v in project.views if v.join_key not in self.join_keys
+        }
+        self.other_context: dict[str, tuple[spec.Field, ...]] = {}
+        for field in requests.values():
+            if field.name not in self.context:
+                self.other_context[field.name] = (*self.other_context.get(field.name, ()), field)
         used = []
         for reference in references:
             name = reference.partition(":")[0]
@@ -171,8 +185,25 @@ class Plan:
             if (absent := [name for name in view.sources if name not in partitions])
         }
         self.views = {v.name: ViewPlan(project, v, partitions, buckets) for v in project.views if v.name not in self.waiting}
-        self.models: dict[str, ModelPlan] = {}
-        for model in project.models:
-            read = {n.partition(":")[0] for i in model.inputs for n in spec.columns_of(i.expr)}
-            if not read & self.waiting.keys():
-                self.models[model.name] = ModelPlan(project, model, self.views)
+        self.models = {m.name: ModelPlan(project, m, self.views) for m in project.models if not self._waits(m)}
+        self._versions: WeakValueDictionary[spec.Model, ModelPlan] = WeakValueDictionary()
+
+    def of(self, model: spec.Model) -> ModelPlan:
+        """Of the inputs that a version has (see ``models.manifest.as_added``); one for all that have the same.
+
+        Raises ModelError while a view that they read waits.
+        """
+        declared = self.models.get(model.name)
+        if declared is not None and declared.model is model:
+            return declared
+        if waits := self._waits(model):
+            sources = ", ".join(self.waiting[name] for name in sorted(waits))
+            raise ModelError(f"model {model.name}: a view that it reads waits for {sources}; run: featureflow apply")
+        found = self._versions.get(model)
+        if found is None:
+            found = self._versions[model] = ModelPlan(self.project, model, self.views)
+        return found
+
+    def _waits(self, model: spec.Model) -> set[str]:
+        """The views that it reads and that wait."""
+        return {n.partition(":")[0] for i in model.inputs for n in spec.columns_of(i.expr)} & self.waiting.keys()

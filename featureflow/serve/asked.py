@@ -6,13 +6,13 @@ The typed structs take a subset of what the rules take (a string is measured in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, Meta
+from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import astuple
 
 from featureflow import limits
@@ -37,17 +37,37 @@ class Asked:
 
 
 class BodyDecoder:
-    """Decodes the bodies of one model."""
+    """Decodes the bodies of one model, for versions of one plan.
+
+    What only other versions read is checked and let through, to be logged with the rest: a caller who sends all that any version needs is
+    answered by each. It is looked for by the typed structs once somebody has sent it.
+    """
 
     def __init__(self, plan: ModelPlan) -> None:
         self._plan = plan
+        self._instants = [i for i, asked in enumerate(plan.context.values()) if asked.field.type == "datetime"]
+        self._large = _large(plan)
+        self._with_others = False
+        self._make([], [])
+
+    def _make(self, keys: list[tuple[str, str]], others: list[Field]) -> None:
+        """The structs. ``keys`` and ``others``: what is taken beside what the plan reads."""
+        plan = self._plan
+        self._own_keys, self._own = len(plan.join_keys), len(plan.context)
+        self._names = (*plan.context, *(other.name for other in others))
         entities = msgspec.defstruct(
             "Entities",
-            [(f"f{i}", _id(kind), msgspec.field(name=name)) for i, (name, kind) in enumerate(plan.join_keys.items())],
+            [
+                *((f"f{i}", _id(kind), msgspec.field(name=name)) for i, (name, kind) in enumerate(plan.join_keys.items())),
+                *((f"o{i}", _id(kind) | UnsetType, msgspec.field(default=UNSET, name=name)) for i, (name, kind) in enumerate(keys)),
+            ],
             forbid_unknown_fields=True,
             gc=False,
         )
-        fields = [_input(i, asked.field) for i, asked in enumerate(plan.context.values())]
+        fields = [
+            *(_input(i, asked.field) for i, asked in enumerate(plan.context.values())),
+            *((f"o{i}", _kind(other) | None | UnsetType, msgspec.field(default=UNSET, name=other.name)) for i, other in enumerate(others)),
+        ]
         context = msgspec.defstruct("Context", fields, forbid_unknown_fields=True, kw_only=True, gc=False)
         needed = not all(asked.field.nullable for asked in plan.context.values())
         row = msgspec.defstruct(
@@ -81,8 +101,7 @@ class BodyDecoder:
         )
         self._one = msgspec.json.Decoder(one).decode
         self._many = msgspec.json.Decoder(many).decode
-        self._instants = [i for i, asked in enumerate(plan.context.values()) if asked.field.type == "datetime"]
-        self._large = _large(plan)
+        self._row = self._row_with_others if keys or others else self._row_alone
 
     def decode(self, raw: bytes) -> Asked:
         """Raises RequestError: 400 for a body that is not JSON, 422 for one that does not fit the model, naming the row and the field."""
@@ -99,9 +118,19 @@ class BodyDecoder:
             general = SCORE_BODY.decode(raw)
         except (ValueError, RecursionError) as error:
             raise problem.undecodable(error, raw) from None
-        return Asked(rows_of(general, self._plan), general.deadline_ms, general.explain, priority=general.priority)
+        rows = rows_of(general, self._plan)
+        if not self._with_others and any(has_others(row.entities, row.context, self._plan) for row in rows):
+            self._with_others = True
+            others = [one for one, *more in self._plan.other_context.values() if _is_plain(one, more)]
+            self._make(list(self._plan.other_keys.items()), others)
+        return Asked(rows, general.deadline_ms, general.explain, priority=general.priority)
 
-    def _row(self, body: Any) -> Row:
+    def _row_with_others(self, body: Any) -> Row:
+        row = self._row_alone(body)
+        row.ids, row.inputs = row.ids[: self._own_keys], row.inputs[: self._own]
+        return row
+
+    def _row_alone(self, body: Any) -> Row:
         sent = inputs = _packed(astuple(body.context)) if self._large else astuple(body.context)
         if self._instants:
             changed = list(inputs)
@@ -109,7 +138,9 @@ class BodyDecoder:
                 if changed[i] is not None:
                     changed[i] = float(instant_us(changed[i], "context"))
             inputs = tuple(changed)
-        context = _logged(dict(zip(self._plan.context, sent, strict=True))) if self._large else body.context
+        context = body.context
+        if self._large:
+            context = _logged({name: value for name, value in zip(self._names, sent, strict=True) if value is not UNSET})
         return Row(body.entities, context, astuple(body.entities), inputs)
 
 
@@ -120,6 +151,12 @@ def _id(kind: str) -> Any:
 
 
 def _input(i: int, field: Field) -> tuple[str, Any, Any]:
+    if field.nullable:
+        return f"f{i}", _kind(field) | None, msgspec.field(default=None, name=field.name)
+    return f"f{i}", _kind(field), msgspec.field(name=field.name)
+
+
+def _kind(field: Field) -> Any:
     kinds: dict[str, Any] = {
         "str": Annotated[str, Meta(max_length=field.max_bytes // 4)],
         "int": Annotated[int, Meta(ge=-limits.INTEGER_ABS, le=limits.INTEGER_ABS)],
@@ -130,10 +167,17 @@ def _input(i: int, field: Field) -> tuple[str, Any, Any]:
             list[Annotated[float, Meta(gt=-limits.NUMBER_ABS, lt=limits.NUMBER_ABS)]], Meta(min_length=field.size, max_length=field.size)
         ],
     }
-    kind = Literal[field.categories] if field.categories else kinds[field.type]
-    if field.nullable:
-        return f"f{i}", kind | None, msgspec.field(default=None, name=field.name)
-    return f"f{i}", kind, msgspec.field(name=field.name)
+    return Literal[field.categories] if field.categories else kinds[field.type]
+
+
+def _is_plain(field: Field, more: list[Field]) -> bool:
+    """Whether a field that another version reads has one type, and one that its JSON shows: the exact rules look at the others."""
+    return field.type not in ("vector", "datetime") and not more
+
+
+def has_others(entities: Any, context: Any, plan: ModelPlan) -> bool:
+    """Whether a row as it was sent has what only other versions read."""
+    return not (entities.keys() <= plan.join_keys.keys() and context.keys() <= plan.context.keys())
 
 
 def _large(plan: ModelPlan) -> bool:
@@ -159,8 +203,8 @@ def _packed(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 # -- the exact rules ---------------------------------------------------------------------------------------------------
 
 
-def rows_of(body: ScoreBody, plan: ModelPlan) -> list[Row]:
-    """The rows of a score body.
+def rows_of(body: ScoreBody, plan: ModelPlan, places: Sequence[int] | None = None) -> list[Row]:
+    """The rows of a score body; ``places``: some of them.
 
     Raises RequestError (422) naming the row and the field, and what to send instead.
     """
@@ -169,7 +213,8 @@ def rows_of(body: ScoreBody, plan: ModelPlan) -> list[Row]:
             raise RequestError(
                 "Two kinds of body", "send either rows, or entities and context at the top; not both", status=422
             )
-        return [row_of(r.entities, r.context, plan, f"rows[{i}].") for i, r in enumerate(body.rows)]
+        chosen = range(len(body.rows)) if places is None else places
+        return [row_of(body.rows[i].entities, body.rows[i].context, plan, f"rows[{i}].") for i in chosen]
     if body.entities is UNSET:
         if plan.join_keys:
             raise RequestError("No entities", f"send entities: {_shape(plan)}", status=422)
@@ -180,25 +225,34 @@ def rows_of(body: ScoreBody, plan: ModelPlan) -> list[Row]:
 def row_of(entities: Mapping[str, EntityId], context: Mapping[str, Value], plan: ModelPlan, place: str) -> Row:
     """One row, checked. ``place`` stands before a field's name in messages."""
     if entities.keys() != plan.join_keys.keys():
-        absent, unknown = plan.join_keys.keys() - entities.keys(), entities.keys() - plan.join_keys.keys()
-        said = "; ".join(filter(None, (_names("absent", absent), _names("not known", unknown))))
-        raise RequestError(
-            "Wrong entities", f"{place}entities: {said}. Send {_shape(plan)} (an id may be null)", status=422
-        )
+        absent, others = plan.join_keys.keys() - entities.keys(), entities.keys() - plan.join_keys.keys()
+        unknown = others - plan.other_keys.keys()
+        if absent or unknown:
+            said = "; ".join(filter(None, (_names("absent", absent), _names("not known", unknown))))
+            raise RequestError(
+                "Wrong entities", f"{place}entities: {said}. Send {_shape(plan)} (an id may be null)", status=422
+            )
+        for name in others:
+            check_id(entities[name], plan.other_keys[name], f"{place}entities.{name}")
     for name, kind in plan.join_keys.items():
         check_id(entities[name], kind, f"{place}entities.{name}")
     inputs: tuple[ContextInput, ...] = ()
     if plan.context or context:
         inputs = _inputs(context, plan, place)
     ids = tuple(entities[name] for name in plan.join_keys)
-    return Row(entities, _logged(context), ids, _packed(inputs)) if _large(plan) else Row(entities, context, ids, inputs)
+    if _large(plan) or sum(len(value) for value in context.values() if isinstance(value, list)) > limits.LOGGED_NUMBERS:
+        return Row(entities, _logged(context), ids, _packed(inputs))
+    return Row(entities, context, ids, inputs)
 
 
 def _inputs(context: Mapping[str, Value], plan: ModelPlan, place: str) -> tuple[ContextInput, ...]:
-    if unknown := context.keys() - plan.context.keys():
-        raise RequestError(
-            "Unknown context", f"{place}context: {_names('not known', unknown)}. Send {_context(plan)}", status=422
-        )
+    if others := context.keys() - plan.context.keys():
+        if unknown := others - plan.other_context.keys():
+            raise RequestError(
+                "Unknown context", f"{place}context: {_names('not known', unknown)}. Send {_context(plan)}", status=422
+            )
+        for name in sorted(others):
+            _check_other(context[name], plan.other_context[name], f"{place}context.{name}")
     out: list[ContextInput] = []
     for name, asked in plan.context.items():
         value = context.get(name)
@@ -211,6 +265,20 @@ def _inputs(context: Mapping[str, Value], plan: ModelPlan, place: str) -> tuple[
         else:
             out.append(_scalar(value, asked.field, f"{place}context.{name}"))
     return tuple(out)
+
+
+def _check_other(value: Value, fields: Sequence[Field], place: str) -> None:
+    """A value that another version reads, as one of the fields of that name has it."""
+    problem: RequestError | None = None
+    for field in fields:
+        try:
+            if value is not None:
+                _scalar(value, field, place)
+            return
+        except RequestError as error:
+            problem = error
+    if problem is not None:
+        raise problem
 
 
 def _scalar(value: bool | int | float | str | list[float], field: Field, place: str) -> float | str | list[float]:

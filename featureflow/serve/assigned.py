@@ -16,12 +16,13 @@ from featureflow.serve.wire.v1 import Assignment
 
 
 class Count:
-    """What a version did as an arm since this process began. Only grows."""
+    """What a version did as an arm since this process began. Only grows. ``lacking``: rows that it was not asked with, since they lacked
+    what it reads."""
 
-    __slots__ = ("failed", "rows", "runs", "seconds")
+    __slots__ = ("failed", "lacking", "rows", "runs", "seconds")
 
     def __init__(self) -> None:
-        self.rows = self.failed = self.runs = 0
+        self.rows = self.failed = self.runs = self.lacking = 0
         self.seconds = 0.0
 
     @property
@@ -76,6 +77,11 @@ class Carried:
         return self._arms[self.release.stable.name]
 
     @property
+    def arms(self) -> list[Assigned]:
+        """The stable one first."""
+        return list(self._arms.values())
+
+    @property
     def counts(self) -> list[tuple[Arm, Count]]:
         """Each arm, and what it did since this process began."""
         return [(one.arm, one.count) for one in self._arms.values()]
@@ -92,13 +98,16 @@ class Carried:
         """
         if not self.on_trial:
             return self.stable
-        sticky, alone = self.release.sticky, self._arms[self.release.arm_of(f"request:{request_id}").name]
+        sticky = self.release.sticky
         if sticky is None or sticky not in plan.join_keys:
-            return alone
+            return self.assign_ids(request_id, [None])
         place = list(plan.join_keys).index(sticky)
-        found = [
-            alone if (entity := row.ids[place]) is None else self._arms[self.release.arm_of(unit_of(entity)).name] for row in rows
-        ]
+        return self.assign_ids(request_id, [row.ids[place] for row in rows])
+
+    def assign_ids(self, request_id: str, ids: Sequence[str | int | None]) -> Assigned | list[Assigned]:
+        """The same by the ids of the entity that keeps its arm, one of each row."""
+        alone = self._arms[self.release.arm_of(f"request:{request_id}").name]
+        found = [alone if entity is None else self._arms[self.release.arm_of(unit_of(entity)).name] for entity in ids]
         return found[0] if all(one is found[0] for one in found) else found
 
     def seen(self, now_us: int) -> dict[str, Seen]:

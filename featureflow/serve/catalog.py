@@ -60,9 +60,10 @@ def models(scorer: Scorer) -> v1.ModelsAnswer:
 
 
 def model(scorer: Scorer, name: str) -> v1.ModelInfo:
-    """One model of the applied definitions. Raises RequestError (404)."""
-    plan = scorer.served.model(name)
-    loaded = scorer.models.latest(name)
+    """One model of the applied definitions, with the inputs of the version that answers. Raises RequestError (404)."""
+    declared = scorer.served.model(name)
+    answers = scorer.models.latest(name)
+    plan, loaded = (declared, None) if answers is None else (answers.plan, answers.loaded)
     carried = scorer.releases.carried.get(name)
     return v1.ModelInfo(
         name,
@@ -84,7 +85,7 @@ def _release(carried: Carried, processes: int | None) -> v1.ReleaseInfo:
         release.step,
         rfc3339(release.made_at_us),
         [
-            v1.ArmInfo(arm.name, arm.version, arm.weight / WHOLE, count.rows, count.failed, count.mean_ms)
+            v1.ArmInfo(arm.name, arm.version, arm.weight / WHOLE, count.rows, count.failed, count.mean_ms, count.lacking)
             for arm, count in carried.counts
         ],
         None if release.shadow is None else release.shadow.version,

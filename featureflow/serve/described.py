@@ -33,10 +33,11 @@ AT: Schema = {
 }
 
 
-def paths(plan: Plan, now: str) -> dict[str, Schema]:
-    """The paths under the names of ``plan``. ``now``: the instant of the examples, so that their events are not too old to count."""
+def paths(plan: Plan, now: str, models: Mapping[str, ModelPlan]) -> dict[str, Schema]:
+    """The paths under the names of ``plan``. ``now``: the instant of the examples, so that their events are not too old to count.
+    ``models``: name -> the plan of the version that answers."""
     made: dict[str, Schema] = {}
-    for name, model in plan.models.items():
+    for name, model in models.items():
         made[f"/v1/score/{name}"] = {"post": _score(name, model, now)}
         if model.join_keys:
             made[f"/v1/rank/{name}"] = {"post": _rank(name, model, plan.views.values(), now)}
@@ -50,7 +51,8 @@ def paths(plan: Plan, now: str) -> dict[str, Schema]:
 
 
 def _score(name: str, plan: ModelPlan, now: str) -> Schema:
-    entities = _object({key: _id(kind, nullable=True) for key, kind in plan.join_keys.items()}, plan.join_keys)
+    keys = {**plan.join_keys, **plan.other_keys}
+    entities = _object({key: _id(kind, nullable=True) for key, kind in keys.items()}, plan.join_keys)
     context = _context(plan)
     in_row = ["entities", *(["context"] if context["required"] else [])]
     needed = in_row if plan.join_keys else in_row[1:]
@@ -125,9 +127,11 @@ def _recalls(candidate: Schema, kind: str, views: Iterable[ViewPlan]) -> list[Sc
 
 
 def _context(plan: ModelPlan) -> Schema:
-    """The request fields that the model reads."""
+    """The request fields that the version reads which answers, and those that another one may read."""
     fields = {key: asked.field for key, asked in plan.context.items()}
     properties = {key: _value(field, field.max_bytes) for key, field in fields.items()}
+    for key, others in plan.other_context.items():
+        properties[key] = {"anyOf": [*(_value(field, field.max_bytes) for field in others), {"type": "null"}]}
     return _object(properties, [key for key, field in fields.items() if not field.nullable])
 
 

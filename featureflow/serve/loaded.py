@@ -2,6 +2,9 @@
 
 ``ref`` is what stands after ``@`` in a request's path: a version, an alias, or nothing: the released stable version, or ``latest`` of a
 model of which nothing is released.
+
+A version answers with the inputs that it was added with (``serve.version``). When the definitions change, what is ready is asked by the
+new ones from one request to the next, or refused where they have not what it reads.
 """
 
 from __future__ import annotations
@@ -9,19 +12,18 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 
 from featureflow.define import spec
 from featureflow.errors import ModelError, RequestError
-from featureflow.models.ensemble import Loaded
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.loader import ModelLoader
-from featureflow.models.manifest import inputs_of
 from featureflow.models.release import Arm, check_released, content_of
 from featureflow.serve.answer import Shed
 from featureflow.serve.ensemble import Ensembles
+from featureflow.serve.version import Version, Versions
 
 NAMED_KEPT = 16  # versions and aliases held at once, beyond the models' latest
 REFUSALS_KEPT = 256
@@ -38,7 +40,8 @@ class LoadedModels:
     def __init__(self, loader: ModelLoader, said: Callable[[LoadedModel], None]) -> None:
         self._loader, self._said = loader, said
         self._ensembles = Ensembles(self._member)
-        self._ready: OrderedDict[Key, tuple[LoadedModel, spec.Model]] = OrderedDict()
+        self._versions: Versions | None = None
+        self._ready: OrderedDict[Key, Version] = OrderedDict()
         self._refused: OrderedDict[Key, tuple[float, str]] = OrderedDict()
         self._cold: set[Key] = set()  # were ready, and nobody asked for them: loaded again for the next who does
         self._loading: dict[Key, asyncio.Task[None]] = {}
@@ -48,8 +51,20 @@ class LoadedModels:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="models")
         self._names = ThreadPoolExecutor(1, thread_name_prefix="model-names")  # not behind a model that takes seconds to load
 
-    def get(self, model: spec.Model, ref: str) -> Loaded | Shed | None:
-        """The model if it is ready and takes this definition's inputs, why it is not, or None where that is to be looked up: see ``find``.
+    def declare(self, versions: Versions) -> None:
+        """Follow these definitions from now on."""
+        self._versions = versions
+        self._ensembles.declare(versions)
+        for key, version in list(self._ready.items()):
+            assert isinstance(version.loaded, LoadedModel)  # ensembles are not kept here
+            try:
+                self._ready[key] = versions.of(version.loaded)
+            except ModelError as error:
+                del self._ready[key]
+                self._refused[key] = (monotonic(), str(error))
+
+    def get(self, model: spec.Model, ref: str) -> Version | Shed | None:
+        """The version if it is ready, why it is not, or None where that is to be looked up: see ``find``. ``model``: its definition.
 
         Raises RequestError (404) for a ref that can name nothing.
         """
@@ -58,10 +73,10 @@ class LoadedModels:
         key = (model.name, ref) if ref else self._unnamed(model.name)
         own = not ref or key in self._held
         found = self._ready.get(key)
-        if found is not None and not found[0].session.dropped and (found[1] is model or _fits(found[0], model)):
+        if found is not None and not found.loaded.session.dropped:  # type: ignore[union-attr]  # no ensemble
             if ref:
                 self._ready.move_to_end(key)
-            return found[0]
+            return found
         if not REF.fullmatch(ref):
             raise RequestError(
                 "No such model version", "after @ stands a version or alias: letters, digits, _ . -", status=404
@@ -93,16 +108,12 @@ class LoadedModels:
             self._begin(key, model)
         return _being_loaded(key)
 
-    def _member(self, model: spec.Model) -> LoadedModel | Shed:
-        found = self.get(model, "")
-        return found if isinstance(found, LoadedModel | Shed) else _being_loaded((model.name, ""))
+    def _member(self, model: spec.Model) -> Version | Shed:
+        return self.get(model, "") or _being_loaded((model.name, ""))
 
-    def latest(self, name: str) -> Loaded | None:
+    def latest(self, name: str) -> Version | None:
         """What answers for this model when no version is named."""
-        if name in self._ensembles:
-            return self._ensembles.latest(name)
-        found = self._ready.get(self._unnamed(name))
-        return None if found is None else found[0]
+        return self._ensembles.latest(name) if name in self._ensembles else self._ready.get(self._unnamed(name))
 
     def is_cold(self, name: str) -> bool:
         """Whether that one answered, and will again once it is asked for: other sessions have its place now."""
@@ -127,7 +138,7 @@ class LoadedModels:
         for key in keys:
             self._begin(key, model)
         await asyncio.gather(*(self._loading[key] for key in keys if key in self._loading))
-        problem = next((why for key in keys if (why := self._lack(key, model)) is not None), None)
+        problem = next((why for key in keys if (why := self._lack(key)) is not None), None)
         mine, answers = keys, True
         if problem is not None:
             first = (model.name, arms[0].version)
@@ -141,21 +152,25 @@ class LoadedModels:
         if problem is not None:
             raise ModelError(problem)
 
-    def _lack(self, key: Key, model: spec.Model) -> str | None:
+    def _lack(self, key: Key) -> str | None:
         """Why the version that is held under this key is not there as it must be."""
         found = self._ready.get(key)
-        if found is not None and _fits(found[0], model) and content_of(found[0].manifest) == self._held[key]:
+        if found is not None and content_of(found.loaded.manifest) == self._held[key]:  # type: ignore[union-attr]  # no ensemble
             return None
         return self._refused[key][1] if key in self._refused else f"model {'@'.join(key)} is not loaded"
 
     def _unnamed(self, name: str) -> Key:
         return name, self._stable.get(name, "")
 
-    async def refresh(self, models: Iterable[spec.Model]) -> None:
-        """Load what these models' refs stand for now, where that has changed. What answers now goes on until its successor is ready."""
-        named = {model.name: model for model in self._ensembles.declare(models)}
-        self._loader.pool.sweep([loaded.session for key, (loaded, _) in self._ready.items() if not key[1] or key in self._held])
-        for key in [key for key, (loaded, _) in self._ready.items() if loaded.session.dropped]:
+    async def refresh(self) -> None:
+        """Load what the models' refs stand for now, where that has changed. What answers now goes on until its successor is ready."""
+        if self._versions is None:
+            return
+        plans = self._versions.plan.models
+        named = {name: plan.model for name, plan in plans.items() if plan.model.ensemble is None}
+        sessions = {key: version.loaded.session for key, version in self._ready.items() if isinstance(version.loaded, LoadedModel)}
+        self._loader.pool.sweep([session for key, session in sessions.items() if not key[1] or key in self._held])
+        for key in [key for key, session in sessions.items() if session.dropped]:
             del self._ready[key]
             self._cold.add(key)
         for known in (self._ready, self._refused):
@@ -181,16 +196,18 @@ class LoadedModels:
             self._loading[key] = asyncio.get_running_loop().create_task(self._load(key, model, asked))
 
     async def _load(self, key: Key, model: spec.Model, asked: bool) -> None:
+        assert self._versions is not None  # ``declare`` came before
         current = self._ready.get(key)
+        known = current.loaded if current is not None and isinstance(current.loaded, LoadedModel) else None
         try:
             loaded = await asyncio.get_running_loop().run_in_executor(
-                self._thread, self._successor, key[1], model, current and current[0], asked
+                self._thread, self._successor, key[1], model.name, self._versions.project, known, asked
             )
-            self._ready[key] = (loaded, model)
+            if key not in self._ready or self._ready[key].loaded is not loaded:
+                self._ready[key] = self._versions.of(loaded)  # by the definitions of now: they may have changed meanwhile
+                self._said(loaded)
             self._refused.pop(key, None)
             self._cold.discard(key)
-            if current is None or loaded is not current[0]:
-                self._said(loaded)
         except ModelError as error:
             self._refused[key] = (monotonic(), str(error))
             named = [key for key in self._refused if key[1]]
@@ -202,14 +219,14 @@ class LoadedModels:
             for old in named[: max(0, len(named) - NAMED_KEPT)]:
                 del self._ready[old]
 
-    def _successor(self, ref: str, model: spec.Model, current: LoadedModel | None, asked: bool) -> LoadedModel:
+    def _successor(self, ref: str, name: str, project: spec.Project, current: LoadedModel | None, asked: bool) -> LoadedModel:
         """What the ref stands for now: ``current`` where that is it already. In the loading thread. Raises ModelError."""
         gone = asked and current is not None and current.session.dropped
-        if current is not None and not gone and _fits(current, model) and self._loader.is_current(current, ref or None):
+        if current is not None and not gone and self._loader.is_current(current, ref or None):
             found = current
         else:
-            found = self._loader.load(model.name, ref or None, model=model)
-        wanted = self._held.get((model.name, ref))
+            found = self._loader.load(name, ref or None, project=project)
+        wanted = self._held.get((name, ref))
         if wanted is not None:
             check_released(found.manifest, wanted, self._loader.path)
         return found
@@ -218,6 +235,3 @@ class LoadedModels:
 def _being_loaded(key: Key) -> Shed:
     return Shed("loading", f"model {'@'.join(filter(None, key))} is being loaded")
 
-
-def _fits(loaded: LoadedModel, model: spec.Model) -> bool:
-    return loaded.manifest.inputs == inputs_of(model)

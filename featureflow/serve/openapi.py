@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from featureflow import limits
 from featureflow.clock import Clock
-from featureflow.reading.plan import Plan
+from featureflow.reading.plan import ModelPlan, Plan
 from featureflow.serve import described
 from featureflow.serve.explain import rfc3339
 from featureflow.serve.operation import ASKED, LOOKED_AT, TRACED, answered, header, one_of, operation, path, plain
@@ -35,24 +36,28 @@ POSTED = (400, 404, 408, 413, 415, 422, 503)  # what a route with a body may ref
 
 
 class Document:
-    """/openapi.json of one server, made again when the definitions change. ``version`` is the package's."""
+    """/openapi.json of one server, made again when the definitions or what answers change. ``version`` is the package's."""
 
     def __init__(self, version: str, clock: Clock) -> None:
         self._version, self._clock = version, clock
-        self._plan: Plan | None = None
+        self._made_of: tuple[Plan | None, list[ModelPlan]] = None, []
         self._bytes = b""
 
-    def bytes(self, plan: Plan | None) -> bytes:
-        """The document as JSON."""
-        if not self._bytes or plan is not self._plan:
-            self._bytes, self._plan = msgspec.json.encode(document(self._version, plan, rfc3339(self._clock.now_us()))), plan
+    def bytes(self, plan: Plan | None, models: Mapping[str, ModelPlan]) -> bytes:
+        """The document as JSON. ``models``: see ``document``."""
+        made_of = plan, list(models.values())  # compared by identity: plans have no equality of their own
+        if not self._bytes or made_of != self._made_of:
+            self._bytes = msgspec.json.encode(document(self._version, plan, rfc3339(self._clock.now_us()), models))
+            self._made_of = made_of
         return self._bytes
 
 
-def document(version: str, plan: Plan | None = None, now: str = "2026-03-01T12:00:00Z") -> dict[str, Any]:
+def document(
+    version: str, plan: Plan | None = None, now: str = "2026-03-01T12:00:00Z", models: Mapping[str, ModelPlan] | None = None
+) -> dict[str, Any]:
     """The document as JSON types: the routes, and under the name of each model, source and view of ``plan`` what exactly it takes.
 
-    ``now``: the instant of its examples, RFC 3339.
+    ``now``: the instant of its examples, RFC 3339. ``models``: by name the plan of the version that answers, the definitions' by default.
     """
     _, components = msgspec.json.schema_components(TYPES, ref_template="#/components/schemas/{name}")
     return {
@@ -63,7 +68,7 @@ def document(version: str, plan: Plan | None = None, now: str = "2026-03-01T12:0
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             "description": "Windowed features, kept exactly once, and the scores that models make of them.",
         },
-        "paths": {**(described.paths(plan, now) if plan is not None else {}), **_routes(plan)},
+        "paths": {**(described.paths(plan, now, plan.models if models is None else models) if plan is not None else {}), **_routes(plan)},
         "components": {"schemas": components},
     }
 

@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import UNSET
 
 from featureflow.errors import RequestError
@@ -21,6 +23,7 @@ from featureflow.serve.ranking import Ranking
 from featureflow.serve.recall import Found, Recalls
 from featureflow.serve.request import Row
 from featureflow.serve.scorer import Scorer
+from featureflow.serve.version import Version
 from featureflow.serve.wire.rank import RANK_BODY, RankBody
 from featureflow.serve.wire.v1 import EntityId
 
@@ -38,7 +41,8 @@ class Ranker:
         self, name: str, ref: str, raw: bytes, *, request_id: str, since_s: float, trace: str, caller: Caller = NOBODY
     ) -> tuple[Deadline, Answer | Shed]:
         """The answer, and by when it is due. Raises RequestError: 404 for an unknown model or version, 400 and 422 for the body."""
-        plan = self._scorer.served.model(name)
+        model = self._scorer.served.model(name)
+        plan = self._scorer.plan_of(model, ref)
         try:
             body = RANK_BODY.decode(raw)
         except (ValueError, RecursionError) as error:
@@ -62,9 +66,34 @@ class Ranker:
             if lost := [source for source, ids in found.items() if ids is None]:
                 return deadline, Shed("missing", f"no candidate: what {', '.join(lost)} would recall could not be read")
             raise RequestError("No candidates", "the recalls found none that is not excluded", status=422)
-        asked = Asked(rows_of(plan, body, ranking), body.deadline_ms, body.explain, ranking)  # 3
-        due, future = self._scorer.ask(plan, ref, asked, request_id=request_id, since_s=since_s, trace=trace, caller=caller)
+        sent = SentRank(body, ranking)  # 3
+        due, future = self._scorer.ask(model, ref, sent, request_id=request_id, since_s=since_s, trace=trace, caller=caller)
         return due, await future
+
+
+class SentRank:
+    """The candidates of a rank request: see ``serve.sent.Sent``. One version ranks all of them."""
+
+    __slots__ = ("_body", "_ranking")
+
+    def __init__(self, body: RankBody, ranking: Ranking) -> None:
+        self._body, self._ranking = body, ranking
+
+    def of(self, version: Version) -> Asked:
+        return Asked(rows_of(version.plan, self._body, self._ranking), self._body.deadline_ms, self._body.explain, self._ranking)
+
+    def rows(self, version: Version, places: Sequence[int]) -> list[Row]:
+        rows = rows_of(version.plan, self._body, self._ranking)
+        return [rows[at] for at in places]
+
+    def said(self) -> Asked:
+        return Asked([], self._body.deadline_ms, self._body.explain, self._ranking)
+
+    def ids(self, key: str) -> list[EntityId]:
+        return [self._ranking.ids[0] if key == self._ranking.candidate else self._body.entities.get(key)]
+
+    def check(self) -> None:
+        """It was read."""
 
 
 def ranked_entity(plan: ModelPlan, body: RankBody) -> str:
@@ -92,6 +121,8 @@ def merge(body: RankBody, candidate: str, found: Found, said: list[str]) -> Rank
 
 def rows_of(plan: ModelPlan, body: RankBody, ranking: Ranking) -> list[Row]:
     """One row for each candidate. Raises RequestError (422) naming the candidate and the field."""
+    if ranking.candidate not in plan.join_keys:
+        raise RequestError("Wrong entities", f"{plan.model.name} does not read the ranked {ranking.candidate}", status=422)
     slot = list(plan.join_keys).index(ranking.candidate)
     entities = {name: entity_id for name, entity_id in body.entities.items() if name in plan.join_keys}
     alike = None if any(ranking.contexts) else row_of({**entities, ranking.candidate: ranking.ids[0]}, body.context, plan, "")

@@ -36,15 +36,16 @@ class ReleaseMetrics(Collector):
         self._carried, self._counts, self._accuracy = carried, counts, accuracy
         registry.register(self)
         self._shadow = Counter(
-            "featureflow_shadow_rows", "Rows that a shadow scored, failed at or skipped", ["model", "version", "outcome"], registry=registry
-        )
+            "featureflow_shadow_rows", "Rows that a shadow scored, failed at, skipped, or that lacked what it reads",
+            ["model", "version", "outcome"], registry=registry,
+        )  # fmt: skip
         self._differs = Histogram(
             "featureflow_shadow_difference", "How far a shadow's score is from the answered one", ["model", "version"],
             buckets=DIFFERENCES, registry=registry,
         )  # fmt: skip
 
     def shadowed(self, model: str, version: str, outcome: str, rows: int) -> None:
-        """outcome: ``scored failed skipped``."""
+        """outcome: ``scored failed skipped lacking``."""
         self._shadow.labels(model, version, outcome).inc(rows)
 
     def differs(self, model: str, version: str, differences: NDArray[np.float64]) -> None:
@@ -68,12 +69,16 @@ class ReleaseMetrics(Collector):
             ended.add_metric([name], carried.ended is not None)
         rows = CounterMetricFamily("featureflow_arm_rows", "Rows that an arm of a release was asked for", labels=ARM)
         failed = CounterMetricFamily("featureflow_arm_failed_rows", "Those that have no score", labels=ARM)
+        lacking = CounterMetricFamily(
+            "featureflow_arm_lacking_rows", "Rows that stable answered for an arm, since they lacked what its version reads", labels=ARM
+        )
         seconds = CounterMetricFamily("featureflow_arm_infer_seconds", "Seconds of its inferences", labels=ARM)
         for labels, count in list(self._counts().items()):
             rows.add_metric(labels, count.rows)
             failed.add_metric(labels, count.failed)
+            lacking.add_metric(labels, count.lacking)
             seconds.add_metric(labels, count.seconds)
-        yield from (number, ended, together, rows, failed, seconds)
+        yield from (number, ended, together, rows, failed, lacking, seconds)
         for field, text in LIVE.items():
             family = GaugeMetricFamily(f"featureflow_live_{field}", text, labels=["model", "version"])
             for name, versions in self._accuracy().items():

@@ -6,6 +6,7 @@ Row       one prediction to make: an id per view, and the request's own inputs a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from featureflow.serve.wire.v1 import EntityId
 
 if TYPE_CHECKING:
     from featureflow.serve.assigned import Assigned
+    from featureflow.serve.sent import Sent
 
 ContextInput = float | str | list[float] | NDArray[np.float64] | None
 
@@ -54,8 +56,8 @@ class Request:
     """
 
     __slots__ = (
-        "assigned", "client", "cost_s", "deadline", "explain", "future", "id", "kind", "loaded", "plan", "priority", "ranking", "rows",
-        "trace",
+        "again", "assigned", "client", "cost_s", "deadline", "explain", "future", "id", "kind", "loaded", "plan", "priority", "ranking",
+        "rows", "trace",
     )  # fmt: skip
 
     def __init__(
@@ -74,7 +76,9 @@ class Request:
         kind: str = "",
         client: str = "",
         priority: Priority = Priority.NORMAL,
+        again: tuple[Sent, Sequence[int] | None] | None = None,
     ) -> None:
+        self.again = again  # what was sent, and which of its rows these are: a shadow may read other things of it
         self.assigned = assigned  # None: the caller named a version, or nothing is released
         self.id, self.plan, self.loaded, self.rows, self.deadline, self.future = (
             id,

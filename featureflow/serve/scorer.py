@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import structlog
@@ -12,7 +12,6 @@ from featureflow import limits
 from featureflow.breaker import Breaker
 from featureflow.clock import Clock, SystemClock
 from featureflow.define.spec import DEFAULT_PROJECT
-from featureflow.models.ensemble import Loaded
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.store import ModelStore
 from featureflow.reading import features as feature_values
@@ -22,8 +21,9 @@ from featureflow.reading.plan import ModelPlan, Plan
 from featureflow.serve.admission import Admission
 from featureflow.serve.answer import Reply, Shed
 from featureflow.serve.apart import Part, joined
+from featureflow.serve.arms import shares
 from featureflow.serve.asked import Asked
-from featureflow.serve.assigned import Assigned, Carried
+from featureflow.serve.assigned import Assigned
 from featureflow.serve.deadline import Deadline
 from featureflow.serve.kept_metrics import CacheMetrics
 from featureflow.serve.lag import Lag
@@ -38,10 +38,12 @@ from featureflow.serve.priority import NAMES, NOBODY, Caller, Priority
 from featureflow.serve.release_metrics import ReleaseMetrics
 from featureflow.serve.releases import Publish, ReleasesFollowed
 from featureflow.serve.request import Request, Row
+from featureflow.serve.sent import Sent, SentScore
 from featureflow.serve.served import Served
 from featureflow.serve.shadow import Shadows
 from featureflow.serve.spent import Spent
 from featureflow.serve.vector_indexes import VectorIndexes
+from featureflow.serve.version import Version, Versions
 from featureflow.serve.way import Way
 from featureflow.store.keys import Keys
 
@@ -113,12 +115,15 @@ class Scorer:
             return False
         plan = compiled.plan
         await self._warm(plan)
+        versions = Versions(plan)
+        self.models.declare(versions)  # in one piece with what is served: no request comes between
+        self.shadows.declare(versions)
         self.served.serve(compiled)
         self.fetcher.forget()
         self.way.finalized.forget()
         await self.follow()
         await self.releases.settled()
-        await self.models.refresh(m.model for m in plan.models.values())
+        await self.models.refresh()
         self.metrics.reloads.inc()
         log.info(
             "definitions_loaded",
@@ -158,87 +163,95 @@ class Scorer:
 
         ``caller``: what its headers say; what its body says of deadline and priority counts instead.
 
-        Raises RequestError: 404 for an unknown model, 400 for a body that is not JSON, 422 for one that does not fit the model.
+        Raises RequestError: 404 for an unknown model, 400 for a body that is not JSON, 422 for one that the version which is to answer
+        cannot be asked with.
         """
-        model = self.served.model(name)
-        asked = self.served.bodies[name].decode(body)
-        return self.ask(model, ref, asked, request_id=request_id, since_s=since_s, trace=trace, caller=caller)
+        sent = SentScore(body)
+        return self.ask(self.served.model(name), ref, sent, request_id=request_id, since_s=since_s, trace=trace, caller=caller)
 
     def ask(
         self,
         model: ModelPlan,
         ref: str,
-        asked: Asked,
+        sent: Sent,
         *,
         request_id: str,
         since_s: float,
         trace: str = "",
         caller: Caller = NOBODY,
     ) -> tuple[Deadline, Pending[Reply]]:
-        """As ``score``, of what a body asks for."""
-        deadline_ms = caller.deadline_ms if asked.deadline_ms is None else asked.deadline_ms
-        budget_s = model.model.deadline_us * 1e-6 if deadline_ms is None else deadline_ms * 1e-3
+        """As ``score``, of what was sent. ``model``: the plan of its definition."""
         future: Pending[Reply] = Pending()
-        deadline = Deadline(since_s + budget_s, budget_s)
-
-        def join(
-            loaded: Loaded | Shed,
-            rows: list[Row] = asked.rows,
-            told: Pending[Reply] = future,
-            arm: Assigned | None = None,
-        ) -> None:
-            """Put these rows into the coming turn, or tell why not."""
-            if isinstance(loaded, Shed):
-                told.set_result(loaded)
-                return
-            refused = self.lanes.join(
-                Request(
-                    request_id, model, loaded, rows, deadline, told, asked.explain, trace, asked.ranking, arm,
-                    kind=model.model.name, client=caller.client, priority=_priority(asked, caller),
-                )
-            )
-            if refused is not None:
-                told.set_result(refused)
-
-        if not ref and (carried := self.releases.carried.get(model.model.name)) is not None:
-            self._join_arms(carried, model, asked, request_id, future, join)
+        carried = None if ref else self.releases.carried.get(model.model.name)
+        asked: Asked | None
+        if carried is None or not carried.on_trial:
+            version = self.models.get(model.model, ref)
+            if not isinstance(version, Version):
+                sent.check()
+                if version is None:
+                    self._beside(self._look(model, ref, future))
+                else:
+                    future.set_result(version)
+                return _due(model, None, since_s, caller), future
+            asked = sent.of(version)
+            deadline = _due(model, asked, since_s, caller)
+            arm = None if carried is None else carried.stable
+            self._join(version, asked, asked.rows, None, arm, future, deadline, request_id, trace, caller, sent)
             return deadline, future
-        loaded = self.models.get(model.model, ref)
-        if loaded is None:
-            self._beside(self._look(model, ref, future))
-        else:
-            join(loaded)
+        versions = {one: self.models.get(model.model, "" if one is carried.stable else one.arm.version) for one in carried.arms}
+        asked, found = shares(carried, versions, sent, request_id)
+        deadline = _due(model, asked, since_s, caller)
+        parts: list[Part] = []
+        for arm, of, rows, places in found:
+            told = future
+            if len(found) > 1:
+                told = Pending()
+                parts.append((places or (), told))
+            if isinstance(of, Shed) or asked is None:
+                assert isinstance(of, Shed)  # who is there has read it
+                told.set_result(of)
+            else:
+                self._join(of, asked, rows, places, arm, told, deadline, request_id, trace, caller, sent)
+        if parts:
+            joining = self._beside(self._tell(joined(parts), future))
+            future.add_done_callback(lambda _: joining.cancel())  # done already, but where the caller has gone away
         return deadline, future
 
-    def _join_arms(
+    def plan_of(self, model: ModelPlan, ref: str) -> ModelPlan:
+        """By which plan the version reads that answers for ``ref``; of one that is not there, that of the definition."""
+        version = self.models.get(model.model, ref)
+        return version.plan if isinstance(version, Version) else model
+
+    def answering(self) -> dict[str, ModelPlan]:
+        """By model, the plan of the version that answers where none is named."""
+        models = {} if self.served.plan is None else self.served.plan.models
+        latest = {name: self.models.latest(name) for name in models}
+        return {name: plan if (version := latest[name]) is None else version.plan for name, plan in models.items()}
+
+    def _join(
         self,
-        carried: Carried,
-        model: ModelPlan,
+        version: Version,
         asked: Asked,
+        rows: list[Row],
+        places: Sequence[int] | None,
+        arm: Assigned | None,
+        told: Pending[Reply],
+        deadline: Deadline,
         request_id: str,
-        future: Pending[Reply],
-        join: Callable[[Loaded | Shed, list[Row], Pending[Reply], Assigned], None],
+        trace: str,
+        caller: Caller,
+        sent: Sent,
     ) -> None:
-        """Join for the arm that a request is assigned to; as several where its rows are of several arms."""
-
-        def of(arm: Assigned, rows: list[Row], told: Pending[Reply]) -> None:
-            loaded = self.models.get(model.model, arm.arm.version)
-            if not isinstance(loaded, LoadedModel):  # not in memory any more, or yet: the stable one, and it is said to be that
-                arm, loaded = carried.stable, self.models.get(model.model, "")
-            assert loaded is not None  # what answers where no version is named is not looked up
-            join(loaded, rows, told, arm)
-
-        assigned = carried.assign(model, request_id, asked.rows if asked.ranking is None else asked.rows[:1])  # one version ranks
-        if isinstance(assigned, Assigned):
-            of(assigned, asked.rows, future)
-            return
-        parts: list[Part] = []
-        for arm in dict.fromkeys(assigned):
-            places = [at for at, one in enumerate(assigned) if one is arm]
-            parts.append((places, Pending()))
-            of(arm, [asked.rows[at] for at in places], parts[-1][1])
-        joining = self._beside(self._tell(joined(parts), future))
-        future.add_done_callback(lambda _: joining.cancel())  # done already, but where the caller has gone away
+        """Put these rows into the coming turn, or tell why not."""
+        refused = self.lanes.join(
+            Request(
+                request_id, version.plan, version.loaded, rows, deadline, told, asked.explain, trace, asked.ranking, arm,
+                kind=version.plan.model.name, client=caller.client, priority=_priority(asked, caller),
+                again=None if arm is None or arm.release.shadow is None else (sent, places),
+            )
+        )  # fmt: skip
+        if refused is not None:
+            told.set_result(refused)
 
     def _beside(self, what: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(what)
@@ -277,6 +290,12 @@ class Scorer:
         log.info(
             "model_loaded", model=loaded.name, version=loaded.version, variant=loaded.variant, provider=loaded.provider
         )
+
+def _due(model: ModelPlan, asked: Asked | None, since_s: float, caller: Caller) -> Deadline:
+    deadline_ms = caller.deadline_ms if asked is None or asked.deadline_ms is None else asked.deadline_ms
+    budget_s = model.model.deadline_us * 1e-6 if deadline_ms is None else deadline_ms * 1e-3
+    return Deadline(since_s + budget_s, budget_s)
+
 
 def _priority(asked: Asked, caller: Caller) -> Priority:
     return caller.priority if asked.priority is None else NAMES[asked.priority]

@@ -12,7 +12,6 @@ from featureflow.define.spec import Project
 from featureflow.errors import RequestError, UnavailableError
 from featureflow.reading.fetch import Reader
 from featureflow.reading.plan import ModelPlan, Plan, ViewPlan
-from featureflow.serve.asked import BodyDecoder
 from featureflow.store.keys import Keys
 from featureflow.store.mirror import BUCKETS_DOCUMENT, PROJECT_DOCUMENT, partitions_document
 from featureflow.store.online.loss import emptied
@@ -25,7 +24,6 @@ class Compiled:
     """Definitions that can be served, and the documents that they were compiled from."""
 
     plan: Plan
-    bodies: dict[str, BodyDecoder]  # by model
     documents: tuple[bytes | None, ...]
 
 
@@ -37,7 +35,6 @@ class Served:
         self.plan: Plan | None = None
         self.problem = "the definitions have not been read yet"
         self.lost = False
-        self.bodies: dict[str, BodyDecoder] = {}  # by model
         self._reader, self._keys = reader, keys
         self._documents: tuple[bytes | None, ...] = ()
 
@@ -63,8 +60,7 @@ class Served:
             partitions = {
                 name: int(msgspec.json.decode(c)) for name, c in zip(names, counts, strict=True) if c is not None
             }
-            plan = Plan(project, partitions, _buckets(of))
-            return Compiled(plan, {name: BodyDecoder(model) for name, model in plan.models.items()}, documents)
+            return Compiled(Plan(project, partitions, _buckets(of)), documents)
         except UnavailableError:
             raise
         except Exception as error:
@@ -76,8 +72,7 @@ class Served:
 
     def serve(self, compiled: Compiled) -> None:
         """From now on these."""
-        self.plan, self.bodies = compiled.plan, compiled.bodies
-        self._documents, self.problem = compiled.documents, ""
+        self.plan, self._documents, self.problem = compiled.plan, compiled.documents, ""
 
     def view(self, name: str) -> ViewPlan:
         """Raises RequestError (404)."""

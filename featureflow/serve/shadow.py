@@ -1,12 +1,13 @@
-"""A version in the shadow of those that answer: it scores the same inputs after the answers have gone, and delays none.
+"""A version in the shadow of those that answer: it scores what they were asked after the answers have gone, and delays none.
 
-It has a session and a thread of its own. Where it does not keep up, turns are left out and counted, not queued.
+It has a session and a thread of its own. Where it does not keep up, turns are left out and counted, not queued. It scores the inputs of the
+turn where it takes the same; else what was sent is read again for it, and its features are read then, a moment later, as its record says.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from time import monotonic
@@ -17,16 +18,22 @@ import structlog
 from numpy.typing import NDArray
 
 from featureflow.define import spec
-from featureflow.errors import ModelError
+from featureflow.errors import ModelError, RequestError
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.loader import ModelLoader
 from featureflow.models.release import SHADOW, Arm, Release, check_released
+from featureflow.serve.pending import Pending
 from featureflow.serve.prediction_log import Predictions
+from featureflow.serve.request import Request
+from featureflow.serve.version import Version, Versions
 from featureflow.serve.wire.v1 import Assignment
+from featureflow.serve.work import Wanted, Work
 
 REFUSAL_S = 5.0                            # before a shadow that could not be loaded is tried again: each turn would load it anew
 WAITING = 4                                # turns that may wait for the thread
 SUFFIX = ".shadow"                         # of a shadow's prediction ids, after the id of the prediction that answered
+Read = Callable[[Work, Wanted], Awaitable[None]]
+Scored = tuple[Version, NDArray[np.float64], Predictions, list[int]]  # the scores, what is logged of them, and which rows they are of
 log = structlog.get_logger("featureflow.serve")
 
 
@@ -43,54 +50,108 @@ class Shadows:
         differs: Callable[[str, str, NDArray[np.float64]], None],
     ) -> None:
         self._loader, self._logged, self._counted, self._differs = loader, logged, counted, differs
+        self._versions: Versions | None = None
         self._loaded: dict[str, tuple[Release, LoadedModel]] = {}  # by model
+        self._ready: dict[str, Version] = {}  # of those, by the definitions of now
         self._refused: dict[str, tuple[Release, float, str]] = {}  # by model: which could not be loaded, when and why
         self._problems: dict[str, str] = {}  # by model: what was said last of why it fails
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._waiting = 0
+        self._tasks: set[asyncio.Task[Scored]] = set()
 
-    def offer(self, model: spec.Model, release: Release, inputs: NDArray[np.float64], answered: Predictions) -> None:
-        """The inputs float64 (n, width) of a turn and what was answered to them."""
+    def declare(self, versions: Versions) -> None:
+        """Follow these definitions from now on."""
+        self._versions, self._ready = versions, {}
+
+    def offer(self, work: Work, release: Release, inputs: NDArray[np.float64], answered: Predictions, read: Read) -> None:
+        """The inputs float64 (n, width) of a turn and what was answered to them. ``read``: sees the features of other work, when that is
+        of other inputs. Raises UnavailableError."""
         assert release.shadow is not None
         n = len(answered.rows)
         if self._waiting >= WAITING or n < len(inputs):    # rows that were not answered are gone from ``answered``
             self._counted(release.model, release.shadow.version, "skipped", n)
             return
         self._waiting += 1
-        future = asyncio.get_running_loop().run_in_executor(self._thread, self._score, model, release, inputs)
-        future.add_done_callback(lambda done: self._scored(release, answered, done))
+        version, loop = self._ready.get(release.model), asyncio.get_running_loop()
+        done: asyncio.Future[Scored]
+        if version is not None and version.plan is work.plan and self._loaded[release.model][0].shadow == release.shadow:
+            done = loop.run_in_executor(self._thread, _scored, version, inputs, answered)
+        else:
+            done = task = loop.create_task(self._score(work, release, inputs, answered, read))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        done.add_done_callback(lambda done: self._tell(release, answered, done))
 
     def keep(self, models: Collection[str]) -> None:
         """Let go of the sessions of all other models: their shadows have ended."""
         for gone in [name for name in self._loaded if name not in models]:
             self._loaded.pop(gone, None)
+            self._ready.pop(gone, None)
 
     def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _score(self, model: spec.Model, release: Release, inputs: NDArray[np.float64]) -> tuple[LoadedModel, NDArray[np.float64]]:
-        """In the thread. Raises ModelError."""
+    async def _score(
+        self, work: Work, release: Release, inputs: NDArray[np.float64], answered: Predictions, read: Read
+    ) -> Scored:
+        """Raises ModelError, UnavailableError."""
+        version, loop = await self._version(release), asyncio.get_running_loop()
+        if version.plan is work.plan:
+            return await loop.run_in_executor(self._thread, _scored, version, inputs, answered)
         assert release.shadow is not None
+        requests, kept = list[Request](), list[int]()
+        at = 0
+        for request in work.requests:
+            first, at = at, at + len(request.rows)
+            try:
+                requests.append(_again(request, version))
+                kept += range(first, at)
+            except RequestError:
+                self._counted(release.model, release.shadow.version, "lacking", at - first)
+        if not requests:
+            return version, np.empty(0), answered, kept
+        wanted: Wanted = {}
+        own = Work(version.plan, version.loaded, requests, wanted)
+        await read(own, wanted)
+        if any(request.future.done() for request in requests):
+            raise ModelError(f"features that {release.model}@{release.shadow.version} reads are missing, and it is declared to refuse then")
+        scores = await loop.run_in_executor(self._thread, version.loaded.score, own.inputs())
+        return version, scores, own.shadowed(scores, [answered.prediction_ids[i] for i in kept]), kept
+
+    async def _version(self, release: Release) -> Version:
+        versions = self._versions
+        assert release.shadow is not None
+        assert versions is not None  # ``declare`` came before
         known = self._loaded.get(release.model)
         if known is None or known[0].shadow != release.shadow:
-            known = self._loaded[release.model] = (release, self._load(model, release, release.shadow))
-        return known[1], known[1].score(inputs)
+            self._ready.pop(release.model, None)
+            loop = asyncio.get_running_loop()
+            known = release, await loop.run_in_executor(self._thread, self._load, versions.project, release, release.shadow)
+            self._loaded[release.model] = known
+        version = self._ready.get(release.model)
+        if version is None or version.loaded is not known[1]:
+            version = self._ready[release.model] = versions.of(known[1])
+        return version
 
-    def _load(self, model: spec.Model, release: Release, shadow: Arm) -> LoadedModel:
+    def _load(self, project: spec.Project, release: Release, shadow: Arm) -> LoadedModel:
+        """In the thread."""
+        known = self._loaded.get(release.model)
+        if known is not None and known[0].shadow == shadow:
+            return known[1]                # by the turn before
         refused = self._refused.get(release.model)
         if refused is not None and refused[0].shadow == shadow and monotonic() - refused[1] < REFUSAL_S:
             raise ModelError(refused[2])
         try:
-            loaded = self._loader.load(release.model, shadow.version, model=model)
+            loaded = self._loader.load(release.model, shadow.version, project=project)
             check_released(loaded.manifest, shadow.content, self._loader.path)
         except ModelError as error:
             self._refused[release.model] = (release, monotonic(), str(error))
             raise
         return loaded
 
-    def _scored(
-        self, release: Release, answered: Predictions, done: asyncio.Future[tuple[LoadedModel, NDArray[np.float64]]]
-    ) -> None:
+    def _tell(self, release: Release, answered: Predictions, done: asyncio.Future[Scored]) -> None:
         assert release.shadow is not None
         self._waiting -= 1
         if done.cancelled():
@@ -104,13 +165,28 @@ class Shadows:
             self._counted(release.model, version, "failed", n)
             return
         self._problems.pop(release.model, None)
-        loaded, scores = done.result()
-        self._counted(release.model, version, "scored", n)
-        self._differs(release.model, version, np.abs(scores - np.asarray(answered.scores)))
+        shadow, scores, record, kept = done.result()
+        if not kept:
+            return
+        self._counted(release.model, version, "scored", len(scores))
+        self._differs(release.model, version, np.abs(scores - np.asarray(answered.scores)[kept]))
         self._logged(
             replace(
-                answered, version=version, variant=loaded.variant, provider=loaded.provider, scores=scores.tolist(),
-                prediction_ids=[name + SUFFIX for name in answered.prediction_ids],
+                record, version=version, variant=shadow.loaded.variant, provider=shadow.loaded.provider, scores=scores.tolist(),
+                prediction_ids=[name + SUFFIX for name in record.prediction_ids],
                 assignment=msgspec.json.encode(Assignment(release.number, SHADOW)).decode(),
             )
         )
+
+
+def _scored(version: Version, inputs: NDArray[np.float64], answered: Predictions) -> Scored:
+    """In the thread. Raises ModelError."""
+    return version, version.loaded.score(inputs), answered, list(range(len(inputs)))
+
+
+def _again(request: Request, version: Version) -> Request:
+    """What was asked, as this version takes it. Raises RequestError."""
+    assert request.again is not None  # of every request beside which there is a shadow
+    sent, places = request.again
+    rows = sent.of(version).rows if places is None else sent.rows(version, places)
+    return Request(request.id, version.plan, version.loaded, rows, request.deadline, Pending(), False, request.trace)

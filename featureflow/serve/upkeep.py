@@ -88,8 +88,7 @@ class Upkeep:
         await self._scorer.refresh()
 
     async def _models(self) -> None:
-        if self._scorer.served.plan is not None:
-            await self._scorer.models.refresh(m.model for m in self._scorer.served.plan.models.values())
+        await self._scorer.models.refresh()
 
     async def _ping(self) -> None:
         await asyncio.to_thread(self._log.ping)

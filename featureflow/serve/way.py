@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from featureflow import limits
 from featureflow.clock import Clock
-from featureflow.errors import ModelError
+from featureflow.errors import ModelError, UnavailableError
 from featureflow.reading import features as feature_values
 from featureflow.reading.features import Features
 from featureflow.reading.fetch import Fetcher, Unread
@@ -28,7 +28,7 @@ from featureflow.reading.plan import ModelPlan, ViewPlan
 from featureflow.serve.admission import Took
 from featureflow.serve.answer import Shed
 from featureflow.serve.beside import Beside
-from featureflow.serve.deadline import fetch_budget_s
+from featureflow.serve.deadline import FETCH_MOST_S, fetch_budget_s
 from featureflow.serve.lag import Lag
 from featureflow.serve.lanes import SLOW_S
 from featureflow.serve.metrics import Metrics
@@ -179,10 +179,18 @@ class Way:
             if self._predictions is not None:
                 self._predictions.offer(answered)
             if assigned is not None and assigned.release.shadow is not None:
-                self._shadows.offer(work.plan.model, assigned.release, inputs, answered)
+                self._shadows.offer(work, assigned.release, inputs, answered, self._read)
         ended = perf_counter()
         self._metrics.stage["answer"].observe(ended - inferred)
         spent["answer"].add(n, ended - inferred)
+
+    async def _read(self, work: Work, wanted: Wanted) -> None:
+        """Steps 2 and 3 for work that nobody waits for. Raises UnavailableError."""
+        read = await self._fetcher.fetch({view: list(ids) for view, ids in wanted.items()}, FETCH_MOST_S, ages_s([work]))
+        if isinstance(read, Unread):
+            raise UnavailableError(read.detail)
+        q_us = self._clock.now_us()
+        work.see([feature_values.finalize_or_missing(read[view], q_us, self.finalized) for view in work.plan.views], q_us, ())
 
     async def _infer(
         self, work: Work, inputs: NDArray[np.float64], holding: Holding, computing: Callable[[], None]

@@ -188,6 +188,14 @@ class Work:
             if not request.future.done():
                 request.future.set_result(why)
 
+    def shadowed(self, scores: NDArray[np.float64], ids: list[str]) -> Predictions:
+        """What is to be logged of rows that answer nobody. ``ids``: of the predictions that did."""
+        kept, at = [], 0
+        for request in self.requests:
+            first, at = at, at + len(request.rows)
+            kept.append((request, first, at))
+        return self._predictions(kept, scores.tolist(), ids)
+
     def _predictions(
         self, kept: list[tuple[Request, int, int]], scores: list[float], ids: list[str]
     ) -> Predictions:

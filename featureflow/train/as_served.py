@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from heapq import heappush, heappushpop
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from featureflow.clock import NO_TIME_US
 from featureflow.define import spec
 from featureflow.define.system import predictions as predictions_of
+from featureflow.define.version import feature_version
 from featureflow.errors import RequestError
 from featureflow.kernel.finalize import Status, Values
 from featureflow.store.history.protocol import HistoryStore
 from featureflow.train.dataset import Dataset, assemble
 from featureflow.train.needs import Needs
-from featureflow.train.prediction import Prediction, view_definitions
+from featureflow.train.prediction import Prediction, view_definitions, view_sources
 from featureflow.train.spine import SpineLike, columns_of, read_spine
 
 TITLE = "The logged predictions cannot be used"
@@ -70,20 +72,67 @@ def as_served(
         {**{name: [row[name] for row in rows] for name in names}, **labels},
         join_keys=needs.join_keys, context=needs.context, instant="at", label=None if label is None else "label",
     )
-    return assemble(needs, _values(needs, predictions, view_definitions(history, project)), read, simulated=False)
+    return assemble(needs, _values(needs, predictions, _Served(history, project)), read, simulated=False)
 
 
 def newest(history: HistoryStore, project: spec.Project, model: str, most: int) -> list[str]:
-    """Ids of the ``most`` latest predictions of the model that history holds, oldest first: what it is asked now, by real callers."""
+    """Ids of the ``most`` latest predictions of the model that history holds, oldest first: what it is asked now, by real callers.
+
+    Of versions that read other things, those alone that were made with all that the model reads as ``project`` has it.
+    """
     latest: list[tuple[int, str]] = []     # a heap: the oldest of those kept is the first
     source = predictions_of(project.name)
+    if model not in {one.name for one in project.models}:
+        return []
+    able = _Able(Needs.of(project, model=model), _Served(history, project))
+    columns = ("prediction_id", "model", "views", "entities", "context")
     for partition in sorted(history.offsets(source.name)):
-        for page in history.scan(source, partition=partition, columns=("asked_at", "prediction_id", "model"), page_rows=5_000):
-            ids, models = (page.events.columns[name].tolist() for name in ("prediction_id", "model"))
-            for asked in zip(page.events.times_us.tolist(), ids, models, strict=True):
-                if asked[2] == model:
-                    (heappush if len(latest) < most else heappushpop)(latest, asked[:2])
+        for page in history.scan(source, partition=partition, columns=("asked_at", *columns), page_rows=5_000):
+            read = (page.events.columns[name].tolist() for name in columns)
+            for at_us, prediction_id, of, *made in zip(page.events.times_us.tolist(), *read, strict=True):
+                newer = len(latest) < most or (at_us, prediction_id) > latest[0]
+                if of == model and newer and able(*made):
+                    (heappush if len(latest) < most else heappushpop)(latest, (at_us, prediction_id))
     return list(dict.fromkeys(name for _, name in sorted(latest)))
+
+
+class _Served:
+    """The views that were ever applied, by id, and which of their features each had."""
+
+    def __init__(self, history: HistoryStore, project: spec.Project) -> None:
+        self._history, self._project = history, project
+        self.views = view_definitions(history, project)
+        self._known: dict[str, dict[str, str]] = {}
+
+    def features(self, view: spec.View) -> dict[str, str]:
+        """Reference -> version: one of the same name and another version is another feature."""
+        if view.id not in self._known:
+            sources = view_sources(self._history, self._project, view)
+            self._known[view.id] = {f.reference: feature_version(view, f, sources[f.aggregation.source]) for f in view.features}
+        return self._known[view.id]
+
+
+class _Able:
+    """Whether a prediction was made with all that a model reads."""
+
+    def __init__(self, needs: Needs, served: _Served) -> None:
+        self._needs, self._served = needs, served
+        self._known: dict[str, bool] = {}  # by the views that were read, as they stand in the log
+
+    def __call__(self, views: str, entities: str, context: str) -> bool:
+        needs = self._needs
+        if views not in self._known:
+            read = [f"{name}@{version}" for name, version in msgspec.json.decode(views, type=dict[str, str]).items()]
+            names = {view.name for view in needs.views}
+            then = [view for one in read if (view := self._served.views.get(one)) is not None and view.name in names]
+            found = {name: version for view in then for name, version in self._served.features(view).items()}
+            own = {name: version for view in needs.views for name, version in self._served.features(view).items()}
+            self._known[views] = all(found.get(name) == own[name] for name in needs.references)
+        if not self._known[views] or not needs.join_keys.keys() <= msgspec.json.decode(entities, type=dict[str, object]).keys():
+            return False
+        needed = [name for name, field in needs.context.items() if not field.nullable]
+        sent = msgspec.json.decode(context, type=dict[str, object]) if needed else {}
+        return all(sent.get(name) is not None for name in needed)
 
 
 def find(history: HistoryStore, project: spec.Project, ids: set[str]) -> dict[str, Prediction]:
@@ -100,7 +149,7 @@ def find(history: HistoryStore, project: spec.Project, ids: set[str]) -> dict[st
     return found
 
 
-def _values(needs: Needs, predictions: list[Prediction], definitions: Mapping[str, spec.View]) -> dict[str, Values]:
+def _values(needs: Needs, predictions: list[Prediction], known: _Served) -> dict[str, Values]:
     n = len(predictions)
     values = {
         view.name: Values(
@@ -112,17 +161,18 @@ def _values(needs: Needs, predictions: list[Prediction], definitions: Mapping[st
         for view in needs.views
     }
     for index, prediction in enumerate(predictions):
-        sliced = prediction.sliced(definitions)
+        sliced = prediction.sliced(known.views)
         for view in needs.views:
             served, own = sliced.get(view.name), values[view.name]
             then = {} if served is None else {feature.name: number for number, feature in enumerate(served.view.features)}
             for place, feature in enumerate(view.features):
                 number = then.get(feature.name)
-                if served is None or number is None or _shape(served.view.features[number]) != _shape(feature):
+                if served is None or number is None or _version(known, served.view, feature) != _version(known, view, feature):
                     if feature.reference in needs.references:
+                        what = "without" if served is None or number is None else "when another thing was calculated as"
                         raise RequestError(
                             TITLE,
-                            f"prediction {prediction.prediction_id!r} of {prediction.model}@{prediction.model_version} was made without "
+                            f"prediction {prediction.prediction_id!r} of {prediction.model}@{prediction.model_version} was made {what} "
                             f"{feature.reference}; leave it out, or make the dataset from history with known_at or delay"
                         )
                     continue
@@ -134,5 +184,6 @@ def _values(needs: Needs, predictions: list[Prediction], definitions: Mapping[st
     return values
 
 
-def _shape(feature: spec.Feature) -> tuple[int, bool]:
-    return feature.size, feature.is_text
+def _version(known: _Served, view: spec.View, feature: spec.Feature) -> str | None:
+    """Of the feature of that name in this version of its view."""
+    return known.features(view).get(feature.reference)

@@ -10,12 +10,13 @@ import structlog
 
 from featureflow.define import spec
 from featureflow.errors import ModelError, StateError, UnavailableError
-from featureflow.models.ensemble import Loaded, LoadedEnsemble
+from featureflow.models.ensemble import Loaded, LoadedEnsemble, definition_of, ensemble_of
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.loader import ModelLoader
 from featureflow.models.release import Arm, check_released, decoded
 from featureflow.store.mirror import RELEASES_DOCUMENT
 from featureflow.store.online.protocol import OnlineStore
+from featureflow.watch.watched import unsaid
 
 LOOK_S = 1.0                               # how often it is looked whether another version should score
 _RELEASES = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -68,21 +69,32 @@ class CurrentModel:
 
     def _successor(self, current: Loaded | None) -> Loaded:
         if self._model.ensemble is None:
-            return self._of(self._model, self._ref, current if isinstance(current, LoadedModel) else None)
+            return self._watchable(self._of(self._model, self._ref, current if isinstance(current, LoadedModel) else None))
         if self._ref:
             raise ModelError(f"{self._model.name} is an ensemble, whose version follows from its members': watch it without @{self._ref}")
         before = current.members if isinstance(current, LoadedEnsemble) else ()
         known = {member.name: member for member in before}
         members = tuple(self._of(self._project.model(name), "", known.get(name)) for name in self._model.ensemble.members)
         same = current is not None and len(before) == len(members) and all(a is b for a, b in zip(before, members, strict=True))
-        return current if same and current is not None else LoadedEnsemble(self._model, members)
+        return current if same and current is not None else self._watchable(ensemble_of(self._model, self._project, members))
+
+    def _watchable(self, loaded: Loaded) -> Loaded:
+        """What an alert says of its events must be all that the version reads. Raises ModelError."""
+        model = definition_of(loaded, self._project)
+        for alert in (alert for alert in self._project.alerts if alert.model == model.name):
+            if lacks := unsaid(self._project, model, alert):
+                raise ModelError(
+                    f"{loaded.name}@{loaded.version} reads {', '.join(lacks)}, and the alert {alert.name} does not say what that is of an "
+                    f"event of {alert.source}: a stream is scored by a version that reads what the definition does, or less. Release one"
+                )
+        return loaded
 
     def _of(self, model: spec.Model, wanted: str, current: LoadedModel | None) -> LoadedModel:
         arm = None if wanted else self._released(model.name)
         ref = wanted or (None if arm is None else arm.version)
         if current is not None and not current.session.dropped and self._loader.is_current(current, ref):
             return current
-        loaded = self._loader.load(model.name, ref, model=model)
+        loaded = self._loader.load(model.name, ref, project=self._project)
         if arm is not None:
             check_released(loaded.manifest, arm.content, self._loader.path)
         return loaded

@@ -22,7 +22,7 @@ from featureflow.errors import ModelError
 from featureflow.kernel.accept import judge
 from featureflow.kernel.decode import Decoder
 from featureflow.kernel.events import Events
-from featureflow.models.ensemble import Loaded
+from featureflow.models.ensemble import Loaded, definition_of
 from featureflow.reading.plan import ModelPlan, Plan
 from featureflow.store.log.protocol import Batch, Log, Partition, Record
 from featureflow.store.schemas.open import records_of
@@ -72,16 +72,10 @@ class Scoring:
     ) -> None:
         self.name, self._model, self._current, self._reader = f"score {model}", model, current, reader
         self._clock, self._wall, self._metrics, self._failpoint = clock, wall, metrics, failpoint
-        self._plan: ModelPlan = plan.models[model]
-        project = plan.project
-        self._topic = system.scores(project.name).topic
-        self._watched = {
-            source: Watched(project.source(source), alerts, self._plan) for source, alerts in by_source(project, model).items()
-        }
-        self._decoders = {
-            name: Decoder(watched.source, watched.columns, records_of(watched.source, schemas, clock))
-            for name, watched in self._watched.items()
-        }
+        self._everything, self._schemas = plan, schemas
+        self._topic = system.scores(plan.project.name).topic
+        self._followed: Loaded | None = None
+        self._read_by(plan.models[model])
         self.scores = 0
         self._member = Member(
             log, group, {name: watched.source.topic for name, watched in self._watched.items()}, member, begins
@@ -109,6 +103,9 @@ class Scoring:
         if loaded is None:
             self._current.wait(timeout_s)
             return 0
+        if loaded is not self._followed:
+            self._read_by(self._everything.of(definition_of(loaded, self._everything.project)))
+            self._followed = loaded
         if not batches:
             return 0
         self._failpoint("scoring_polled")
@@ -128,6 +125,18 @@ class Scoring:
         return len(records)
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _read_by(self, plan: ModelPlan) -> None:
+        """What events are read for: what the version that scores reads."""
+        project = self._everything.project
+        self._plan = plan
+        self._watched = {
+            source: Watched(project.source(source), alerts, plan) for source, alerts in by_source(project, self._model).items()
+        }
+        self._decoders = {
+            name: Decoder(watched.source, watched.columns, records_of(watched.source, self._schemas, self._clock))
+            for name, watched in self._watched.items()
+        }
 
     def _arrived(self, batches: Sequence[Batch]) -> list[_Arrived]:
         """Step 3. What is no event is ingest's to put aside; here it is counted."""

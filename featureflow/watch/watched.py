@@ -61,3 +61,13 @@ def by_source(project: spec.Project, model: str) -> Mapping[str, tuple[spec.Aler
         if alert.model == model:
             found[alert.source] = (*found.get(alert.source, ()), alert)
     return found
+
+
+def unsaid(project: spec.Project, model: spec.Model, alert: spec.Alert) -> list[str]:
+    """What the model reads and the alert does not say of its events: request fields, and join keys of views."""
+    columns = dict.fromkeys(name for one in model.inputs for name in spec.columns_of(one.expr))
+    fields = {f"{request.name}:{field.name}" for request in project.requests for field in request.fields}
+    keys = {view.name: view.join_key for view in project.views}
+    lacks = [name for name in columns if name in fields and name not in alert.context]
+    read = dict.fromkeys(keys[name.partition(":")[0]] for name in columns if name not in fields)
+    return [*lacks, *(key for key in read if key not in alert.ids)]

@@ -218,6 +218,7 @@ class ArmInfo(Struct):
     rows: int
     failed: int  # rows without a score
     mean_infer_ms: float | None
+    lacking: int = 0  # rows that were stable's instead, since they lacked what this version reads
 
 
 class ReleaseInfo(Struct):

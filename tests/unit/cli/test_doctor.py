@@ -66,7 +66,7 @@ def test_a_release_is_told_and_one_that_the_mirror_or_the_model_folder_lacks_is_
             return [(finding.state, finding.said) for finding in examine(here) if finding.part == "releases"]
 
         assert said() == []
-        Releasing(here.registry.releases, here.online, store, SystemClock()).canary(TIP, "2", 500, stable="1")
+        Releasing(here.registry.releases, here.online, store, SystemClock(), WITH_MODELS).canary(TIP, "2", 500, stable="1")
         assert said() == [("ok", "tip: release 2, 1 95 %, 2 5 %")]
         here.online.damage(Keys("default").meta(RELEASES_DOCUMENT), None)  # type: ignore[attr-defined]  # of the one in memory
         assert [state for state, _ in said()] == ["error", "ok"]
@@ -114,6 +114,6 @@ def test_a_model_that_answers_and_was_made_for_other_inputs_is_an_error(here: Co
     assert "model tip@1 does not fit its definition: paris is not in the definition" in what
     train(store, other)
     assert said() == [("ok", "tip: in the store, version 2 answers")]
-    Releasing(here.registry.releases, here.online, store, SystemClock()).release(other, "2")
+    Releasing(here.registry.releases, here.online, store, SystemClock(), changed).release(other, "2")
     train(store, TIP)
     assert said() == [("ok", "tip: in the store, version 2 answers")], "the latest does not fit, and 2 is released"

@@ -36,7 +36,7 @@ class Place:
         for seed in range(3):
             train(self.store, TIP, seed)
         self.releases = self.registry.releases
-        self.releasing = Releasing(self.releases, self.online, self.store, self.clock)
+        self.releasing = Releasing(self.releases, self.online, self.store, self.clock, WITH_MODELS)
 
     def mirrored(self) -> Release:
         document = self.online.get_meta(RELEASES_DOCUMENT)
@@ -143,8 +143,9 @@ def test_a_version_that_is_not_what_was_added_is_not_released(place: Place) -> N
 
 def test_a_version_that_was_made_for_other_inputs_is_not_released(place: Place) -> None:
     other = msgspec.structs.replace(TIP, inputs=TIP.inputs[:3])
+    changed = msgspec.structs.replace(WITH_MODELS, models=(other,))
     with pytest.raises(ModelError, match="does not fit its definition"):
-        place.releasing.release(other, "1")
+        Releasing(place.releases, place.online, place.store, place.clock, changed).release(other, "1")
 
 
 def test_the_content_of_a_version_is_what_it_computes_and_not_how_fast(place: Place) -> None:
@@ -163,5 +164,5 @@ def test_nothing_is_released_while_sql_is_down(place: Place, tmp_path: Path) -> 
     made = place.releasing.release(TIP, "1")
     away = Releases(SqlHistory("mysql+pymysql://me:x@127.0.0.1:1/none?connect_timeout=1"), place.online)
     with pytest.raises(UnavailableError):
-        Releasing(away, place.online, place.store, place.clock).release(TIP, "2")
+        Releasing(away, place.online, place.store, place.clock, WITH_MODELS).release(TIP, "2")
     assert place.mirrored() == made

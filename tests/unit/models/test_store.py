@@ -255,7 +255,7 @@ def test_inputs_must_be_those_of_the_definition(store: ModelStore) -> None:
     with pytest.raises(ModelError, match="late_share is not in the definition; share is not in the model"):
         add(store, model=other)
     with pytest.raises(ModelError, match="share is not in the model"):
-        store.load("late", model=other)
+        store.load("late", project=spec.Project(models=(other,)))
 
 
 def test_inputs_of_another_width_than_the_file_are_refused(store: ModelStore) -> None:
@@ -412,18 +412,17 @@ def test_a_version_that_is_quantized_again_while_it_is_loaded_is_loaded_with_its
     quantized = [store.load("late", variant="int8").stamp]
 
     class Meanwhile:
-        """A definition that is looked at between the manifest and the files: the moment at which another process may quantize."""
-
-        tensors = ()
+        """Definitions that are looked at between the manifest and the files: the moment at which another process may quantize."""
 
         @property
-        def inputs(self) -> tuple[spec.Input, ...]:
+        def models(self) -> tuple[spec.Model, ...]:
             if len(quantized) < 3:
                 store.quantize("late", tolerance=0.1, vectors=with_gaps(300, seed=len(quantized)), variants=("int8",))
                 quantized.append(manifests.artifact("", (store.path / "late" / "1" / "manifest.json").read_bytes()).sha256)
-            return tuple(spec.Input(name=i.name, expr=spec.Column(i.name), size=i.size) for i in INPUTS)
+            inputs = tuple(spec.Input(name=i.name, expr=spec.Column(i.name), size=i.size) for i in INPUTS)
+            return (spec.Model(name="late", inputs=inputs, deadline_us=1, drift=0.03),)
 
-    loaded = ModelStore(store.path).load("late", variant="int8", model=Meanwhile())    # with a pool of its own, so that files are read
+    loaded = ModelStore(store.path).load("late", variant="int8", project=Meanwhile())    # with a pool of its own, so that files are read
     assert len(set(quantized)) == 3
     assert loaded.stamp == quantized[-1]
 

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from serve_rig import ASK, TIP, WITH_MODELS
 
-from featureflow.define.spec import Column, Field, Input
+from featureflow import limits
+from featureflow.define.spec import Column, Field, Input, Request
 from featureflow.errors import RequestError
 from featureflow.reading.plan import ModelPlan, Plan
 from featureflow.serve.asked import BodyDecoder, rows_of
-from featureflow.serve.request import instant_us
+from featureflow.serve.request import Row, instant_us
 from featureflow.serve.wire.v1 import SCORE_BODY
 
 PLAN: ModelPlan = Plan(WITH_MODELS, {"trip": 2}).models[TIP.name]
@@ -225,3 +226,78 @@ def test_an_instant_that_is_too_far_away_is_told_from_what_is_none(written: str 
 def test_instants_up_to_the_bound_are_taken() -> None:
     assert instant_us(-(2**53), "at") == -(2**53)
     assert instant_us("1970-01-01T01:00:00+01:00", "at") == 0
+
+
+# -- what only other versions read -------------------------------------------------------------------------------------
+
+IMAGE = Field(name="image", type="vector", size=2)
+SEEN = Request(name="seen", fields=(Field(name="hour", type="float"), Field(name="city", type="int"), IMAGE))
+FEW = msgspec.structs.replace(TIP, inputs=(TIP.inputs[0], TIP.inputs[4]))
+OTHERS: ModelPlan = Plan(msgspec.structs.replace(WITH_MODELS, requests=(ASK, SEEN), models=(FEW,)), {"trip": 2}).models[TIP.name]
+MORE = st.fixed_dictionaries(
+    {"entities": st.fixed_dictionaries({"rider": IDS}, optional={"zone": IDS, "other": IDS})},
+    optional={
+        "context": st.fixed_dictionaries(
+            {}, optional=dict.fromkeys(["hour", "weight", "vip", "since", "city", "image", "other"], SCALARS | st.lists(st.floats(-9, 9)))
+        )
+    },
+)
+
+
+def with_others() -> BodyDecoder:
+    """One that has seen a body with what other versions read, and looks for it from then on."""
+    decoder = BodyDecoder(OTHERS)
+    decoder.decode(msgspec.json.encode({"entities": {"rider": "ada", "zone": 7}, "context": {"vip": True}}))
+    return decoder
+
+
+@settings(max_examples=300, deadline=None)
+@given(MORE | st.fixed_dictionaries({"rows": st.lists(MORE, min_size=1, max_size=3)}), st.booleans())
+def test_what_other_versions_read_is_taken_by_the_same_rules_in_both_ways(body: dict[str, Any], seen: bool) -> None:
+    raw, decoder = msgspec.json.encode(body), with_others() if seen else BodyDecoder(OTHERS)
+
+    def rows(taken: list[Row]) -> list[object]:
+        return [(row.ids, _same(row.inputs), msgspec.to_builtins(row.entities), _sent(row.context)) for row in taken]
+
+    try:
+        exact = rows(rows_of(SCORE_BODY.decode(raw), OTHERS))
+    except (RequestError, msgspec.DecodeError):
+        exact = None
+    for _ in range(2):                     # the second time it is looked for
+        try:
+            taken = rows(decoder.decode(raw).rows)
+        except RequestError:
+            taken = None
+        assert taken == exact
+
+
+def _sent(context: Any) -> dict[str, object]:
+    """What is logged, but for nulls, which the typed structs write for each field that they know."""
+    return {name: value for name, value in msgspec.to_builtins(context).items() if value is not None}
+
+
+def test_what_other_versions_read_is_looked_for_by_the_typed_structs_once_somebody_sends_it() -> None:
+    decoder = with_others()
+    (row,) = decoder.decode(b'{"entities": {"rider": "ada", "zone": 7}, "context": {"weight": 1.5, "vip": true}}').rows
+    assert not isinstance(row.entities, dict), "it was read by the exact rules"
+    assert (row.ids, row.inputs) == (("ada",), (1.5,))
+    assert msgspec.json.decode(msgspec.json.encode([row.entities, row.context])) == [
+        {"rider": "ada", "zone": 7}, {"weight": 1.5, "vip": True},
+    ]  # fmt: skip
+    (alone,) = decoder.decode(b'{"entities": {"rider": "ada"}}').rows
+    assert msgspec.json.encode(alone.entities) == b'{"rider":"ada"}'
+
+
+def test_a_name_that_is_declared_twice_is_taken_as_either_and_a_large_vector_is_logged_by_its_sum() -> None:
+    decoder = BodyDecoder(OTHERS)
+    for value in ("Paris", 7):
+        (row,) = decoder.decode(msgspec.json.encode({"entities": {"rider": "ada"}, "context": {"city": value}})).rows
+        assert row.context == {"city": value}
+    with pytest.raises(RequestError, match="context.city must be int, not float"):
+        decoder.decode(b'{"entities": {"rider": "ada"}, "context": {"city": 7.5}}')
+    large = msgspec.structs.replace(SEEN, fields=(Field(name="image", type="vector", size=limits.LOGGED_NUMBERS + 1),))
+    plan = Plan(msgspec.structs.replace(WITH_MODELS, requests=(ASK, large), models=(FEW,)), {"trip": 2}).models[TIP.name]
+    (row,) = BodyDecoder(plan).decode(
+        msgspec.json.encode({"entities": {"rider": "ada"}, "context": {"image": [0.5] * (limits.LOGGED_NUMBERS + 1)}})
+    ).rows
+    assert set(row.context["image"]) == {"sha256", "numbers"}

@@ -100,7 +100,7 @@ def test_a_new_version_of_a_member_is_another_version_of_the_ensemble(tmp_path: 
             before = answered(await serve.ask("both", BODY))
             assert answered(await serve.ask("both", BODY))["version"] == before["version"]
             train(store, TIP, seed=5)
-            await serve.scorer.models.refresh(plan.model for plan in serve.scorer.served.current().models.values())
+            await serve.scorer.models.refresh()
             after = answered(await serve.ask("both", BODY))
             assert after["members"] == {"tip": "2", "strict": "1"}
             assert after["version"] != before["version"]
@@ -119,7 +119,7 @@ def test_it_waits_for_a_member_that_has_no_version_and_says_which(tmp_path: Path
             assert "strict" in shed.detail
             assert "strict" in (serve.scorer.models.problem("both") or "")
             train(store, STRICT)
-            await serve.scorer.models.refresh(plan.model for plan in serve.scorer.served.current().models.values())
+            await serve.scorer.models.refresh()
             assert serve.scorer.models.problem("both") is None
             assert answered(await serve.ask("both", BODY))["members"] == {"tip": "1", "strict": "1"}
 

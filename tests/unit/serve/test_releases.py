@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from serve_rig import TIP, Rig, ServeRig, fed, listening, models_in, serving, train
+from serve_rig import TIP, WITH_MODELS, Rig, ServeRig, fed, listening, models_in, serving, train
 from structlog.testing import capture_logs
 from worker_rig import KEYS
 
@@ -28,6 +28,7 @@ from featureflow.models.store import ModelStore
 from featureflow.models.verdict import Verdict
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.pooling import Pooling
+from featureflow.serve.version import Version
 from featureflow.store.history.sql import SqlHistory
 from featureflow.store.mirror import ACCURACY_DOCUMENT, RELEASES_DOCUMENT, Accuracy, trial_name, verdict_document
 from featureflow.store.releases import Releases
@@ -84,7 +85,7 @@ async def released(folder: Path, rig: Rig | None = None) -> AsyncIterator[Releas
     history.migrate()
     try:
         async with serving(store, rig=rig) as serve:
-            yield Released(serve, Releasing(Releases(history, rig.online), rig.online, store.apart(), rig.clock))
+            yield Released(serve, Releasing(Releases(history, rig.online), rig.online, store.apart(), rig.clock, WITH_MODELS))
     finally:
         history.close()
 
@@ -106,7 +107,7 @@ def refusing(loaded: LoadedModel, *, every: int = 1) -> LoadedModel:
 
 def replace_version(serve: ServeRig, version: str, by: LoadedModel) -> None:
     ready = serve.scorer.models._ready
-    ready["tip", version] = (by, ready["tip", version][1])
+    ready["tip", version] = Version(by, *(getattr(ready["tip", version], name) for name in ("declared", "plan", "body")))
 
 
 # -- who gets which version --------------------------------------------------------------------------------------------
@@ -127,14 +128,14 @@ def test_a_released_version_answers_whatever_is_added_after_it(tmp_path: Path) -
             here.releasing.release(TIP, "1")
             await here.follow()
             train(here.serve.models, TIP, 9)
-            await here.serve.scorer.models.refresh([here.serve.scorer.served.model("tip").model])
+            await here.serve.scorer.models.refresh()
             answer = await here.ask("ada")
             assert (answer["version"], answer["assignment"]) == ("1", {"release": 1, "arm": "stable"})
             await here.serve.scorer.models.find(here.serve.scorer.served.model("tip").model, "4")
             await asyncio.gather(*here.serve.scorer.models._loading.values())
             assert (await here.ask("ada", ref="4"))["version"] == "4"
             assert "assignment" not in await here.ask("ada", ref="1")
-            assert here.serve.scorer.models.latest("tip").version == "1"  # type: ignore[union-attr]
+            assert here.serve.scorer.models.latest("tip").loaded.version == "1"  # type: ignore[union-attr]
 
     asyncio.run(go())
 
@@ -209,7 +210,7 @@ def test_of_a_request_that_is_answered_in_parts_one_that_fails_fails_the_whole(t
         async with released(tmp_path) as here:
             here.releasing.canary(TIP, "2", HALF, stable="1", sticky="rider")
             await here.follow()
-            replace_version(here.serve, "2", refusing(here.serve.models.load("tip", "2", model=TIP)))
+            replace_version(here.serve, "2", refusing(here.serve.models.load("tip", "2", project=WITH_MODELS)))
             rows = [{"entities": {"rider": rider, "zone": 7}, "context": {"hour": 17}} for rider in RIDERS]
             answer = await here.serve.ask("tip", {"rows": rows})
             assert isinstance(answer, Shed)
@@ -269,7 +270,7 @@ def test_another_model_under_the_name_of_a_released_version_does_not_answer_for_
             await here.follow()
             there = models_in(tmp_path / "elsewhere")                 # another machine's folder: its version 2 is another one
             train(there, TIP, 77)
-            releasing = Releasing(here.releasing._releases, here.serve.rig.online, there, here.serve.rig.clock)
+            releasing = Releasing(here.releasing._releases, here.serve.rig.online, there, here.serve.rig.clock, WITH_MODELS)
             releasing.release(TIP, "2")
             await here.follow()
             assert (await here.ask("ada"))["version"] == "1"
@@ -393,7 +394,7 @@ def test_a_candidate_that_fails_ends_here_at_once_and_the_others_are_told(tmp_pa
                 put.append((name, document))
 
             here.serve.scorer.releases._publish = publish
-            replace_version(here.serve, "2", refusing(here.serve.models.load("tip", "2", model=TIP)))
+            replace_version(here.serve, "2", refusing(here.serve.models.load("tip", "2", project=WITH_MODELS)))
             before = await ask_many(here)
             assert before["model"] > 100 and before["canary"] == 0
             await here.follow()
@@ -461,7 +462,7 @@ def sharing(serve: ServeRig) -> None:
 
 async def failing(here: Released, serve: ServeRig, n: int = 80) -> Counter[str]:
     """n requests at a scorer whose candidate gives no score."""
-    replace_version(serve, "2", refusing(serve.models.load("tip", "2", model=TIP)))
+    replace_version(serve, "2", refusing(serve.models.load("tip", "2", project=WITH_MODELS)))
     return await ask_many(Released(serve, here.releasing), n)
 
 
@@ -571,7 +572,7 @@ def test_a_verdict_that_cannot_be_published_ends_the_candidate_here_all_the_same
                 raise UnavailableError("away")
 
             here.serve.scorer.releases._publish = away
-            replace_version(here.serve, "2", refusing(here.serve.models.load("tip", "2", model=TIP)))
+            replace_version(here.serve, "2", refusing(here.serve.models.load("tip", "2", project=WITH_MODELS)))
             await ask_many(here)
             for _ in range(3):
                 await here.follow()
@@ -594,7 +595,7 @@ def test_a_shadow_scores_the_same_rows_answers_nobody_and_is_logged(tmp_path: Pa
                 answers.append(await here.ask(rider, request_id=rider))
                 await until(lambda number=number: shadow % number in here.serve.metrics.text())
             assert {answer["version"] for answer in answers} == {"1"}
-            loaded = {version: here.serve.models.load("tip", version, model=TIP) for version in ("1", "2")}
+            loaded = {version: here.serve.models.load("tip", version, project=WITH_MODELS) for version in ("1", "2")}
             ones = np.ones((1, loaded["1"].manifest.width))
             assert loaded["1"].score(ones) != loaded["2"].score(ones)
             logged = {row["prediction_id"]: row for row in here.serve.logged()}

@@ -75,7 +75,7 @@ def test_another_version_and_another_definition_begin_empty(tmp_path: Path, scor
             before = await ask(serve, 1)
             still_there = [serve.scorer.models.latest("tip"), serve.scorer.served.current().models["tip"]]  # as beside a candidate
             train(store, TIP, seed=9)
-            await serve.scorer.models.refresh([serve.scorer.served.current().models["tip"].model])
+            await serve.scorer.models.refresh()
             scored.clear()
             after = await ask(serve, 1)
             assert (scored, after["version"] != before["version"], after["scores"] != before["scores"]) == ([1], True, True)

@@ -361,18 +361,18 @@ def test_a_new_version_takes_over_without_a_dropped_request_and_an_old_one_can_b
             first = answered(await serve.ask("tip", BODY))
             assert train(store, TIP, seed=5) == "2"
             assert answered(await serve.ask("tip", BODY))["version"] == "1"
-            await serve.scorer.models.refresh(WITH_MODELS.models)
+            await serve.scorer.models.refresh()
             second = answered(await serve.ask("tip", BODY))
             assert second["version"] == "2"
             assert second["scores"] != first["scores"]
             loading = await serve.ask("tip", BODY, ref="1")
             assert isinstance(loading, Shed)
             assert loading.reason == "loading"
-            await serve.scorer.models.refresh(WITH_MODELS.models)
+            await serve.scorer.models.refresh()
             named = answered(await serve.ask("tip", BODY, ref="1"))
             assert (named["version"], named["scores"]) == ("1", first["scores"])
             store.alias("tip", "latest", "1")
-            await serve.scorer.models.refresh(WITH_MODELS.models)
+            await serve.scorer.models.refresh()
             assert answered(await serve.ask("tip", BODY))["version"] == "1"
 
     asyncio.run(go())
@@ -384,18 +384,18 @@ def test_a_model_that_gave_way_to_another_is_loaded_again_for_the_next_who_asks(
         async with serving(store, rig=fed()) as serve:
             for name in ("tip", "strict", "tip"):
                 await serve.ask(name, BODY_OF[name])           # one of the two is not held: it is loaded for this request
-                await serve.scorer.models.refresh(WITH_MODELS.models)
+                await serve.scorer.models.refresh()
                 assert answered(await serve.ask(name, BODY_OF[name]))["model"] == name
                 assert [key.model for key in store.pool.keys] == [name]
                 for _ in range(2):                             # what gave way stays away until it is asked for
-                    await serve.scorer.models.refresh(WITH_MODELS.models)
+                    await serve.scorer.models.refresh()
                 assert [key.model for key in store.pool.keys] == [name]
                 other = "strict" if name == "tip" else "tip"
                 assert serve.scorer.models.is_cold(other)
                 away = await serve.ask(other, BODY_OF[other])
                 assert isinstance(away, Shed)
                 assert away.reason == "loading"
-                await serve.scorer.models.refresh(WITH_MODELS.models)
+                await serve.scorer.models.refresh()
 
     asyncio.run(go())
 
@@ -427,7 +427,7 @@ def test_a_model_without_a_version_says_so_each_time_until_it_has_one(tmp_path: 
                 assert isinstance(shed, Shed)
                 assert (shed.reason, "no model tip" in shed.detail) == ("model", True)
             train(store, TIP)
-            await models.refresh(WITH_MODELS.models)
+            await models.refresh()
             assert answered(await serve.ask("tip", BODY))["version"] == "1"
 
     asyncio.run(go())
@@ -443,7 +443,7 @@ def test_a_version_that_is_there_and_cannot_be_loaded_is_no_404(tmp_path: Path) 
             first = await serve.ask("tip", BODY, ref="1")
             assert isinstance(first, Shed)
             assert first.reason == "loading"
-            await serve.scorer.models.refresh(WITH_MODELS.models)
+            await serve.scorer.models.refresh()
             shed = await serve.ask("tip", BODY, ref="1")
             assert isinstance(shed, Shed)
             assert (shed.reason, "not the file that was added" in shed.detail) == ("model", True)
@@ -456,7 +456,7 @@ def test_a_fault_of_one_model_does_not_take_the_others_of_its_turn_along(
 ) -> None:
     async def go() -> None:
         async with serving(models, rig=fed()) as serve:
-            strict = serve.scorer.models.latest("strict")
+            strict = serve.scorer.models.latest("strict").loaded  # type: ignore[union-attr]  # it is ready
 
             def broken(self: LoadedModel, inputs: object) -> object:
                 if self is strict:
@@ -509,7 +509,7 @@ def test_a_model_whose_definition_asks_for_other_inputs_does_not_answer(tmp_path
             assert isinstance(refused, Shed)
             assert "does not fit its definition" in refused.detail
             train(store, changed, seed=9)
-            await serve.scorer.models.refresh((changed,))
+            await serve.scorer.models.refresh()
             assert answered(await serve.ask("strict", {"entities": {"rider": "ada"}}))["version"] == "2"
 
     asyncio.run(go())

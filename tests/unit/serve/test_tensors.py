@@ -93,7 +93,7 @@ def test_an_image_that_waits_for_its_turn_takes_eight_bytes_a_number(tmp_path: P
 
     async def go() -> None:
         async with serving(store_in(tmp_path), rig=fed(), project=PROJECT) as serve:
-            decoder = serve.scorer.served.bodies["clicks"]
+            decoder = serve.scorer.models.latest("clicks").body  # type: ignore[union-attr]  # it is ready
             (row,) = decoder.decode(msgspec.json.encode({"entities": {"zone": 7}, "context": {"image": [200] * PIXELS, "hour": hour}})).rows
             read_hour, image = row.inputs
             assert isinstance(image, np.ndarray) and image.nbytes == 8 * PIXELS

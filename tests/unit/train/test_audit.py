@@ -15,7 +15,7 @@ from replay import recompute
 from trips import BEGIN_US, HOUR_US, PROJECT, SOURCES, events, spine
 
 from featureflow.define import system
-from featureflow.define.spec import DEFAULT_PROJECT, Column, Input
+from featureflow.define.spec import DEFAULT_PROJECT, Call, Column, Field, Input, Literal, Project
 from featureflow.define.version import with_version
 from featureflow.errors import HistoryError, RequestError
 from featureflow.kernel.decode import Decoder
@@ -213,6 +213,40 @@ def test_the_newest_predictions_of_a_model_are_those_asked_last(history: SqlHist
     assert newest(history, PROJECT, "late", 7) == [row["prediction_id"] for row in rows[-7:]]
     assert len(newest(history, PROJECT, "late", 10 * ROWS)) == ROWS
     assert newest(history, PROJECT, "other", 7) == []
+
+
+def test_served_bytes_of_a_feature_that_is_calculated_otherwise_now_are_not_taken_for_it(history: SqlHistory) -> None:
+    rows = log(history, serve(rows=5))
+    ids = [row["prediction_id"] for row in sorted(rows, key=lambda row: (row["asked_at"], row["prediction_id"]))]
+    old = PROJECT.view("origin_now")
+    history.execute([Statement("record_view_version", {
+        "view_id": old.id, "state": "retired", "changed_at_us": 1, "definition": msgspec.json.encode(old).decode()
+    })])
+
+    def now(**changes: Any) -> Project:
+        """With ``worst`` otherwise."""
+        changed = tuple(msgspec.structs.replace(a, **changes) if a.name == "worst" else a for a in old.aggregations)
+        view = with_version(msgspec.structs.replace(old, aggregations=changed), SOURCES)
+        return msgspec.structs.replace(PROJECT, views=tuple(view if v is old else v for v in PROJECT.views))
+
+    wider = PROJECT.view("carrier_now").aggregations[0].windows
+    assert newest(history, now(windows=wider), "late", 9) == ids == newest(history, PROJECT, "late", 9)
+    assert len(as_served(history, now(windows=wider), {"prediction_id": ids}, model="late")) == 5
+    delayed = now(where=Call("gt", (Column("delay"), Literal(1.0))))
+    assert newest(history, delayed, "late", 9) == []
+    with pytest.raises(RequestError, match="was made when another thing was calculated as origin_now:worst_1h"):
+        as_served(history, delayed, {"prediction_id": ids}, model="late")
+
+
+def test_the_newest_predictions_are_those_that_were_asked_with_what_is_read_now(history: SqlHistory) -> None:
+    rows = log(history, serve(rows=5))
+    more = Field(name="more", type="float")
+    ask = msgspec.structs.replace(PROJECT.requests[0], fields=(*PROJECT.requests[0].fields, more))
+    model = msgspec.structs.replace(PROJECT.models[0], inputs=(*PROJECT.models[0].inputs, Input(name="more", expr=Column("ask:more"))))
+    now = msgspec.structs.replace(PROJECT, requests=(ask,), models=(model,))
+    assert newest(history, now, "late", 9) == []
+    nullable = msgspec.structs.replace(ask, fields=(*ask.fields[:-1], msgspec.structs.replace(more, nullable=True)))
+    assert len(newest(history, msgspec.structs.replace(now, requests=(nullable,)), "late", 9)) == len(rows)
 
 
 def test_a_prediction_that_is_not_in_history_is_named(history: SqlHistory) -> None:

@@ -14,7 +14,7 @@ from serve_rig import train
 from watch_rig import RISK, WATCHED, Crash, CrashAt, WatchRig, models_in
 from worker_rig import SECOND_US, TRIP, Rig
 
-from featureflow.define.spec import Call, Column, Ensemble, Literal, score_column
+from featureflow.define.spec import Call, Column, Ensemble, Field, Input, Literal, score_column
 from featureflow.kernel.derive import features_to_inputs
 from featureflow.kernel.finalize import ViewKernel
 from featureflow.models.release import Arm, content_of, release
@@ -234,3 +234,29 @@ def test_an_ensemble_scores_by_its_members_and_its_version_is_of_theirs(tmp_path
     assert scored_by(rig, stage) == first
     train(rig.models, RISK, seed=9)
     assert scored_by(rig, stage) != first
+
+
+def test_a_version_with_inputs_of_its_own_scores_as_far_as_the_alerts_say_what_it_reads(tmp_path: Path) -> None:
+    """The definition has come to read less, or something that the alert gives; a version reads no field that no alert knows."""
+    store = ModelStore(tmp_path, provider="cpu")
+    train(store, RISK, 3, WATCHED)
+    less = msgspec.structs.replace(RISK, inputs=RISK.inputs[:1])
+    rig = WatchRig(store, project=msgspec.structs.replace(WATCHED, models=(less,)))
+    stage = rig.scoring()
+    assert scored_by(rig, stage) == "1"
+    scores = [one for own in rig.scores().values() for one in own if one.entity == "rider"]
+    wanted = recomputed(rig, scores[0], rig.log.topic(TRIP.topic).end)
+    assert scores[0].score == pytest.approx(wanted, abs=1e-6)
+    assert "zone_now:last_n" in msgspec.json.decode(scores[0].features or "{}")
+    train(store, less, 4, rig.project)
+    assert scored_by(rig, stage) == "2"
+    newest = next(one for own in rig.scores().values() for one in own if one.model_version == "2")
+    assert list(msgspec.json.decode(newest.features or "{}")) == ["rider_now:count_1h"]
+
+    hour = msgspec.structs.replace(WATCHED.requests[0], fields=(*WATCHED.requests[0].fields, Field(name="hour", type="int", nullable=True)))
+    more = msgspec.structs.replace(RISK, inputs=(*RISK.inputs, Input(name="hour", expr=Column("ask:hour"))))
+    train(store, more, 5, msgspec.structs.replace(WATCHED, requests=(hour,), models=(more,)))
+    both = WatchRig(store, project=msgspec.structs.replace(WATCHED, requests=(hour,), models=(less,)))
+    refusing = both.scoring()
+    assert refusing._current.get() is None
+    assert "risk@3 reads ask:hour, and the alert by_rider does not say what that is" in refusing._current.problem
