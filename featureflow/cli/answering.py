@@ -29,16 +29,25 @@ class Answering:
 
     def unfit(self, project: Project) -> dict[str, str]:
         """Model -> why scorers refuse it, where the inputs of a version that answers cannot be computed. Of versions that can be read."""
+        return self._looked_at(project)[0]
+
+    def of_other_inputs(self, project: Project) -> dict[str, list[str]]:
+        """Model -> versions that answer with the inputs that they were added with, the definition having others."""
+        return self._looked_at(project)[1]
+
+    def _looked_at(self, project: Project) -> tuple[dict[str, str], dict[str, list[str]]]:
         from featureflow.models.manifest import as_added
 
         manifests = {(entry.name, entry.version): entry.manifest for entry in self._entries}
-        found: dict[str, str] = {}
+        refused: dict[str, str] = {}
+        others: dict[str, list[str]] = {}
         for model in project.models:
             for version in self.versions(model):
                 if (manifest := manifests.get((model.name, version))) is None:
                     continue
                 try:
-                    as_added(manifest, project)
+                    if as_added(manifest, project) is not model:
+                        others.setdefault(model.name, []).append(version)
                 except ModelError as error:
-                    found.setdefault(model.name, str(error))
-        return found
+                    refused.setdefault(model.name, str(error))
+        return refused, others

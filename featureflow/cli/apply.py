@@ -46,9 +46,7 @@ def apply(
                 "nothing is applied: " + "; ".join(lack.said for lack in lacks if lack.refused)
                 + ". To apply it all the same, before its producers are brought up to date, run: featureflow apply --no-schemas"
             )
-        refused = Answering(here).unfit(written) if changes.changes else {}
-        for name, why in refused.items():
-            output.warn(f"scores of {name} are refused (503) from then on: {why}")
+        refused = _answering(here, written, output) if changes.changes else {}
         pruned: dict[str, int] = {}
         withdrawn = 0
         if not plan:
@@ -75,6 +73,20 @@ def apply(
                 "models": refused,
             }
         )
+
+
+def _answering(here: Context, written: Project, output: Output) -> dict[str, str]:
+    """Say who goes on and who does not; the models that are refused from then on, and why."""
+    answering = Answering(here)
+    refused = answering.unfit(written)
+    for name, why in refused.items():
+        output.warn(f"scores of {name} are refused (503) from then on: {why}")
+    for name, versions in answering.of_other_inputs(written).items():
+        output.say(
+            f"{name}: version {' and '.join(versions)} goes on with the inputs that it was added with. A version that is added from now on "
+            f"has those of the definition; try it before it answers everybody: featureflow model release {name} {versions[0]}, then canary"
+        )
+    return refused
 
 
 def _lacks(here: Context, written: Project) -> list[Lack]:

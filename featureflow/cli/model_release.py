@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -12,6 +13,7 @@ from featureflow.cli.output import Output
 from featureflow.clock import duration_us, from_us
 from featureflow.define import spec
 from featureflow.errors import ModelError
+from featureflow.models.manifest import with_inputs_of
 from featureflow.models.reach import check_reach, not_reached
 from featureflow.models.release import WHOLE, Bounds, Release
 from featureflow.models.releasing import Releasing
@@ -80,11 +82,10 @@ def canary(
         model = _model(here, name)
         check_reach(here.applied, name, "canary", alone=alone)
         beyond = not_reached(here.applied, name)
-        keys = Needs.of(here.applied, model=name).join_keys
-        if sticky and sticky not in keys:
-            raise ModelError(f"{name} is not asked with {sticky!r}; sticky may be {', '.join(keys) or 'nothing: it reads no entity'}")
         releasing = _releasing(here)
         past = releasing.past(name)
+        if sticky:
+            _check_sticky(here, name, sticky, [past[-1].stable.version if past else stable, version])
         said: dict[str, object] = {
             "errors": max_errors, "latency_us": _latency_us(max_latency), "score_drift": max_drift, "auc_loss": max_auc_loss,
             "calibration_loss": max_calibration_loss,
@@ -94,6 +95,14 @@ def canary(
             model, version, _weight(weight), stable=stable or None, sticky=sticky or None, bounds=bounds
         )
     _tell(output, made, beyond)
+
+
+def _check_sticky(here: Context, name: str, sticky: str, refs: Sequence[str]) -> None:
+    """Raises ModelError where none of these versions, each with its own inputs, reads such an entity."""
+    found = [with_inputs_of(here.models.manifest(name, ref or None), here.applied) for ref in refs]
+    keys = dict.fromkeys(key for project in found for key in Needs.of(project, model=name).join_keys)
+    if sticky not in keys:
+        raise ModelError(f"{name} is not asked with {sticky!r}; sticky may be {', '.join(keys) or 'nothing: it reads no entity'}")
 
 
 def _weight(per_cent: float) -> int:

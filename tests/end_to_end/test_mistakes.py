@@ -116,7 +116,12 @@ def test_apply_says_which_model_will_answer_no_more_before_it_does_not(tmp_path:
     assert "fraud@1 is in the store" in run(folder, "model", "add", "fraud", str(folder / "fraud.onnx"), code=0)
     features = folder / "features.py"
     features.write_text(features.read_text().replace("        UserNow.largest[\"1h\"],\n", ""))
+    said = run(folder, "apply", "--plan", code=0)
+    assert "fraud: version 1 goes on with the inputs that it was added with" in said
+    assert "refused" not in said
+    features.write_text(features.read_text().replace("    largest = max(Payment.amount, over=(\"1h\",))\n", ""))
     for words in (("apply", "--plan"), ("apply",)):
         said = run(folder, *words, code=0)
-        assert "scores of fraud are refused (503) from then on: model fraud@1 does not fit its definition: user_now:largest_1h" in said
-    assert "user_now:largest_1h is not in the definition" in run(folder, "doctor")
+        assert "scores of fraud are refused (503) from then on: model fraud@1 reads what is not there as it was" in said
+        assert "the feature user_now:largest_1h is not in the definitions" in said
+    assert "the feature user_now:largest_1h is not in the definitions" in run(folder, "doctor")
