@@ -14,6 +14,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from time import monotonic
 
 from featureflow.define import spec
@@ -42,6 +43,7 @@ class LoadedModels:
         self._ensembles = Ensembles(self._member)
         self._versions: Versions | None = None
         self._ready: OrderedDict[Key, Version] = OrderedDict()
+        self._prepared: dict[Key, LoadedModel] = {}  # what takes over from what cannot go on when the definitions change
         self._refused: OrderedDict[Key, tuple[float, str]] = OrderedDict()
         self._cold: set[Key] = set()  # were ready, and nobody asked for them: loaded again for the next who does
         self._loading: dict[Key, asyncio.Task[None]] = {}
@@ -51,14 +53,27 @@ class LoadedModels:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="models")
         self._names = ThreadPoolExecutor(1, thread_name_prefix="model-names")  # not behind a model that takes seconds to load
 
+    async def prepare(self, versions: Versions) -> None:
+        """Before ``declare``: load the latest of a model where what answers cannot go on by these definitions, and the latest can."""
+        for key, version in list(self._ready.items()):
+            if not key[1] and isinstance(version.loaded, LoadedModel) and not versions.take(version.loaded):
+                with suppress(ModelError):     # ``declare`` finds nothing then, and says why
+                    self._prepared[key] = await asyncio.get_running_loop().run_in_executor(
+                        self._thread, self._successor, key[1], key[0], versions.project, None, True
+                    )
+
     def declare(self, versions: Versions) -> None:
         """Follow these definitions from now on."""
         self._versions = versions
         self._ensembles.declare(versions)
+        prepared, self._prepared = self._prepared, {}
         for key, version in list(self._ready.items()):
             assert isinstance(version.loaded, LoadedModel)  # ensembles are not kept here
             try:
-                self._ready[key] = versions.of(version.loaded)
+                self._ready[key] = versions.of(prepared.get(key, version.loaded))
+                self._refused.pop(key, None)
+                if key in prepared:
+                    self._said(prepared[key])
             except ModelError as error:
                 del self._ready[key]
                 self._refused[key] = (monotonic(), str(error))

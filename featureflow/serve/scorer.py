@@ -116,6 +116,7 @@ class Scorer:
         plan = compiled.plan
         await self._warm(plan)
         versions = Versions(plan)
+        await self.models.prepare(versions)
         self.models.declare(versions)  # in one piece with what is served: no request comes between
         self.shadows.declare(versions)
         self.served.serve(compiled)

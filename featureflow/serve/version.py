@@ -37,6 +37,14 @@ class Versions:
     def project(self) -> spec.Project:
         return self.plan.project
 
+    def take(self, loaded: LoadedModel) -> bool:
+        """Whether they can compute its inputs."""
+        try:
+            definition_of(loaded, self.project)
+        except ModelError:
+            return False
+        return True
+
     def of(self, loaded: LoadedModel) -> Version:
         """Raises ModelError where its inputs cannot be computed by these definitions."""
         return self._made(loaded)

@@ -199,6 +199,7 @@ def test_a_version_goes_on_with_its_inputs_and_one_with_others_is_released_witho
         add(world, "2")
         assert versions(callers.more(50)) == {"1"}
         assert scorer.post("/v1/score/fraud@2", new_caller(1))[1].get("version", "2") == "2"       # or it is being loaded
+        assert "sticky may be rider, zone" in world.featureflow("model", "canary", "fraud", "2", "--sticky", "driver", code=1)
         followed("canary", "fraud", "2", "--weight", "50", "--sticky", "rider")
         tried = callers.more(300)
         assert versions([one for one in tried if "amount" in one[1]["context"]]) == {"1", "2"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from worker_rig import PROJECT
 from featureflow.define.spec import Call, Column, Field, Input, Model, Project, Request
 from featureflow.define.version import with_version
 from featureflow.errors import ModelError, RequestError
+from featureflow.models.loaded import LoadedModel
 from featureflow.models.releasing import Releasing
 from featureflow.models.store import ModelStore
 from featureflow.serve.answer import Answer, Shed
@@ -160,6 +162,39 @@ def test_a_version_that_is_added_before_its_definitions_are_applied_answers_once
             assert "the request field ask:amount is not in the definitions" in (serve.scorer.models.problem("tip") or "")
             await apply(serve, NOW)
             assert (await scored(serve, OF_NOW))["version"] == "2"
+
+    asyncio.run(go())
+
+
+def test_where_what_answers_cannot_go_on_the_latest_takes_over_as_the_definitions_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was added for them before they were applied: between the two there is no moment in which nobody answers."""
+    otherwise = msgspec.structs.replace(ASK, fields=(Field(name="hour", type="float"), *NOW_ASK.fields[1:]))
+    tip = msgspec.structs.replace(NOW_TIP, inputs=(NOW_TIP.inputs[0], NOW_TIP.inputs[2]))
+    project = msgspec.structs.replace(NOW, requests=(otherwise,), models=(tip,))
+
+    async def go() -> None:
+        store = ModelStore(tmp_path / "inputs", provider="cpu")
+        train(store, TIP, 1, WITH_MODELS)
+        async with serving(store, rig=fed(60)) as serve:
+            train(store, tip, 2, project)
+            await serve.scorer.models.refresh()
+            serve.rig.online.put_meta("project", msgspec.json.encode(project))
+            load, loads, may = store.load, threading.Event(), threading.Event()
+
+            def slowly(*words: Any, **more: Any) -> LoadedModel:
+                loads.set()
+                may.wait(60.0)
+                return load(*words, **more)
+
+            monkeypatch.setattr(store, "load", slowly)
+            applying = asyncio.create_task(serve.scorer.refresh())
+            await until(loads.is_set)
+            assert [(await scored(serve, OF_BEFORE))["version"] for _ in range(20)] == ["1"] * 20
+            may.set()
+            await applying
+            assert (await scored(serve, OF_BEFORE))["version"] == "2"
 
     asyncio.run(go())
 
