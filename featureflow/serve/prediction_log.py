@@ -1,16 +1,20 @@
 """Every score, with all that is needed to compute it again: appended to the log off the event loop, never in a request's way.
 
+It is encoded on the event loop, after the answers have left. In the thread, the two would wait for each other to give the interpreter up,
+and all that a row holds would go from one processor's cache to the other's: a score cost a tenth more so (measured).
+
 The queue is bounded in rows and bytes; what does not fit is dropped and counted, because a slow log must not slow an answer.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -26,18 +30,23 @@ from featureflow.store.log.protocol import TRACE_PARENT, Appender, Record
 
 BATCH_ROWS = 200  # appended in one call: small, so that neither the interpreter nor the store is held for long
 GATHER_S = 0.02  # the thread looks this often: to be woken by every turn would cost the loop more
+ENCODED_S = 0.001  # and then so often, as it ends, for the last that the event loop encodes
+LOOP_BYTES = 512 * 1024  # of predictions that the event loop encodes at once; more, as of many rows with vectors, is the thread's
+REMEMBERED = 4_096  # offsets, as they are encoded
 ROW_BYTES, NUMBER_BYTES = 1024, 32  # of a row in memory beside its features; of a number of a vector in its request
 FIRST_WAIT_US, LONGEST_WAIT_US = 100_000, 5_000_000  # before a log that refuses is asked again
 _ENCODER = msgspec.json.Encoder()
 log = structlog.get_logger("featureflow.serve")
 LETTERS = np.array([status.letter for status in sorted(Status)], "S1")
+Standing = Mapping[str, Mapping[int, int]]
+T = TypeVar("T")
 
 
 class Applied(NamedTuple):
     """How far one view's sources had been folded: entities of one bucket share a standing."""
 
     view: str
-    standings: Sequence[Mapping[str, Mapping[int, int]]]  # source -> partition -> the offset up to which events are counted
+    standings: Sequence[Standing]  # source -> partition -> the offset up to which events are counted
     of: Sequence[int]  # each row's standing
 
 
@@ -71,8 +80,16 @@ class Predictions:
         return len(self.rows) * self.row_bytes + self.features.nbytes + self.statuses.nbytes
 
 
+class _Encoded(NamedTuple):
+    """Records, how many rows are not among them, and what they were counted for in bytes."""
+
+    records: list[Record]
+    lost: int
+    bytes: int
+
+
 class PredictionLog:
-    """``offer`` from the event loop; one thread encodes and appends."""
+    """``offer`` from the event loop, and ``encode`` once it has time; one thread appends, and encodes what was left to it."""
 
     def __init__(
         self,
@@ -86,7 +103,9 @@ class PredictionLog:
     ) -> None:
         self._log, self._topic = log, topic
         self._capacity, self._capacity_bytes, self._dropped, self._logged = capacity_rows, capacity_bytes, dropped, logged
-        self._queue: deque[Predictions] = deque()
+        self._offers: deque[Predictions] = deque()  # who takes one encodes it
+        self._queue: deque[Predictions | _Encoded] = deque()
+        self._written = Written()
         self._closing = threading.Event()
         self._offered = self._taken = 0  # rows; each is written by one thread only
         self._offered_bytes = self._taken_bytes = 0
@@ -109,8 +128,13 @@ class PredictionLog:
             return False
         self._offered += n
         self._offered_bytes += size
-        self._queue.append(predictions)
+        (self._offers if size <= LOOP_BYTES else self._queue).append(predictions)
         return True
+
+    def encode(self) -> None:
+        """What was offered."""
+        while (predictions := _popped(self._offers)) is not None:
+            self._queue.append(self._encoded(predictions))
 
     def close(self, timeout_s: float) -> None:
         """Append what is queued, for at most ``timeout_s``; what is left then is dropped and counted."""
@@ -122,38 +146,39 @@ class PredictionLog:
 
     def _drain(self) -> None:
         while True:
-            if not self._queue:
-                if self._closing.is_set():
+            if not (self._queue or self._offers):
+                if not self._closing.is_set():
+                    self._closing.wait(GATHER_S)
+                elif self.waiting:
+                    time.sleep(ENCODED_S)
+                else:
                     return
-                self._closing.wait(GATHER_S)
                 continue
             records: list[Record] = []
             size = 0
-            while self._queue and len(records) < BATCH_ROWS:
-                predictions = self._queue.popleft()
-                size += predictions.bytes
-                records += self._records(predictions)
+            while len(records) < BATCH_ROWS and (taken := _popped(self._queue) or _popped(self._offers)) is not None:
+                encoded = self._encoded(taken) if isinstance(taken, Predictions) else taken
+                records += encoded.records
+                size += encoded.bytes
+                self._taken += encoded.lost
             if not self._append(records):
                 return  # close() counts what is left
             self._taken_bytes += size
             self._taken += len(records)
 
-    def _records(self, predictions: Predictions) -> list[Record]:
+    def _encoded(self, predictions: Predictions) -> _Encoded:
         """What can be logged of them; the rest is counted as dropped."""
+        rows, size = len(predictions.rows), predictions.bytes
         try:
-            records = encode(predictions)
+            records = encode(predictions, self._written)
         except Exception:  # whatever it is, the thread goes on: nobody would start another
-            log.exception("predictions_not_encoded", model=predictions.model, rows=len(predictions.rows))
-            self._lose("unencodable", len(predictions.rows))
-            return []
+            log.exception("predictions_not_encoded", model=predictions.model, rows=rows)
+            self._dropped("unencodable", rows)
+            return _Encoded([], rows, size)
         whole = [record for record in records if len(record.value) <= limits.RECORD_BYTES]
-        if len(whole) < len(records):
-            self._lose("too_large", len(records) - len(whole))
-        return whole
-
-    def _lose(self, reason: str, rows: int) -> None:
-        self._dropped(reason, rows)
-        self._taken += rows
+        if len(whole) < rows:
+            self._dropped("too_large", rows - len(whole))
+        return _Encoded(whole, rows - len(whole), size)
 
     def _append(self, records: list[Record]) -> bool:
         """Append them, again and again until the log takes them; False where the log is being closed and does not."""
@@ -185,11 +210,29 @@ class _Own(msgspec.Struct, omit_defaults=True):
     parts: str | None = None
 
 
-def encode(predictions: Predictions) -> list[Record]:
+class Written:
+    """Offsets as they stand in records. Those of a bucket stay the same from turn to turn, until something is folded."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], tuple[Standing, bytes]] = {}
+
+    def of(self, view: str, standing: Standing) -> bytes:
+        """A member of a JSON object that stands in a JSON string."""
+        key = view, id(standing)
+        known = self._known.get(key)
+        if known is None or known[0] is not standing:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            written = _ENCODER.encode(_ENCODER.encode({view: standing})[1:-1].decode())[1:-1]
+            known = self._known[key] = standing, written
+        return known[1]
+
+
+def encode(predictions: Predictions, written: Written | None = None) -> list[Record]:
     """One record per row; fields as in ``define.system.predictions``.
 
-    What the rows share is encoded once, and their own in a few calls for all of them (a line each: JSON has no raw line ends), since
-    this runs beside the event loop and takes time from it.
+    What the rows share is encoded once, and their own in a few calls for all of them (a line each: JSON has no raw line ends).
+    ``written``: remembers offsets.
     """
     dump, lines = _ENCODER.encode, _ENCODER.encode_lines
     shared = dump(
@@ -225,7 +268,7 @@ def encode(predictions: Predictions) -> list[Record]:
     head, lines_of = shared[:-1], own.split(b"\n")[:-1]
     values = [
         b'%b,"applied":"{%b}",%b' % (head, b",".join(applied), line[1:])
-        for applied, line in zip(_applied(predictions.applied, len(rows)), lines_of, strict=True)
+        for applied, line in zip(_applied(predictions.applied, len(rows), written or Written()), lines_of, strict=True)
     ]
     traces = predictions.traces
     return [
@@ -234,10 +277,18 @@ def encode(predictions: Predictions) -> list[Record]:
     ]
 
 
-def _applied(views: Sequence[Applied], n: int) -> Iterable[Sequence[bytes]]:
-    """Per row its views' members of a JSON object that stands in a JSON string; each standing is written once, not once a row."""
+def _applied(views: Sequence[Applied], n: int, written: Written) -> Iterable[Sequence[bytes]]:
+    """Per row its views' members of a JSON object that stands in a JSON string."""
     members = []
     for view, standings, of in views:
-        written = [_ENCODER.encode(_ENCODER.encode({view: standing})[1:-1].decode())[1:-1] for standing in standings]
-        members.append([written[place] for place in of])
+        own = [written.of(view, standing) for standing in standings]
+        members.append([own[place] for place in of])
     return zip(*members, strict=True) if members else repeat((), n)
+
+
+def _popped(queue: deque[T]) -> T | None:
+    """The first; None where somebody else has taken it, or there is none."""
+    try:
+        return queue.popleft()
+    except IndexError:
+        return None

@@ -9,6 +9,7 @@ It is one page, ``Way.go``; the numbers there are the steps here:
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from time import perf_counter
@@ -176,8 +177,9 @@ class Way:
             self._metrics.scores.labels(answered.model, answered.variant, answered.provider).inc(rows)
             for what in answered.degraded:
                 self._metrics.degraded.labels(what).inc(rows)
-            if self._predictions is not None:
-                self._predictions.offer(answered)
+            if self._predictions is not None and self._predictions.offer(answered):
+                loop = asyncio.get_running_loop()
+                loop.call_soon(loop.call_soon, self._encode, self._predictions)  # the answers have left by then
             if assigned is not None and assigned.release.shadow is not None:
                 self._shadows.offer(work, assigned.release, inputs, answered, self._read)
         ended = perf_counter()
@@ -191,6 +193,11 @@ class Way:
             raise UnavailableError(read.detail)
         q_us = self._clock.now_us()
         work.see([feature_values.finalize_or_missing(read[view], q_us, self.finalized) for view in work.plan.views], q_us, ())
+
+    def _encode(self, predictions: PredictionLog) -> None:
+        began = perf_counter()
+        predictions.encode()
+        self._lag.busy(began, perf_counter())
 
     async def _infer(
         self, work: Work, inputs: NDArray[np.float64], holding: Holding, computing: Callable[[], None]

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import msgspec
 import numpy as np
+import pytest
 from processes import until
 
 from featureflow.clock import ManualClock
@@ -17,7 +18,16 @@ from featureflow.define import system
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.errors import UnavailableError
 from featureflow.kernel.decode import Decoder
-from featureflow.serve.prediction_log import Applied, PredictionLog, Predictions, encode
+from featureflow.serve import prediction_log
+from featureflow.serve.prediction_log import (
+    LOOP_BYTES,
+    REMEMBERED,
+    Applied,
+    PredictionLog,
+    Predictions,
+    Written,
+    encode,
+)
 from featureflow.serve.request import Row
 from featureflow.store.log.memory import MemoryLog
 from featureflow.store.log.protocol import Record
@@ -175,6 +185,62 @@ def test_a_record_beyond_the_logs_bound_is_dropped_and_the_others_are_not() -> N
     journal.offer(big)
     journal.close(60.0)
     assert (log.count(), dropped) == (1, {"too_large": 1})
+
+
+def test_what_is_offered_is_encoded_where_that_is_asked_for_and_the_rest_by_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded_by: list[tuple[str, bool]] = []
+
+    def encoding(offered: Predictions, written: Written) -> list[Record]:
+        encoded_by.append((offered.model, threading.current_thread() is threading.main_thread()))
+        return encode(offered, written)
+
+    monkeypatch.setattr(prediction_log, "encode", encoding)
+    log = CountingLog()
+    journal, dropped, _ = logging(log, capacity_bytes=10 * LOOP_BYTES)
+    many, broken, big = (replace(predictions(), model=name) for name in ("many", "broken", "big"))
+    many = replace(many, row_bytes=LOOP_BYTES)
+    broken.rows[1].entities = object()
+    big.rows[0].context = {"note": "x" * 70_000}
+    for one in (predictions(), many, broken, big):
+        assert journal.offer(one)
+    journal.encode()
+    journal.offer(replace(predictions(), model="late"))
+    journal.start()
+    journal.close(60.0)
+    assert encoded_by == [("tip", True), ("broken", True), ("big", True), ("many", False), ("late", False)]
+    assert (log.count(), dropped, journal.waiting) == (2 + 2 + 0 + 1 + 2, {"unencodable": 2, "too_large": 1}, 0)
+
+
+def test_closing_waits_for_what_is_being_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, door = threading.Event(), threading.Event()
+
+    def encoding(offered: Predictions, written: Written) -> list[Record]:
+        begun.set()
+        door.wait()
+        return encode(offered, written)
+
+    monkeypatch.setattr(prediction_log, "encode", encoding)
+    log = CountingLog()
+    journal, dropped, _ = logging(log)
+    journal.offer(predictions())
+    loop = threading.Thread(target=journal.encode)
+    loop.start()
+    assert begun.wait(60.0)
+    journal.start()
+    journal.close(0.05)
+    assert dropped == {"shutdown": 2}, "it had no time"
+    door.set()
+    loop.join()
+    until(lambda: log.count() == 2, "it is appended")
+
+
+def test_offsets_are_written_again_as_soon_as_they_are_others() -> None:
+    written, standing = Written(), {"trip": {0: 5}}
+    assert written.of("a", standing) == written.of("a", standing) == b'\\"a\\":{\\"trip\\":{\\"0\\":5}}'
+    assert written.of("b", standing).startswith(b'\\"b\\"')
+    assert b"6" in written.of("a", {"trip": {0: 6}})
+    for offset in range(REMEMBERED + 10):
+        assert str(offset).encode() in written.of("a", {"trip": {0: offset}})
 
 
 def test_predictions_that_cannot_be_encoded_are_dropped_and_those_after_them_are_logged() -> None:
