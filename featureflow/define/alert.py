@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from featureflow.define import spec
@@ -158,7 +158,8 @@ def _role(cls: type[Alert], on: type[Event], of: type[Entity[Any]], role: object
 
 
 def _context(cls: type[Alert], model: type[Model] | type[Ensemble], on: type[Event], at: Place) -> dict[str, spec.Expr]:
-    """``request:field`` -> what of the event stands for it, for each that the model reads."""
+    """``request:field`` -> what of the event stands for it, for each that the model reads; what else is written, for a version of it that
+    was added when it did."""
     written = vars(cls).get("context", {})
     at = at.within("context")
     if not isinstance(written, dict):
@@ -168,14 +169,16 @@ def _context(cls: type[Alert], model: type[Model] | type[Ensemble], on: type[Eve
     wanted = [name for one in model._definition.inputs for name in spec.columns_of(one.expr) if name in fields]
     given: dict[str, Expr[Any]] = {}
     for key, value in written.items():
-        name = key.node.name if isinstance(key, Expr) and isinstance(key.node, spec.Column) else ""
-        if name not in wanted:
+        owner = next(iter(key.owners), None) if isinstance(key, Expr) and isinstance(key.node, spec.Column) else None
+        if owner is None or owner.kind != "request":
             raise wrong(
-                f"context of {cls.__name__} names {key if isinstance(key, Expr) else shown(key)}, which is no request field that "
-                f"{model.__name__} reads",
-                write=f"one of {listed(f'{fields[one][0].__name__}.{fields[one][1].name}' for one in dict.fromkeys(wanted))}",
+                f"context of {cls.__name__} names {key if isinstance(key, Expr) else shown(key)}, which is no request field",
+                write=f"context = {{{_example(fields, wanted)}: {on.__name__}. ...}}",
                 at=at,
             )
+        name = key.node.name
+        asked: spec.Request = owner.cls._definition  # type: ignore[attr-defined]  # set on every Request
+        fields[name] = (owner.cls, next(field for field in asked.fields if name == f"{asked.name}:{field.name}"))
         if not isinstance(value, Expr) or {owner.cls for owner in value.owners} - {on}:
             raise wrong(
                 f"context of {cls.__name__} gives {value if isinstance(value, Expr) else shown(value)} for {key}, which is not of "
@@ -185,7 +188,7 @@ def _context(cls: type[Alert], model: type[Model] | type[Ensemble], on: type[Eve
             )
         given[name] = value
     found: dict[str, spec.Expr] = {}
-    for name in dict.fromkeys(wanted):
+    for name in dict.fromkeys((*wanted, *given)):
         request, field = fields[name]
         full = f"{request.__name__}.{field.name}"
         if name not in given:
@@ -200,6 +203,10 @@ def _context(cls: type[Alert], model: type[Model] | type[Ensemble], on: type[Eve
         _check_type(cls, full, field, given[name], at)
         found[name] = given[name].node
     return found
+
+
+def _example(fields: Mapping[str, tuple[Any, spec.Field]], wanted: Sequence[str]) -> str:
+    return next((f"{fields[name][0].__name__}.{fields[name][1].name}" for name in wanted), "Ask.amount")
 
 
 def _fitting(on: type[Event], field: spec.Field) -> str:

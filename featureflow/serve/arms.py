@@ -35,10 +35,11 @@ def shares(carried: Carried, versions: Versions, sent: Sent, request_id: str) ->
     if isinstance(stable, Version) and all(one.plan is stable.plan for one in versions.values() if isinstance(one, Version)):
         return _alike(carried, stable, versions, sent.of(stable), request_id)
     sticky = carried.release.sticky
-    assigned = carried.assign_ids(request_id, [None] if sticky is None else sent.ids(sticky))
-    if isinstance(assigned, Assigned):
-        return _one(carried, assigned, versions, sent)
-    return _several(carried, assigned, versions, sent)
+    ids = [None] if sticky is None else sent.ids(sticky)
+    assigned = carried.assign_ids(request_id, ids)
+    if not isinstance(assigned, Assigned):
+        return _several(carried, assigned, versions, sent)
+    return _one(carried, assigned, versions, sent, len(ids))
 
 
 def _alike(
@@ -57,13 +58,16 @@ def _alike(
     return asked, found
 
 
-def _one(carried: Carried, assigned: Assigned, versions: Versions, sent: Sent) -> tuple[Asked | None, list[Share]]:
+def _one(carried: Carried, assigned: Assigned, versions: Versions, sent: Sent, units: int) -> tuple[Asked | None, list[Share]]:
+    """``units``: how many rows were assigned, each by itself; 1 where the request was."""
     arm, version = _there(carried, assigned, versions)
     if arm is not carried.stable and isinstance(version, Version):
         try:
             asked = sent.of(version)
             return asked, [Share(arm, version, asked.rows, None)]
         except RequestError:
+            if units > 1:                      # some of them may be able
+                return _several(carried, [assigned] * units, versions, sent)
             arm, version = _there(carried, carried.stable, versions)
     if not isinstance(version, Version):
         sent.check()

@@ -16,7 +16,7 @@ from featureflow.models.loader import ModelLoader
 from featureflow.models.release import Arm, check_released, decoded
 from featureflow.store.mirror import RELEASES_DOCUMENT
 from featureflow.store.online.protocol import OnlineStore
-from featureflow.watch.watched import unsaid
+from featureflow.watch.watched import check_said
 
 LOOK_S = 1.0                               # how often it is looked whether another version should score
 _RELEASES = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -79,14 +79,8 @@ class CurrentModel:
         return current if same and current is not None else self._watchable(ensemble_of(self._model, self._project, members))
 
     def _watchable(self, loaded: Loaded) -> Loaded:
-        """What an alert says of its events must be all that the version reads. Raises ModelError."""
-        model = definition_of(loaded, self._project)
-        for alert in (alert for alert in self._project.alerts if alert.model == model.name):
-            if lacks := unsaid(self._project, model, alert):
-                raise ModelError(
-                    f"{loaded.name}@{loaded.version} reads {', '.join(lacks)}, and the alert {alert.name} does not say what that is of an "
-                    f"event of {alert.source}: a stream is scored by a version that reads what the definition does, or less. Release one"
-                )
+        """It must be said of events what the version reads. Raises ModelError."""
+        check_said(self._project, definition_of(loaded, self._project), f"{loaded.name}@{loaded.version}")
         return loaded
 
     def _of(self, model: spec.Model, wanted: str, current: LoadedModel | None) -> LoadedModel:

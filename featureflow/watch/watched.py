@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureflow.define import spec
+from featureflow.errors import ModelError
 from featureflow.kernel.events import Events
 from featureflow.kernel.expression import evaluate
 from featureflow.reading.plan import ModelPlan
@@ -21,11 +22,15 @@ class Watched:
 
     def __init__(self, source: spec.Source, alerts: Sequence[spec.Alert], plan: ModelPlan) -> None:
         """``alerts``: those of the model on this source, at least one. They read the same ids and the same context, which the model
-        decides, but for what each gives itself: the first one's stands for all."""
+        decides, but for what each gives itself: the first one's stands for all. Raises ModelError for what is not said of the event."""
         first = alerts[0]
         self.source, self.plan = source, plan
-        self._ids = {key: first.ids[key] for key in plan.join_keys}
-        self._context = {asked.column: (first.context[asked.column], asked.field.type) for asked in plan.context.values()}
+        ids = {view.view.join_key: _id_of(source, view.view, first) for view in plan.views}
+        context = {asked.column: (_value_of(source, asked.column, asked.field, first), asked.field.type) for asked in plan.context.values()}
+        self._ids = {key: field for key, field in ids.items() if field is not None}
+        self._context = {column: (value, kind) for column, (value, kind) in context.items() if value is not None}
+        if lacks := [*(ids.keys() - self._ids.keys()), *(context.keys() - self._context.keys())]:
+            raise ModelError(_unsaid(plan.model.name, lacks, first))
         self.entities = tuple(dict.fromkeys((alert.entity, alert.field) for alert in alerts))
 
     @property
@@ -63,11 +68,45 @@ def by_source(project: spec.Project, model: str) -> Mapping[str, tuple[spec.Aler
     return found
 
 
-def unsaid(project: spec.Project, model: spec.Model, alert: spec.Alert) -> list[str]:
-    """What the model reads and the alert does not say of its events: request fields, and join keys of views."""
+def check_said(project: spec.Project, model: spec.Model, name: str) -> None:
+    """Raises ModelError where an event that an alert watches does not say all that the model reads. ``name``: of the version."""
     columns = dict.fromkeys(name for one in model.inputs for name in spec.columns_of(one.expr))
-    fields = {f"{request.name}:{field.name}" for request in project.requests for field in request.fields}
-    keys = {view.name: view.join_key for view in project.views}
-    lacks = [name for name in columns if name in fields and name not in alert.context]
-    read = dict.fromkeys(keys[name.partition(":")[0]] for name in columns if name not in fields)
-    return [*lacks, *(key for key in read if key not in alert.ids)]
+    fields = {f"{request.name}:{field.name}": field for request in project.requests for field in request.fields}
+    views = dict.fromkeys(column.partition(":")[0] for column in columns if column not in fields)
+    for alert in (alert for alert in project.alerts if alert.model == model.name):
+        source = project.source(alert.source)
+        lacks = [column for column in columns if column in fields and _value_of(source, column, fields[column], alert) is None]
+        read = [project.view(view) for view in views]
+        lacks += dict.fromkeys(view.join_key for view in read if _id_of(source, view, alert) is None)
+        if lacks:
+            raise ModelError(_unsaid(name, lacks, alert))
+
+
+def _unsaid(name: str, lacks: Sequence[str], alert: spec.Alert) -> str:
+    return (
+        f"{name} reads {', '.join(lacks)}, and neither an event of {alert.source} nor the alert {alert.name} says what that is. Say it in "
+        "the alert's context, or release a version that does not read it"
+    )
+
+
+def _id_of(source: spec.Source, view: spec.View, alert: spec.Alert) -> str | None:
+    """The field that holds the id by which the view is read: as the alert says, of a view that its model does not read any more as it
+    would (see ``define.alert``)."""
+    if view.join_key in alert.ids:
+        return alert.ids[view.join_key]
+    if source.name in view.keys:
+        return view.keys[source.name]
+    able = [field.name for field in source.fields if field.entity == view.entity]
+    if view.join_key in able:
+        return view.join_key
+    return able[0] if len(able) == 1 else None
+
+
+def _value_of(source: spec.Source, column: str, asked: spec.Field, alert: spec.Alert) -> spec.Expr | None:
+    """What stands for a request field, likewise."""
+    if column in alert.context:
+        return alert.context[column]
+    own = source.by_name.get(asked.name)
+    if own is None or ((own.type, own.size) != (asked.type, asked.size) and (own.type, asked.type) != ("int", "float")):
+        return None
+    return spec.Column(own.name)

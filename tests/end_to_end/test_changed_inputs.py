@@ -17,6 +17,8 @@ from rides import ENTITIES, TIP
 from world import Http, World, new_topic
 
 from featureflow.models.export import export_mlp
+from featureflow.models.manifest import with_inputs_of
+from featureflow.train.as_served import as_served, find, newest
 
 HEAD = '''"""Rides, for tests."""
 
@@ -172,6 +174,7 @@ def test_a_version_goes_on_with_its_inputs_and_one_with_others_is_released_witho
     with World(tmp_path / "project", {}, new_topic(), BEFORE) as world:
         world.featureflow("apply")
         world.start("ingest")
+        world.start("history")
         add(world, "1")
         _, scorer = world.serve()
         status, said = scorer.post("/v1/events/ride", rides(world.context.clock.now_us(), 300))
@@ -216,6 +219,16 @@ def test_a_version_goes_on_with_its_inputs_and_one_with_others_is_released_witho
         assert versions(callers.more(50)) == {"1"}
         followed("release", "fraud", "2")
         assert versions(callers.more(50)) == {"2"}
+
+        # what each version was given stands in history, and gives its scores again
+        for version in ("1", "2"):
+            project = with_inputs_of(world.context.models.manifest("fraud", version), world.project)
+            of_it = [answer for _, _, answer in callers.answers if answer["version"] == version][-40:]
+            scores = {answer["prediction_ids"][0]: answer["scores"][0] for answer in of_it}
+            until(lambda wanted=set(scores): find(world.context.history, world.project, wanted).keys() == wanted, "history to have them")
+            made = as_served(world.context.history, project, {"prediction_id": list(scores)}, model="fraud")
+            assert np.nan_to_num(made.inputs) @ np.array(WEIGHTS[version]) == pytest.approx(list(scores.values()), rel=1e-5)
+            assert newest(world.context.history, project, "fraud", 3)
 
         # a feature that version 1 reads has another meaning under its name: version 2 goes on, and to go back is refused
         redefine(world, OTHERWISE)

@@ -103,6 +103,13 @@ def test_context_may_be_calculated() -> None:
     assert Wet._definition.context["ask:wet"] == spec.Call("gt", (spec.Column("hour"), spec.Literal(12)))
 
 
+def test_context_may_name_what_only_versions_of_before_read() -> None:
+    class Wet(Alert, model=Fraud, on=Transfer, of=Shop, above=0.5):
+        context = {Ask.wet: Transfer.hour > 12}  # noqa: RUF012  # a definition, read once
+
+    assert list(Wet._definition.context) == ["ask:amount", "ask:hour", "ask:wet"]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -325,6 +325,9 @@ def test_rows_of_several_arms_are_each_asked_for_what_their_version_reads(tmp_pa
                 pytest.approx(second[i] if arm == "canary" else alone["1"]["scores"][i], rel=1e-6) for i, arm in enumerate(arms)
             ]
             assert [len(features) for features in told["features"]] == [2 if arm == "canary" else 4 for arm in arms]
+            canaries = [rows[i] for i, arm in enumerate(arms) if arm == "canary"][:3]
+            mixed = await scored(here.serve, {"rows": [canaries[0], row(canaries[1]["entities"]["rider"]), canaries[2]]})
+            assert mixed["assignment"]["arms"] == ["canary", "stable", "canary"], "each row by itself, also where all have one arm"
             with pytest.raises(RequestError, match=r"rows\[0\].context.hour"):
                 here.serve.begin("tip", {"rows": [{"entities": rows[0]["entities"]}, *rows[1:]]})
 

@@ -236,12 +236,13 @@ def test_an_ensemble_scores_by_its_members_and_its_version_is_of_theirs(tmp_path
     assert scored_by(rig, stage) != first
 
 
-def test_a_version_with_inputs_of_its_own_scores_as_far_as_the_alerts_say_what_it_reads(tmp_path: Path) -> None:
-    """The definition has come to read less, or something that the alert gives; a version reads no field that no alert knows."""
+def test_a_version_with_inputs_of_its_own_scores_if_it_is_said_of_events_what_it_reads(tmp_path: Path) -> None:
+    """The definition has come to read less: what a version reads beside that is found in the event, or said by the alert."""
     store = ModelStore(tmp_path, provider="cpu")
     train(store, RISK, 3, WATCHED)
     less = msgspec.structs.replace(RISK, inputs=RISK.inputs[:1])
-    rig = WatchRig(store, project=msgspec.structs.replace(WATCHED, models=(less,)))
+    rules = tuple(msgspec.structs.replace(rule, ids={"rider": "rider"}, context={}) for rule in WATCHED.alerts)
+    rig = WatchRig(store, project=msgspec.structs.replace(WATCHED, models=(less,), alerts=rules))
     stage = rig.scoring()
     assert scored_by(rig, stage) == "1"
     scores = [one for own in rig.scores().values() for one in own if one.entity == "rider"]
@@ -259,4 +260,7 @@ def test_a_version_with_inputs_of_its_own_scores_as_far_as_the_alerts_say_what_i
     both = WatchRig(store, project=msgspec.structs.replace(WATCHED, requests=(hour,), models=(less,)))
     refusing = both.scoring()
     assert refusing._current.get() is None
-    assert "risk@3 reads ask:hour, and the alert by_rider does not say what that is" in refusing._current.problem
+    assert "risk@3 reads ask:hour, and neither an event of trip nor the alert by_rider says what that is" in refusing._current.problem
+    said = tuple(msgspec.structs.replace(rule, context={**rule.context, "ask:hour": Column("zone")}) for rule in WATCHED.alerts)
+    saying = WatchRig(store, project=msgspec.structs.replace(WATCHED, requests=(hour,), models=(less,), alerts=said))
+    assert scored_by(saying, saying.scoring()) == "3"
