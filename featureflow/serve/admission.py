@@ -124,7 +124,7 @@ class Admission:
         since_s, asked_s = self._asked[request.priority]
         self._asked[request.priority] = (now_s, asked_s * exp((since_s - now_s) / LOAD_S) + request.cost_s)
         displaced = []
-        while not self._can_finish(request) and (one := self.waiting.make_way(request)) is not None:
+        while not self._can_finish(request, now_s) and (one := self.waiting.make_way(request)) is not None:
             displaced.append(one)
         return None, displaced
 
@@ -181,12 +181,12 @@ class Admission:
         left_s = self._began_s + first_s - (self._now_s() if now_s is None else now_s)
         return (left_s if left_s > 0 else min(-left_s, first_s)) + sum(self._running) - first_s
 
-    def _can_finish(self, request: Request) -> bool:
+    def _can_finish(self, request: Request, now_s: float) -> bool:
         """Whether all that waits is no more than can finish within the budget of who came last."""
         waiting, budget_s = self.waiting, request.deadline.budget_s
         if waiting.rows > QUEUE_TURNS * self.turn_rows and waiting.requests > 1:
             return False
-        return self.residual_s() + self.margin * waiting.work_s <= max(budget_s, waiting.longest_s)
+        return self.residual_s(now_s) + self.margin * waiting.work_s <= max(budget_s, waiting.longest_s)
 
     def _shed(self, reason: str, request: Request, left_s: float) -> Shed:
         if reason == "queue_full":

@@ -281,7 +281,7 @@ class Connection(asyncio.Protocol):
         )
         routes.scorer.metrics.requests.add(head.route if isinstance(head, Head) else "other", 408)
         routes.scorer.metrics.too_slow.labels(part).inc()
-        transport.write(routes.heads.bytes(answer, request_id, False) + answer.body)
+        transport.write(routes.heads.bytes(answer, request_id, False))
         transport.close()
         self._kept = b""
 
@@ -307,7 +307,7 @@ class Connection(asyncio.Protocol):
             metrics.total.observe(perf_counter() - self._began)
         if transport is None:
             return
-        connections.send_later(transport, connections.routes.heads.bytes(answer, request_id, not connections.closing) + answer.body)
+        connections.send_later(transport, connections.routes.heads.bytes(answer, request_id, not connections.closing))
         self._since = connections.loop.time()
         if connections.closing:
             self.leave()

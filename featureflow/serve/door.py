@@ -68,7 +68,7 @@ class Door:
         if not ESCAPED.isdisjoint(request_id):
             title, detail = WHY[reason]
             answer = problem.answer(503, title, detail, request_id, retry_after_s=RETRY_S)
-            return self._heads.bytes(answer, request_id, keep_alive) + answer.body
+            return self._heads.bytes(answer, request_id, keep_alive)
         date = self._heads.date()
         if date is not self._date:
             self._date, self._head = date, HEAD + date.decode()

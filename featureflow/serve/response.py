@@ -27,19 +27,19 @@ class ResponseHeads:
         return self._date
 
     def bytes(self, answer: Answer, request_id: str, keep_alive: bool) -> bytes:
+        """The whole answer."""
         known = self._known.get((answer.status, answer.content_type))
         if known is None:
             reason = web.Response(status=answer.status).reason
             known = self._known[(answer.status, answer.content_type)] = (
                 f"HTTP/1.1 {answer.status} {reason}\r\nContent-Type: {answer.content_type}\r\nServer: featureflow\r\n"
             ).encode()
-        extra = "".join(f"{name}: {value}\r\n" for name, value in answer.headers) if answer.headers else ""
-        closing = "" if keep_alive else "Connection: close\r\n"
-        return b"%b%b%b" % (
-            known,
-            self.date(),
-            f"X-Request-ID: {request_id}\r\nContent-Length: {len(answer.body)}\r\n{extra}{closing}\r\n".encode(),
-        )
+        more = b"" if keep_alive else b"Connection: close\r\n"
+        if answer.headers:
+            more += "".join(f"{name}: {value}\r\n" for name, value in answer.headers).encode()
+        return b"%b%bX-Request-ID: %b\r\nContent-Length: %d\r\n%b\r\n%b" % (
+            known, self.date(), request_id.encode(), len(answer.body), more, answer.body
+        )  # fmt: skip
 
 
 class Written(web.StreamResponse):
@@ -76,7 +76,7 @@ def respond(request: web.BaseRequest, answer: Answer, request_id: str, heads: Re
         and not transport.get_write_buffer_size()
     ):
         keep_alive = request.keep_alive
-        return Written(heads.bytes(answer, request_id, keep_alive) + answer.body, answer.status, keep_alive)
+        return Written(heads.bytes(answer, request_id, keep_alive), answer.status, keep_alive)
     headers = {
         "Content-Type": answer.content_type,
         "X-Request-ID": request_id,

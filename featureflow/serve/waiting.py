@@ -36,9 +36,8 @@ class _Share:
             heappush(self.heap, (found.virtual_s, self._count, name))
         return found
 
-    def served(self, name: str, cost_s: float) -> None:
+    def served(self, name: str, part: _Share, cost_s: float) -> None:
         """Its first part, of this name, was served: it goes behind those that had less, or away."""
-        part = self.parts[name]
         self.now_s = part.virtual_s
         part.virtual_s += cost_s
         if part.parts or part.requests:
@@ -71,14 +70,18 @@ class Waiting:
         return self.requests
 
     def add(self, request: Request) -> None:
-        level = self._levels[request.priority]
+        level, cost_s = self._levels[request.priority], request.cost_s
         model = level.part(request.kind)
         client = model.part(request.client)
         client.requests.append(request)
-        for share in (level, model, client):
-            share.work_s += request.cost_s
-        self._counted(request, 1)
-        self.longest_s = max(self.longest_s, request.deadline.budget_s)
+        level.work_s += cost_s
+        model.work_s += cost_s
+        client.work_s += cost_s
+        self.work_s += cost_s
+        self.requests += 1
+        self.rows += len(request.rows)
+        if request.deadline.budget_s > self.longest_s:
+            self.longest_s = request.deadline.budget_s
 
     def price(self, kind: str, unit_s: Callable[[Request], float]) -> None:
         """What the rows of these requests cost is known only now."""
@@ -94,7 +97,10 @@ class Waiting:
 
     def ahead_s(self, priority: Priority) -> float:
         """The work that is as important as that, or more."""
-        return sum(level.work_s for level in self._levels[: priority + 1])
+        work_s = 0.0
+        for level in self._levels[: priority + 1]:
+            work_s += level.work_s
+        return work_s
 
     def share_s(self, priority: Priority, kind: str, client: str, cost_s: float) -> float:
         """What comes at most before a request of this client that adds so much work: all that is more important, and of its equals no
@@ -120,19 +126,23 @@ class Waiting:
 
     def take(self) -> Request:
         """The first, which waits no longer. Raises IndexError where nobody waits."""
-        level = next((level for level in self._levels if level.parts), None)
-        if level is None:
+        for level in self._levels:
+            if level.parts:
+                break
+        else:
             raise IndexError("nobody waits")
         kind = level.heap[0][2]
         model = level.parts[kind]
         name = model.heap[0][2]
         client = model.parts[name]
         request = client.requests.popleft()
-        for share in (level, model, client):
-            share.work_s -= request.cost_s
-        model.served(name, request.cost_s)
-        level.served(kind, request.cost_s)
-        self._counted(request, -1)
+        cost_s = request.cost_s
+        level.work_s -= cost_s
+        model.work_s -= cost_s
+        client.work_s -= cost_s
+        model.served(name, client, cost_s)
+        level.served(kind, model, cost_s)
+        self._left(request, level)
         return request
 
     def would_make_way(self, priority: Priority, kind: str, client: str, cost_s: float) -> bool:
@@ -168,16 +178,15 @@ class Waiting:
                 model.forget(name)
             if not model.parts:
                 level.forget(kind)
-            self._counted(request, -1)
+            self._left(request, level)
             return request
         return None
 
-    def _counted(self, request: Request, sign: int) -> None:
-        self.requests += sign
-        self.rows += sign * len(request.rows)
-        self.work_s = self.work_s + sign * request.cost_s
+    def _left(self, request: Request, level: _Share) -> None:
+        self.requests -= 1
+        self.rows -= len(request.rows)
+        self.work_s -= request.cost_s
         if not self.requests:
             self.work_s = self.longest_s = 0.0
-        level = self._levels[request.priority]
         if not level.parts:
             level.work_s = level.now_s = 0.0  # nothing is left of it: neither rounding nor history

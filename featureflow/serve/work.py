@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from time import monotonic
 
 import msgspec
 import numpy as np
@@ -111,8 +112,9 @@ class Work:
 
     def answer(self, scores: NDArray[np.float64], new_ids: Callable[[int], list[str]]) -> Predictions | None:
         """Step 6: answer every request that is still waited for; what was answered, or None where nothing was."""
-        plan, loaded = self.plan, self.loaded
+        plan, loaded, now_s = self.plan, self.loaded, monotonic()
         asked_at, name = rfc3339(self._q_us), plan.model.name
+        version, variant, provider = loaded.version, loaded.variant, loaded.provider
         listed, ids = scores.tolist(), new_ids(len(scores))
         versions = loaded.versions if isinstance(loaded, LoadedEnsemble) else None
         at = 0
@@ -121,7 +123,7 @@ class Work:
             first, at = at, at + len(request.rows)
             if request.future.done():
                 continue
-            if request.deadline.passed():
+            if request.deadline.at_s <= now_s:
                 request.future.set_result(Shed("late", "its deadline passed before its score was ready"))
                 continue
             if request.ranking is not None:
@@ -129,9 +131,9 @@ class Work:
             else:
                 body = ScoreAnswer(
                     name,
-                    loaded.version,
-                    loaded.variant,
-                    loaded.provider,
+                    version,
+                    variant,
+                    provider,
                     asked_at,
                     listed[first:at],
                     ids[first:at],

@@ -28,7 +28,7 @@ class Anybody(Admission):
     def _refusal(self, *asked: object) -> str:
         return ""
 
-    def _can_finish(self, request: Request) -> bool:
+    def _can_finish(self, *asked: object) -> bool:
         return True
 
     def take(self) -> tuple[list[Request], list[Request]]:
