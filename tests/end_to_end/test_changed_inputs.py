@@ -170,79 +170,79 @@ def versions(answers: list[tuple[int, dict[str, Any], Any]]) -> set[str]:
     return {answer.get("version", str(status)) for status, _, answer in answers}
 
 
-def test_a_version_goes_on_with_its_inputs_and_one_with_others_is_released_without_a_gap(tmp_path: Path) -> None:
-    with World(tmp_path / "project", {}, new_topic(), BEFORE) as world:
-        world.featureflow("apply")
-        world.start("ingest")
-        world.start("history")
-        add(world, "1")
-        _, scorer = world.serve()
-        status, said = scorer.post("/v1/events/ride", rides(world.context.clock.now_us(), 300))
-        assert status == 200, said
-        world.featureflow("model", "release", "fraud", "1")
-        callers = Callers(world.serve_port, old_caller)
-        world.ended_with(callers.end)
-        until(lambda: any(answer["features"][0]["rider_now:rides_1h"]["value"] for _, _, answer in callers.more(10)), "rides to be counted")
+def test_a_version_goes_on_with_its_inputs_and_one_with_others_is_released_without_a_gap(world: World) -> None:
+    redefine(world, BEFORE)
+    world.featureflow("apply")
+    world.start("ingest")
+    world.start("history")
+    add(world, "1")
+    _, scorer = world.serve()
+    status, said = scorer.post("/v1/events/ride", rides(world.context.clock.now_us(), 300))
+    assert status == 200, said
+    world.featureflow("model", "release", "fraud", "1")
+    callers = Callers(world.serve_port, old_caller)
+    world.ended_with(callers.end)
+    until(lambda: any(answer["features"][0]["rider_now:rides_1h"]["value"] for _, _, answer in callers.more(10)), "rides to be counted")
 
-        def followed(*words: str) -> None:
-            number = world.featureflow("model", *words)["number"]
-            until(lambda: scorer.get("/v1/models/fraud")[1]["release"]["release"] == number, f"release {number}")
+    def followed(*words: str) -> None:
+        number = world.featureflow("model", *words)["number"]
+        until(lambda: scorer.get("/v1/models/fraud")[1]["release"]["release"] == number, f"release {number}")
 
-        # inputs of other names, expressions, views, entities and request fields
-        redefine(world, AFTER)
-        assert world.featureflow("apply", "--plan")["models"] == {}, "version 1 goes on: nothing is to be warned of"
-        world.featureflow("apply")
-        until(lambda: "/v1/features/zone_now" in scorer.get("/openapi.json")[1]["paths"], "the scorer to follow")
-        assert versions(callers.more(50)) == {"1"}
-        assert scorer.get("/v1/models/fraud")[1]["inputs"] == ["rider_now:rides_1h", "share", "hour"]
+    # inputs of other names, expressions, views, entities and request fields
+    redefine(world, AFTER)
+    assert world.featureflow("apply", "--plan")["models"] == {}, "version 1 goes on: nothing is to be warned of"
+    world.featureflow("apply")
+    until(lambda: "/v1/features/zone_now" in scorer.get("/openapi.json")[1]["paths"], "the scorer to follow")
+    assert versions(callers.more(50)) == {"1"}
+    assert scorer.get("/v1/models/fraud")[1]["inputs"] == ["rider_now:rides_1h", "share", "hour"]
 
-        # callers begin to send what the next version reads, one after the other
-        callers.body = both
-        assert versions(callers.more(50)) == {"1"}
-        add(world, "2")
-        assert versions(callers.more(50)) == {"1"}
-        assert scorer.post("/v1/score/fraud@2", new_caller(1))[1].get("version", "2") == "2"       # or it is being loaded
-        assert "sticky may be rider, zone" in world.featureflow("model", "canary", "fraud", "2", "--sticky", "driver", code=1)
-        followed("canary", "fraud", "2", "--weight", "50", "--sticky", "rider")
-        tried = callers.more(300)
-        assert versions([one for one in tried if "amount" in one[1]["context"]]) == {"1", "2"}
-        assert versions([one for one in tried if "amount" not in one[1]["context"]]) == {"1"}, "who cannot ask it is not given it"
-        sides = {(sent["entities"]["rider"], answer["version"]) for _, sent, answer in tried if "amount" in sent["context"]}
-        assert len(sides) == len(RIDERS), "an entity keeps its version"
+    # callers begin to send what the next version reads, one after the other
+    callers.body = both
+    assert versions(callers.more(50)) == {"1"}
+    add(world, "2")
+    assert versions(callers.more(50)) == {"1"}
+    assert scorer.post("/v1/score/fraud@2", new_caller(1))[1].get("version", "2") == "2"       # or it is being loaded
+    assert "sticky may be rider, zone" in world.featureflow("model", "canary", "fraud", "2", "--sticky", "driver", code=1)
+    followed("canary", "fraud", "2", "--weight", "50", "--sticky", "rider")
+    tried = callers.more(300)
+    assert versions([one for one in tried if "amount" in one[1]["context"]]) == {"1", "2"}
+    assert versions([one for one in tried if "amount" not in one[1]["context"]]) == {"1"}, "who cannot ask it is not given it"
+    sides = {(sent["entities"]["rider"], answer["version"]) for _, sent, answer in tried if "amount" in sent["context"]}
+    assert len(sides) == len(RIDERS), "an entity keeps its version"
 
-        # all send it
-        callers.body = new_caller
-        callers.more(5)
-        followed("promote", "fraud")
-        assert versions(callers.more(50)) == {"2"}
-        followed("rollback", "fraud")
-        assert versions(callers.more(50)) == {"1"}
-        followed("release", "fraud", "2")
-        assert versions(callers.more(50)) == {"2"}
+    # all send it
+    callers.body = new_caller
+    callers.more(5)
+    followed("promote", "fraud")
+    assert versions(callers.more(50)) == {"2"}
+    followed("rollback", "fraud")
+    assert versions(callers.more(50)) == {"1"}
+    followed("release", "fraud", "2")
+    assert versions(callers.more(50)) == {"2"}
 
-        # what each version was given stands in history, and gives its scores again
-        for version in ("1", "2"):
-            project = with_inputs_of(world.context.models.manifest("fraud", version), world.project)
-            of_it = [answer for _, _, answer in callers.answers if answer["version"] == version][-40:]
-            scores = {answer["prediction_ids"][0]: answer["scores"][0] for answer in of_it}
-            until(lambda wanted=set(scores): find(world.context.history, world.project, wanted).keys() == wanted, "history to have them")
-            made = as_served(world.context.history, project, {"prediction_id": list(scores)}, model="fraud")
-            assert np.nan_to_num(made.inputs) @ np.array(WEIGHTS[version]) == pytest.approx(list(scores.values()), rel=1e-5)
-            assert newest(world.context.history, project, "fraud", 3)
+    # what each version was given stands in history, and gives its scores again
+    for version in ("1", "2"):
+        project = with_inputs_of(world.context.models.manifest("fraud", version), world.project)
+        of_it = [answer for _, _, answer in callers.answers if answer["version"] == version][-40:]
+        scores = {answer["prediction_ids"][0]: answer["scores"][0] for answer in of_it}
+        until(lambda wanted=set(scores): find(world.context.history, world.project, wanted).keys() == wanted, "history to have them")
+        made = as_served(world.context.history, project, {"prediction_id": list(scores)}, model="fraud")
+        assert np.nan_to_num(made.inputs) @ np.array(WEIGHTS[version]) == pytest.approx(list(scores.values()), rel=1e-5)
+        assert newest(world.context.history, project, "fraud", 3)
 
-        # a feature that version 1 reads has another meaning under its name: version 2 goes on, and to go back is refused
-        redefine(world, OTHERWISE)
-        assert world.featureflow("apply")["models"] == {}
-        until(lambda: "calculated otherwise" in str(scorer.post("/v1/score/fraud@1", new_caller(1))[1]), "version 1 to be refused")
-        assert versions(callers.more(50)) == {"2"}
-        assert "the feature rider_now:rides_1h is calculated otherwise now" in world.featureflow("model", "release", "fraud", "1", code=1)
-        callers.end()
+    # a feature that version 1 reads has another meaning under its name: version 2 goes on, and to go back is refused
+    redefine(world, OTHERWISE)
+    assert world.featureflow("apply")["models"] == {}
+    until(lambda: "calculated otherwise" in str(scorer.post("/v1/score/fraud@1", new_caller(1))[1]), "version 1 to be refused")
+    assert versions(callers.more(50)) == {"2"}
+    assert "the feature rider_now:rides_1h is calculated otherwise now" in world.featureflow("model", "release", "fraud", "1", code=1)
+    callers.end()
 
-        refused = [(status, sent, answer) for status, sent, answer in callers.answers if status != 200]
-        assert refused == []
-        for _, sent, answer in callers.answers:
-            wanted = expected(answer["version"], answer["features"][0], sent["context"])
-            assert answer["scores"] == [pytest.approx(wanted, rel=1e-5)]
+    refused = [(status, sent, answer) for status, sent, answer in callers.answers if status != 200]
+    assert refused == []
+    for _, sent, answer in callers.answers:
+        wanted = expected(answer["version"], answer["features"][0], sent["context"])
+        assert answer["scores"] == [pytest.approx(wanted, rel=1e-5)]
 
 
 def test_what_a_version_reads_that_is_removed_is_warned_of_before_and_refused_by_name(tmp_path: Path) -> None:

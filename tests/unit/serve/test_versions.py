@@ -289,7 +289,7 @@ def test_who_cannot_ask_the_candidate_is_answered_by_the_stable_version_and_coun
             assert {key[:2] for key in arms} == {("1", "stable"), ("2", "canary")}
             assert arms["2", "canary", False] == 0
             assert arms["1", "stable", False] == 60
-            assert arms["2", "canary", True] > 10
+            assert arms["2", "canary", True] > 0
             (_, count) = serve.scorer.releases.carried["tip"].counts[1]
             assert (count.rows, count.lacking) == (arms["2", "canary", True], arms["2", "canary", True])
             assert b'featureflow_arm_lacking_rows_total{arm="canary",model="tip",version="2"} %d.0' % count.lacking in serve.metrics.text()
@@ -325,7 +325,9 @@ def test_rows_of_several_arms_are_each_asked_for_what_their_version_reads(tmp_pa
                 pytest.approx(second[i] if arm == "canary" else alone["1"]["scores"][i], rel=1e-6) for i, arm in enumerate(arms)
             ]
             assert [len(features) for features in told["features"]] == [2 if arm == "canary" else 4 for arm in arms]
-            canaries = [rows[i] for i, arm in enumerate(arms) if arm == "canary"][:3]
+            many = [row(f"r{i}", amount=1.5) for i in range(100)]
+            whose = (await scored(here.serve, {"rows": many}))["assignment"]["arms"]
+            canaries = [one for one, arm in zip(many, whose, strict=True) if arm == "canary"][:3]
             mixed = await scored(here.serve, {"rows": [canaries[0], row(canaries[1]["entities"]["rider"]), canaries[2]]})
             assert mixed["assignment"]["arms"] == ["canary", "stable", "canary"], "each row by itself, also where all have one arm"
             with pytest.raises(RequestError, match=r"rows\[0\].context.hour"):
@@ -379,6 +381,33 @@ def test_a_shadow_of_other_inputs_reads_its_own_and_is_logged_with_them(tmp_path
             assert [list(msgspec.json.decode(one["views"])) for one in beside] == [["rider_now"]] * 2
             assert {one["model_version"] for one in beside} == {"2"}
             assert [one["request_id"] for one in beside] == ["r1"] * 2
+
+    asyncio.run(go())
+
+
+def test_when_definitions_change_a_shadow_goes_on_and_a_candidate_that_cannot_gives_way_to_the_stable_version(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with changed(tmp_path) as here:
+            serve, scorer = here.serve, here.serve.scorer
+            line = b'featureflow_shadow_rows_total{model="tip",outcome="scored",version="1"} %d.0'
+            here.releasing.release(TIP, "2")
+            here.releasing.shadow(TIP, "1")
+            await here.follow()
+            for number in (1, 2, 3):
+                if number > 1:                 # to other inputs than either has, and back
+                    inputs = NOW_TIP.inputs[:2] if number == 2 else NOW_TIP.inputs
+                    await apply(serve, msgspec.structs.replace(NOW, models=(msgspec.structs.replace(NOW_TIP, inputs=inputs),)))
+                assert (await scored(serve, OF_BOTH))["version"] == "2"
+                await until(lambda number=number: line % number in serve.metrics.text())
+
+            here.releasing.canary(TIP, "1", 9_999, sticky="rider")
+            await here.follow()
+            rows = {"rows": [row(rider, amount=1.0) for rider in RIDERS]}
+            assert "1" in (await scored(serve, rows))["version"]
+            await apply(serve, msgspec.structs.replace(NOW, views=NOW.views[:1]))
+            told = await scored(serve, {"rows": [{"entities": {"rider": rider}, "context": OF_NOW["context"]} for rider in RIDERS]})
+            assert told["version"] == "2", "the view of zones is gone"
+            assert scorer.releases.carried["tip"].on_trial
 
     asyncio.run(go())
 
