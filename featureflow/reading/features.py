@@ -46,22 +46,6 @@ class Features:
         """Source -> partition -> the offset up to which events are counted in this row."""
         return self.standings[self.places[row]] if self.standings and self.places else {}
 
-    def take(self, rows: NDArray[np.intp], ids: list[str | int | None]) -> Features:
-        """These rows, in this order, under these ids."""
-        taken = Values(self.values, self.statuses, self.event_times_us, self.texts).take(rows)
-        return Features(
-            self.plan,
-            ids,
-            taken.values,
-            taken.statuses,
-            taken.event_times_us,
-            [self.places[row] for row in rows.tolist()],
-            self.standings,
-            self.degraded,
-            self.lost,
-            texts=taken.texts,
-        )
-
     def shown(self, row: int, feature: int) -> float | str | list[float | str | None] | None:
         """One feature's value for people to read: a list where it is a sequence, None where a string is undefined."""
         return shown(self.plan, self, row, feature)

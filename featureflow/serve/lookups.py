@@ -8,10 +8,9 @@ more than one request in it, and then the turn of scores that is due or under wa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic, perf_counter
 
-import numpy as np
 import structlog
 
 from featureflow.clock import Clock
@@ -33,7 +32,7 @@ GIVEN_UP = 8  # turns whose reads are still on their way though nobody waits for
 Ids = list[str | int | None]
 Wanted = dict[ViewPlan, dict[str | int | None, int]]  # the ids that are read of each view, and the place of each
 Read = dict[ViewPlan, Reading] | Unread
-Show = Callable[[int, Features], Answer]
+Show = Callable[[int, Features, Sequence[int]], Answer]
 Told = Answer | Shed | FeatureFlowError
 log = structlog.get_logger("featureflow.serve")
 
@@ -159,13 +158,13 @@ class Lookups:
         if lookup.at_us is not None:
             features = finalize(reading, lookup.at_us)
             _check(lookup, features, reading, lookup.at_us, q_us)
-            return lookup.show(lookup.at_us, features.take(np.array(rows, np.intp), lookup.ids))
+            return lookup.show(lookup.at_us, features, rows)
         if view not in found:
             found[view] = finalize(reading, q_us, self._finalized)
         features = found[view]
         if features.degraded:  # by another's row, perhaps
-            return lookup.show(q_us, finalize(_part(reading, rows), q_us))
-        return lookup.show(q_us, features.take(np.array(rows, np.intp), lookup.ids))
+            return lookup.show(q_us, finalize(_part(reading, rows), q_us), range(len(rows)))
+        return lookup.show(q_us, features, rows)
 
 
 LATE = Shed("late", "its deadline passed before its features were there")

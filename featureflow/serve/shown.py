@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from featureflow.clock import NO_TIME_US
@@ -19,13 +21,15 @@ Applied = dict[str, dict[int, int]]
 
 
 class Shown:
-    """Answers of one server."""
+    """Answers of one server. ``found`` has the entities of all who ask in a turn, ``rows`` says which are those of one who asks."""
 
     def __init__(self) -> None:
         self._applied: dict[int, tuple[Applied, Raw]] = {}
         self._statuses: dict[bytes, list[str]] = {}
+        self._instant = 0, rfc3339(0)
+        self._listed: tuple[Features | None, list[v1.FeaturesRow]] = None, []
 
-    def many(self, q_us: int, found: Features) -> Answer:
+    def many(self, q_us: int, found: Features, rows: Sequence[int]) -> Answer:
         """Of POST /v1/features/{view}."""
         view = found.plan.view
         return _json(
@@ -34,28 +38,47 @@ class Shown:
                 view.version,
                 view.entity,
                 q_us,
-                rfc3339(q_us),
-                self._of(found, 0) if found.ids else {},  # type: ignore[arg-type]  # encoded already
+                self._at(q_us),
+                self._of(found, rows[0]) if rows else {},  # type: ignore[arg-type]  # encoded already
                 found.plan.names,
-                self._rows(found),
+                self._rows(found, rows),
                 list(found.degraded),
             )
         )
 
-    def one(self, q_us: int, found: Features) -> Answer:
+    def one(self, q_us: int, found: Features, rows: Sequence[int]) -> Answer:
         """Of GET /v1/features/{view}/{id}."""
-        view, (entity_id,) = found.plan.view, found.ids
-        features = {feature.name: feature_value(found, 0, i) for i, feature in enumerate(view.features)}
-        applied: Any = self._of(found, 0)
+        view, (row,) = found.plan.view, rows
+        features = {feature.name: feature_value(found, row, i) for i, feature in enumerate(view.features)}
+        applied: Any = self._of(found, row)
         return _json(
             v1.EntityFeatures(
-                view.name, view.version, view.entity, entity_id, q_us, rfc3339(q_us), applied, features, list(found.degraded)
+                view.name, view.version, view.entity, found.ids[row], q_us, self._at(q_us), applied, features, list(found.degraded)
             )
         )
 
-    def _rows(self, found: Features) -> list[v1.FeaturesRow]:
+    def _at(self, q_us: int) -> str:
+        """All of a turn are of one instant."""
+        if self._instant[0] != q_us:
+            self._instant = q_us, rfc3339(q_us)
+        return self._instant[1]
+
+    def _rows(self, found: Features, rows: Sequence[int]) -> list[v1.FeaturesRow]:
+        if self._listed[0] is not found:
+            self._listed = found, self._all(found)
+        own = [self._listed[1][row] for row in rows]
+        places, applied = [found.places[row] for row in rows], {}
+        for row, place in zip(rows, places, strict=True):
+            if place != places[0] and place not in applied:
+                applied[place] = self._of(found, row)
+        if not applied:
+            return own
+        return [replace(row, applied=_or_unset(applied.get(place))) for row, place in zip(own, places, strict=True)]
+
+    def _all(self, found: Features) -> list[v1.FeaturesRow]:
+        """Every entity's, but for the offsets."""
         plan = found.plan
-        times = found.event_times_us.tolist()
+        times: list[Any] = found.event_times_us.tolist()
         if (found.event_times_us == NO_TIME_US).any():
             times = [[None if t == NO_TIME_US else t for t in row] for row in times]
         values: list[Any]
@@ -64,15 +87,8 @@ class Shown:
         else:
             features = range(len(plan.references))
             values = [[found.shown(i, feature) for feature in features] for i in range(len(found.ids))]
-        first, applied = found.places[0] if found.places else 0, {}
-        for i, place in enumerate(found.places):
-            if place != first and place not in applied:
-                applied[place] = self._of(found, i)
-        rows: list[Any] = list(zip(found.ids, values, found.statuses, times, found.places, strict=True))
-        return [
-            v1.FeaturesRow(entity_id, row, self._named(statuses), of, _or_unset(applied.get(place)))
-            for entity_id, row, statuses, of, place in rows
-        ]
+        named = map(self._named, found.statuses)
+        return [v1.FeaturesRow(*row) for row in zip(found.ids, values, named, times, strict=True)]
 
     def _named(self, statuses: NDArray[Any]) -> list[str]:
         """Most rows of most answers have the same."""

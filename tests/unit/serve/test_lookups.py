@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,8 +17,10 @@ from featureflow.models.store import ModelStore
 from featureflow.reading.features import Features
 from featureflow.serve import lookups
 from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.explain import rfc3339
 from featureflow.serve.lookups import Ids
 from featureflow.serve.priority import Caller, Priority
+from featureflow.serve.shown import Shown
 
 
 def begin(
@@ -27,8 +31,13 @@ def begin(
     loop = asyncio.get_running_loop()
     found: asyncio.Future[tuple[int, Features]] = loop.create_future()
 
-    def show(q_us: int, features: Features) -> Answer:
-        found.set_result((q_us, features))
+    def show(q_us: int, features: Features, rows: Sequence[int]) -> Answer:
+        at, places = list(rows), [features.places[row] for row in rows]
+        values, statuses, times = features.values[at], features.statuses[at], features.event_times_us[at]
+        own = [features.ids[row] for row in rows]
+        found.set_result(
+            (q_us, replace(features, ids=own, values=values, statuses=statuses, event_times_us=times, places=places))
+        )
         return Answer(200, b"")
 
     def told(of: asyncio.Future[Answer | Shed | FeatureFlowError]) -> None:
@@ -78,6 +87,36 @@ def test_what_is_asked_while_a_read_is_on_its_way_is_read_together_next(models: 
             for row in (0, 2):
                 assert _same(found[1][1], row, alone, 0)
             assert found[1][1].statuses[1].tolist() != found[1][1].statuses[0].tolist()
+
+    asyncio.run(go())
+
+
+def test_of_what_is_read_for_all_each_is_shown_his_own_with_the_offsets_of_his_own(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(200)) as serve:
+            q_us, found = await begin(serve, "rider_now", ["ada", "never", None, "bob:{0}"])
+            found = replace(found, places=[0, 1, 0, 1], standings=[{"trip": {0: 5}}, {"trip": {0: 6}}])
+            _, zones = await begin(serve, "zone_now", [7, -3])
+            shown = Shown()
+            all_rows = json.loads(shown.many(q_us, found, range(4)).body)["rows"]
+            assert [row["id"] for row in all_rows] == ["ada", "never", None, "bob:{0}"]
+            assert all_rows[0]["values"] != all_rows[3]["values"]
+            assert None not in all_rows[0]["event_times_us"]
+            assert set(all_rows[1]["event_times_us"]) == {None}
+            for rows in ([3, 0, 3], [1], [0, 2], []):
+                assert [row["id"] for row in json.loads(shown.many(q_us, zones, [1, 0]).body)["rows"]] == [-3, 7]
+                answer = json.loads(shown.many(q_us, found, rows).body)
+                assert answer["applied"] == ({} if not rows else {"trip": {"0": 6 if rows[0] % 2 else 5}})
+                expected = [{key: all_rows[row][key] for key in ("id", "values", "statuses", "event_times_us")} for row in rows]
+                for one, row in zip(expected, rows, strict=True):
+                    if row % 2 != rows[0] % 2:
+                        one["applied"] = {"trip": {"0": 6 if row % 2 else 5}}
+                assert answer["rows"] == expected
+            for row in range(4):
+                alone = json.loads(shown.one(q_us + row, found, [row]).body)
+                assert (alone["id"], alone["at"]) == (all_rows[row]["id"], rfc3339(q_us + row))
+                assert [feature["status"] for feature in alone["features"].values()] == all_rows[row]["statuses"]
+                assert alone["applied"] == {"trip": {"0": 6 if row % 2 else 5}}
 
     asyncio.run(go())
 
