@@ -258,3 +258,32 @@ def test_what_a_version_reads_that_is_removed_is_warned_of_before_and_refused_by
         assert world.featureflow("apply")["models"] == warned
         until(lambda: scorer.post("/v1/score/fraud", new_caller(1))[0] == 503, "the scorer to follow")
         assert warned["fraud"] in scorer.post("/v1/score/fraud", new_caller(1))[1]["detail"]
+
+
+def test_a_version_is_quantized_on_what_it_was_given_when_the_definition_has_other_inputs(tmp_path: Path) -> None:
+    with World(tmp_path / "project", {}, new_topic(), BEFORE) as world:
+        world.featureflow("apply")
+        world.start("history")
+        weights = np.array([[0.2], [0.1], [0.15]])
+        export_mlp([weights], [np.zeros(1)], world.folder / "fraud.onnx", mean=np.array([0.0, 0.0, 12.0]), deviation=np.ones(3))
+        world.featureflow("model", "add", "fraud", world.folder / "fraud.onnx")
+        world.featureflow("model", "release", "fraud", "1")
+        _, scorer = world.serve()
+        rows = [{"entities": {"rider": "ada"}, "context": {"hour": hour % 24}} for hour in range(256)]
+        status, before = scorer.post("/v1/score/fraud", {"rows": rows})
+        assert status == 200
+        redefine(world, AFTER)
+        world.featureflow("apply")
+        add(world, "2")
+        until(lambda: "/v1/features/zone_now" in scorer.get("/openapi.json")[1]["paths"], "the scorer to follow")
+        more = {"entities": {"rider": "ada", "zone": 1}, "context": {"amount": 1.0}}
+        until(lambda: scorer.post("/v1/score/fraud@2", more)[0] == 200, "version 2 to be loaded")
+        ids = set(before["prediction_ids"])
+        until(lambda: find(world.context.history, world.project, ids).keys() == ids, "history to have what was scored")
+        said = world.featureflow("model", "quantize", "fraud", "--ref", "1", "--logged", "1000")
+        assert said["version"] == "1"
+        assert said["report"]["calibration_rows"] + said["report"]["held_out_rows"] == len(rows), "who asked version 2 sent no hour"
+        until(lambda: scorer.post("/v1/score/fraud", {"rows": rows})[1]["variant"] == said["chosen"]["cpu"]["variant"], "what was chosen")
+        after = scorer.post("/v1/score/fraud", {"rows": rows})[1]
+        assert after["version"] == "1"
+        assert after["scores"] == pytest.approx(before["scores"], abs=0.05)
