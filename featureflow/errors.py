@@ -4,6 +4,7 @@
     ├── DefinitionError          a definitions file says something that cannot be computed
     ├── SettingsError            featureflow.toml or the environment
     ├── UnavailableError         a server does not answer; names the setting that points to it
+    │   ├── BodiesFullError      this process holds as many bytes of requests as it may
     │   ├── CircuitOpenError     it did not lately, and is not asked for a moment
     │   ├── UnknownOutcomeError  a write was sent, its reply was lost
     │   ├── HistoryAwayError     what the log has deleted cannot be read from history now; all else goes on
@@ -50,6 +51,10 @@ class SettingsError(FeatureFlowError):
 
 class UnavailableError(FeatureFlowError):
     """A server does not answer. The message names the setting that points to it."""
+
+
+class BodiesFullError(UnavailableError):
+    """A scorer holds as many bytes of requests that are not answered yet as it may."""
 
 
 class CircuitOpenError(UnavailableError):

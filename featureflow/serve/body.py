@@ -1,4 +1,4 @@
-"""A request's body, bounded in bytes and in time."""
+"""A request's body, bounded in bytes and in time, and all of them together in bytes."""
 
 from __future__ import annotations
 
@@ -7,45 +7,68 @@ import asyncio
 from aiohttp import web
 
 from featureflow import limits
-from featureflow.errors import RequestError
+from featureflow.errors import BodiesFullError, RequestError
 
 BODY_S = 10.0  # for the whole body: a client that drips bytes is cut off
 
 
-async def read(request: web.BaseRequest, *, within_s: float = BODY_S) -> bytes:
-    """The whole body.
+class Bodies:
+    """All bodies that a process reads or has read, of requests that are not answered yet. Belongs to one event loop."""
 
-    A caller who waits for leave to send it (``Expect: 100-continue``) gets leave here, once nothing that its head says stands against it.
+    def __init__(self, within_s: float = BODY_S, most: int = limits.BODIES_BYTES) -> None:
+        self.bytes = 0
+        self._within_s, self._most = within_s, most
+        self._of: dict[int, int] = {}  # by a request's id() -> bytes
 
-    Raises RequestError: 413 beyond ``limits.REQUEST_BYTES``, 415 when it is compressed, 408 when it takes longer than ``within_s``,
-    400 when it breaks off.
-    """
-    content, headers = request.content, request.headers
-    if "Content-Encoding" in headers or headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
-        raise RequestError("Body is encoded", "send the body as it is, without Content-Encoding", status=415)
-    if (request.content_length or 0) > limits.REQUEST_BYTES:
-        raise _too_large()
-    if (
-        content.is_eof()
-    ):  # it came with the head, as small bodies do; a large one would have paused the connection first
-        return content.read_nowait()
-    if headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    chunks, size = [], 0
-    try:
-        async with asyncio.timeout(within_s):
-            while chunk := await content.readany():
-                size += len(chunk)
-                if size > limits.REQUEST_BYTES:
-                    raise _too_large()
-                chunks.append(chunk)
-    except TimeoutError:
-        raise RequestError("Body too slow", f"send the whole body within {within_s:g} s", status=408) from None
-    except web.RequestPayloadError as error:
-        raise RequestError("Body cannot be read", f"{error}; check Content-Length and chunked encoding") from None
-    except ConnectionError:  # nobody hears this answer, but the caller's leaving must not count as a fault of the server
-        raise RequestError("Body cannot be read", "the connection was lost before the body was whole") from None
-    return b"".join(chunks)
+    async def read(self, request: web.BaseRequest) -> bytes:
+        """The whole body, which counts until ``let_go``.
+
+        A caller who waits for leave to send it (``Expect: 100-continue``) gets leave here, once nothing that its head says stands
+        against it.
+
+        Raises RequestError: 413 beyond ``limits.REQUEST_BYTES``, 415 when it is compressed, 408 when it takes longer than
+        ``within_s``, 400 when it breaks off; BodiesFullError where it is more than may be held.
+        """
+        content, headers = request.content, request.headers
+        if "Content-Encoding" in headers or headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
+            raise RequestError("Body is encoded", "send the body as it is, without Content-Encoding", status=415)
+        if (request.content_length or 0) > limits.REQUEST_BYTES:
+            raise _too_large()
+        if content.is_eof():  # it came with the head, as small bodies do; a large one would have paused the connection first
+            data = content.read_nowait()
+            self._hold(request, len(data))
+            return data
+        if headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        chunks, size = [], 0
+        try:
+            async with asyncio.timeout(self._within_s):
+                while chunk := await content.readany():
+                    size += len(chunk)
+                    if size > limits.REQUEST_BYTES:
+                        raise _too_large()
+                    self._hold(request, len(chunk))
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise RequestError("Body too slow", f"send the whole body within {self._within_s:g} s", status=408) from None
+        except web.RequestPayloadError as error:
+            raise RequestError("Body cannot be read", f"{error}; check Content-Length and chunked encoding") from None
+        except ConnectionError:  # nobody hears this answer, but the caller's leaving must not count as a fault of the server
+            raise RequestError("Body cannot be read", "the connection was lost before the body was whole") from None
+        return b"".join(chunks)
+
+    def let_go(self, request: web.BaseRequest) -> None:
+        """It is answered, or nobody waits for it."""
+        self.bytes -= self._of.pop(id(request), 0)
+
+    def _hold(self, request: web.BaseRequest, size: int) -> None:
+        if self.bytes + size > self._most:
+            raise BodiesFullError(
+                f"this server holds {self.bytes:,} bytes of requests that are not answered yet, and may hold {self._most:,}; "
+                "send smaller requests, or fewer at a time"
+            )
+        self.bytes += size
+        self._of[id(request)] = self._of.get(id(request), 0) + size
 
 
 def _too_large() -> RequestError:

@@ -61,7 +61,7 @@ class Routes:
         self.scorer, self._producer, self._upkeep, self._openapi = scorer, producer, upkeep, openapi
         self.tracer = tracer
         self.ids, self.heads = RequestIds(), ResponseHeads()
-        self._body_s = body_s
+        self.bodies = body.Bodies(body_s)
         self._ranker = Ranker(scorer)
         self._posted: dict[str, Posted] = {}
         self.shown = Shown()
@@ -98,6 +98,8 @@ class Routes:
                 answer = await handler(Call(http, request_id, rest, since_s, trace_of(headers.get("traceparent", ""))))
         except Exception as error:
             answer = failure.answer(error, request_id, self.scorer.metrics, method=http.method, path=http.path)
+        finally:
+            self.bodies.let_go(http)
         metrics = self.scorer.metrics
         metrics.requests.add(route, answer.status)
         if route == "score":
@@ -120,7 +122,7 @@ class Routes:
     # -- scoring -------------------------------------------------------------------------------------------------------
 
     async def _score(self, call: Call) -> Answer:
-        raw = await body.read(call.http, within_s=self._body_s)
+        raw = await self.bodies.read(call.http)
         caller = _caller(call.http)
         scoring = Scoring(
             self.scorer, self.tracer, call.rest, raw, request_id=call.id, since_s=call.since_s, trace=call.trace, caller=caller
@@ -130,7 +132,7 @@ class Routes:
 
     async def _rank(self, call: Call) -> Answer:
         name, _, ref = call.rest.partition("@")
-        raw = await body.read(call.http, within_s=self._body_s)
+        raw = await self.bodies.read(call.http)
         deadline, answer = await self._ranker.rank(
             name, ref, raw, request_id=call.id, since_s=call.since_s, trace=call.trace, caller=_caller(call.http)
         )
@@ -140,7 +142,7 @@ class Routes:
 
     async def _events(self, call: Call) -> Answer:
         source = self._source(_text(call.rest, "source"))
-        raw = await body.read(call.http, within_s=self._body_s)
+        raw = await self.bodies.read(call.http)
         posted = self._posted.get(source.name)
         if posted is None or posted.source != source:
             posted = self._posted[source.name] = Posted(source)
@@ -162,7 +164,7 @@ class Routes:
 
     async def _features(self, call: Call) -> Answer:
         view = self.scorer.served.view(_text(call.rest, "view"))
-        raw = await body.read(call.http, within_s=self._body_s)
+        raw = await self.bodies.read(call.http)
         return await self._looked_at(call, view, read(view, raw), self.shown.many)
 
     async def _looked_at(self, call: Call, view: ViewPlan, asked: Asked, show: Show) -> Answer:

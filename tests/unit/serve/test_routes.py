@@ -335,6 +335,30 @@ def test_bodies_are_bounded_in_bytes_and_time(models: ModelStore) -> None:
     asyncio.run(go())
 
 
+def test_bodies_are_bounded_all_together_until_they_are_answered(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
+            bodies = server.connections.routes.bodies
+            bodies._most = 300_000
+            _, slow = await asyncio.open_connection(server.host, server.port)
+            slow.write(b"POST /v1/events/trip HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + b" " * 250_000)
+            while bodies.bytes < 250_000:
+                await asyncio.sleep(0)
+            large = json.dumps(GOOD).encode() + b" " * 100_000
+            status, answer, headers = await post(server, "/v1/score/tip", large)
+            assert (status, headers["Retry-After"]) == (503, "1")
+            assert "250,000 bytes" in answer["detail"]
+            assert 'featureflow_shed_total{reason="bodies"} 1.0' in serve.metrics.text().decode()
+            assert bodies.bytes == 250_000
+            slow.transport.abort()
+            while bodies.bytes:
+                await asyncio.sleep(0)
+            assert (await post(server, "/v1/score/tip", large))[0] == 200
+            assert bodies.bytes == 0
+
+    asyncio.run(go())
+
+
 def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_fault_of_the_server(
     models: ModelStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
