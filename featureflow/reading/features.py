@@ -176,7 +176,7 @@ def nothing(plan: ViewPlan, ids: list[str | int | None]) -> Features:
 def _where(sources: list[frozenset[str]]) -> dict[str, list[int]]:
     """Source name -> the standings that name it; ``sources``: what each of them names."""
     found: dict[str, list[int]] = {}
-    for place, names in enumerate(sources):
+    for place, names in enumerate(sources if any(sources) else ()):
         for name in names:
             found.setdefault(name, []).append(place)
     return found

@@ -25,15 +25,14 @@ from featureflow.serve.request import ContextInput, Row, check_id, instant_us
 from featureflow.serve.wire.v1 import SCORE_BODY, DeadlineMs, EntityId, PriorityName, ScoreBody, Value
 
 
-class Asked:
+class Asked(msgspec.Struct, eq=False):
     """What a body asks for."""
 
-    __slots__ = ("deadline_ms", "explain", "priority", "ranking", "rows")
-
-    def __init__(
-        self, rows: list[Row], deadline_ms: float | None, explain: bool, ranking: Ranking | None = None, priority: str | None = None
-    ) -> None:
-        self.rows, self.deadline_ms, self.explain, self.ranking, self.priority = rows, deadline_ms, explain, ranking, priority
+    rows: list[Row]
+    deadline_ms: float | None
+    explain: bool
+    ranking: Ranking | None = None
+    priority: str | None = None
 
 
 class BodyDecoder:

@@ -132,11 +132,8 @@ class Kept:
         self.listener: Callable[[Sequence[bytes] | None], None] | None = None
         self.states = States()
         self._values: dict[Group, Values] = {}
+        self.get = self._values.get  # of a group; None where it is not known. A turn asks for each bucket of each view, twice
         self._groups: dict[bytes, tuple[Group, ...]] = {}
-
-    def get(self, group: Group) -> Values | None:
-        """None where it is not known."""
-        return self._values.get(group)
 
     def put(self, group: Group, values: Values) -> None:
         """Read in a way that the server tells changes from then on."""
