@@ -30,6 +30,7 @@ from featureflow.store.log.protocol import TRACE_PARENT, Appender, Record
 
 BATCH_ROWS = 200  # appended in one call: small, so that neither the interpreter nor the store is held for long
 GATHER_S = 0.02  # the thread looks this often: to be woken by every turn would cost the loop more
+FEW_ROWS, LOOKS = 100, 3  # to fewer others are gathered, for so many looks: an append costs Kafka's client as much as 80 rows do
 ENCODED_S = 0.001  # and then so often, as it ends, for the last that the event loop encodes
 LOOP_BYTES = 512 * 1024  # of predictions that the event loop encodes at once; more, as of many rows with vectors, is the thread's
 REMEMBERED = 4_096  # offsets, as they are encoded
@@ -100,8 +101,9 @@ class PredictionLog:
         capacity_bytes: int = limits.PREDICTION_LOG_BYTES,
         dropped: Callable[[str, int], None],
         logged: Callable[[int], None],
+        gather_s: float = GATHER_S,
     ) -> None:
-        self._log, self._topic = log, topic
+        self._log, self._topic, self._gather_s = log, topic, gather_s
         self._capacity, self._capacity_bytes, self._dropped, self._logged = capacity_rows, capacity_bytes, dropped, logged
         self._offers: deque[Predictions] = deque()  # who takes one encodes it
         self._queue: deque[Predictions | _Encoded] = deque()
@@ -148,12 +150,13 @@ class PredictionLog:
         while True:
             if not (self._queue or self._offers):
                 if not self._closing.is_set():
-                    self._closing.wait(GATHER_S)
+                    self._closing.wait(self._gather_s)
                 elif self.waiting:
                     time.sleep(ENCODED_S)
                 else:
                     return
                 continue
+            self._gather()
             records: list[Record] = []
             size = 0
             while len(records) < BATCH_ROWS and (taken := _popped(self._queue) or _popped(self._offers)) is not None:
@@ -165,6 +168,12 @@ class PredictionLog:
                 return  # close() counts what is left
             self._taken_bytes += size
             self._taken += len(records)
+
+    def _gather(self) -> None:
+        """Wait for more where there are few."""
+        for _ in range(LOOKS):
+            if self.waiting >= FEW_ROWS or self._closing.wait(self._gather_s):
+                return
 
     def _encoded(self, predictions: Predictions) -> _Encoded:
         """What can be logged of them; the rest is counted as dropped."""

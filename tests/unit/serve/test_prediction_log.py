@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,8 @@ from featureflow.errors import UnavailableError
 from featureflow.kernel.decode import Decoder
 from featureflow.serve import prediction_log
 from featureflow.serve.prediction_log import (
+    FEW_ROWS,
+    GATHER_S,
     LOOP_BYTES,
     REMEMBERED,
     Applied,
@@ -80,13 +83,15 @@ class CountingLog(MemoryLog):
         return self.topic(PREDICTIONS.topic).end[0]
 
 
-def logging(log: CountingLog, capacity_rows: int = 100, capacity_bytes: int = 1 << 20) -> tuple[PredictionLog, Counter[str], list[int]]:
+def logging(
+    log: CountingLog, capacity_rows: int = 100, capacity_bytes: int = 1 << 20, gather_s: float = GATHER_S
+) -> tuple[PredictionLog, Counter[str], list[int]]:
     dropped: Counter[str] = Counter()
     logged: list[int] = []
     return (
         PredictionLog(
             log, PREDICTIONS.topic, capacity_rows=capacity_rows, capacity_bytes=capacity_bytes,
-            dropped=lambda r, n: dropped.update({r: n}), logged=logged.append,
+            dropped=lambda r, n: dropped.update({r: n}), logged=logged.append, gather_s=gather_s,
         ),
         dropped,
         logged,
@@ -122,6 +127,22 @@ def test_what_is_offered_is_appended_in_order_and_closing_waits_for_it() -> None
         assert journal.offer(predictions())
     journal.close(60.0)
     assert (log.count(), sum(logged), dropped, journal.waiting) == (10, 10, {}, 0)
+
+
+def test_few_are_appended_with_those_that_come_after_them_and_many_at_once() -> None:
+    log = CountingLog()
+    journal, _, logged = logging(log, capacity_rows=2 * FEW_ROWS, gather_s=120.0)
+    journal.offer(predictions(FEW_ROWS))
+    journal.start()
+    until(lambda: log.calls == 1, "so many are appended before the thread has waited")
+    journal.close(60.0)
+    few, _, logged = logging(log := CountingLog(), gather_s=120.0)
+    few.offer(predictions())
+    few.start()
+    time.sleep(0.2)                        # it has seen them by now
+    few.offer(predictions())
+    few.close(60.0)
+    assert (log.calls, logged) == (1, [4])
 
 
 def test_what_does_not_fit_the_queue_is_dropped_and_counted_at_once() -> None:
