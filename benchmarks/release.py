@@ -1,6 +1,7 @@
 """``make bench-release``: at half load a step of a release each second: another version in, a candidate beside it, and back.
 
-What the scorer answers meanwhile is laid beside stretches without any step, before and after. The last line is one JSON object.
+What the scorer answers meanwhile is laid beside stretches without any step, before and after: with one version, and with a candidate that
+stands beside it, which a third of the steps leave behind for a second: then each turn infers twice. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ MODEL = "odd"
 VERSIONS = 12                              # more than a scorer holds sessions: each comes in anew
 DEADLINE_MS = 1_000                        # of the model
 BUSY = ("predicted_late", "queue_full", "lag", "late", "displaced")
+SHARE = 1_000                              # of 10,000 requests, that a candidate answers
+LOOK_S = 0.025                             # whether a step is in force: each look is a request to each scorer
 CONVERGED_S = 30.0                         # after which a scorer that has not followed is counted as one that failed
 
 
@@ -96,7 +99,7 @@ class Operator(threading.Thread):
             if kind == "release":
                 made = releasing.release(model, str(version))
             elif kind == "canary":
-                made = releasing.canary(model, str(version), 1_000, sticky="user")
+                made = releasing.canary(model, str(version), SHARE, sticky="user")
             else:
                 made = releasing.rollback(MODEL)
             mirrored = time.monotonic()
@@ -104,7 +107,7 @@ class Operator(threading.Thread):
             while any(followed(port) != made.number for port in self.ports):
                 if time.monotonic() > mirrored + CONVERGED_S:
                     raise SystemExit(f"release {made.number} is not in force everywhere after {CONVERGED_S:.0f} s")
-                time.sleep(0.01)
+                time.sleep(LOOK_S)
             self.converged_ms.append((time.monotonic() - mirrored) * 1e3)
 
     def _plan(self) -> list[tuple[str, int]]:
@@ -118,12 +121,14 @@ def followed(port: int) -> int:
     return release["release"] if release else 0
 
 
-def offered(port: int, requests: Path, per_s: float, seconds: float, operator: Operator | None = None) -> Report:
-    told = {
+def offered(
+    port: int, requests: Path, per_s: float, seconds: float, operator: Operator | None = None, what: str = "without"
+) -> Report:
+    asked = {
         "port": port, "rate": per_s, "seconds": seconds, "requests": str(requests), "deadline_ms": DEADLINE_MS,
         "connections": 2 * CONNECTIONS,
     }  # fmt: skip
-    running = open_load.Run(told)
+    running = open_load.Run(asked)
     if operator is not None:
         operator.start()
     found = running.end(seconds)
@@ -131,8 +136,25 @@ def offered(port: int, requests: Path, per_s: float, seconds: float, operator: O
         operator.join()
         if operator.problem is not None:
             raise SystemExit(f"a step of a release failed: {operator.problem}")
-    what = "with" if operator else "without"
-    print(f"{what} steps: p50 {found.p50_accepted_ms}, p99 {found.p99_accepted_ms} ms, {failed(found)} failed", file=sys.stderr)
+    told = f"p50 {found.p50_accepted_ms}, p99 {found.p99_accepted_ms} ms, {failed(found)} failed"
+    print(f"{'with' if operator else what} steps: {told}", file=sys.stderr)
+    return found
+
+
+def beside_a_candidate(folder: Path, ports: list[int], requests: Path, per_s: float, seconds: float) -> Report:
+    """What is answered while a candidate has a tenth of the requests, and no step is taken. It is ended then."""
+    with Context(folder, {}) as here:
+        model = here.applied.model(MODEL)
+        releasing = Releasing(here.registry.releases, here.online, here.models, here.clock, here.applied)
+        releasing.release(model, "1")
+        made = releasing.canary(model, "2", SHARE, sticky="user")
+        until = time.monotonic() + CONVERGED_S
+        while any(followed(port) != made.number for port in ports):
+            if time.monotonic() > until:
+                raise SystemExit(f"release {made.number} is not in force everywhere after {CONVERGED_S:.0f} s")
+            time.sleep(LOOK_S)
+        found = offered(ports[0], requests, per_s, seconds, what="beside a candidate, without")
+        releasing.rollback(MODEL)
     return found
 
 
@@ -189,10 +211,12 @@ def main() -> None:
             before, per_s = noise(), capacity * arguments.load
             (file := folder / "requests").write_bytes(pickle.dumps(requests))
             quiet = [offered(port, file, per_s, arguments.seconds / 2)]
+            standing = [beside_a_candidate(folder, [port, beside], file, per_s, arguments.seconds / 4)]
             operator = Operator(folder, [port, beside], arguments.seconds, arguments.every)
             refused_before = refused(port)
             busy = offered(port, file, per_s, arguments.seconds, operator)
             refused_busy = refused(port) - refused_before
+            standing.append(beside_a_candidate(folder, [port, beside], file, per_s, arguments.seconds / 4))
             quiet.append(offered(port, file, per_s, arguments.seconds / 2))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -204,9 +228,11 @@ def main() -> None:
         "steps": operator.steps, "failed": failed(busy), "failed_as_busy": refused_busy,
         "failed_without": sum(map(failed, quiet)), "accepted": busy.accepted,
         "capacity_req_s": round(capacity), "offered_req_s": busy.offered_req_s,
-        "void": any(one.offered_req_s < 0.98 * one.intended_req_s for one in (busy, *quiet)),
+        "void": any(one.offered_req_s < 0.98 * one.intended_req_s for one in (busy, *quiet, *standing)),
         "p50_ms": busy.p50_accepted_ms, "p99_ms": p99, "max_ms": busy.max_accepted_ms,
         "p50_ms_without": float(np.mean([one.p50_accepted_ms for one in quiet])), "p99_ms_without": round(float(np.mean(without)), 3),
+        "p50_ms_beside_a_candidate": float(np.mean([one.p50_accepted_ms for one in standing])),
+        "p99_ms_beside_a_candidate": float(np.mean([one.p99_accepted_ms for one in standing])),
         "p99_ms_without_each": without, "p99_ratio": round(p99 / float(np.mean(without)), 3),
         "noise": round(max(without) / min(without), 3),          # of the same load, without steps, before and after
         "converged_ms_median": round(float(np.median(converged)), 1), "converged_ms_max": round(max(converged), 1),
