@@ -166,6 +166,7 @@ class ModelPlan:
         self.used: tuple[Used, ...] = tuple(used)
         self.view_versions = {v.view.name: v.view.version for v in self.views}
         self.max_age_s, self.stale_for_s = model.max_age_us * 1e-6, model.stale_for_us * 1e-6
+        self.deadline_s = model.deadline_us * 1e-6
         self.keeps_state = model.max_age_us > 0 or model.stale_for_us > 0
 
 

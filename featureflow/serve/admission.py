@@ -110,15 +110,12 @@ class Admission:
 
     # -- letting in ----------------------------------------------------------------------------------------------------
 
-    def admit(self, request: Request) -> tuple[Shed | None, list[Request]]:
-        """Let the request wait, or say why not; and those that had to make way for it."""
+    def admit(self, request: Request, *, let_in: bool = False) -> tuple[Shed | None, list[Request]]:
+        """Let the request wait, or say why not; and those that had to make way for it. ``let_in``: it is part of one that may."""
         now_s, rows = self._now_s(), len(request.rows)
-        left_s, budget_s = request.deadline.at_s - now_s, request.deadline.budget_s
-        cost = self.cost(request.kind, budget_s, now_s)
-        reason = self._refusal(cost, request.kind, request.client, request.priority, rows, left_s, budget_s, now_s)
-        if reason:
-            self.refused_s = now_s
-            return self._shed(reason, request, left_s), []
+        cost = self.cost(request.kind, request.deadline.budget_s, now_s)
+        if not let_in and (refused := self._refused(request, cost, now_s)):
+            return refused, []
         request.cost_s = rows * cost.unit_s
         self.waiting.add(request)
         since_s, asked_s = self._asked[request.priority]
@@ -132,6 +129,19 @@ class Admission:
         """Why such a request would be refused now, as ``Shed.reason`` has it; empty where it would be let in."""
         now_s = self._now_s()
         return self._refusal(self.cost(kind, budget_s, now_s), kind, client, priority, rows, left_s, budget_s, now_s)
+
+    def refused(self, request: Request) -> Shed | None:
+        """Why it may not wait, if it may not."""
+        now_s = self._now_s()
+        return self._refused(request, self.cost(request.kind, request.deadline.budget_s, now_s), now_s)
+
+    def _refused(self, request: Request, cost: Cost, now_s: float) -> Shed | None:
+        left_s, budget_s = request.deadline.at_s - now_s, request.deadline.budget_s
+        reason = self._refusal(cost, request.kind, request.client, request.priority, len(request.rows), left_s, budget_s, now_s)
+        if not reason:
+            return None
+        self.refused_s = now_s
+        return self._shed(reason, request, left_s)
 
     def _refusal(
         self, cost: Cost, kind: str, client: str, priority: Priority, rows: int, left_s: float, budget_s: float, now_s: float
@@ -214,8 +224,8 @@ class Admission:
         kind, budget_s = "", 0.0
         while (request := waiting.first()) is not None:
             size = len(request.rows)
-            if request.kind != kind or request.deadline.budget_s != budget_s:
-                kind, budget_s = request.kind, request.deadline.budget_s
+            if request.kind != kind or _turn_budget_s(request) != budget_s:
+                kind, budget_s = request.kind, _turn_budget_s(request)
                 cost = self.cost(kind, budget_s, now_s)
                 most_s, fixed_s = min(most_s, cost.most_s), max(fixed_s, cost.fixed_s)
                 if not cost.known:
@@ -277,6 +287,11 @@ class Admission:
         """Take over what another has measured of this kind."""
         self.kinds[kind] = other.kind(kind)
 
+    def rows_of_a_turn(self, request: Request) -> int:
+        """How many rows of its kind a turn takes at most."""
+        cost = self.cost(request.kind, _turn_budget_s(request))
+        return max(1, round(cost.turn_s / cost.unit_s)) if cost.known else FIRST_ROWS
+
     def kind(self, name: str) -> Kind:
         found = self.kinds.get(name)
         if found is None:
@@ -325,6 +340,11 @@ class Admission:
         if at < last and not kind.turns.tried(at + 1) and fits(at, turn_s):  # the next size is tried: it may well take no longer
             most_s = turn_s * BUCKETS[at + 1] / rows
         return Cost(turn_s / rows, max(0.0, typical[0] - each_s), tail(at), turn_s, most_s, True)
+
+
+def _turn_budget_s(request: Request) -> float:
+    """Others wait for a turn that has begun: who has more time than most takes no more of theirs."""
+    return min(request.deadline.budget_s, request.usual_s)
 
 
 def _turns_s(work_s: float, cost: Cost) -> float:

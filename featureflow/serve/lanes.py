@@ -11,8 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import msgspec
+
 from featureflow.serve.admission import Admission
 from featureflow.serve.answer import Shed
+from featureflow.serve.apart import apart
 from featureflow.serve.request import Request
 from featureflow.serve.turn import Run, Turns
 
@@ -33,8 +36,24 @@ class Lanes:
         return self._slow.get(kind, self.quick)
 
     def join(self, request: Request) -> Shed | None:
-        """Queue the request for its lane's coming turn, or say why not."""
-        return self.of(request.kind).join(request)
+        """Queue the request for its lane's coming turn, or say why not. One of more rows than a turn takes is let in or refused whole, and
+        goes as several, between which others have their share; one of candidates that are ranked together stays whole.
+        """
+        lane, rows = self.of(request.kind), len(request.rows)
+        if rows > 1 and request.ranking is None and rows > (most := lane.admission.rows_of_a_turn(request)):
+            return self._apart(lane, request, most)
+        return lane.join(request)
+
+    def _apart(self, lane: Turns, request: Request, most: int) -> Shed | None:
+        if refused := lane.admission.refused(request):
+            return refused
+        rows, of = request.rows, range(len(request.rows))
+        places = [of[first : first + most] for first in of[::most]]
+        for at, told in zip(places, apart(request.future, places), strict=True):
+            again = request.again and (request.again[0], at if request.again[1] is None else request.again[1][at.start : at.stop])
+            part = msgspec.structs.replace(request, rows=rows[at.start : at.stop], future=told, again=again)
+            lane.join(part, let_in=True)
+        return None
 
     def tell(self, kind: str, row_s: float) -> None:
         """What the model computes for a single row. What waits stays where it is; a model that has become quick leaves its lane once

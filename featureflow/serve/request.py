@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -67,6 +68,7 @@ class Request(msgspec.Struct, eq=False):
     client: str = ""
     priority: Priority = Priority.NORMAL
     again: tuple[Sent, Sequence[int] | None] | None = None  # what was sent, and which of its rows these are: for a shadow
+    usual_s: float = inf  # the deadline of most who ask for the same
     cost_s: float = 0.0
 
 

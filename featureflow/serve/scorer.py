@@ -20,7 +20,7 @@ from featureflow.reading.fetch import Fetcher, Reader, Unread
 from featureflow.reading.plan import ModelPlan, Plan
 from featureflow.serve.admission import Admission
 from featureflow.serve.answer import Reply, Shed
-from featureflow.serve.apart import Part, joined
+from featureflow.serve.apart import apart
 from featureflow.serve.arms import shares
 from featureflow.serve.asked import Asked
 from featureflow.serve.assigned import Assigned
@@ -202,20 +202,15 @@ class Scorer:
         versions = {one: self.models.get(model.model, "" if one is carried.stable else one.arm.version) for one in carried.arms}
         asked, found = shares(carried, versions, sent, request_id)
         deadline = _due(model, asked, since_s, caller)
-        parts: list[Part] = []
-        for arm, of, rows, places in found:
-            told = future
-            if len(found) > 1:
-                told = Pending()
-                parts.append((places or (), told))
+        parts = [future] if len(found) == 1 else apart(future, [places or () for _, _, _, places in found])
+        for (arm, of, rows, places), told in zip(found, parts, strict=True):
+            if told.done():
+                continue  # a part before it is not answered
             if isinstance(of, Shed) or asked is None:
                 assert isinstance(of, Shed)  # who is there has read it
                 told.set_result(of)
             else:
                 self._join(of, asked, rows, places, arm, told, deadline, request_id, trace, caller, sent)
-        if parts:
-            joining = self._beside(self._tell(joined(parts), future))
-            future.add_done_callback(lambda _: joining.cancel())  # done already, but where the caller has gone away
         return deadline, future
 
     def plan_of(self, model: ModelPlan, ref: str) -> ModelPlan:
@@ -248,7 +243,7 @@ class Scorer:
             Request(
                 request_id, version.plan, version.loaded, rows, deadline, told, asked.explain, trace, asked.ranking, arm,
                 kind=version.plan.model.name, client=caller.client, priority=_priority(asked, caller),
-                again=None if arm is None or arm.release.shadow is None else (sent, places),
+                usual_s=version.plan.deadline_s, again=None if arm is None or arm.release.shadow is None else (sent, places),
             )
         )  # fmt: skip
         if refused is not None:

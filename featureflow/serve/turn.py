@@ -51,9 +51,9 @@ class Turns:
         """Turns under way."""
         return len(self._tasks)
 
-    def join(self, request: Request) -> Shed | None:
-        """Queue the request for the coming turn, or say why not."""
-        refused, displaced = self.admission.admit(request)
+    def join(self, request: Request, *, let_in: bool = False) -> Shed | None:
+        """Queue the request for the coming turn, or say why not; ``let_in``: it was asked already."""
+        refused, displaced = self.admission.admit(request, let_in=let_in)
         for other in displaced:
             _resolve(other, DISPLACED)
         if refused is None:

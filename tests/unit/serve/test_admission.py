@@ -140,6 +140,32 @@ def test_a_turn_takes_no_more_than_fits_twice_into_the_budget_of_the_most_hurrie
     assert len(admission.take()[0]) == 8
 
 
+def test_who_has_more_time_than_most_takes_no_longer_turn_of_theirs() -> None:
+    watch = Watch()
+    admission = Admission(now_s=watch)
+    for rows in (1, 2, 4, 8, 12, 16, 64):
+        turns(admission, watch, *[0.001 * rows] * 10, rows=rows)
+    patient = [a_request(watch, budget_s=5.0) for _ in range(40)]
+    for one in patient:
+        one.usual_s = 0.020
+        assert admission.admit(one)[0] is None
+    assert admission.rows_of_a_turn(patient[0]) == 8
+    assert len(admission.take()[0]) == 8
+
+
+def test_what_is_asked_whole_is_let_in_by_parts_without_being_asked_again() -> None:
+    watch = Watch()
+    admission = Admission(now_s=watch)
+    turns(admission, watch, *[0.010] * 10)
+    admission.admit(a_request(watch))
+    admission.take()
+    one = a_request(watch, budget_s=0.012)
+    assert admission.refused(one) is not None
+    assert admission.admit(one)[0] is not None
+    assert admission.admit(one, let_in=True)[0] is None
+    assert admission.waiting.requests == 1
+
+
 def test_a_model_that_holds_the_loop_up_has_shorter_turns() -> None:
     watch = Watch()
     admission = Admission(now_s=watch)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Iterator
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from featureflow.models.loaded import LoadedModel
 from featureflow.models.store import ModelStore
 from featureflow.serve.answer import Answer
 from featureflow.serve.lanes import SLOW_S
+from featureflow.serve.priority import Caller
 
 QUICK = {"entities": {"rider": "ada", "zone": 7}}
 BODY = {**QUICK, "context": {"hour": 17}}
@@ -47,6 +50,12 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
     monkeypatch.setattr(LoadedModel, "score", slowly)
     yield found
     found.free.set()
+
+
+async def one_answer(serve: ServeRig, body: object) -> Answer:
+    answer = await serve.ask("tip", body)
+    assert isinstance(answer, Answer)
+    return answer
 
 
 async def known_as_slow(serve: ServeRig, slow: Slow) -> None:
@@ -127,6 +136,40 @@ def test_what_the_next_turn_reads_is_read_while_a_slow_model_computes(models: Mo
             for one in asked:
                 assert isinstance(await one, Answer)
             assert len(read) == 3
+
+    asyncio.run(go())
+
+
+def test_a_request_of_more_rows_than_a_turn_takes_goes_as_several_and_others_come_between(models: ModelStore, slow: Slow) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(200)) as serve:
+            rows = [{**BODY, "entities": {"rider": rider, "zone": zone}} for zone in range(25) for rider in ("ada", "bob", "cid", None)]
+            alone = [json.loads((await one_answer(serve, row)).body)["scores"][0] for row in rows[:8]]
+            await known_as_slow(serve, slow)
+            turns = slow.runs
+            admission = serve.scorer.lanes.of("tip").admission
+            admission.turn_rows = 24
+            admission.kind("tip").costs.clear()  # what was worked out for larger ones
+            slow.free.clear()
+            many = serve.begin("tip", {"rows": rows, "deadline_ms": 60_000, "explain": True})
+            while slow.runs == turns:
+                await asyncio.sleep(0)
+            body = json.dumps({**BODY, "deadline_ms": 60_000}).encode()
+            mine = serve.scorer.score("tip", "", body, request_id="r2", since_s=monotonic(), caller=Caller("another"))[1]
+            for _ in range(50):
+                await asyncio.sleep(0)
+            slow.free.set()
+            answered = []
+            many.add_done_callback(lambda _: answered.append("many"))
+            mine.add_done_callback(lambda _: answered.append("mine"))
+            assert isinstance(await mine, Answer)
+            found = await many
+            assert isinstance(found, Answer)
+            said = json.loads(found.body)
+            assert len(said["scores"]) == len(said["features"]) == len(set(said["prediction_ids"])) == len(rows)
+            assert np.allclose(said["scores"][:8], alone, rtol=1e-5)
+            assert answered == ["mine", "many"]
+            assert slow.runs - turns >= 5
 
     asyncio.run(go())
 
