@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
@@ -17,6 +18,7 @@ class Beside:
 
     def __init__(self) -> None:
         self._threads: dict[str, ThreadPoolExecutor] = {}
+        self._under_way: Counter[str] = Counter()
         self._loop = asyncio.get_running_loop()
 
     async def run(self, model: str, compute: Callable[[A], T], on: A) -> tuple[T, float]:
@@ -30,7 +32,15 @@ class Beside:
             waited_s = perf_counter() - asked_s
             return compute(on), waited_s
 
-        return await self._loop.run_in_executor(thread, run)
+        self._under_way[model] += 1
+        try:
+            return await self._loop.run_in_executor(thread, run)
+        finally:
+            self._under_way[model] -= 1
+
+    def computes(self, model: str) -> bool:
+        """Whether the model is in use here: a session runs one batch at a time, and the event loop would stand still until it had it."""
+        return self._under_way[model] > 0
 
     def close(self) -> None:
         """What is under way is not waited for."""

@@ -218,7 +218,7 @@ class Way:
         expected_s = self._spent.infer_s(name, len(inputs))
         if expected_s is not None:
             self.computes(name, self._spent.infer_s(name, 1) or 0.0)
-            if expected_s < SLOW_S:
+            if expected_s < SLOW_S and not self._beside.computes(name):
                 return work.infer(inputs)
         holding.pause(perf_counter())
         computing()
@@ -226,7 +226,9 @@ class Way:
             scores, holding.waited_s = await self._beside.run(name, work.compute, inputs)
             return scores
         except ModelError:
-            return work.infer(inputs)  # row by row, as far as it takes them
+            (scores, refused), holding.waited_s = await self._beside.run(name, work.compute_each, inputs)
+            work.refuse(refused)
+            return scores
         finally:
             holding.resume(perf_counter())
 

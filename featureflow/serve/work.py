@@ -96,7 +96,12 @@ class Work:
         try:
             return self.compute(inputs)
         except ModelError:
-            pass
+            scores, refused = self.compute_each(inputs)
+            self.refuse(refused)
+            return scores
+
+    def compute_each(self, inputs: NDArray[np.float64]) -> tuple[NDArray[np.float64], dict[int, str]]:
+        """Row by row, in whatever thread: scores (n,), NaN for a row that the model refuses, and why it does."""
         scores = self._parts = np.full((len(inputs), 1 + len(parts_of(self.loaded))), np.nan)
         refused: dict[int, str] = {}
         for row in range(len(inputs)):
@@ -104,11 +109,14 @@ class Work:
                 scores[row] = split(self.loaded, inputs[row : row + 1])[0]
             except ModelError as error:
                 refused[row] = str(error)
+        return scores[:, 0], refused
+
+    def refuse(self, refused: dict[int, str]) -> None:
+        """Answer the requests of these rows with why the model refuses the first of them."""
         if refused:
-            row, why = next(iter(refused.items()))
+            why = next(iter(refused.values()))
             self._refuse_rows(set(refused), Shed("model", why))
             log.warning("model_refused_rows", model=self.plan.model.name, rows=len(refused), first=why)
-        return scores[:, 0]
 
     def answer(self, scores: NDArray[np.float64], new_ids: Callable[[int], list[str]]) -> Predictions | None:
         """Step 6: answer every request that is still waited for; what was answered, or None where nothing was."""

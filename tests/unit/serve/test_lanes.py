@@ -15,24 +15,29 @@ import pytest
 from numpy.typing import NDArray
 from serve_rig import ServeRig, fed, serving
 
+from featureflow.errors import ModelError
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.store import ModelStore
-from featureflow.serve.answer import Answer
+from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.lanes import SLOW_S
 from featureflow.serve.priority import Caller
 
 QUICK = {"entities": {"rider": "ada", "zone": 7}}
 BODY = {**QUICK, "context": {"hour": 17}}
+WRONG = 4711.0
 
 
 class Slow:
-    """The inference of "tip" takes ``seconds`` more, and as long as ``free`` is not set."""
+    """The inference of "tip" takes ``seconds`` more, and beside the event loop as long as ``free`` is not set. ``on_loop``: how many ran
+    on it. ``refuses``: rows with a weight of ``WRONG`` are refused.
+    """
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self.free = threading.Event()
         self.free.set()
-        self.runs = 0
+        self.runs = self.on_loop = 0
+        self.refuses = False
 
 
 @pytest.fixture
@@ -44,7 +49,12 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
         if self.name == "tip":
             found.runs += 1
             time.sleep(found.seconds)
-            found.free.wait(60)
+            if threading.current_thread() is threading.main_thread():
+                found.on_loop += 1
+            else:
+                found.free.wait(60)
+            if found.refuses and (inputs == WRONG).any():
+                raise ModelError("it takes no such weight")
         return score(self, inputs)
 
     monkeypatch.setattr(LoadedModel, "score", slowly)
@@ -187,5 +197,43 @@ def test_a_model_that_has_become_quick_travels_with_the_others_again(models: Mod
             assert lanes.of("tip") is lanes.quick
             assert lanes.quick.admission.kind("tip") is measured
             assert isinstance(await serve.ask("tip", BODY), Answer)
+
+    asyncio.run(go())
+
+
+def test_what_would_be_quick_does_not_wait_on_the_event_loop_for_the_session_that_computes_beside_it(
+    models: ModelStore, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(200)) as serve:
+            await known_as_slow(serve, slow)
+            slow.free.clear()
+            runs, on_loop = slow.runs, slow.on_loop
+            first = serve.begin("tip", BODY)
+            while slow.runs == runs:
+                await asyncio.sleep(0)
+            monkeypatch.setattr(serve.scorer.spent, "infer_s", lambda name, rows: 0.8 * SLOW_S)  # too much to leave the lane
+            second = serve.begin("tip", BODY)
+            for _ in range(200):
+                await asyncio.sleep(0)
+            assert not (first.done() or second.done())
+            slow.free.set()
+            for one in (first, second):
+                assert isinstance(await one, Answer)
+            assert slow.on_loop == on_loop
+
+    asyncio.run(go())
+
+
+def test_a_slow_model_that_refuses_a_row_is_asked_row_by_row_beside_the_event_loop(models: ModelStore, slow: Slow) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(200)) as serve:
+            await known_as_slow(serve, slow)
+            slow.refuses, on_loop = True, slow.on_loop
+            wrong, right = serve.begin("tip", {**QUICK, "context": {"hour": 17, "weight": WRONG}}), serve.begin("tip", BODY)
+            refused = await wrong
+            assert isinstance(refused, Shed) and (refused.reason, refused.detail) == ("model", "it takes no such weight")
+            assert isinstance(await right, Answer)
+            assert slow.on_loop == on_loop
 
     asyncio.run(go())
