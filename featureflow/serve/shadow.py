@@ -121,18 +121,17 @@ class Shadows:
         return version, scores, own.shadowed(scores, [answered.prediction_ids[i] for i in kept]), kept
 
     async def _version(self, release: Release) -> Version:
-        versions = self._versions
         assert release.shadow is not None
-        assert versions is not None  # ``declare`` came before
+        assert self._versions is not None  # ``declare`` came before
         known = self._loaded.get(release.model)
         if known is None or known[0].shadow != release.shadow:
             self._ready.pop(release.model, None)
-            loop = asyncio.get_running_loop()
-            known = release, await loop.run_in_executor(self._thread, self._load, versions.project, release, release.shadow)
+            loop, project = asyncio.get_running_loop(), self._versions.project
+            known = release, await loop.run_in_executor(self._thread, self._load, project, release, release.shadow)
             self._loaded[release.model] = known
         version = self._ready.get(release.model)
         if version is None or version.loaded is not known[1]:
-            version = self._ready[release.model] = versions.of(known[1])
+            version = self._ready[release.model] = self._versions.of(known[1])  # by the definitions of now: they may have changed meanwhile
         return version
 
     def _load(self, project: spec.Project, release: Release, shadow: Arm) -> LoadedModel:

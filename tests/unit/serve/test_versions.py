@@ -26,6 +26,7 @@ from featureflow.models.loaded import LoadedModel
 from featureflow.models.releasing import Releasing
 from featureflow.models.store import ModelStore
 from featureflow.serve.answer import Answer, Shed
+from featureflow.serve.shadow import Shadows
 from featureflow.store.history.sql import SqlHistory
 from featureflow.store.releases import Releases
 
@@ -408,6 +409,39 @@ def test_when_definitions_change_a_shadow_goes_on_and_a_candidate_that_cannot_gi
             told = await scored(serve, {"rows": [{"entities": {"rider": rider}, "context": OF_NOW["context"]} for rider in RIDERS]})
             assert told["version"] == "2", "the view of zones is gone"
             assert scorer.releases.carried["tip"].on_trial
+
+    asyncio.run(go())
+
+
+def test_a_shadow_that_is_loaded_while_definitions_change_reads_by_those_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def go() -> None:
+        async with changed(tmp_path) as here:
+            serve, loading, free = here.serve, threading.Event(), threading.Event()
+            line = b'featureflow_shadow_rows_total{model="tip",outcome="scored",version="2"} %d.0'
+            here.releasing.release(TIP, "1")
+            here.releasing.shadow(TIP, "2")
+            await here.follow()
+            load = Shadows._load
+
+            def slowly(*asked: Any) -> LoadedModel:
+                loading.set()
+                free.wait(60)
+                return load(*asked)
+
+            monkeypatch.setattr(Shadows, "_load", slowly)
+            await scored(serve, OF_BOTH)
+            await until(loading.is_set)
+            wider = msgspec.structs.replace(PROJECT.views[0], ttl_us=40 * 86_400_000_000)
+            sources = {source.name: source for source in NOW.sources}
+            again = with_version(wider, sources)
+            assert again.version != PROJECT.views[0].version
+            await apply(serve, msgspec.structs.replace(NOW, views=(again, *NOW.views[1:])))
+            free.set()
+            await until(lambda: line % 1 in serve.metrics.text())
+            await scored(serve, OF_BOTH)
+            await until(lambda: line % 2 in serve.metrics.text())
+            beside = [one for one in serve.logged() if str(one["prediction_id"]).endswith(".shadow")]
+            assert [msgspec.json.decode(one["views"])["rider_now"] for one in beside] == [again.version] * 2
 
     asyncio.run(go())
 
