@@ -57,7 +57,7 @@ class Lanes:
 
     def tell(self, kind: str, row_s: float) -> None:
         """What the model computes for a single row. What waits stays where it is; a model that has become quick leaves its lane once
-        nobody waits in it.
+        nobody waits in it and no other turn of it is under way.
         """
         own = self._slow.get(kind)
         if own is None:
@@ -66,7 +66,7 @@ class Lanes:
                 own.admission.under_way = UNDER_WAY
                 own.admission.lags(self.quick.admission.lag_s)
                 own.admission.adopt(kind, self.quick.admission)
-        elif row_s < SLOW_S / 2 and not own.waiting:
+        elif row_s < SLOW_S / 2 and not own.waiting and own.active <= 1:  # the one that tells
             del self._slow[kind]
 
     def lags(self, seconds: float) -> None:

@@ -237,3 +237,30 @@ def test_a_slow_model_that_refuses_a_row_is_asked_row_by_row_beside_the_event_lo
             assert slow.on_loop == on_loop
 
     asyncio.run(go())
+
+
+def test_a_model_that_has_become_quick_leaves_its_lane_once_no_other_turn_is_under_way_there(
+    models: ModelStore, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(200)) as serve:
+            await known_as_slow(serve, slow)
+            lanes = serve.scorer.lanes
+            own, runs = lanes.of("tip"), slow.runs
+            slow.free.clear()
+            first = serve.begin("tip", BODY)
+            while slow.runs == runs:
+                await asyncio.sleep(0)
+            monkeypatch.setattr(serve.scorer.spent, "infer_s", lambda name, rows: 0.1 * SLOW_S)
+            second = serve.begin("tip", BODY)
+            for _ in range(200):
+                await asyncio.sleep(0)
+            assert (lanes.of("tip") is own, lanes.active) == (True, 2), "who waits for the end of all turns must see them"
+            slow.free.set()
+            for one in (first, second):
+                assert isinstance(await one, Answer)
+            await lanes.drain()
+            assert isinstance(await serve.ask("tip", BODY), Answer)
+            assert lanes.of("tip") is lanes.quick
+
+    asyncio.run(go())
