@@ -27,6 +27,10 @@ class Answering:
             return []
         return self._released.get(model.name) or [self._store.resolve(model.name)]
 
+    def is_released(self, name: str) -> bool:
+        """Whether a version of this model was released, so that what is added answers nobody by itself."""
+        return name in self._released
+
     def unfit(self, project: Project) -> dict[str, str]:
         """Model -> why scorers refuse it, where the inputs of a version that answers cannot be computed. Of versions that can be read."""
         return self._looked_at(project)[0]

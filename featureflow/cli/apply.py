@@ -82,9 +82,13 @@ def _answering(here: Context, written: Project, output: Output) -> dict[str, str
     for name, why in refused.items():
         output.warn(f"scores of {name} are refused (503) from then on: {why}")
     for name, versions in answering.of_other_inputs(written).items():
+        one = f"version {versions[0]} goes on with the inputs that it was added with"
+        several = f"versions {' and '.join(versions)} go on with the inputs that they were added with"
+        released = f"try it first: featureflow model canary {name} VERSION"
+        unreleased = f"try it before it answers everybody: featureflow model release {name} {versions[0]}, then canary"
         output.say(
-            f"{name}: version {' and '.join(versions)} goes on with the inputs that it was added with. A version that is added from now on "
-            f"has those of the definition; try it before it answers everybody: featureflow model release {name} {versions[0]}, then canary"
+            f"{name}: {one if len(versions) == 1 else several}. A version that is added from now on has those of the definition; "
+            f"{released if answering.is_released(name) else unreleased}"
         )
     return refused
 

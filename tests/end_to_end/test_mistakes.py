@@ -118,7 +118,13 @@ def test_apply_says_which_model_will_answer_no_more_before_it_does_not(tmp_path:
     features.write_text(features.read_text().replace("        UserNow.largest[\"1h\"],\n", ""))
     said = run(folder, "apply", "--plan", code=0)
     assert "fraud: version 1 goes on with the inputs that it was added with" in said
+    assert "featureflow model release fraud 1, then canary" in said
     assert "refused" not in said
+    run(folder, "model", "release", "fraud", "1", code=0)
+    said = run(folder, "apply", "--plan", code=0)
+    assert "fraud: version 1 goes on with the inputs that it was added with" in said
+    assert "featureflow model canary fraud VERSION" in said
+    assert "model release" not in said, "it is released: the step would end a candidate's trial"
     features.write_text(features.read_text().replace("    largest = max(Payment.amount, over=(\"1h\",))\n", ""))
     for words in (("apply", "--plan"), ("apply",)):
         said = run(folder, *words, code=0)
