@@ -44,7 +44,6 @@ def with_version(view: View, sources: dict[str, Source]) -> View:
     return msgspec.structs.replace(view, version=_digest(meaning))
 
 
-
 def feature_version(view: View, feature: Feature, source: Source) -> str:
     """The first 10 hex digits of the SHA-256 of what one feature is: what it calculates of which events, and what it is where none counts.
 

@@ -66,6 +66,11 @@ class Cost(NamedTuple):
     most_s: float  # the same by what a row is taken to be, for the next larger size where that is to be tried
     known: bool
 
+    @property
+    def rows(self) -> int:
+        """How many a turn takes at most, by what is known."""
+        return max(1, round(self.turn_s / self.unit_s)) if self.known else FIRST_ROWS
+
 
 @dataclass(slots=True)
 class Took:
@@ -289,8 +294,7 @@ class Admission:
 
     def rows_of_a_turn(self, request: Request) -> int:
         """How many rows of its kind a turn takes at most."""
-        cost = self.cost(request.kind, _turn_budget_s(request))
-        return max(1, round(cost.turn_s / cost.unit_s)) if cost.known else FIRST_ROWS
+        return self.cost(request.kind, _turn_budget_s(request)).rows
 
     def kind(self, name: str) -> Kind:
         found = self.kinds.get(name)

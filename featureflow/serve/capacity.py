@@ -30,7 +30,7 @@ def of(scorer: Scorer, name: str) -> v1.CapacityAnswer:
     )
     if not cost.known:
         return answer
-    rows = round(cost.turn_s / cost.unit_s)
+    rows = cost.rows
     answer.stages = _stages(scorer, name, rows, cost)
     answer.rows_per_turn, answer.turn_ms = rows, _ms(cost.turn_s)
     read_s = 0.0 if admission.under_way > 1 else rows * scorer.spent.read_s  # beside the loop it is computed meanwhile

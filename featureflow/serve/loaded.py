@@ -249,4 +249,3 @@ class LoadedModels:
 
 def _being_loaded(key: Key) -> Shed:
     return Shed("loading", f"model {'@'.join(filter(None, key))} is being loaded")
-

@@ -287,6 +287,7 @@ class Scorer:
             "model_loaded", model=loaded.name, version=loaded.version, variant=loaded.variant, provider=loaded.provider
         )
 
+
 def _due(model: ModelPlan, asked: Asked | None, since_s: float, caller: Caller) -> Deadline:
     deadline_ms = caller.deadline_ms if asked is None or asked.deadline_ms is None else asked.deadline_ms
     budget_s = model.model.deadline_us * 1e-6 if deadline_ms is None else deadline_ms * 1e-3
