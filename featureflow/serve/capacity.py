@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from featureflow.serve.admission import Cost
+from featureflow.serve.deadline import budget_of
 from featureflow.serve.durations import BUCKETS, Durations, bucket_of
 from featureflow.serve.scorer import Scorer
 from featureflow.serve.wire import v1
@@ -11,7 +12,7 @@ from featureflow.serve.wire import v1
 def of(scorer: Scorer, name: str) -> v1.CapacityAnswer:
     """Raises RequestError (404), UnavailableError before there are definitions."""
     plan = scorer.served.model(name)
-    budget_s = plan.model.deadline_us * 1e-6
+    budget_s = budget_of(None, plan.deadline_s)
     admission = scorer.lanes.of(name).admission
     kind, cost = admission.kind(name), admission.cost(name, budget_s)
     answer = v1.CapacityAnswer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 from time import monotonic
 
+WAY_BACK_SHARE, WAY_BACK_MOST_S = 0.05, 0.002  # of what a caller gives, for an answer's way to it
 FETCH_SHARE, FETCH_MOST_S = 0.5, 0.050
 FETCH_LEAST_S = 0.002  # for a reply that is on its way already
 
@@ -24,6 +25,12 @@ class Deadline:
     def passed(self) -> bool:
         """Whether nothing is left."""
         return monotonic() >= self.at_s
+
+
+def budget_of(deadline_ms: float | None, usual_s: float) -> float:
+    """How many seconds the server may take of what a caller gives it, who counts until the answer is there and not until it is sent."""
+    given_s = usual_s if deadline_ms is None else deadline_ms * 1e-3
+    return given_s - min(WAY_BACK_SHARE * given_s, WAY_BACK_MOST_S)
 
 
 def fetch_budget_s(left_s: float, rest_s: float = 0.0) -> float:

@@ -11,6 +11,7 @@ from time import monotonic
 
 from featureflow.serve import problem
 from featureflow.serve.answer import Answer
+from featureflow.serve.deadline import budget_of
 from featureflow.serve.lookups import DEADLINE_S
 from featureflow.serve.plain_request import Head
 from featureflow.serve.priority import Caller
@@ -48,7 +49,7 @@ class Door:
         model = None if plan is None else plan.models.get(head.model)
         if model is None or IN_BODY[0] in data or IN_BODY[1] in data:
             return ""
-        budget_s = model.model.deadline_us * 1e-6 if caller.deadline_ms is None else caller.deadline_ms * 1e-3
+        budget_s = budget_of(caller.deadline_ms, model.deadline_s)
         rows = 1 if head.body_bytes <= SMALL_BYTES else max(1, data.count(b'"entities"'))
         left_s = since_s + budget_s - monotonic()
         return self._scorer.lanes.of(head.model).admission.refusal(head.model, caller.client, caller.priority, rows, left_s, budget_s)
@@ -58,7 +59,7 @@ class Door:
         plan = self._scorer.served.plan
         if plan is None or head.target not in plan.views:
             return ""
-        budget_s = DEADLINE_S if caller.deadline_ms is None else caller.deadline_ms * 1e-3
+        budget_s = budget_of(caller.deadline_ms, DEADLINE_S)
         rows, left_s = data.count(b",", head.bytes) + 1, since_s + budget_s - monotonic()
         return self._scorer.lookups.queue.refusal(head.target, caller.client, caller.priority, rows, left_s, budget_s)
 

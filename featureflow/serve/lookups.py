@@ -20,7 +20,7 @@ from featureflow.reading.fetch import Fetcher, Reading, Unread
 from featureflow.reading.finalized import Finalized
 from featureflow.reading.plan import ViewPlan
 from featureflow.serve.answer import Answer, Shed
-from featureflow.serve.deadline import Deadline
+from featureflow.serve.deadline import Deadline, budget_of
 from featureflow.serve.lag import Lag
 from featureflow.serve.lookup_queue import HELD_S, LookupQueue
 from featureflow.serve.pending import Pending
@@ -65,7 +65,7 @@ class Lookups:
 
     def ask(self, view: ViewPlan, ids: Ids, at_us: int | None, show: Show, *, since_s: float, caller: Caller = NOBODY) -> Lookup:
         """Put it into the coming turn, or refuse it; its future tells."""
-        budget_s = DEADLINE_S if caller.deadline_ms is None else caller.deadline_ms * 1e-3
+        budget_s = budget_of(caller.deadline_ms, DEADLINE_S)
         lookup = Lookup(view, ids, at_us, show, Deadline(since_s + budget_s, budget_s), Pending(), caller)
         refused, displaced = self.queue.join(lookup)
         for other in displaced:

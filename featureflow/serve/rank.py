@@ -17,7 +17,7 @@ from featureflow.reading.plan import ModelPlan
 from featureflow.serve import problem
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.asked import Asked, row_of
-from featureflow.serve.deadline import Deadline
+from featureflow.serve.deadline import Deadline, budget_of
 from featureflow.serve.priority import NOBODY, Caller
 from featureflow.serve.ranking import Ranking
 from featureflow.serve.recall import Found, Recalls
@@ -48,7 +48,7 @@ class Ranker:
         except (ValueError, RecursionError) as error:
             raise problem.undecodable(error, raw) from None
         deadline_ms = caller.deadline_ms if body.deadline_ms is None else body.deadline_ms
-        budget_s = plan.model.deadline_us * 1e-6 if deadline_ms is None else deadline_ms * 1e-3
+        budget_s = budget_of(deadline_ms, plan.deadline_s)
         deadline = Deadline(since_s + budget_s, budget_s)
         candidate = ranked_entity(plan, body)
         recalls = Recalls(self._scorer, plan, candidate, body)

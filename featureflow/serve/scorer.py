@@ -24,7 +24,7 @@ from featureflow.serve.apart import apart
 from featureflow.serve.arms import shares
 from featureflow.serve.asked import Asked
 from featureflow.serve.assigned import Assigned
-from featureflow.serve.deadline import Deadline
+from featureflow.serve.deadline import Deadline, budget_of
 from featureflow.serve.kept_metrics import CacheMetrics
 from featureflow.serve.lag import Lag
 from featureflow.serve.lanes import Lanes
@@ -290,7 +290,7 @@ class Scorer:
 
 def _due(model: ModelPlan, asked: Asked | None, since_s: float, caller: Caller) -> Deadline:
     deadline_ms = caller.deadline_ms if asked is None or asked.deadline_ms is None else asked.deadline_ms
-    budget_s = model.model.deadline_us * 1e-6 if deadline_ms is None else deadline_ms * 1e-3
+    budget_s = budget_of(deadline_ms, model.deadline_s)
     return Deadline(since_s + budget_s, budget_s)
 
 
