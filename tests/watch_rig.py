@@ -121,7 +121,7 @@ class WatchRig:
     def scoring(self, failpoint: Failpoint = unarmed, begins: dict[Partition, int] | None = None, model: str = "risk") -> Scoring:
         plan = Plan(self.project, {"trip": self.rig.partitions}, self.rig.buckets)
         reader = FeatureReader(self.rig.online, self.rig.clock, self.rig.clock, stale_after_us=30_000_000, wait_us=self.wait_us)
-        current = CurrentModel(self.models, self.rig.online, self.project, model, "")
+        current = CurrentModel(self.models, self.rig.online, plan, model, "")
         current.get()
         current.wait(60.0)
         stage = Scoring(

@@ -198,7 +198,7 @@ class Plan:
         if declared is not None and declared.model is model:
             return declared
         if waits := self._waits(model):
-            sources = ", ".join(self.waiting[name] for name in sorted(waits))
+            sources = ", ".join(dict.fromkeys(self.waiting[name] for name in sorted(waits)))
             raise ModelError(f"model {model.name}: a view that it reads waits for {sources}; run: featureflow apply")
         found = self._versions.get(model)
         if found is None:

@@ -14,6 +14,7 @@ from featureflow.models.ensemble import Loaded, LoadedEnsemble, definition_of, e
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.loader import ModelLoader
 from featureflow.models.release import Arm, check_released, decoded
+from featureflow.reading.plan import Plan
 from featureflow.store.mirror import RELEASES_DOCUMENT
 from featureflow.store.online.protocol import OnlineStore
 from featureflow.watch.watched import check_said
@@ -29,8 +30,10 @@ class CurrentModel:
     An ensemble has no versions: its members are those. Used from one thread.
     """
 
-    def __init__(self, loader: ModelLoader, online: OnlineStore, project: spec.Project, model: str, ref: str) -> None:
-        self._loader, self._online, self._project, self._model, self._ref = loader, online, project, project.model(model), ref
+    def __init__(self, loader: ModelLoader, online: OnlineStore, plan: Plan, model: str, ref: str) -> None:
+        self._loader, self._online, self._plan, self._ref = loader, online, plan, ref
+        self._project = plan.project
+        self._model = self._project.model(model)
         self._loaded: Loaded | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="models")
         self._loading: Future[Loaded] | None = None
@@ -79,8 +82,10 @@ class CurrentModel:
         return current if same and current is not None else self._watchable(ensemble_of(self._model, self._project, members))
 
     def _watchable(self, loaded: Loaded) -> Loaded:
-        """It must be said of events what the version reads. Raises ModelError."""
-        check_said(self._project, definition_of(loaded, self._project), f"{loaded.name}@{loaded.version}")
+        """It must be said of events what the version reads, and no view that it reads may wait for its sources. Raises ModelError."""
+        definition = definition_of(loaded, self._project)
+        check_said(self._project, definition, f"{loaded.name}@{loaded.version}")
+        self._plan.of(definition)
         return loaded
 
     def _of(self, model: spec.Model, wanted: str, current: LoadedModel | None) -> LoadedModel:

@@ -140,7 +140,7 @@ class Watching:
         reader = FeatureReader(
             self._online, self._clock, self._wall, stale_after_us=self._options.stale_after_us, wait_us=self._options.wait_us
         )
-        current = CurrentModel(self._loader.apart(), self._online, self._applied.project, model, ref)
+        current = CurrentModel(self._loader.apart(), self._online, self._plan, model, ref)
         return Scoring(
             self._log, self._plan, model, current, reader, self._clock, self._wall, self._metrics, self._failpoint,
             group=f"{self._group}.score.{model}", member=self._options.member, begins=begins, schemas=self._schemas,

@@ -19,9 +19,11 @@ from featureflow.kernel.derive import features_to_inputs
 from featureflow.kernel.finalize import ViewKernel
 from featureflow.models.release import Arm, content_of, release
 from featureflow.models.store import ModelStore
+from featureflow.reading.plan import Plan
 from featureflow.store.log.protocol import Partition
 from featureflow.store.mirror import RELEASES_DOCUMENT
 from featureflow.watch import failpoint
+from featureflow.watch.current import CurrentModel
 from featureflow.watch.score import Score
 from featureflow.watch.scoring import Scoring
 
@@ -264,3 +266,13 @@ def test_a_version_with_inputs_of_its_own_scores_if_it_is_said_of_events_what_it
     said = tuple(msgspec.structs.replace(rule, context={**rule.context, "ask:hour": Column("zone")}) for rule in WATCHED.alerts)
     saying = WatchRig(store, project=msgspec.structs.replace(WATCHED, requests=(hour,), models=(less,), alerts=said))
     assert scored_by(saying, saying.scoring()) == "3"
+
+
+def test_a_version_one_of_whose_views_waits_for_its_sources_scores_nothing_and_says_why(tmp_path: Path) -> None:
+    rig = WatchRig(models_in(tmp_path))
+    current = CurrentModel(rig.models, rig.rig.online, Plan(rig.project, {}), "risk", "")
+    for _ in range(2):
+        assert current.get() is None
+        current.wait(60.0)
+    assert "waits for trip; run: featureflow apply" in current.problem
+    current.close()
