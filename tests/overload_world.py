@@ -119,15 +119,8 @@ class World:
                     watch, budget_s=self.budget_s, since_s=came_s if since_s is None else since_s,
                     kind=stream.kind, client=stream.client, priority=stream.priority,
                 )  # fmt: skip
-                outcome.came += 1
-                refused, displaced = admission.admit(request)
-                if refused is not None:
-                    _count(outcome, refused.reason)
-                else:
-                    asked[id(request)] = (came_s, outcome)
-                    kept.append(request)
-                for other in displaced:
-                    _count(asked.pop(id(other))[1], "displaced")
+                kept.append(request)
+                _ask(admission, request, came_s, outcome, asked)
 
         while True:
             batch, hopeless = admission.take()
@@ -200,14 +193,7 @@ class Beside(World):
         def came(number: int) -> None:
             stream, outcome = streams[number], outcomes[number]
             request = a_request(watch, budget_s=self.budget_s, kind=stream.kind, client=stream.client, priority=stream.priority)
-            outcome.came += 1
-            refused, displaced = admission.admit(request)
-            if refused is not None:
-                _count(outcome, refused.reason)
-            else:
-                asked[id(request)] = (watch.s, outcome)
-            for other in displaced:
-                _count(asked.pop(id(other))[1], "displaced")
+            _ask(admission, request, watch.s, outcome, asked)
 
         def begin() -> None:
             nonlocal reading, under_way
@@ -250,6 +236,18 @@ class Beside(World):
             what()
             begin()
         return outcomes
+
+
+def _ask(admission: Admission, request: Request, came_s: float, outcome: Outcome, asked: dict[int, tuple[float, Outcome]]) -> None:
+    """``asked``, by the id of a request that waits: when it came, and of whom."""
+    outcome.came += 1
+    refused, displaced = admission.admit(request)
+    if refused is not None:
+        _count(outcome, refused.reason)
+    else:
+        asked[id(request)] = (came_s, outcome)
+    for other in displaced:
+        _count(asked.pop(id(other))[1], "displaced")
 
 
 def _count(outcome: Outcome, reason: str) -> None:

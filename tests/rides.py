@@ -8,6 +8,15 @@ class Zone(Entity[int]): ...
 
 '''
 
+RIDE = '''
+class Ride(Event, topic="{topic}-rides", time="at", disorder="1m", keyed_by="rider"):
+    at: Field[datetime]
+    rider: Field[str] = key(Rider)
+    zone: Field[int | None] = key(Zone)
+    fare: Field[float | None]
+    cash: Field[bool]
+
+'''
 TIP = '''
 class Tip(Event, topic="{topic}-tips", time="at", disorder="1m"):
     at: Field[datetime]

@@ -25,7 +25,7 @@ from forked import Forked
 from naive import Naive, answers, differences
 from ports import free_port
 from processes import Process, until
-from rides import ENTITIES, TIP, VIEWS
+from rides import ENTITIES, RIDE, TIP, VIEWS
 
 import oracle
 from featureflow.cli.context import Context
@@ -51,15 +51,7 @@ from datetime import datetime
 
 from featureflow import Entity, Event, Field, Model, Request, View, count, key, last, last_n, max, mean, stddev, sum
 
-''' + ENTITIES + '''
-class Ride(Event, topic="{topic}-rides", time="at", disorder="1m", keyed_by="rider"):
-    at: Field[datetime]
-    rider: Field[str] = key(Rider)
-    zone: Field[int | None] = key(Zone)
-    fare: Field[float | None]
-    cash: Field[bool]
-
-''' + TIP + VIEWS + '''
+''' + ENTITIES + RIDE + TIP + VIEWS + '''
 class RiderLast(View, of=Rider):
     fare = last(Ride.fare, over=("1h",))
 

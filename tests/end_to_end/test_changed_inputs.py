@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from processes import until
-from rides import ENTITIES, TIP
+from rides import ENTITIES, RIDE, TIP
 from world import Http, World, new_topic
 
 from featureflow.models.export import export_mlp
@@ -26,15 +26,7 @@ from datetime import datetime
 
 from featureflow import Entity, Event, Field, Model, Request, View, count, key, max, sum
 
-''' + ENTITIES + '''
-class Ride(Event, topic="{topic}-rides", time="at", disorder="1m", keyed_by="rider"):
-    at: Field[datetime]
-    rider: Field[str] = key(Rider)
-    zone: Field[int | None] = key(Zone)
-    fare: Field[float | None]
-    cash: Field[bool]
-
-''' + TIP
+''' + ENTITIES + RIDE + TIP
 BEFORE = HEAD + '''
 
 class RiderNow(View, of=Rider):
