@@ -44,9 +44,9 @@ def test_after_every_kind_of_fault_everything_is_what_a_naive_replay_gives() -> 
     assert done.returncode == 0, done.stderr[-10_000:]
     told = json.loads(done.stdout.splitlines()[-1])
     assert (told["lost"], told["doubled"], told["wrong"], told["problems"]) == (0, 0, 0, [])
-    assert told["faults"].keys() == {fault.__name__ for fault in OTHERS} | {"killed"}
+    assert told["faults"].keys() == {fault.__name__ for fault in OTHERS} | {"killed", "killed_at_any_instant"}
     assert told["kills"] == KILLS <= told["restarts"]
-    assert told["kills_mid_batch"] >= 0.75 * KILLS
+    assert told["kills_mid_batch"] >= 0.9 * KILLS
     assert told["commits_refused"] >= told["pauses"] == 1
     assert told["dead_letters"] == told["dead_letters_expected"] > 0
     assert told["entities_nonempty_share"] >= 0.9

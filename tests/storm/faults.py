@@ -25,6 +25,8 @@ from storm.members import Member
 from storm.operations import Operations
 from storm.servers import OwnServers
 
+ANY_INSTANT = 10
+
 Place = tuple[str, int]
 
 
@@ -89,18 +91,27 @@ class Stage:
 Fault = Callable[[Stage], None]
 
 
-def killed(stage: Stage) -> None:
-    """A consumer dies and is started again."""
+def _killed(stage: Stage, *, with_events: bool) -> None:
     member = stage.writer if stage.luck.random() < 0.2 else stage.luck.choice(stage.workers)
-    member.kill(stage.luck)
+    member.kill(with_events=with_events)
     member.start_again()
+
+
+def killed(stage: Stage) -> None:
+    """A consumer dies with events in hand and is started again."""
+    _killed(stage, with_events=True)
+
+
+def killed_at_any_instant(stage: Stage) -> None:
+    """The same, whatever it is at: most of the time it waits, with nothing in hand."""
+    _killed(stage, with_events=False)
 
 
 def stays_dead(stage: Stage) -> None:
     """A worker dies and is not started again until the others have all of its partitions."""
     member = stage.luck.choice(stage.workers)
     began = time.monotonic()
-    member.kill(stage.luck)
+    member.kill(with_events=True)
     stage.advances(f"while {member.name} stays dead")
     stage.takeovers_s.append(time.monotonic() - began)
     stage.operations.note(f"the others have the partitions of {member.name}, {stage.takeovers_s[-1]:.1f} s after its death")
@@ -290,12 +301,16 @@ OTHERS: tuple[Fault, ...] = (
 
 
 def plan(kills: int, luck: random.Random, kills_a_round: int) -> list[Fault]:
-    """So many kills, and in each round of them every other fault once, in an order of its own. ``stays_dead`` kills too."""
+    """So many kills, and in each round of them every other fault once, in an order of its own. ``stays_dead`` kills too.
+
+    One kill in ANY_INSTANT is at any instant: as many by every seed, for the verdict asks how many were in the middle of a batch.
+    """
     rounds = max(1, round(kills / kills_a_round))
     found: list[Fault] = []
     for n in range(rounds):
         single = kills * (n + 1) // rounds - kills * n // rounds - 1
-        round_ = [*[killed] * max(0, single), *OTHERS]
+        anywhere = single // ANY_INSTANT
+        round_ = [*[killed] * (single - anywhere), *[killed_at_any_instant] * anywhere, *OTHERS]
         luck.shuffle(round_)
         found += round_
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
 import time
 from collections.abc import Callable
@@ -91,11 +90,11 @@ class Member:
         assert self.process is not None
         assert self.process.running(), f"{self.name} ended by itself:\n{self.process.said()[-3000:]}"
 
-    def kill(self, luck: random.Random) -> None:
-        """SIGKILL; nearly always with events in hand, at whatever instruction it is at then."""
+    def kill(self, *, with_events: bool) -> None:
+        """SIGKILL at whatever instruction it is at, now or as soon as it has events in hand."""
         assert self.process is not None
         self.check()
-        if luck.random() < 0.9:
+        if with_events:
             until(self._stopped_with_events, f"events in the hands of {self.name}", seconds=IN_HAND_S, every=0.0003)
         in_hand = self.hand.read()[1]
         self.process.kill()

@@ -30,7 +30,7 @@ WORKERS = 3
 BUCKETS = 4
 AGAIN = 0.1                                # of the records: the same bytes again, a while later
 KILLS_A_ROUND = 40
-MID_BATCH = 0.75                           # of the kills, at least
+MID_BATCH = 0.9                            # of the kills, at least
 NONEMPTY = 0.9                             # of the entities, at least
 DRAIN_S = 300.0
 
