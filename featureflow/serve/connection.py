@@ -253,7 +253,7 @@ class Connection(asyncio.Protocol):
         assert transport is not None
         metrics = connections.routes.scorer.metrics
         metrics.requests.add(route, 503)
-        connections.send_later(transport, connections.door.bytes(reason, request_id, not connections.closing))
+        connections.send_later(transport, connections.door.refuse(reason, request_id, not connections.closing))
         if route == "score":
             metrics.total.observe(perf_counter() - self._began)
         self._since = connections.loop.time()
@@ -266,7 +266,7 @@ class Connection(asyncio.Protocol):
         assert transport is not None
         routes = self._connections.routes
         routes.scorer.metrics.requests.add("other", 503)
-        transport.write(self._connections.door.bytes("connections", routes.ids.of(""), False))
+        transport.write(self._connections.door.refuse("connections", routes.ids.of(""), False))
         transport.close()
 
     def _cut_off(self) -> None:
@@ -281,7 +281,7 @@ class Connection(asyncio.Protocol):
         )
         routes.scorer.metrics.requests.add(head.route if isinstance(head, Head) else "other", 408)
         routes.scorer.metrics.too_slow.labels(part).inc()
-        transport.write(routes.heads.bytes(answer, request_id, False))
+        transport.write(routes.heads.encode(answer, request_id, False))
         transport.close()
         self._kept = b""
 
@@ -307,7 +307,7 @@ class Connection(asyncio.Protocol):
             metrics.total.observe(perf_counter() - self._began)
         if transport is None:
             return
-        connections.send_later(transport, connections.routes.heads.bytes(answer, request_id, not connections.closing))
+        connections.send_later(transport, connections.routes.heads.encode(answer, request_id, not connections.closing))
         self._since = connections.loop.time()
         if connections.closing:
             self.leave()

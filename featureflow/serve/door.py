@@ -6,7 +6,6 @@ goes the whole way. Shedding must cost a small part of what serving does, or it 
 
 from __future__ import annotations
 
-import builtins
 from time import monotonic
 
 from featureflow.serve import problem
@@ -43,7 +42,7 @@ class Door:
         self._date, self._head = b"", ""
         self._counts = {reason: scorer.metrics.shed.labels(reason) for reason in WHY}
 
-    def refusal(self, head: Head, data: builtins.bytes, caller: Caller, since_s: float) -> str:
+    def refusal(self, head: Head, data: bytes, caller: Caller, since_s: float) -> str:
         """Why the request is refused as it stands, as ``Shed.reason`` has it; empty where it is to be read."""
         plan = self._scorer.served.plan
         model = None if plan is None else plan.models.get(head.model)
@@ -54,7 +53,7 @@ class Door:
         left_s = since_s + budget_s - monotonic()
         return self._scorer.lanes.of(head.model).admission.refusal(head.model, caller.client, caller.priority, rows, left_s, budget_s)
 
-    def refusal_of_lookup(self, head: Head, data: builtins.bytes, caller: Caller, since_s: float) -> str:
+    def refusal_of_lookup(self, head: Head, data: bytes, caller: Caller, since_s: float) -> str:
         """The same of a request for features, which has as many ids as its body has commas, or fewer."""
         plan = self._scorer.served.plan
         if plan is None or head.target not in plan.views:
@@ -63,13 +62,13 @@ class Door:
         rows, left_s = data.count(b",", head.bytes) + 1, since_s + budget_s - monotonic()
         return self._scorer.lookups.queue.refusal(head.target, caller.client, caller.priority, rows, left_s, budget_s)
 
-    def bytes(self, reason: str, request_id: str, keep_alive: bool) -> builtins.bytes:
-        """The whole answer, counted."""
+    def refuse(self, reason: str, request_id: str, keep_alive: bool) -> bytes:
+        """Count it; the whole response, as it is sent."""
         self._counts[reason].inc()
         if not ESCAPED.isdisjoint(request_id):
             title, detail = WHY[reason]
             answer = problem.answer(503, title, detail, request_id, retry_after_s=RETRY_S)
-            return self._heads.bytes(answer, request_id, keep_alive)
+            return self._heads.encode(answer, request_id, keep_alive)
         date = self._heads.date()
         if date is not self._date:
             self._date, self._head = date, HEAD + date.decode()

@@ -43,7 +43,7 @@ class Document:
         self._made_of: tuple[Plan | None, list[ModelPlan]] = None, []
         self._bytes = b""
 
-    def bytes(self, plan: Plan | None, models: Mapping[str, ModelPlan]) -> bytes:
+    def encode(self, plan: Plan | None, models: Mapping[str, ModelPlan]) -> bytes:
         """The document as JSON. ``models``: see ``document``."""
         made_of = plan, list(models.values())  # compared by identity: plans have no equality of their own
         if not self._bytes or made_of != self._made_of:

@@ -26,8 +26,8 @@ class ResponseHeads:
             self._second, self._date = second, f"Date: {rfc822_formatted_time()}\r\n".encode()
         return self._date
 
-    def bytes(self, answer: Answer, request_id: str, keep_alive: bool) -> bytes:
-        """The whole answer."""
+    def encode(self, answer: Answer, request_id: str, keep_alive: bool) -> bytes:
+        """The whole response, as it is sent."""
         known = self._known.get((answer.status, answer.content_type))
         if known is None:
             reason = web.Response(status=answer.status).reason
@@ -76,7 +76,7 @@ def respond(request: web.BaseRequest, answer: Answer, request_id: str, heads: Re
         and not transport.get_write_buffer_size()
     ):
         keep_alive = request.keep_alive
-        return Written(heads.bytes(answer, request_id, keep_alive), answer.status, keep_alive)
+        return Written(heads.encode(answer, request_id, keep_alive), answer.status, keep_alive)
     headers = {
         "Content-Type": answer.content_type,
         "X-Request-ID": request_id,

@@ -213,7 +213,7 @@ class Routes:
         return Answer(200, self.scorer.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
 
     async def _document(self, call: Call) -> Answer:
-        return Answer(200, self._openapi.bytes(self.scorer.served.plan, self.scorer.answering()))
+        return Answer(200, self._openapi.encode(self.scorer.served.plan, self.scorer.answering()))
 
     async def _index(self, call: Call) -> Answer:
         plan = self.scorer.served.plan
