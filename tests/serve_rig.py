@@ -24,12 +24,14 @@ from featureflow.models.transform import fit
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.app import ServeOptions, Server
 from featureflow.serve.connection import Connections
+from featureflow.serve.lanes import Lanes
 from featureflow.serve.metrics import Metrics
 from featureflow.serve.openapi import Document
 from featureflow.serve.prediction_log import PredictionLog
 from featureflow.serve.produce import Producer
 from featureflow.serve.routes import Routes
 from featureflow.serve.scorer import Scorer
+from featureflow.serve.turn import Turns
 from featureflow.serve.upkeep import Upkeep
 from featureflow.store.mirror import PROJECT_DOCUMENT
 from featureflow.store.online.beside import Group, Kept, Together, read_all
@@ -166,6 +168,12 @@ async def serving(
         scorer.close()
 
 
+async def at_rest(turns: Turns | Lanes) -> None:
+    """Wait until nothing is queued or under way: a turn goes on after its answers, which may be what a test is after."""
+    while turns.waiting or turns.active:
+        await asyncio.sleep(0.001)
+
+
 @dataclass
 class Listening:
     """HTTP on loopback in front of a ``ServeRig``."""
@@ -246,5 +254,6 @@ def models_in(folder: Path) -> ModelStore:
 
 
 __all__ = [
-    "ASK", "TRIP", "Listening", "Rig", "ServeRig", "fed", "fed_into", "fold", "listening", "models_in", "served", "serving", "train",
+    "ASK", "TRIP", "Listening", "Rig", "ServeRig", "at_rest", "fed", "fed_into", "fold", "listening", "models_in", "served", "serving",
+    "train",
 ]  # fmt: skip

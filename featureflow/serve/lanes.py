@@ -84,11 +84,6 @@ class Lanes:
         """Turns under way."""
         return sum(turns.active for turns in self._all())
 
-    async def drain(self) -> None:
-        """Wait until nothing is queued or under way."""
-        for turns in list(self._all()):
-            await turns.drain()
-
     def _all(self) -> Iterator[Turns]:
         yield self.quick
         yield from self._slow.values()

@@ -69,11 +69,6 @@ class Turns:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)
 
-    async def drain(self) -> None:
-        """Wait until nothing is queued or under way."""
-        while self._queue or self._tasks:
-            await asyncio.sleep(0.001)
-
     def _schedule(self) -> None:
         if not self._scheduled and self._reading is None and len(self._tasks) < self.admission.under_way:
             self._scheduled = True

@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import msgspec
-from serve_rig import TIP, WITH_MODELS, fed, listening, serving
+from serve_rig import TIP, WITH_MODELS, at_rest, fed, listening, serving
 
 from featureflow.models.store import ModelStore
 from featureflow.serve import capacity
@@ -25,7 +25,7 @@ def test_before_a_turn_nothing_is_known_and_after_one_each_stage_is(models: Mode
             assert (before["req_s"], before["stages"], before["batches"]) == (None, [], [])
             for _ in range(3):
                 await serve.ask("tip", BODY)
-                await serve.scorer.lanes.drain()
+                await at_rest(serve.scorer.lanes)
             async with server.client.get(path) as response:
                 after = json.loads(await response.read())
             assert after["req_s"] > 0

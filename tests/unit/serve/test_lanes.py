@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from serve_rig import ServeRig, fed, serving
+from serve_rig import ServeRig, at_rest, fed, serving
 
 from featureflow.errors import ModelError
 from featureflow.models.loaded import LoadedModel
@@ -259,7 +259,7 @@ def test_a_model_that_has_become_quick_leaves_its_lane_once_no_other_turn_is_und
             slow.free.set()
             for one in (first, second):
                 assert isinstance(await one, Answer)
-            await lanes.drain()
+            await at_rest(lanes)
             assert isinstance(await serve.ask("tip", BODY), Answer)
             assert lanes.of("tip") is lanes.quick
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from overload_world import Watch
+from serve_rig import at_rest
 
 from featureflow.serve.admission import Admission, Took
 from featureflow.serve.answer import Answer, Shed
@@ -235,6 +236,6 @@ def test_who_waits_for_the_turn_that_is_due_waits_for_it_and_for_none_after_it()
         door.set()
         await waiting
         assert ended[0] == 1
-        await turns.drain()
+        await at_rest(turns)
 
     asyncio.run(go())
