@@ -39,7 +39,7 @@ from featureflow.store.online.open import open_online, open_reader
 from featureflow.store.vectors.folder import VectorStore
 from featureflow.tracing import Tracer, open_telemetry
 
-DRAIN_S = 6.0  # for requests under way; then come the two logs, with FLUSH_S each
+DRAIN_S = 6.0  # for requests under way, and for shadows in what is left of it; then come the two logs, with FLUSH_S each
 FLUSH_S = 1.5
 SWITCH_S = 0.0005  # else the thread that logs predictions may hold the event loop up for 5 ms at a time
 GARBAGE = 10_000  # objects more than were let go of, after which cycles are looked for: of the 700 that Python has, a turn makes more
@@ -154,7 +154,9 @@ class Server:
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def stop(self) -> None:
-        """Refuse new connections, finish the requests under way, append what is logged, let go of everything."""
+        """Refuse new connections, finish the requests under way, and their shadows, append what is logged, let go of everything."""
+        loop = asyncio.get_running_loop()
+        ended_s = loop.time() + DRAIN_S
         self.upkeep.draining = True
         if self._listening is not None:
             self._listening.close()
@@ -162,6 +164,7 @@ class Server:
             await self._connections.close(DRAIN_S)
             self._connections = None
         self.upkeep.close()
+        await self.scorer.drain(max(0.0, ended_s - loop.time()))
         await asyncio.to_thread(self.producer.close, FLUSH_S)
         if self._predictions is not None:
             await asyncio.to_thread(self._predictions.close, FLUSH_S)

@@ -36,7 +36,7 @@ class ReleaseMetrics(Collector):
         self._carried, self._counts, self._accuracy = carried, counts, accuracy
         registry.register(self)
         self._shadow = Counter(
-            "featureflow_shadow_rows", "Rows that a shadow scored, failed at, skipped, or that lacked what it reads",
+            "featureflow_shadow_rows", "Rows that a shadow scored, failed at, skipped, lacked the inputs of, or dropped at shutdown",
             ["model", "version", "outcome"], registry=registry,
         )  # fmt: skip
         self._differs = Histogram(
@@ -45,7 +45,7 @@ class ReleaseMetrics(Collector):
         )  # fmt: skip
 
     def shadowed(self, model: str, version: str, outcome: str, rows: int) -> None:
-        """outcome: ``scored failed skipped lacking``."""
+        """outcome: ``scored failed skipped lacking shutdown``."""
         self._shadow.labels(model, version, outcome).inc(rows)
 
     def differs(self, model: str, version: str, differences: NDArray[np.float64]) -> None:

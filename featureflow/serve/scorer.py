@@ -269,6 +269,11 @@ class Scorer:
             if not future.done():
                 future.set_result(answer)
 
+    async def drain(self, within_s: float) -> None:
+        """Once nobody is answered any more: let shadows score what was, for at most ``within_s``; what is left is dropped and counted."""
+        await self.shadows.drain(within_s)
+        self.shadows.close()
+
     def close(self) -> None:
         """Let go of threads and tasks. What is under way is not waited for."""
         self.releases.close()

@@ -2,11 +2,15 @@
 
 It has a session and a thread of its own. Where it does not keep up, turns are left out and counted, not queued. It scores the inputs of the
 turn where it takes the same; else what was sent is read again for it, and its features are read then, a moment later, as its record says.
+
+Each row that is offered is counted once: ``scored``, ``failed``, ``skipped``, ``lacking`` what it reads, or ``shutdown`` where the scorer
+ends before its score is there.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -37,6 +41,15 @@ Scored = tuple[Version, NDArray[np.float64], Predictions, list[int]]  # the scor
 log = structlog.get_logger("featureflow.serve")
 
 
+class Offered:
+    """What a turn answered, to be scored. ``rows``: of how many nothing is counted yet."""
+
+    __slots__ = ("answered", "release", "rows", "shadow")
+
+    def __init__(self, release: Release, shadow: Arm, answered: Predictions) -> None:
+        self.release, self.shadow, self.answered, self.rows = release, shadow, answered, len(answered.rows)
+
+
 class Shadows:
     """Belongs to one event loop. ``logged``: takes what is to stand in the prediction log. ``counted``: (model, version, outcome, rows),
     ``differs``: (model, version, |score - answered score| float64 (n,))."""
@@ -56,8 +69,8 @@ class Shadows:
         self._refused: dict[str, tuple[Release, float, str]] = {}  # by model: which could not be loaded, when and why
         self._problems: dict[str, str] = {}  # by model: what was said last of why it fails
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow")
-        self._waiting = 0
-        self._tasks: set[asyncio.Task[Scored]] = set()
+        self._under_way: dict[asyncio.Future[Scored], Offered] = {}
+        self._closed = False
 
     def declare(self, versions: Versions) -> None:
         """Follow these definitions from now on."""
@@ -67,20 +80,21 @@ class Shadows:
         """The inputs float64 (n, width) of a turn and what was answered to them. ``read``: sees the features of other work, when that is
         of other inputs. Raises UnavailableError."""
         assert release.shadow is not None
-        n = len(answered.rows)
-        if self._waiting >= WAITING or n < len(inputs):    # rows that were not answered are gone from ``answered``
-            self._counted(release.model, release.shadow.version, "skipped", n)
+        offered = Offered(release, release.shadow, answered)
+        if self._closed:
+            self._count(offered, "shutdown", offered.rows)
             return
-        self._waiting += 1
+        if len(self._under_way) >= WAITING or offered.rows < len(inputs):      # rows that were not answered are gone from ``answered``
+            self._count(offered, "skipped", offered.rows)
+            return
         version, loop = self._ready.get(release.model), asyncio.get_running_loop()
         done: asyncio.Future[Scored]
         if version is not None and version.plan is work.plan and self._loaded[release.model][0].shadow == release.shadow:
             done = loop.run_in_executor(self._thread, _scored, version, inputs, answered)
         else:
-            done = task = loop.create_task(self._score(work, release, inputs, answered, read))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        done.add_done_callback(lambda done: self._tell(release, answered, done))
+            done = loop.create_task(self._score(work, offered, inputs, read))
+        self._under_way[done] = offered
+        done.add_done_callback(self._tell)
 
     def keep(self, models: Collection[str]) -> None:
         """Let go of the sessions of all other models: their shadows have ended."""
@@ -88,19 +102,34 @@ class Shadows:
             self._loaded.pop(gone, None)
             self._ready.pop(gone, None)
 
+    async def drain(self, within_s: float) -> None:
+        """Let what is under way be scored, for at most ``within_s``; ``close`` counts what is left."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=within_s)
+
     def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        """Score nothing from now on. What is under way is counted as dropped, and said: there may be no other scrape of what is counted."""
+        self._closed = True
+        under_way, self._under_way = self._under_way, {}
+        dropped = Counter[tuple[str, str]]()
+        for done, offered in under_way.items():
+            done.cancel()
+            dropped[offered.release.model, offered.shadow.version] += offered.rows
+            self._count(offered, "shutdown", offered.rows)
+        for (model, version), rows in dropped.items():
+            log.warning("shadow_dropped", model=model, version=version, rows=rows, reason="shutdown")
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _score(
-        self, work: Work, release: Release, inputs: NDArray[np.float64], answered: Predictions, read: Read
-    ) -> Scored:
+    def _count(self, offered: Offered, outcome: str, rows: int) -> None:
+        offered.rows -= rows
+        self._counted(offered.release.model, offered.shadow.version, outcome, rows)
+
+    async def _score(self, work: Work, offered: Offered, inputs: NDArray[np.float64], read: Read) -> Scored:
         """Raises ModelError, UnavailableError."""
+        answered, release = offered.answered, offered.release
         version, loop = await self._version(release), asyncio.get_running_loop()
         if version.plan is work.plan:
             return await loop.run_in_executor(self._thread, _scored, version, inputs, answered)
-        assert release.shadow is not None
         requests, kept = list[Request](), list[int]()
         at = 0
         for request in work.requests:
@@ -109,14 +138,14 @@ class Shadows:
                 requests.append(_again(request, version))
                 kept += range(first, at)
             except RequestError:
-                self._counted(release.model, release.shadow.version, "lacking", at - first)
+                self._count(offered, "lacking", at - first)
         if not requests:
             return version, np.empty(0), answered, kept
         wanted: Wanted = {}
         own = Work(version.plan, version.loaded, requests, wanted)
         await read(own, wanted)
         if any(request.future.done() for request in requests):
-            raise ModelError(f"features that {release.model}@{release.shadow.version} reads are missing, and it is declared to refuse then")
+            raise ModelError(f"features that {release.model}@{offered.shadow.version} reads are missing, and it is declared to refuse then")
         scores = await loop.run_in_executor(self._thread, version.loaded.score, own.inputs())
         return version, scores, own.shadowed(scores, [answered.prediction_ids[i] for i in kept]), kept
 
@@ -150,24 +179,23 @@ class Shadows:
             raise
         return loaded
 
-    def _tell(self, release: Release, answered: Predictions, done: asyncio.Future[Scored]) -> None:
-        assert release.shadow is not None
-        self._waiting -= 1
-        if done.cancelled():
+    def _tell(self, done: asyncio.Future[Scored]) -> None:
+        offered = self._under_way.pop(done, None)
+        if offered is None or done.cancelled():            # by ``close``, which has counted it
             return
-        n, version = len(answered.rows), release.shadow.version
+        release, version, answered = offered.release, offered.shadow.version, offered.answered
         error = done.exception()
         if error is not None:
             if self._problems.get(release.model) != str(error):
                 self._problems[release.model] = str(error)
-                log.warning("shadow_failed", model=release.model, version=version, rows=n, error=str(error))
-            self._counted(release.model, version, "failed", n)
+                log.warning("shadow_failed", model=release.model, version=version, rows=offered.rows, error=str(error))
+            self._count(offered, "failed", offered.rows)
             return
         self._problems.pop(release.model, None)
         shadow, scores, record, kept = done.result()
         if not kept:
             return
-        self._counted(release.model, version, "scored", len(scores))
+        self._count(offered, "scored", len(scores))
         self._differs(release.model, version, np.abs(scores - np.asarray(answered.scores)[kept]))
         self._logged(
             replace(
