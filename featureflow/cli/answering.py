@@ -1,10 +1,35 @@
-"""Which versions of a model answer callers now, and whether their inputs can be computed by the definitions."""
+"""Which versions of a model answer callers or are tried on them now, and whether their inputs can be computed by the definitions.
+
+``apply`` says it of definitions before they are applied, ``doctor`` of those that are; both in the words of ``Unfit.said``.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 from featureflow.cli.context import Context
 from featureflow.define.spec import Model, Project
 from featureflow.errors import ModelError, TablesMissingError
+
+Role = Literal["latest", "stable", "candidate", "shadow"]
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """A version whose inputs cannot be computed by the definitions. ``why``: as scorers say it. ``said``: what they do then, why, and what
+    to do."""
+
+    model: str
+    version: str
+    role: Role
+    why: str
+    said: str
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether callers have no answer by it. In a candidate's place the stable version answers, and a shadow answers nobody."""
+        return self.role in ("latest", "stable")
 
 
 class Answering:
@@ -17,41 +42,65 @@ class Answering:
             newest = here.registry.releases.newest()
         except TablesMissingError:
             newest = {}
-        self._released = {name: [arm.version for arm in decoded(row.document, name).arms] for name, row in newest.items()}
+        self._released: dict[str, dict[str, Role]] = {}
+        for name, row in newest.items():
+            release = decoded(row.document, name)
+            roles: dict[str, Role] = {release.stable.version: "stable", **{arm.version: "candidate" for arm in release.candidates}}
+            self._released[name] = roles if release.shadow is None else {**roles, release.shadow.version: "shadow"}
         self._store = here.models
         self._entries = self._store.list()
 
     def versions(self, model: Model) -> list[str]:
         """Those that are released, the candidate's included; the latest one where none is. None where the folder has none."""
-        if not any(entry.name == model.name for entry in self._entries):
-            return []
-        return self._released.get(model.name) or [self._store.resolve(model.name)]
+        return [version for version, role in self._roles(model).items() if role != "shadow"]
 
     def is_released(self, name: str) -> bool:
         """Whether a version of this model was released, so that what is added answers nobody by itself."""
         return name in self._released
 
-    def unfit(self, project: Project) -> dict[str, str]:
-        """Model -> why scorers refuse it, where the inputs of a version that answers cannot be computed. Of versions that can be read."""
+    def unfit(self, project: Project) -> list[Unfit]:
+        """Of versions that can be read, shadows included."""
         return self._looked_at(project)[0]
 
     def of_other_inputs(self, project: Project) -> dict[str, list[str]]:
-        """Model -> versions that answer with the inputs that they were added with, the definition having others."""
+        """Model -> versions that go on with the inputs that they were added with, the definition having others."""
         return self._looked_at(project)[1]
 
-    def _looked_at(self, project: Project) -> tuple[dict[str, str], dict[str, list[str]]]:
+    def _roles(self, model: Model) -> dict[str, Role]:
+        """By version."""
+        if not any(entry.name == model.name for entry in self._entries):
+            return {}
+        return self._released.get(model.name) or {self._store.resolve(model.name): "latest"}
+
+    def _looked_at(self, project: Project) -> tuple[list[Unfit], dict[str, list[str]]]:
         from featureflow.models.manifest import as_added
 
         manifests = {(entry.name, entry.version): entry.manifest for entry in self._entries}
-        refused: dict[str, str] = {}
+        unfit: list[Unfit] = []
         others: dict[str, list[str]] = {}
         for model in project.models:
-            for version in self.versions(model):
+            for version, role in self._roles(model).items():
                 if (manifest := manifests.get((model.name, version))) is None:
                     continue
                 try:
                     if as_added(manifest, project) is not model:
                         others.setdefault(model.name, []).append(version)
                 except ModelError as error:
-                    refused.setdefault(model.name, str(error))
-        return refused, others
+                    why = str(error)
+                    unfit.append(Unfit(model.name, version, role, why, _said(project, model.name, role, why)))
+        return unfit, others
+
+
+def _said(project: Project, name: str, role: Role, why: str) -> str:
+    """``why`` ends with what can be done."""
+    from featureflow.models.reach import ensembles_of
+
+    if role == "shadow":
+        return f"the shadow of {name} scores nothing with these definitions: {why}, or end it: featureflow model shadow {name} --off"
+    if role == "candidate":
+        return (
+            f"the candidate of {name} answers nobody with these definitions, the stable version does in its place: {why}, or end it: "
+            f"featureflow model rollback {name}"
+        )
+    scores = " and ".join([name, *ensembles_of(project, name)])
+    return f"the {role} version of {name} cannot answer with these definitions, and scores of {scores} are refused (503): {why}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from featureflow.cli.answering import Answering
+from featureflow.cli.answering import Answering, Unfit
 from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output, counted
 from featureflow.define.spec import Project
@@ -46,7 +47,7 @@ def apply(
                 "nothing is applied: " + "; ".join(lack.said for lack in lacks if lack.refused)
                 + ". To apply it all the same, before its producers are brought up to date, run: featureflow apply --no-schemas"
             )
-        refused = _answering(here, written, output) if changes.changes else {}
+        unfit = _answering(here, written, output) if changes.changes else []
         pruned: dict[str, int] = {}
         withdrawn = 0
         if not plan:
@@ -70,27 +71,28 @@ def apply(
                 "pruned": pruned,
                 "withdrawn": withdrawn,
                 "schemas": [lack.said for lack in lacks],
-                "models": refused,
+                "models": {one.model: one.why for one in unfit if one.is_refused},
+                "unfit": [asdict(one) for one in unfit],
             }
         )
 
 
-def _answering(here: Context, written: Project, output: Output) -> dict[str, str]:
-    """Say who goes on and who does not; the models that are refused from then on, and why."""
+def _answering(here: Context, written: Project, output: Output) -> list[Unfit]:
+    """Say who goes on and who does not; those who do not."""
     answering = Answering(here)
-    refused = answering.unfit(written)
-    for name, why in refused.items():
-        output.warn(f"scores of {name} are refused (503) from then on: {why}")
+    unfit = answering.unfit(written)
+    for one in unfit:
+        output.warn(one.said)
     for name, versions in answering.of_other_inputs(written).items():
-        one = f"version {versions[0]} goes on with the inputs that it was added with"
+        alone = f"version {versions[0]} goes on with the inputs that it was added with"
         several = f"versions {' and '.join(versions)} go on with the inputs that they were added with"
         released = f"try it first: featureflow model canary {name} VERSION"
         unreleased = f"try it before it answers everybody: featureflow model release {name} {versions[0]}, then canary"
         output.say(
-            f"{name}: {one if len(versions) == 1 else several}. A version that is added from now on has those of the definition; "
+            f"{name}: {alone if len(versions) == 1 else several}. A version that is added from now on has those of the definition; "
             f"{released if answering.is_released(name) else unreleased}"
         )
-    return refused
+    return unfit
 
 
 def _lacks(here: Context, written: Project) -> list[Lack]:

@@ -171,13 +171,13 @@ def _models(here: Context) -> list[Finding]:
     unfit = answering.unfit(project)
     findings = []
     for name, model in ((model.name, model) for model in project.models if model.ensemble is None):
+        lost = {one.version: one for one in unfit if one.model == name}
         versions = answering.versions(model)
         if not versions:
             findings.append(Finding("models", "warning", f"{name} has no version yet. Run: featureflow model add {name} FILE.onnx"))
-        elif name in unfit:
-            findings.append(Finding("models", "error", unfit[name]))
-        else:
-            findings.append(Finding("models", "ok", f"{name}: in the store, version {' and '.join(versions)} answers"))
+        elif answer := [version for version in versions if version not in lost]:
+            findings.append(Finding("models", "ok", f"{name}: in the store, version {' and '.join(answer)} answers"))
+        findings += [Finding("models", "error" if one.is_refused else "warning", one.said) for one in lost.values()]
     return findings
 
 

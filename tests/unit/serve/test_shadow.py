@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from serve_rig import TIP, ServeRig, models_in, train
 from structlog.testing import capture_logs
 from unit.serve.test_releases import Released, released, until
-from unit.serve.test_versions import OF_BEFORE, changed, row, scored
+from unit.serve.test_versions import NOW, OF_BEFORE, OF_NOW, apply, changed, row, scored
 
-from featureflow.errors import UnavailableError
+from featureflow.errors import ModelError, UnavailableError
+from featureflow.models.manifest import as_added
 from featureflow.serve.metrics import Metrics
 
 
@@ -152,5 +154,27 @@ def test_of_a_turn_that_a_shadow_fails_at_the_rows_that_lack_what_it_reads_are_n
                 await one
             await until(lambda: "failed" in counted(here.serve))
             assert counted(here.serve) == {"lacking": 1, "failed": 2}
+
+    asyncio.run(go())
+
+
+def test_a_shadow_whose_feature_is_gone_fails_at_what_is_answered_and_says_once_what_apply_warned_of(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with changed(tmp_path) as here:
+            await shadowed(here, stable="2", shadow="1")
+            await scored(here.serve, {"rows": [row("ada", amount=1.0)]})
+            await until(lambda: counted(here.serve) == {"scored": 1})
+            without = msgspec.structs.replace(NOW, views=NOW.views[:1])
+            with pytest.raises(ModelError) as warned:
+                as_added(here.serve.models.manifest("tip", "1"), without)
+            with capture_logs() as lines:
+                await apply(here.serve, without)
+                for failed in (1, 2):
+                    told = await scored(here.serve, {"entities": {"rider": "ada"}, "context": OF_NOW["context"]})
+                    assert told["version"] == "2"
+                    await until(lambda failed=failed: counted(here.serve) == {"scored": 1, "failed": failed})
+            (line,) = [line for line in lines if line["event"] == "shadow_failed"]
+            assert (line["model"], line["version"], line["error"]) == ("tip", "1", str(warned.value))
+            assert "the feature zone_now:last_n is not in the definitions" in line["error"]
 
     asyncio.run(go())
