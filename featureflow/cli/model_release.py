@@ -94,15 +94,34 @@ def canary(
         made = releasing.canary(
             model, version, _weight(weight), stable=stable or None, sticky=sticky or None, bounds=bounds
         )
+    if past:
+        _tell_drawn_anew(output, past[-1], made)
     _tell(output, made, beyond)
 
 
 def _check_sticky(here: Context, name: str, sticky: str, refs: Sequence[str]) -> None:
     """Raises ModelError where none of these versions, each with its own inputs, reads such an entity."""
-    found = [with_inputs_of(here.models.manifest(name, ref or None), here.applied) for ref in refs]
+    manifests = [here.models.manifest(name, ref or None) for ref in refs]
+    found = [with_inputs_of(manifest, here.applied) for manifest in manifests]
     keys = dict.fromkeys(key for project in found for key in Needs.of(project, model=name).join_keys)
-    if sticky not in keys:
-        raise ModelError(f"{name} is not asked with {sticky!r}; sticky may be {', '.join(keys) or 'nothing: it reads no entity'}")
+    if sticky in keys:
+        return
+    asked = " and ".join(dict.fromkeys(f"{name}@{manifest.version}" for manifest in manifests))
+    if not keys:
+        raise ModelError(f"--sticky {sticky!r}: {asked} are asked with no entity; leave --sticky out, and each request is drawn by itself")
+    raise ModelError(f"--sticky {sticky!r} is no join key that {asked} are asked with; sticky may be {', '.join(keys)}")
+
+
+def _tell_drawn_anew(output: Output, before: Release, made: Release) -> None:
+    """That a candidate which was sticky by one entity is so by another one now: it does not keep whom it has."""
+    (arm,) = made.candidates
+    if before.sticky in (None, made.sticky) or [known.version for known in before.candidates] != [arm.version]:
+        return
+    output.warn(
+        f"{made.model}@{arm.version} was sticky by {before.sticky} in release {before.number}, and is by {made.sticky} from release "
+        f"{made.number} on: who gets it is drawn anew, so that callers may change their version. For whom it had, run: featureflow model "
+        f"canary {made.model} {arm.version} --weight {arm.weight * 100 / WHOLE:g} --sticky {before.sticky}"
+    )
 
 
 def _weight(per_cent: float) -> int:
@@ -185,6 +204,7 @@ def _tell(output: Output, made: Release, beyond: str = "") -> None:
     beside = f", {made.shadow.version} in its shadow" if made.shadow else ""
     output.say(f"Release {made.number} of {made.model}: {_shares(made)}{beside}. Scorers follow within a second.")
     if made.candidates:
+        output.say(f"Each {made.sticky} keeps its version." if made.sticky else "Each request is drawn by itself.")
         output.say(f"The candidate ends by itself beyond {made.bounds.told}; what was not said now is as it was said last.")
     if made.reason:
         output.say(f"It was rolled back {made.reason}.")
