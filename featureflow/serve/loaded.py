@@ -134,11 +134,11 @@ class LoadedModels:
         """Whether that one answered, and will again once it is asked for: other sessions have its place now."""
         return self._unnamed(name) in self._cold
 
-    def problem(self, name: str) -> str | None:
-        """Why that one does not answer, or is not the one that answers; None where nothing is known to be wrong."""
+    def problem(self, name: str, version: str = "") -> str | None:
+        """Why that one, or this version, does not answer, or is not the one that answers; None where nothing is known to be wrong."""
         if name in self._ensembles:
             return self._ensembles.problem(name)
-        refused = self._refused.get(self._unnamed(name))
+        refused = self._refused.get((name, version) if version else self._unnamed(name))
         return None if refused is None else refused[1]
 
     async def hold(self, model: spec.Model, arms: Sequence[Arm]) -> None:

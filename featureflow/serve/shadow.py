@@ -67,7 +67,7 @@ class Shadows:
         self._loaded: dict[str, tuple[Release, LoadedModel]] = {}  # by model
         self._ready: dict[str, Version] = {}  # of those, by the definitions of now
         self._refused: dict[str, tuple[Release, float, str]] = {}  # by model: which could not be loaded, when and why
-        self._problems: dict[str, str] = {}  # by model: what was said last of why it fails
+        self._problems: dict[str, tuple[Arm, str]] = {}  # by model: which failed last at what was answered, and why
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._under_way: dict[asyncio.Future[Scored], Offered] = {}
         self._closed = False
@@ -95,6 +95,11 @@ class Shadows:
             done = loop.create_task(self._score(work, offered, inputs, read))
         self._under_way[done] = offered
         done.add_done_callback(self._tell)
+
+    def problem(self, release: Release) -> str | None:
+        """Why the release's shadow failed at what was answered last; None where it did not, or has none."""
+        failed = self._problems.get(release.model)
+        return failed[1] if failed is not None and failed[0] == release.shadow else None
 
     def keep(self, models: Collection[str]) -> None:
         """Let go of the sessions of all other models: their shadows have ended."""
@@ -186,8 +191,8 @@ class Shadows:
         release, version, answered = offered.release, offered.shadow.version, offered.answered
         error = done.exception()
         if error is not None:
-            if self._problems.get(release.model) != str(error):
-                self._problems[release.model] = str(error)
+            if self._problems.get(release.model) != (failed := (offered.shadow, str(error))):
+                self._problems[release.model] = failed
                 log.warning("shadow_failed", model=release.model, version=version, rows=offered.rows, error=str(error))
             self._count(offered, "failed", offered.rows)
             return

@@ -75,6 +75,7 @@ class Upkeep:
                 problem = scorer.models.problem(name)
                 if name in scorer.releases.problems:
                     warnings[f"release of {name}"] = scorer.releases.problems[name]
+                warnings.update(self._on_trial(name))
                 if problem is not None:
                     warnings[f"model {name}"] = problem
                 elif scorer.models.latest(name) is None and not scorer.models.is_cold(name):
@@ -82,6 +83,17 @@ class Upkeep:
                     down[f"model {name}"] = "it is being loaded"
         ready = not (self.draining or loading or scorer.served.plan is None or scorer.served.lost or "online store" in down)
         return Ready(ready, down, warnings, dict(states))
+
+    def _on_trial(self, name: str) -> dict[str, str]:
+        """What is wrong with a candidate, for which the stable version answers then, and with a shadow, which scores nothing."""
+        scorer = self._scorer
+        carried = scorer.releases.carried.get(name)
+        if carried is None:
+            return {}
+        candidates = carried.release.candidates if carried.on_trial else ()
+        found = {f"{arm.name} of {name}": scorer.models.problem(name, arm.version) for arm in candidates}
+        found[f"shadow of {name}"] = scorer.shadows.problem(carried.release)
+        return {what: problem for what, problem in found.items() if problem is not None}
 
     async def _definitions(self) -> None:
         await self._scorer.fetcher.look_again()

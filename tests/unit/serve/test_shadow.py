@@ -20,6 +20,7 @@ from unit.serve.test_versions import NOW, OF_BEFORE, OF_NOW, apply, changed, row
 from featureflow.errors import ModelError, UnavailableError
 from featureflow.models.manifest import as_added
 from featureflow.serve.metrics import Metrics
+from featureflow.serve.upkeep import Upkeep
 
 
 @pytest.fixture(scope="module")
@@ -176,5 +177,16 @@ def test_a_shadow_whose_feature_is_gone_fails_at_what_is_answered_and_says_once_
             (line,) = [line for line in lines if line["event"] == "shadow_failed"]
             assert (line["model"], line["version"], line["error"]) == ("tip", "1", str(warned.value))
             assert "the feature zone_now:last_n is not in the definitions" in line["error"]
+            upkeep = Upkeep(here.serve.scorer, here.serve.rig.log)
+            assert upkeep.ready().warnings == {"shadow of tip": str(warned.value)}
+            here.releasing.shadow(TIP, None)
+            await here.follow()
+            assert upkeep.ready().warnings == {}
+            await apply(here.serve, NOW)
+            here.releasing.shadow(TIP, "1")
+            await here.follow()
+            await scored(here.serve, {"rows": [row("ada", amount=1.0)]})
+            await until(lambda: counted(here.serve) == {"scored": 2, "failed": 2})
+            assert upkeep.ready().warnings == {}
 
     asyncio.run(go())

@@ -27,6 +27,7 @@ from featureflow.models.releasing import Releasing
 from featureflow.models.store import ModelStore
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.shadow import Shadows
+from featureflow.serve.upkeep import Upkeep
 from featureflow.store.history.sql import SqlHistory
 from featureflow.store.releases import Releases
 
@@ -409,6 +410,13 @@ def test_when_definitions_change_a_shadow_goes_on_and_a_candidate_that_cannot_gi
             told = await scored(serve, {"rows": [{"entities": {"rider": rider}, "context": OF_NOW["context"]} for rider in RIDERS]})
             assert told["version"] == "2", "the view of zones is gone"
             assert scorer.releases.carried["tip"].on_trial
+            upkeep = Upkeep(scorer, serve.rig.log)
+            assert list(upkeep.ready().warnings) == ["canary of tip"]
+            assert "tip@1 reads what is not there" in upkeep.ready().warnings["canary of tip"]
+            await apply(serve, NOW)
+            await scorer.models.refresh()
+            assert upkeep.ready().warnings == {}
+            assert "1" in (await scored(serve, rows))["version"]
 
     asyncio.run(go())
 
