@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from featureflow.cli.context import Context
 from featureflow.define.spec import Model, Project
 from featureflow.errors import ModelError, TablesMissingError
+
+if TYPE_CHECKING:
+    from featureflow.models.listing import ModelListing
 
 Role = Literal["latest", "stable", "candidate", "shadow"]
 
@@ -35,7 +38,7 @@ class Unfit:
 class Answering:
     """Of the project's model folder as this machine has it."""
 
-    def __init__(self, here: Context) -> None:
+    def __init__(self, here: Context, models: ModelListing) -> None:
         from featureflow.models.release import decoded
 
         try:
@@ -47,8 +50,8 @@ class Answering:
             release = decoded(row.document, name)
             roles: dict[str, Role] = {release.stable.version: "stable", **{arm.version: "candidate" for arm in release.candidates}}
             self._released[name] = roles if release.shadow is None else {**roles, release.shadow.version: "shadow"}
-        self._store = here.models
-        self._entries = self._store.list()
+        self._models = models
+        self._entries = models.list()
 
     def versions(self, model: Model) -> list[str]:
         """Those that are released, the candidate's included; the latest one where none is. None where the folder has none."""
@@ -70,7 +73,7 @@ class Answering:
         """By version."""
         if not any(entry.name == model.name for entry in self._entries):
             return {}
-        return self._released.get(model.name) or {self._store.resolve(model.name): "latest"}
+        return self._released.get(model.name) or {self._models.resolve(model.name): "latest"}
 
     def _looked_at(self, project: Project) -> tuple[list[Unfit], dict[str, list[str]]]:
         from featureflow.models.manifest import as_added

@@ -79,7 +79,7 @@ def apply(
 
 def _answering(here: Context, written: Project, output: Output) -> list[Unfit]:
     """Say who goes on and who does not; those who do not."""
-    answering = Answering(here)
+    answering = Answering(here, here.listing)  # on a machine that only ingests, which has no ONNX Runtime, too
     unfit = answering.unfit(written)
     for one in unfit:
         output.warn(one.said)

@@ -27,6 +27,7 @@ from featureflow.store.schemas.protocol import SchemaRegistry
 from featureflow.watch import failpoint as watch_failpoint
 
 if TYPE_CHECKING:
+    from featureflow.models.listing import ModelListing
     from featureflow.models.store import ModelStore
     from featureflow.store.online.embedded import EmbeddedServer
 
@@ -138,6 +139,13 @@ class Context:
                 raise
             raise ModelError(WITHOUT_RUNTIME) from error
         return ModelStore(self.settings.path(self.settings.models.path))
+
+    @cached_property
+    def listing(self) -> ModelListing:
+        """What is in the model store, to look at; without ONNX Runtime too."""
+        from featureflow.models.listing import ModelListing
+
+        return ModelListing(self.settings.path(self.settings.models.path))
 
     @cached_property
     def registry(self) -> Registry:

@@ -167,7 +167,7 @@ def _applied(here: Context) -> list[Finding]:
 
 def _models(here: Context) -> list[Finding]:
     project = here.registry.current() or here.written
-    answering = Answering(here)
+    answering = Answering(here, here.models)
     unfit = answering.unfit(project)
     findings = []
     for name, model in ((model.name, model) for model in project.models if model.ensemble is None):

@@ -1,13 +1,11 @@
-"""Models on disk, to read: which versions there are, and one of them loaded. Readers take no lock.
+"""Models on disk, to load. Readers take no lock.
 
 A loaded model is checked, warmed, of the variant that was chosen for where it runs, and shares its session with all who load that version.
 """
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
@@ -16,8 +14,9 @@ from featureflow.errors import ModelError
 from featureflow.models import folder, prepare, profile
 from featureflow.models import manifest as manifests
 from featureflow.models.folder import ALIASES
+from featureflow.models.listing import ModelListing
 from featureflow.models.loaded import LoadedModel, probe_problem
-from featureflow.models.manifest import NAME, Artifact, Choice, Manifest, Provider, Variant, as_added
+from featureflow.models.manifest import Artifact, Choice, Manifest, Provider, Variant, as_added
 from featureflow.models.onnx_file import parse
 from featureflow.models.pool import SessionKey, SessionPool
 from featureflow.models.prepared import Prepared
@@ -26,26 +25,14 @@ from featureflow.models.provider import ProviderChoice, choose
 from featureflow.models.session import BUCKETS, Session
 from featureflow.models.signature import signature_of
 
-LATEST = "latest"
 REMEMBERED = 1024                          # refs that were seen to be current
-
-
-@dataclass(frozen=True)
-class Listed:
-    """One version in the store, also where it cannot be read."""
-
-    name: str
-    version: str
-    aliases: tuple[str, ...]
-    manifest: Manifest | None
-    problem: str | None                    # why there is no manifest
 
 
 class _Refused(ModelError):
     """A session that runs, and must not answer: it scores the probe rows otherwise than it did."""
 
 
-class ModelLoader:
+class ModelLoader(ModelListing):
     """The models under one folder, as a ``ModelStore`` keeps them there. Safe beside its writers, in this process or another."""
 
     def __init__(self, path: Path, provider: Provider | None = None, pool: SessionPool | None = None) -> None:
@@ -53,9 +40,7 @@ class ModelLoader:
 
         Raises ModelError where the path is a file's.
         """
-        self.path = Path(path)
-        if self.path.exists() and not self.path.is_dir():
-            raise ModelError(f"{self.path} is a file, and models are kept in a folder. Name the folder in models.path")
+        super().__init__(path)
         self.pool = pool or SessionPool()
         self._wanted = provider
         self._chosen: ProviderChoice | None = None
@@ -73,44 +58,6 @@ class ModelLoader:
     def apart(self) -> ModelLoader:
         """The same models with sessions of its own: for another thread."""
         return ModelLoader(self.path, self._wanted)
-
-    def list(self) -> tuple[Listed, ...]:
-        """All versions of all models, by name, oldest first; a broken one is listed with its problem."""
-        found = []
-        for home in sorted(p for p in self.path.glob("*") if p.is_dir() and NAME.fullmatch(p.name)):
-            rows = []
-            for version in folder.versions(home):
-                names: tuple[str, ...] = ()
-                try:
-                    names = tuple(sorted(a for a, v in folder.aliases(home).items() if v == version))
-                    rows.append(Listed(home.name, version, names, self._manifest(home.name, version), None))
-                except ModelError as error:
-                    rows.append(Listed(home.name, version, names, None, str(error)))
-            found += sorted(rows, key=lambda r: (r.manifest.created_us if r.manifest else 0, _age(r.version)))
-        return tuple(found)
-
-    def resolve(self, name: str, ref: str | None = None) -> str:
-        """The version that a version, an alias, or nothing (``latest``) stands for. Raises ModelError saying what there is."""
-        manifests.check_name(name, "a model")
-        home = self.path / name
-        versions = folder.versions(home)
-        if not versions:
-            known = ", ".join(sorted({p.parent.parent.name for p in self.path.glob(f"[!.]*/[!.]*/{manifests.FILE}")})) or "none"
-            raise ModelError(f"there is no model {name} in {self.path} (there: {known}). Run: featureflow model add {name} FILE.onnx")
-        aliases = folder.aliases(home)
-        if LATEST not in aliases:              # the first add was cut short between its two steps
-            aliases[LATEST] = max(versions, key=_age)
-        version = ref if ref in versions else aliases.get(ref or LATEST)
-        if version is None:
-            there = ", ".join([*sorted(versions, key=_age), *sorted(aliases)])
-            raise ModelError(f"model {name} has no version or alias {ref or LATEST}; there are: {there}")
-        if version not in versions:
-            raise ModelError(f"alias {ref or LATEST} of model {name} stands for version {version}, which is gone; point it to another")
-        return version
-
-    def manifest(self, name: str, ref: str | None = None) -> Manifest:
-        """Of the version that the ref stands for, see ``resolve``. Raises ModelError as that does, and where it cannot be read."""
-        return self._manifest(name, self.resolve(name, ref))
 
     def load(
         self, name: str, ref: str | None = None, *, variant: Variant | None = None, project: spec.Project | None = None
@@ -206,22 +153,9 @@ class ModelLoader:
         parse(content, place)
         return content
 
-    def _manifest(self, name: str, version: str) -> Manifest:
-        return self._read_manifest(name, version)[0]
-
     def _stamp_of(self, name: str, version: str) -> str:
         digest = self._read_manifest(name, version)[1]
         return _stamp(digest, profile.read(self.path / name / version, digest))
-
-    def _read_manifest(self, name: str, version: str) -> tuple[Manifest, str]:
-        path = self.path / name / version / manifests.FILE
-        content = folder.read(path, limit=folder.TEXT_BYTES)
-        found = manifests.decode(content, str(path))
-        if (found.name, found.version) != (name, version):
-            raise ModelError(
-                f"{path} is the manifest of {found.name}@{found.version}; a version cannot be moved or copied: add the model again"
-            )
-        return found, hashlib.sha256(content).hexdigest()
 
 
 def _mark(path: Path) -> tuple[int, int, int] | None:
@@ -236,8 +170,3 @@ def _mark(path: Path) -> tuple[int, int, int] | None:
 def _stamp(manifest: str, placed: Profile | None) -> str:
     """What tells two loads of one version apart: its manifest, and what this machine measured."""
     return manifest if placed is None else f"{manifest}:{placed.measured_us}:{placed.chosen.variant}:{placed.chosen.provider}"
-
-
-def _age(version: str) -> str:
-    """Sorts whole numbers as such."""
-    return version.zfill(64)

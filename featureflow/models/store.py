@@ -24,8 +24,9 @@ from featureflow.models import drift, folder, placement, prepare, profile
 from featureflow.models import manifest as manifests
 from featureflow.models import quantize as quantizing
 from featureflow.models.folder import ALIASES
+from featureflow.models.listing import LATEST
 from featureflow.models.loaded import trial_problem
-from featureflow.models.loader import LATEST, ModelLoader
+from featureflow.models.loader import ModelLoader
 from featureflow.models.manifest import Manifest, ModelInput, Provider, QuantizationReport, Variant
 from featureflow.models.onnx_file import MODEL_BYTES, gives, named, parse, signature, takes
 from featureflow.models.pool import SessionPool

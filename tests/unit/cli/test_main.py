@@ -10,9 +10,12 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pytest
+from unit.cli.test_model_add import DEFINITIONS
 
 from featureflow.cli.main import VERBS
+from featureflow.models.export import export_mlp
 
 WITHOUT_RUNTIME = """
 import sys
@@ -182,6 +185,21 @@ def test_doctor_tells_of_an_absent_onnx_runtime_with_all_else(tmp_path: Path) ->
     assert 'pip install "featureflow[cpu]"' in found["models"]["said"]
     assert found["online"]["state"] == "ok"
     assert "Traceback" not in done.stderr
+
+
+def test_definitions_are_applied_where_no_onnx_runtime_is_and_say_all_the_same_which_version_they_cannot_compute(tmp_path: Path) -> None:
+    """A machine that only ingests has no need of it."""
+    project = ("--project", str(tmp_path))
+    (tmp_path / "features.py").write_text(DEFINITIONS)
+    done = run(*project, "apply", code=WITHOUT_RUNTIME)
+    assert (done.returncode, done.stderr) == (0, "")
+    export_mlp([np.ones((2, 1))], [np.zeros(1)], tmp_path / "fraud.onnx")
+    assert run(*project, "model", "add", "fraud", str(tmp_path / "fraud.onnx")).returncode == 0
+    without = DEFINITIONS.replace('("1m", "1h")', '("1h", "1d")').replace('payments["1m"]', 'payments["1d"]')
+    (tmp_path / "features.py").write_text(without)
+    done = run(*project, "apply", code=WITHOUT_RUNTIME)
+    assert done.returncode == 0, done.stderr
+    assert "fraud@1 reads what is not there" in done.stderr
 
 
 def test_a_new_projects_training_says_what_comes_before_it(tmp_path: Path) -> None:
