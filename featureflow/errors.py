@@ -5,6 +5,7 @@
     ├── SettingsError            featureflow.toml or the environment
     ├── UnavailableError         a server does not answer; names the setting that points to it
     │   ├── BodiesFullError      this process holds as many bytes of requests as it may
+    │   ├── BodiesShareError     ... or as many of one caller's
     │   ├── CircuitOpenError     it did not lately, and is not asked for a moment
     │   ├── UnknownOutcomeError  a write was sent, its reply was lost
     │   ├── HistoryAwayError     what the log has deleted cannot be read from history now; all else goes on
@@ -55,6 +56,10 @@ class UnavailableError(FeatureFlowError):
 
 class BodiesFullError(UnavailableError):
     """A scorer holds as many bytes of requests that are not answered yet as it may."""
+
+
+class BodiesShareError(UnavailableError):
+    """A scorer holds as many bytes of one caller's requests that are not answered yet as it may of one."""
 
 
 class CircuitOpenError(UnavailableError):

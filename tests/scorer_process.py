@@ -84,8 +84,9 @@ class Scorer:
             sock.sendall(request())
             return answers(sock, 1)[0][0]
 
-    def open(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+    def open(self, address: str = "127.0.0.1") -> socket.socket:
+        """A connection that comes from that address."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60, source_address=(address, 0))
 
     def metric(self, name: str) -> float:
         """The sum over its labels, or of one where they are named."""

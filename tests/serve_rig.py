@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from worker_rig import PROJECT, TRIP, Rig
 
+from featureflow import limits
 from featureflow.define import system
 from featureflow.define.spec import DEFAULT_PROJECT, Call, Column, Field, Input, Literal, Model, Project, Request
 from featureflow.models.export import export_mlp
@@ -23,6 +24,7 @@ from featureflow.models.store import ModelStore
 from featureflow.models.transform import fit
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.app import ServeOptions, Server
+from featureflow.serve.body import Bodies
 from featureflow.serve.connection import Connections
 from featureflow.serve.lanes import Lanes
 from featureflow.serve.metrics import Metrics
@@ -187,20 +189,23 @@ class Listening:
 
 
 @asynccontextmanager
-async def listening(rig: ServeRig, *, body_s: float = 10.0) -> AsyncIterator[Listening]:
+async def listening(
+    rig: ServeRig, *, body_s: float = 10.0, bodies_bytes: int = limits.BODIES_BYTES, connections: int = limits.CONNECTIONS
+) -> AsyncIterator[Listening]:
     producer = Producer(rig.rig.log)
     producer.start()
     upkeep = Upkeep(rig.scorer, rig.rig.log)
     routes = Routes(rig.scorer, producer, upkeep, Document("0", rig.rig.clock), body_s=body_s)
-    connections = Connections(routes, linger_s=0.1)
-    listener = await asyncio.get_running_loop().create_server(connections.connect, "127.0.0.1", 0)
+    routes.bodies = Bodies(body_s, bodies_bytes)
+    made = Connections(routes, linger_s=0.1, most=connections)
+    listener = await asyncio.get_running_loop().create_server(made.connect, "127.0.0.1", 0)
     host, port = listener.sockets[0].getsockname()[:2]
     try:
         async with aiohttp.ClientSession(auto_decompress=False) as client:
-            yield Listening(rig, f"http://{host}:{port}", client, host, port, connections)
+            yield Listening(rig, f"http://{host}:{port}", client, host, port, made)
     finally:
         listener.close()
-        await connections.close(2.0)
+        await made.close(2.0)
         producer.close(5.0)
 
 

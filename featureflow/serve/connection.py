@@ -5,13 +5,15 @@ for good.
                       \\-> aiohttp -> Routes              (other routes, large or chunked bodies, pipelining, slow readers)
 
 One request of a connection is under way at a time, and nothing is read ahead of it, so what a connection may hold is bounded. How many
-there are is bounded too, and how long a request may take to arrive.
+there are is bounded too, of which each address has a share, and how long a request may take to arrive.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import Any, cast
 
@@ -22,6 +24,7 @@ from featureflow import limits
 from featureflow.serve import failure, problem
 from featureflow.serve.answer import Answer
 from featureflow.serve.door import Door
+from featureflow.serve.dynamic_threshold import DynamicThreshold
 from featureflow.serve.identity import trace_of
 from featureflow.serve.looking import Looking, read
 from featureflow.serve.pending import Pending
@@ -46,7 +49,7 @@ class Connections:
         self.loop = asyncio.get_running_loop()
         self.others = web.Server(routes.handle, access_log=None)  # the connections that aiohttp has
         self.closing = False
-        self.most = most
+        self.held = DynamicThreshold(most)  # connections, by the address that they come from
         self._linger_s = linger_s
         self._open: set[Connection] = set()
         self._unsent: list[tuple[asyncio.Transport, bytes]] = []
@@ -55,9 +58,10 @@ class Connections:
     def connect(self) -> Connection:
         return Connection(self)
 
-    def other(self) -> web.RequestHandler:
-        """aiohttp's protocol for one connection."""
-        return _Other(
+    def other(self, connection: Connection) -> web.RequestHandler:
+        """aiohttp's protocol, to which the connection is handed over."""
+        self._open.discard(connection)
+        other = _Other(
             self.others,
             loop=self.loop,
             access_log=cast(Any, None),  # aiohttp takes it for none, its annotation does not say so
@@ -65,17 +69,20 @@ class Connections:
             lingering_time=self._linger_s,
             auto_decompress=False,
         )
+        other.ended = partial(self.held.give_back, connection.peer)
+        return other
 
-    def opened(self, connection: Connection) -> bool:
-        """False where there are as many as there may be."""
-        if len(self._open) + len(self.others.connections) >= self.most:
-            return False
+    def opened(self, connection: Connection) -> str:
+        """Why it may not be, as ``Door`` has it; empty where it may."""
+        if not self.held.take(connection.peer):
+            return "connections_share" if self.held.has_room() else "connections"
         self._open.add(connection)
-        return True
+        return ""
 
-    def left(self, connection: Connection) -> None:
-        """It was closed, or handed over."""
-        self._open.discard(connection)
+    def closed(self, connection: Connection) -> None:
+        if connection in self._open:  # else it was turned away
+            self._open.remove(connection)
+            self.held.give_back(connection.peer)
 
     def send_later(self, transport: asyncio.Transport, data: bytes) -> None:
         """As this round of the loop ends. One write after the other finds those who read them awake: to wake each anew costs more than all
@@ -123,11 +130,12 @@ class Connections:
 class Connection(asyncio.Protocol):
     """One connection, for as long as it sends plain requests."""
 
-    __slots__ = ("_began", "_caller", "_connections", "_kept", "_known", "_scoring", "_sent", "_since", "_transport")
+    __slots__ = ("_began", "_caller", "_connections", "_kept", "_known", "_scoring", "_sent", "_since", "_transport", "peer")
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._transport: asyncio.Transport | None = None
+        self.peer = ""  # the address that it comes from
         self._scoring: Scoring | Looking | None = None  # the request under way
         self._began = 0.0
         self._caller = NOBODY  # who sends no headers about it
@@ -142,14 +150,15 @@ class Connection(asyncio.Protocol):
         sock: socket.socket | None = transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if self._connections.opened(self):
-            self._caller = Caller(peer_of(transport))
+        self.peer = peer_of(transport)
+        if reason := self._connections.opened(self):
+            self._turn_away(reason)
         else:
-            self._turn_away()
+            self._caller = Caller(self.peer)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        self._connections.left(self)
+        self._connections.closed(self)
         if self._scoring is not None:
             self._scoring.future.cancel()  # nobody would hear the answer
 
@@ -260,13 +269,13 @@ class Connection(asyncio.Protocol):
         if connections.closing:
             self.leave()
 
-    def _turn_away(self) -> None:
+    def _turn_away(self, reason: str) -> None:
         """One connection more than there may be."""
         transport, self._transport = self._transport, None
         assert transport is not None
         routes = self._connections.routes
         routes.scorer.metrics.requests.add("other", 503)
-        transport.write(self._connections.door.refuse("connections", routes.ids.of(""), False))
+        transport.write(self._connections.door.refuse(reason, routes.ids.of(""), False))
         transport.close()
 
     def _cut_off(self) -> None:
@@ -345,9 +354,8 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         assert transport is not None
         self._transport = None
-        self._connections.left(self)
         self._connections.send()
-        other = self._connections.other()
+        other = self._connections.other(self)
         transport.set_protocol(other)
         other.connection_made(transport)
         other.data_received(data)
@@ -359,11 +367,20 @@ class _Other(web.RequestHandler):
     It waits for as long as it takes that an answer is read, also where it has closed the connection behind it.
     """
 
-    __slots__ = ("_own", "_since", "_unread")
+    __slots__ = ("_own", "_since", "_unread", "ended")
+    ended: Callable[[], None]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._own, self._unread, self._since = cast(asyncio.Transport, transport), 0, 0.0
         super().connection_made(transport)
+
+    def connection_lost(self, error: BaseException | None) -> None:
+        request = self._task_handler
+        super().connection_lost(error)
+        if request is None:
+            self.ended()
+        else:  # who leaves and comes again has no more requests under way than who stays
+            request.add_done_callback(lambda _: self.ended())
 
     def look(self, now: float) -> None:
         """Close it where nothing was read for too long of what it was answered."""

@@ -30,6 +30,7 @@ WHY = {
     "queue_full": ("Not answered", "the queue is full; send fewer rows at a time, or try again"),
     "lag": ("Not answered in time", "the server is behind"),
     "connections": ("Not answered", "the server has as many connections as it may; keep them alive and share them"),
+    "connections_share": ("Not answered", "your address has its share of the server's connections; keep them alive and share them"),
 }
 
 

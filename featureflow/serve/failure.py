@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import structlog
 
-from featureflow.errors import BodiesFullError, FeatureFlowError, RequestError
+from featureflow.errors import BodiesFullError, BodiesShareError, FeatureFlowError, RequestError
 from featureflow.serve import problem
 from featureflow.serve.answer import Answer
 from featureflow.serve.metrics import Metrics
 
+SHED: dict[type[FeatureFlowError], str] = {BodiesFullError: "bodies", BodiesShareError: "bodies_share"}
 log = structlog.get_logger("featureflow.serve")
 
 
@@ -19,7 +20,7 @@ def answer(error: Exception, request_id: str, metrics: Metrics, *, method: str, 
             metrics.too_slow.labels("body").inc()
         return problem.of(error, request_id)
     if isinstance(error, FeatureFlowError):
-        metrics.shed.labels("bodies" if isinstance(error, BodiesFullError) else "unavailable").inc()
+        metrics.shed.labels(SHED.get(type(error), "unavailable")).inc()
         return problem.answer(503, "Not available", str(error), request_id, retry_after_s=1)
     log.error("request_failed", request_id=request_id, method=method, path=path, exc_info=error)
     return problem.answer(

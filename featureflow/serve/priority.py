@@ -61,6 +61,11 @@ def read(api_key: str, priority: str, deadline_ms: str, peer: str) -> Caller:
 
 
 def peer_of(transport: asyncio.BaseTransport | None) -> str:
-    """The address that a connection came from; its first character is none that an API key may begin with."""
+    """Who sends what comes over a connection without a key; where no address is known, all who do so are one."""
     name = None if transport is None else transport.get_extra_info("peername")
-    return f" {name[0]}" if isinstance(name, tuple) else " "
+    return peer_at(name[0] if isinstance(name, tuple) else None)
+
+
+def peer_at(address: str | None) -> str:
+    """The caller at an address; its first character is none that an API key may begin with."""
+    return f" {address or ''}"

@@ -21,7 +21,7 @@ from featureflow.serve.looking import Asked, Looking, read
 from featureflow.serve.lookups import Show
 from featureflow.serve.openapi import Document
 from featureflow.serve.posted import Posted, Refused
-from featureflow.serve.priority import peer_of
+from featureflow.serve.priority import peer_at
 from featureflow.serve.produce import Producer
 from featureflow.serve.rank import Ranker
 from featureflow.serve.request import check_id, instant_us
@@ -243,7 +243,7 @@ def _json(value: msgspec.Struct) -> Answer:
 def _caller(http: web.BaseRequest) -> priority.Caller:
     """Raises RequestError (422) for a header that says nothing known."""
     sent = http.headers.get
-    return priority.read(sent("X-API-Key", ""), sent("X-Priority", ""), sent("X-Deadline-Ms", ""), peer_of(http.transport))
+    return priority.read(sent("X-API-Key", ""), sent("X-Priority", ""), sent("X-Deadline-Ms", ""), peer_at(http.remote))
 
 
 def _text(part: str, what: str) -> str:

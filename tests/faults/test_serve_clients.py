@@ -12,12 +12,14 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 from processes import until
-from scorer_process import BODY, Scorer, answers, one_answer, request, reset, statuses, survives
+from scorer_process import BODY, SILENCE_S, Scorer, answers, one_answer, request, reset, statuses, survives
 
 from featureflow import limits
 
 AT_ONCE = 64
 MOST = 500                                 # connections
+MOST_BYTES = 4_000_000                     # of bodies
+GREEDY = "127.0.0.2"
 MUTATIONS = 400
 BODIES = 400
 CHUNKED = request(b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)).replace(b"Content-Length", b"Transfer-Encoding: chunked\r\nX")
@@ -77,7 +79,8 @@ RARE: list[tuple[bytes, list[int]]] = [
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scorer]:
-    with Scorer(tmp_path_factory.mktemp("scorer"), f"app._connections_most = lambda: {MOST}") as made:
+    bounds = f"app._connections_most = lambda: {MOST}; import functools; body.Bodies = functools.partial(body.Bodies, most={MOST_BYTES})"
+    with Scorer(tmp_path_factory.mktemp("scorer"), bounds) as made:
         yield made
 
 
@@ -240,8 +243,9 @@ def test_one_connection_too_many_is_told_so_and_the_others_stay(scorer: Scorer) 
         kept: list[socket.socket] = []
 
         def one_more() -> bool:
-            """Refused where the server has not heard yet that an earlier connection ended, or is too late on a busy machine."""
-            sock = scorer.open()
+            """From an address of its own. Refused where the server has not heard yet that an earlier connection ended, or is too late on a
+            busy machine."""
+            sock = scorer.open(f"127.1.{len(kept) // 250}.{len(kept) % 250 + 1}")
             sock.sendall(request())
             try:
                 accepted = answers(sock, 1)[0][0] == 200
@@ -264,3 +268,43 @@ def test_one_connection_too_many_is_told_so_and_the_others_stay(scorer: Scorer) 
             reset(sock)
         until(lambda: scorer.score() == 200, "a score on another connection")
         assert scorer.metric('featureflow_shed_total{reason="connections"}') >= 20
+
+
+def test_one_address_that_takes_all_the_connections_that_it_can_leaves_some_to_every_other(scorer: Scorer) -> None:
+    refused, full = 'featureflow_shed_total{reason="connections_share"}', 'featureflow_shed_total{reason="connections"}'
+    before = scorer.metric(refused), scorer.metric(full)
+    with survives(scorer), contextlib.ExitStack() as exits:
+        kept: list[socket.socket] = []
+        while scorer.metric(refused) == before[0]:
+            sock = exits.enter_context(scorer.open(GREEDY))
+            sock.sendall(request() if len(kept) % 2 else GET % b"/healthz")
+            with contextlib.suppress(ConnectionError):
+                if answers(sock, 1)[0][0] == 200:              # else the server is too late on a busy machine, or it was the last
+                    kept.append(sock)
+            assert len(kept) <= MOST * 8 // 9
+        for number in range(20):
+            with scorer.open(f"127.0.1.{number + 1}") as sock:
+                sock.sendall(GET % b"/healthz")
+                assert answers(sock, 1)[0][0] == 200
+        assert scorer.metric(full) == before[1]
+        for sock in kept:
+            reset(sock)
+
+
+def test_one_caller_who_sends_all_the_bodies_that_it_can_leaves_room_to_every_other(scorer: Scorer) -> None:
+    begun = request(b" " * 999_999, path="/v1/events/trip", length=1_000_000)
+    with survives(scorer), contextlib.ExitStack() as exits:
+
+        def beyond_its_share() -> bool:
+            sock = exits.enter_context(scorer.open(GREEDY))
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                sock.sendall(begun)
+                sock.settimeout(SILENCE_S)
+                answers(sock, 1)
+            return scorer.metric('featureflow_shed_total{reason="bodies_share"}') > 0
+
+        until(beyond_its_share, "one body more is refused")
+        with scorer.open() as sock:
+            sock.sendall(request(BODY + b" " * 100_000))
+            assert answers(sock, 1)[0][0] == 200
+        assert scorer.metric('featureflow_shed_total{reason="bodies"}') == 0

@@ -269,10 +269,9 @@ def test_idle_connections_are_closed(models: ModelStore) -> None:
 
 def test_one_connection_more_than_there_may_be_is_told_so_and_closed(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
-            server.connections.most = 2
+        async with serving(models, rig=fed(200)) as serve, listening(serve, connections=2) as server:
             first, first_writer = await asyncio.open_connection(server.host, server.port)
-            _, second_writer = await asyncio.open_connection(server.host, server.port)
+            _, second_writer = await asyncio.open_connection(server.host, server.port, local_addr=("127.0.0.2", 0))
             second_writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")  # aiohttp has this one, and it counts
             while aiohttp_has(server) < 1:
                 await asyncio.sleep(0)

@@ -337,24 +337,23 @@ def test_bodies_are_bounded_in_bytes_and_time(models: ModelStore) -> None:
 
 def test_bodies_are_bounded_all_together_until_they_are_answered(models: ModelStore) -> None:
     async def go() -> None:
-        async with serving(models, rig=fed(200)) as serve, listening(serve) as server:
-            bodies = server.connections.routes.bodies
-            bodies._most = 300_000
+        async with serving(models, rig=fed(200)) as serve, listening(serve, bodies_bytes=300_000) as server:
+            held = server.connections.routes.bodies.held
             _, slow = await asyncio.open_connection(server.host, server.port)
             slow.write(b"POST /v1/events/trip HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + b" " * 250_000)
-            while bodies.bytes < 250_000:
+            while held.taken < 250_000:
                 await asyncio.sleep(0)
             large = json.dumps(GOOD).encode() + b" " * 100_000
             status, answer, headers = await post(server, "/v1/score/tip", large)
             assert (status, headers["Retry-After"]) == (503, "1")
             assert "250,000 bytes" in answer["detail"]
             assert 'featureflow_shed_total{reason="bodies"} 1.0' in serve.metrics.text().decode()
-            assert bodies.bytes == 250_000
+            assert held.taken == 250_000
             slow.transport.abort()
-            while bodies.bytes:
+            while held.taken:
                 await asyncio.sleep(0)
             assert (await post(server, "/v1/score/tip", large))[0] == 200
-            assert bodies.bytes == 0
+            assert held.taken == 0
 
     asyncio.run(go())
 
