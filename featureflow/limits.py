@@ -57,7 +57,7 @@ BUCKETS = 1024                    # that states are in
 # serving
 REQUEST_BYTES = 1024 * 1024
 BODIES_BYTES = 256 * 1024 * 1024  # of requests that are not answered yet, of one process, beside the plain ones of up to 64 KiB
-CONNECTIONS = 8_192               # of one process; fewer where it may have fewer files open
+CONNECTIONS = 8_192               # of one process; fewer where it may have fewer files open; a caller has a share of both
 ROWS_PER_REQUEST = 1_000
 LOOKUP_IDS = 100_000              # that wait for their features beyond the coming turn: deadlines refuse before, where they can
 CANDIDATES = ROWS_PER_REQUEST     # of one rank request, of all its recalls
