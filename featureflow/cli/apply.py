@@ -11,7 +11,7 @@ from featureflow.cli.answering import Answering, Unfit
 from featureflow.cli.context import Context, Json
 from featureflow.cli.output import Output, counted
 from featureflow.define.spec import Project
-from featureflow.errors import SettingsError, UnavailableError
+from featureflow.errors import ModelError, SettingsError, StateError, UnavailableError
 from featureflow.store.schemas.open import Lack, lacking
 
 
@@ -47,7 +47,7 @@ def apply(
                 "nothing is applied: " + "; ".join(lack.said for lack in lacks if lack.refused)
                 + ". To apply it all the same, before its producers are brought up to date, run: featureflow apply --no-schemas"
             )
-        unfit = _answering(here, written, output) if changes.changes else []
+        unfit = _versions(here, written, output, changing=bool(changes.changes))
         pruned: dict[str, int] = {}
         withdrawn = 0
         if not plan:
@@ -77,12 +77,22 @@ def apply(
         )
 
 
-def _answering(here: Context, written: Project, output: Output) -> list[Unfit]:
-    """Say who goes on and who does not; those who do not."""
-    answering = Answering(here, here.listing)  # on a machine that only ingests, which has no ONNX Runtime, too
-    unfit = answering.unfit(written)
+def _versions(here: Context, written: Project, output: Output, *, changing: bool) -> list[Unfit]:
+    """Say whose inputs these definitions cannot compute and, where they change anything, who goes on; the former."""
+    try:
+        answering = Answering(here, here.listing)  # on a machine that only ingests, which has no ONNX Runtime, too
+        unfit = answering.unfit(written)
+    except (ModelError, StateError) as error:      # nothing that is applied depends on it
+        output.warn(f"whether versions of models can be computed was not looked at: {error}")
+        return []
     for one in unfit:
         output.warn(one.said)
+    if changing:
+        _say_who_goes_on(answering, written, output)
+    return unfit
+
+
+def _say_who_goes_on(answering: Answering, written: Project, output: Output) -> None:
     for name, versions in answering.of_other_inputs(written).items():
         alone = f"version {versions[0]} goes on with the inputs that it was added with"
         several = f"versions {' and '.join(versions)} go on with the inputs that they were added with"
@@ -92,7 +102,6 @@ def _answering(here: Context, written: Project, output: Output) -> list[Unfit]:
             f"{name}: {alone if len(versions) == 1 else several}. A version that is added from now on has those of the definition; "
             f"{released if answering.is_released(name) else unreleased}"
         )
-    return unfit
 
 
 def _lacks(here: Context, written: Project) -> list[Lack]:

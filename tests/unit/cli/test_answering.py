@@ -68,6 +68,9 @@ def test_a_version_whose_feature_is_gone_is_named_with_its_role_and_what_to_do(p
             assert part in unfit["said"]
         assert said.count(unfit["said"]) == said.count(MISSING) == 1, "once"
         assert list(made["models"]) == (["fraud"] if role == "stable" else []), "who is refused"
+    made, said = told(project, "apply")
+    assert (made["changes"], made["unfit"]) == ([], [unfit]), "as long as it is so"
+    assert said.count(unfit["said"]) == 1
     (finding,) = of_models(project)
     assert (finding.state, finding.said) == ("error" if role == "stable" else "warning", unfit["said"])
 
@@ -109,3 +112,14 @@ def test_the_ensembles_that_are_refused_with_their_member_are_named(project: Pat
     written(project, GONE + ENSEMBLE)
     (unfit,) = run(project, "apply", "--plan")["unfit"]
     assert "scores of fraud and combined are refused (503)" in unfit["said"]
+
+
+def test_a_models_folder_that_cannot_be_read_is_said_and_does_not_keep_definitions_from_being_applied(project: Path) -> None:
+    aliases = project / "models" / "fraud" / "aliases.json"
+    aliases.write_text("{")
+    for definitions in (OF_NOW, GONE):
+        written(project, definitions)
+        made, said = told(project, "apply")
+        assert made["applied"]
+        assert "whether versions of models can be computed was not looked at" in said
+        assert str(aliases) in said
