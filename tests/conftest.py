@@ -20,7 +20,7 @@ import pytest
 import redis
 import sqlalchemy
 from hypothesis import HealthCheck, settings
-from redis_cluster import RealCluster, running
+from redis_cluster import PATIENT_MS, RealCluster, running
 
 from featureflow.store.log.kafka import KafkaLog
 from featureflow.store.log.memory import MemoryLog
@@ -116,7 +116,7 @@ def production_redis_url(own_database: str) -> str:
 
 @pytest.fixture(scope="session")
 def _own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
-    with running(tmp_path_factory.mktemp("cluster")) as cluster:
+    with running(tmp_path_factory.mktemp("cluster"), PATIENT_MS) as cluster:
         yield cluster
 
 

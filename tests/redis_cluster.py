@@ -19,9 +19,10 @@ from redis.retry import Retry
 from featureflow.store.online.embedded import server_binary
 
 PRIMARIES = 3
-QUICK_MS = 1_000                           # after which a node that does not answer is taken for dead
+QUICK_MS = 3_000                           # after which a node that does not answer is taken for dead, where one is to be
 PATIENT_MS = 60_000                        # where none is to be, however slow the machine is
-WAIT_S = 60.0
+ANSWER_S = 60.0                            # for a node to answer
+WAIT_S = 150.0
 SLOTS = 16_384
 
 
@@ -39,7 +40,7 @@ class Node:
         ]  # fmt: skip
         self.bus = bus
         self.process: subprocess.Popen[bytes] | None = None
-        self.client: Any = redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0), socket_timeout=5)
+        self.client: Any = redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0), socket_timeout=ANSWER_S)
 
     def start(self) -> None:
         self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL)
@@ -158,7 +159,7 @@ class RealCluster:
         """Up to so many keys of the slot. How many went."""
         keys = source.client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, most)
         if keys:
-            source.client.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *keys)
+            source.client.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, int(1000 * ANSWER_S), "KEYS", *keys)
         return len(keys)
 
     def end_move(self, slot: int, source: Node, target: Node) -> None:
@@ -187,7 +188,7 @@ def until(holds: Any, what: str) -> None:
 
 
 @contextmanager
-def running(folder: Path, timeout_ms: int = QUICK_MS) -> Iterator[RealCluster]:
+def running(folder: Path, timeout_ms: int) -> Iterator[RealCluster]:
     cluster = RealCluster(folder, timeout_ms)
     try:
         cluster.start()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from processes import until
 from redis.crc import key_slot
-from redis_cluster import running
+from redis_cluster import QUICK_MS, running
 from world import MODEL, PARTITIONS, SECOND_US, World, check_state
 
 from featureflow.store.keys import Keys
@@ -26,7 +26,7 @@ def produce(world: World, count: int) -> None:
 
 
 def test_a_project_on_a_cluster_counts_every_event_once_through_moves_and_a_failover(services: Services, tmp_path: Path) -> None:
-    with running(tmp_path / "cluster") as cluster:
+    with running(tmp_path / "cluster", QUICK_MS) as cluster:
         settings = {"FEATUREFLOW_LOG_URL": f"kafka://{services.kafka}", "FEATUREFLOW_ONLINE_URL": cluster.url}
         with World(tmp_path / "project", settings, f"cluster{time.time_ns():x}") as world:
             world.featureflow("apply")

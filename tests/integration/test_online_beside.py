@@ -44,6 +44,12 @@ def raw_client(url: str) -> Iterator[redis.Redis | redis.RedisCluster]:
         yield found
 
 
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not is_so():
+            await asyncio.sleep(0.005)
+
+
 def put(raw: Any, n: int) -> None:
     """All keys at once, as a commit writes states and offset records."""
     raw.mset(dict.fromkeys(ALL, b"%d" % n))
@@ -114,10 +120,10 @@ def test_what_is_kept_is_not_read_again(embedded_redis_url: str) -> None:
             raw.set(GROUPS[3][0], b"1")
             assert await looked_up(GROUPS, STATES) in (3, 1 + 3), "the group that changed, at once or as that is told"
             raw.set(STATES[7], b"1")
-            await asyncio.sleep(0.1)
+            await until(lambda: len(reader.kept.states) == 19)
             assert await looked_up(GROUPS, STATES) == 1, "the state that changed"
             raw.set(GROUPS[3][0], b"1")
-            await asyncio.sleep(0.1)
+            await until(lambda: reader.kept.get(GROUPS[3]) is None)
             assert await looked_up(GROUPS, STATES) == 3 + 1, "both"
         await reader.close()
 
