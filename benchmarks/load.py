@@ -37,14 +37,16 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self._send()
+        self._send()  # one at least, however long it took to connect
+
+    def _next(self) -> None:
+        if time.perf_counter() >= self.until:
+            self.transport.close()
+        else:
+            self._send()
 
     def _send(self) -> None:
-        now = time.perf_counter()
-        if now >= self.until:
-            self.transport.close()
-            return
-        self.sent = now
+        self.sent = time.perf_counter()
         self.transport.write(self.requests[self.next % len(self.requests)])
         self.next += 1
 
@@ -63,7 +65,7 @@ class _Connection(asyncio.Protocol):
         if not self.buffer.startswith(b"HTTP/1.1 200"):
             self.not_ok += 1
         self.buffer = b""
-        self._send()
+        self._next()
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.done.done():

@@ -121,19 +121,22 @@ def child(command: list[str], ready: str, environment: dict[str, str] | None = N
 
 
 def ask_once(port: int, body: bytes) -> Any:
+    """The first answer that lacks nothing, which on a busy machine need not be the first one. After a minute whatever comes."""
     from urllib.request import Request
 
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while True:
         try:
             with urlopen(
                 Request(f"http://127.0.0.1:{port}/v1/score/odd", body, {"Content-Type": "application/json"}), timeout=5
             ) as answer:
-                return json.loads(answer.read())
+                found = json.loads(answer.read())
+            if not found["degraded"] or time.monotonic() > until:
+                return found
         except OSError:
             if time.monotonic() > until:
                 raise
-            time.sleep(0.2)
+        time.sleep(0.2)
 
 
 def refusals(port: int) -> dict[str, int]:
