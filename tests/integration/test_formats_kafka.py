@@ -54,7 +54,7 @@ from featureflow.store.schemas.registry import HttpSchemaRegistry
 from servers import Services
 
 SECOND_US = 1_000_000
-PATIENCE_S = 30.0
+PATIENCE_S = 150.0
 HOUR = Window(kind="sliding", length_us=3_600 * SECOND_US, text="1h")
 USERS = ("ada", "b:{0}", "é*\n")
 PARTITIONS = 2

@@ -20,7 +20,7 @@ from featureflow.store.log.kafka import KafkaLog
 from featureflow.store.log.protocol import Record
 from servers import Services
 
-PATIENCE_S = 60.0
+PATIENCE_S = 150.0
 DEPARTURE = PROJECT.source("departure")
 
 

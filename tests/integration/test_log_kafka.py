@@ -135,7 +135,7 @@ def test_a_durable_member_comes_back_to_its_own_partitions_without_a_rebalance(
 ) -> None:
     log = KafkaLog(services.kafka, session_ms=LONGER_THAN_PATIENCE_MS)
     first, second = Member(log, topic, "worker-1"), Member(log, topic, "worker-2")
-    until(lambda: len(first.owned) == 2 and len(second.owned) == 2, first, second)
+    until(lambda: len(first.owned) == len(second.owned) == 2 and generation(first) == generation(second), first, second)
     joined, members = generation(first), {"worker-1": first, "worker-2": second}
     for name in members:                   # the group's leader is one of them
         before, told = set(members[name].owned), {other: len(member.told) for other, member in members.items()}
@@ -220,7 +220,7 @@ def test_a_partition_that_ends_with_a_transaction_is_read_to_its_end(
     producer = KafkaProducer(bootstrap_servers=services.kafka, transactional_id=topic)
     producer.init_transactions()
     producer.begin_transaction()
-    producer.send(topic, b"one", partition=0).get(timeout=10)
+    producer.send(topic, b"one", partition=0).get(timeout=60)
     getattr(producer, end)()
     producer.close()
     member = Member(kafka_log, topic)

@@ -85,14 +85,17 @@ def test_a_poll_with_a_fetch_on_its_way_says_nothing_and_one_that_takes_records_
     quiet(member)
     words = Words(member, monkeypatch)
     until(lambda: asked(member) or not polled(member)[1])
-    words.count = 0
+    words.count, began = 0, time.monotonic()
     for _ in range(10):
         assert not polled(member)[1]
-    assert words.count <= 2, "a fetch that brought nothing in half a second is sent again"
+    assert words.count <= 2 + 2 * (time.monotonic() - began), "a fetch that brought nothing in half a second is sent again"
     kafka_log.append(topic, [Record(b"x")])
-    until(lambda: arrived(member))
-    words.count = 0
-    [batch] = polled(member)[1]
+    batches: list[Batch] = []
+    while not batches:                     # the answer to the fetch of before may have nothing in it, and is the first to arrive
+        until(lambda: arrived(member))
+        words.count = 0
+        batches = polled(member)[1]
+    [batch] = batches
     assert (list(batch.values), words.count) == ([b"x"], 1), "the next fetch"
 
 
@@ -113,9 +116,10 @@ def test_an_io_thread_that_has_ended_is_noticed(member: KafkaConsumer, each_seco
         quiet(member)
     monkeypatch.setattr(member._fetches, "_lacking", lambda: False)        # its fetch would be on its way for ever
     monkeypatch.setattr(member._consumer._fetcher._net, "_exception", RuntimeError("the loop has ended"))
-    seen: list[str] = []
+    seen, late = list[str](), 0
     end = time.monotonic() + 2 * kafka_fetches.ASK_S if each_second else time.monotonic() + 1.5
-    while not seen and time.monotonic() < end:
+    while not seen and late < 10:          # polls after the end: the machine may have been busy with something else until then
+        late += time.monotonic() >= end
         try:
             polled(member)
         except RuntimeError as error:

@@ -34,7 +34,7 @@ def test_what_is_fetched_after_folds_and_roll_ups_is_recomputed_to_the_bit(redis
         plan = Plan(SKETCHED, {"trip": rig.partitions}).views[view.name]
 
         async def fetched() -> np.ndarray:
-            reader = AsyncReader(redis_url)
+            reader = AsyncReader(redis_url, timeout_s=60.0)
             try:
                 found = await Fetcher(reader, SystemClock(), 10**12).fetch({plan: list(RIDERS)}, None)
             finally:
