@@ -6,8 +6,10 @@ is drained and compared, so whatever an earlier death left behind would show in 
 
 from __future__ import annotations
 
+import json
 import random
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import get_args
@@ -22,11 +24,12 @@ from processes import until
 from producer import SOURCES, Producer
 from redis_cluster import PATIENT_MS, running
 from watched import Trap
-from world import SECOND_US, World, embedded, production
+from world import PARTITIONS, SECOND_US, World, embedded, production
 
 import oracle
 from featureflow.ingest import failpoint
 from featureflow.ingest.failpoint import Name
+from featureflow.store.log.protocol import Record
 from servers import Services
 
 VERBS = {"ingest": "FEATUREFLOW_INGEST_MEMBER", "history": "FEATUREFLOW_HISTORY_WRITER_MEMBER"}
@@ -42,7 +45,7 @@ class Consumers:
     world: World
     producer: Producer
     running: dict[str, Forked] = field(default_factory=dict)
-    compared: int = 0
+    again: int = 0
 
     def trap(self, verb: str) -> Trap:
         return Trap(self.world.folder / f"{verb}.trap")
@@ -64,6 +67,17 @@ class Consumers:
     def produce(self, count: int = 12) -> None:
         for source in SOURCES:
             self.producer.append(source, count)
+
+    def produce_again(self) -> None:
+        """A ride, a tip in each partition and what is no event: each passes what a batch passes, however few batches there were before."""
+        self.again += 1
+        event, world = {"at": time.time_ns() // 1000, "rider": "ada"}, self.world
+        ride = json.dumps({**event, "zone": 1, "fare": 1.0, "cash": True}).encode()
+        bad = f"{world.topic} again {self.again}".encode()
+        self.producer.bad.add(bad)
+        world.context.log.append(world.topic_of("ride"), [Record(ride, b"ada"), Record(bad, b"ada")])
+        tip = json.dumps({**event, "amount": 1.0}).encode()
+        world.context.log.append(world.topic_of("tip"), [Record(tip, partition=partition) for partition in range(PARTITIONS)])
 
     def drained(self) -> bool:
         for verb, process in self.running.items():
@@ -138,8 +152,14 @@ def _dies_and_all_is_there(consumers: Consumers, verb: str, name: Name) -> None:
         trap.arm(name, nth)
     for _ in range(MOST_PASSES):
         consumers.produce()
+
+    def dead() -> bool:
+        if dying.running():
+            consumers.produce_again()
+        return not dying.running()
+
     try:
-        until(lambda: not dying.running(), f"the death of {verb} at {name}", seconds=60.0)
+        until(dead, f"the death of {verb} at {name}", every=0.2)
     except AssertionError as late:
         said = "".join(f"\n-- {process.output.name}:\n{process.said()[-3000:]}" for process in (dying, other) if process is not None)
         raise AssertionError(f"{late}{said}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -20,8 +21,8 @@ from world import SECOND_US, World, production
 
 from servers import Services
 
-KILLS = 20                                 # of each consumer, at least
-WITH_EVENTS = 15                           # of them with events in hand: a busy machine may take more kills to get there
+KILLS = 20                                 # of each consumer
+WITH_EVENTS = 15                           # of them with events in hand for sure
 LONGEST_LOOK_S = 0.004                     # from seeing events in hand to the kill, at most
 
 
@@ -59,26 +60,40 @@ class Killer:
 
     def run(self) -> None:
         try:
-            while len(self.kills) < KILLS or len(self.hit) < WITH_EVENTS:
-                self.once()
+            for number in range(KILLS):
+                self.once(with_events=number % 4 != 3)
         except BaseException as error:
             self.problem.append(error)
 
-    def once(self) -> None:
+    def once(self, *, with_events: bool) -> None:
+        """``with_events``: looked at while it is stopped, so that they are in its hands still when it dies."""
         hand = Hand(self.file)
         hand.clear()
         polls, first_commit_s, began = self.luck.randrange(1, 6), None, time.monotonic()
         process = self.start()
-        while not (hand.read()[0] >= polls and hand.read()[1] > 0):
+        while not (hand.read()[0] >= polls and self._in_hand(process, hand, with_events)):
             if first_commit_s is None and hand.read()[2]:
                 first_commit_s = time.monotonic() - began
             assert process.running(), f"{self.verb} ended by itself:\n{process.said()[-3000:]}"
             assert time.monotonic() - began < PATIENCE_S, f"{self.verb} polled nothing in {PATIENCE_S:.0f} s:\n{process.said()[-3000:]}"
             time.sleep(0.0003)
-        time.sleep(self.luck.uniform(0.0, LONGEST_LOOK_S))
         process.kill()
         seen, in_hand, _ = hand.read()
         self.kills.append(Killed(in_hand, seen, first_commit_s))
+
+    def _in_hand(self, process: Forked, hand: Hand, with_events: bool) -> bool:
+        """Whether it had events in hand, a moment ago or still."""
+        if hand.read()[1] <= 0:
+            return False
+        time.sleep(self.luck.uniform(0.0, LONGEST_LOOK_S))
+        if not with_events:
+            return True
+        process.signal(signal.SIGSTOP)
+        until(lambda: process.state() == "T", f"the stop of {self.verb}", every=0.0)
+        if hand.read()[1] > 0:
+            return True
+        process.signal(signal.SIGCONT)
+        return False
 
 
 def test_consumers_killed_twenty_times_each_in_mid_batch_leave_what_a_replay_of_the_log_gives(world: World, tmp_path: Path) -> None:
@@ -105,6 +120,7 @@ def test_consumers_killed_twenty_times_each_in_mid_batch_leave_what_a_replay_of_
     for killer in killers:
         first = sorted(kill.first_commit_s for kill in killer.kills if kill.first_commit_s is not None)
         held = sum(kill.in_hand for kill in killer.hit)
+        assert len(killer.hit) >= WITH_EVENTS
         print(f"{killer.verb}: {len(killer.hit)} of {len(killer.kills)} kills with events in hand, {held} in all")
         if first:
             print(f"  start to first commit: {first[len(first) // 2]:.2f} s in the median, {first[-1]:.2f} s at most")

@@ -115,9 +115,9 @@ class Killed:
         self.process = made
         return made
 
-    def said(self) -> str:
-        """What its processes have said of late."""
-        return (self.folder / "said").read_text()[-4000:]
+    def said(self, after: int = -4000) -> str:
+        """What its processes have said of late, or after so many characters."""
+        return (self.folder / "said").read_text()[after:]
 
     def read(self, topic: str) -> dict[int, list[bytes]]:
         """What is committed, by partition, up to where the topic ends now."""
@@ -239,8 +239,9 @@ def test_a_process_that_was_stopped_past_its_session_appends_nothing_when_it_com
     until(lambda: not killed.trap.exists(), "its stop")
     heir = killed.start(member="")
     until(killed.drained, "the heir's work, once the session has run out", every=0.1)
+    before = len(killed.said(0))
     os.kill(stopped.pid or 0, signal.SIGCONT)
-    until(lambda: "starts_over" in killed.said(), "the one that was stopped to hear of it")
+    until(lambda: "starts_over" in killed.said(before), "the one that was stopped to hear of it")
     killed.produce()
     _all_is_there(killed)
     for process in (stopped, heir):

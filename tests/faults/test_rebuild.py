@@ -13,7 +13,7 @@ import redis
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 from processes import until
-from world import SECOND_US, World, check_state, production
+from world import SECOND_US, World, answered, check_state, production
 
 from featureflow.store.log.protocol import Record
 from servers import Services
@@ -64,8 +64,7 @@ def test_an_emptied_redis_is_rebuilt_from_history_and_the_log_though_the_log_has
     assert "featureflow rebuild" in world.featureflow("ingest", code=1), "loud, and with a command"
     assert sorted(world.featureflow("rebuild")["rebuilt"]) == sorted(view.id for view in world.project.views)
     _, scorer = world.serve()
-    status, answer = scorer.get("/v1/features/rider_now/ada")
-    assert status == 200
+    answer = answered(lambda: scorer.get("/v1/features/rider_now/ada"))
     assert {feature["status"] for feature in answer["features"].values()} == {"stale"}, "nothing is silently a default"
     ingest = world.start("ingest")
     until(world.folded, "the end of the log in the online store, again")

@@ -17,7 +17,7 @@ from world import World
 
 from storm.operations import Operations
 
-IN_HAND_S = 60.0                           # never waited for where events come
+IN_HAND_S = 150.0                          # never waited for where events come
 
 
 @dataclass
