@@ -190,14 +190,15 @@ class Listening:
 
 @asynccontextmanager
 async def listening(
-    rig: ServeRig, *, body_s: float = 10.0, bodies_bytes: int = limits.BODIES_BYTES, connections: int = limits.CONNECTIONS
-) -> AsyncIterator[Listening]:
+    rig: ServeRig, *, body_s: float = 10.0, linger_s: float = 0.1, bodies_bytes: int = limits.BODIES_BYTES,
+    connections: int = limits.CONNECTIONS,
+) -> AsyncIterator[Listening]:  # fmt: skip
     producer = Producer(rig.rig.log)
     producer.start()
     upkeep = Upkeep(rig.scorer, rig.rig.log)
     routes = Routes(rig.scorer, producer, upkeep, Document("0", rig.rig.clock), body_s=body_s)
     routes.bodies = Bodies(body_s, bodies_bytes)
-    made = Connections(routes, linger_s=0.1, most=connections)
+    made = Connections(routes, linger_s=linger_s, most=connections)
     listener = await asyncio.get_running_loop().create_server(made.connect, "127.0.0.1", 0)
     host, port = listener.sockets[0].getsockname()[:2]
     try:

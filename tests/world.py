@@ -111,6 +111,17 @@ class Http:
         self._connection.close()
 
 
+def answered(ask: Callable[[], tuple[int, Any]]) -> Any:
+    """What a scorer says with 200, asked again while it has no time for it: 503, as on a machine that is busy with something else."""
+
+    def said() -> Any:
+        status, answer = ask()
+        assert status in (200, 503), answer
+        return answer if status == 200 else None
+
+    return until(said, "an answer")
+
+
 class World:
     """A project's folder and settings. ``close`` ends every process that it started."""
 

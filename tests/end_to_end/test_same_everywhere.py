@@ -13,7 +13,7 @@ import pytest
 from kafka import KafkaProducer
 from naive import Naive
 from processes import until
-from world import MODEL, PARTITIONS, SECOND_US, Http, World, check_state, embedded, new_topic, production
+from world import MODEL, PARTITIONS, SECOND_US, Http, World, answered, check_state, embedded, new_topic, production
 
 import oracle
 from featureflow.define.spec import View
@@ -111,8 +111,7 @@ def ids_of(view: View) -> Sequence[str | int]:
 
 
 def features(scorer: Http, view: View, at_us: int) -> Any:
-    status, answer = scorer.post(f"/v1/features/{view.name}", {"entities": list(ids_of(view)), "at": at_us})
-    assert status == 200, answer
+    answer = answered(lambda: scorer.post(f"/v1/features/{view.name}", {"entities": list(ids_of(view)), "at": at_us}))
     assert answer["degraded"] == []
     return answer
 

@@ -16,8 +16,10 @@ from world import embedded
 
 def scorers(pid: int) -> list[int]:
     """The processes that this one started to serve."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()  # any thread of it may have
-    found = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    found = list[int]()
+    for task in Path(f"/proc/{pid}/task").iterdir():  # any thread of it may have, and may end meanwhile
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += map(int, (task / "children").read_text().split())
     return [child for child in found if Path(f"/proc/{child}/cmdline").read_bytes().endswith(b"\0serve\0")]
 
 
@@ -41,9 +43,10 @@ def test_scorers_that_share_a_port_drain_at_the_same_time_and_end_with_0_within_
         until(lambda: server.err().count('"event":"serving"') == 2, "both scorers")
         workers = scorers(server.pid)
         assert len(workers) == 1
-        for _ in range(12):                # requests without an end, so that each scorer takes all the time it has to drain
-            request = held.enter_context(socket.create_connection(("127.0.0.1", world.serve_port)))
-            request.sendall(b"POST /v1/events/ride HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
+        for _ in range(40):                # requests without an end, so that each scorer takes all the time it has to drain: each has some
+            request = held.enter_context(socket.create_connection(("127.0.0.1", world.serve_port), timeout=60))
+            request.sendall(b"POST /v1/events/ride HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n")
+            assert request.recv(100).startswith(b"HTTP/1.1 100"), "it is under way"
         assert server.told_to_end() == 0, server.said()[-2000:]
         assert all(map(gone, workers))
         events = [json.loads(line)["event"] for line in server.err().splitlines() if line.startswith("{")]

@@ -84,14 +84,16 @@ class Asked:
     prediction_id: str
     during_outage: bool
     followed: bool                         # by an event of the same rider that happened before the answer
+    read: bool                             # from the store
 
 
 def ask(world: World, flow: Flow, scorer: Http, luck: random.Random) -> list[Asked]:
-    """1,000 scores; in their middle the worker is killed, and started again half a minute later."""
+    """1,000 scores; in their middle the worker is killed, and started again half a minute later. More, where it was not by then, or where
+    the store took longer than the scorer waits for more than half of them, as on a machine that is busy."""
     worker, asked = world.start("ingest"), list[Asked]()
     until(world.folded, "the worker's first work")
     down_until = float("inf")
-    while len(asked) < REQUESTS:
+    while len(asked) < REQUESTS or not worker.running() or sum(one.read for one in asked) < REQUESTS // 2:
         if len(asked) == OUTAGE_AT and worker.running():
             worker.kill()
             down_until = time.monotonic() + OUTAGE_S
@@ -103,7 +105,8 @@ def ask(world: World, flow: Flow, scorer: Http, luck: random.Random) -> list[Ask
         followed = luck.random() < 0.4
         if followed:
             flow.late.append(flow.ride(rider, time.time_ns() // 1000 - luck.randrange(SECOND_US, 40 * SECOND_US)))
-        asked.append(Asked(answer["prediction_ids"][0], not worker.running(), followed))
+        read = not any(what.startswith("fetch:") for what in answer["degraded"])
+        asked.append(Asked(answer["prediction_ids"][0], not worker.running(), followed, read))
         time.sleep(PACE_S * luck.uniform(0.5, 1.5))
     until(world.folded, "the end of the log, after the outage")
     assert worker.told_to_end() == 0
@@ -143,7 +146,7 @@ def test_a_thousand_scores_through_an_outage_are_recomputed_to_the_byte(world: W
     until(world.recorded, "the end of the log in history")
     rows = logged(world, {one.prediction_id for one in asked})
     assert history.told_to_end() == 0
-    assert len(rows) == len({row["prediction_id"] for row in rows}) == REQUESTS
+    assert len(rows) == len({row["prediction_id"] for row in rows}) == len(asked) >= REQUESTS
     kinds = {one.prediction_id: one for one in asked}
     outage = [row for row in rows if kinds[row["prediction_id"]].during_outage]
     followed = [row for row in rows if kinds[row["prediction_id"]].followed]
@@ -157,8 +160,8 @@ def test_a_thousand_scores_through_an_outage_are_recomputed_to_the_byte(world: W
     print(f"degraded: {dict(said)}")
     whole = [row for row, one in zip(rows, audited, strict=True) if one.compared == sum(len(view.features) for view in world.project.views)]
     unread = [row for row in rows if any(what.startswith("fetch:") for what in json.loads(row["degraded"]))]
-    assert len(whole) + len(unread) == REQUESTS        # a value that was not compared was served as missing, and said so
-    assert len(whole) >= 0.5 * REQUESTS    # on a busy machine the store may take longer than the scorer waits
+    assert len(whole) + len(unread) == len(asked)      # a value that was not compared was served as missing, and said so
+    assert len(whole) >= REQUESTS // 2
     check_by_oracle(world, random.Random(seed + 2).sample(whole, CHECKED_BY_ORACLE))
     check_that_it_can_fail(world, *([row for row in some if row in whole] for some in (outage, followed)))
 

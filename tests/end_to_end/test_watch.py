@@ -61,9 +61,14 @@ def test_up_scores_every_event_and_tells_each_alert_once(tmp_path: Path) -> None
 
         status, answer = scorer.post("/v1/events/ride", [ride(number) for number in range(60)])
         assert status == 200, answer
+
+        def scored() -> list[dict[str, Any]]:
+            return [json.loads(value) for batch in world.batches(system.scores(name).topic) for value in batch.values if value]
+
+        until(lambda: len(scored()) >= len(answer["positions"]), "a score of each")
         sources = ("ride", "featureflow_scores", "featureflow_alerts")
         until(lambda: len(taken) >= len(RIDERS) and world.recorded(sources), "alerts, and all in history", every=0.1)
-        scores = [json.loads(value) for batch in world.batches(system.scores(name).topic) for value in batch.values if value]
+        scores = scored()
         assert sorted((one["partition"], one["offset"]) for one in scores) == sorted(
             (place["partition"], place["offset"]) for place in answer["positions"]
         )
