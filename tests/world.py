@@ -14,6 +14,7 @@ import json
 import os
 import re
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ from featureflow.store.mirror import buckets_of, mirrored
 from servers import Services
 
 SECOND_US = 1_000_000
+IDLE_S = 20.0                              # of a connection, after which the scorer may close it before another request comes
 PARTITIONS = 3
 TESTS = Path(__file__).resolve().parent
 MODEL = "generous"
@@ -82,9 +84,10 @@ class Http:
     def __init__(self, port: int) -> None:
         self.port = port
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._used_s = 0.0
 
     def get(self, path: str) -> tuple[int, Any]:
-        with contextlib.suppress(http.client.RemoteDisconnected):      # a connection that was idle for too long is closed
+        with contextlib.suppress(http.client.RemoteDisconnected):      # by a scorer that ended, say
             return self._call("GET", path, None)
         return self._call("GET", path, None)
 
@@ -92,6 +95,8 @@ class Http:
         return self._call("POST", path, body if isinstance(body, bytes) else json.dumps(body).encode())
 
     def _call(self, method: str, path: str, body: bytes | None) -> tuple[int, Any]:
+        if time.monotonic() - self._used_s > IDLE_S:
+            self._connection.close()       # and opened anew
         try:
             self._connection.request(method, path, body, {"Content-Type": "application/json"} if body is not None else {})
             answer = self._connection.getresponse()
@@ -99,6 +104,7 @@ class Http:
         except (http.client.HTTPException, OSError):
             self._connection.close()
             raise
+        self._used_s = time.monotonic()
         return answer.status, json.loads(text) if "json" in answer.headers.get("Content-Type", "") else text.decode()
 
     def ready(self) -> bool:
