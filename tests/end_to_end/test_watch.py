@@ -42,7 +42,7 @@ def receiver(taken: list[str]) -> HTTPServer:
 def test_up_scores_every_event_and_tells_each_alert_once(tmp_path: Path) -> None:
     taken: list[str] = []
     server = receiver(taken)
-    settings = {"FEATUREFLOW_WATCH_WEBHOOK": f"http://127.0.0.1:{server.server_port}/alerts"}
+    settings = {"FEATUREFLOW_WATCH_WEBHOOK": f"http://127.0.0.1:{server.server_port}/alerts", "FEATUREFLOW_WATCH_WAIT": "5s"}
     with World(tmp_path / "project", settings, new_topic(), DEFINITIONS + ALERT) as world:
         world.ended_with(server.server_close)
         world.ended_with(server.shutdown)
@@ -51,7 +51,7 @@ def test_up_scores_every_event_and_tells_each_alert_once(tmp_path: Path) -> None
         up = world.start("up")
         scorer = Http(world.serve_port)
         world.ended_with(scorer.close)
-        until(lambda: '"event":"watching"' in up.err(), "watching")
+        until(lambda: all(f'"event":"{event}"' in up.err() for event in ("claimed", "watching")), "ingest and watch")
         world.add_model()                  # it waits for its model too
         until(scorer.ready, "the scorer")
         name, now_us = world.project.name, world.context.clock.now_us()
