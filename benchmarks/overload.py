@@ -82,6 +82,12 @@ class Store:
                 raise SystemExit("the online store does not start")
             time.sleep(0.02)
 
+    def pause(self) -> None:
+        """And wait until it stands still: what it answers up to then is no answer of one that is away."""
+        self.process.send_signal(signal.SIGSTOP)
+        while Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.0001)
+
     def save(self) -> None:
         redis.Redis(port=self.port).save()
 
@@ -215,8 +221,8 @@ class Bench:
     def _pauses(self, running: open_load.Run, away: list[tuple[float, float]]) -> None:
         while running.running:
             time.sleep(min(PAUSE_EVERY_S - PAUSED_S, self.seconds / 3))
+            self.store.pause()
             gone = time.time()
-            self.store.process.send_signal(signal.SIGSTOP)
             time.sleep(PAUSED_S)
             back = time.time()
             self.store.process.send_signal(signal.SIGCONT)
@@ -225,8 +231,8 @@ class Bench:
     def _kill(self, running: open_load.Run, away: list[tuple[float, float]]) -> None:
         time.sleep(self.seconds / 4)
         self.store.process.kill()
-        gone = time.time()
         self.store.process.wait(10)
+        gone = time.time()
         time.sleep(min(KILLED_S, self.seconds / 3))
         back = time.time()
         self.store.start()

@@ -52,6 +52,7 @@ DATABASE = 14
 EVENTS, USERS, MERCHANTS, DEVICES = 60_000, 2_000, 500, 3_000
 BODIES = 2_000
 CONNECTIONS = 64
+_held: list[socket.socket] = []
 
 
 def fill(here: Context, events: int = EVENTS) -> None:
@@ -147,9 +148,15 @@ def refusals(port: int) -> dict[str, int]:
 
 
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """A port that is ours until this process ends: held by a socket that does not listen, so that the system gives it to nobody else.
+
+    A server that is told the number can listen there all the same, since both set SO_REUSEADDR.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    _held.append(holder)
+    return int(holder.getsockname()[1])
 
 
 def main() -> None:

@@ -385,8 +385,7 @@ def test_of_many_commits_on_their_way_whose_replies_are_lost_each_is_found_out_a
 
 
 def test_a_server_that_is_away_is_named_with_its_setting_and_without_its_password() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+    port = free_port()
     store = RedisOnlineStore(f"redis://user:secret@127.0.0.1:{port}/0")
     for ask in (store.ping, store.check, lambda: store.read([b"a"]), lambda: store.claim(SOURCE, 0, [VIEW], TOPIC)):
         with pytest.raises(UnavailableError, match=r"online\.url") as told:
