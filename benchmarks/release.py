@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from itertools import cycle, pairwise
 from pathlib import Path
 from urllib.request import urlopen
@@ -163,6 +164,12 @@ def failed(report: Report) -> int:
     return report.shed + report.other + report.unanswered
 
 
+def mean(values: Iterable[float | None]) -> float:
+    """Of those that there are: where the machine is busy, all that a stretch asked may have been refused."""
+    found = [value for value in values if value is not None]
+    return float(np.mean(found)) if found else float("nan")
+
+
 def refused(port: int) -> int:
     """How many the scorer has refused because it had too much to do, which no step of a release is to blame for."""
     return sum(count for reason, count in refusals(port).items() if reason in BUSY)
@@ -222,18 +229,20 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         servers.empty()
     without = [one.p99_accepted_ms or float("nan") for one in quiet]
+    p99_without = mean(one.p99_accepted_ms for one in quiet)
     p99 = busy.p99_accepted_ms or float("nan")
     converged = operator.converged_ms or [float("nan")]
     print(json.dumps({
         "steps": operator.steps, "failed": failed(busy), "failed_as_busy": refused_busy,
-        "failed_without": sum(map(failed, quiet)), "accepted": busy.accepted,
+        "failed_without": sum(map(failed, quiet)),
+        "accepted": busy.accepted, "accepted_without": sum(one.accepted for one in quiet),
         "capacity_req_s": round(capacity), "offered_req_s": busy.offered_req_s,
         "void": any(one.offered_req_s < 0.98 * one.intended_req_s for one in (busy, *quiet, *standing)),
         "p50_ms": busy.p50_accepted_ms, "p99_ms": p99, "max_ms": busy.max_accepted_ms,
-        "p50_ms_without": float(np.mean([one.p50_accepted_ms for one in quiet])), "p99_ms_without": round(float(np.mean(without)), 3),
-        "p50_ms_beside_a_candidate": float(np.mean([one.p50_accepted_ms for one in standing])),
-        "p99_ms_beside_a_candidate": float(np.mean([one.p99_accepted_ms for one in standing])),
-        "p99_ms_without_each": without, "p99_ratio": round(p99 / float(np.mean(without)), 3),
+        "p50_ms_without": mean(one.p50_accepted_ms for one in quiet), "p99_ms_without": round(p99_without, 3),
+        "p50_ms_beside_a_candidate": mean(one.p50_accepted_ms for one in standing),
+        "p99_ms_beside_a_candidate": mean(one.p99_accepted_ms for one in standing),
+        "p99_ms_without_each": without, "p99_ratio": round(p99 / p99_without, 3),
         "noise": round(max(without) / min(without), 3),          # of the same load, without steps, before and after
         "converged_ms_median": round(float(np.median(converged)), 1), "converged_ms_max": round(max(converged), 1),
         "noise_before": before, "noise_after": noise(), "versions": servers.versions,
