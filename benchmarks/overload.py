@@ -330,7 +330,7 @@ def main() -> None:
                 levels = tuple(float(one) for one in arguments.levels.split(",") if one)
                 rows = [one_row(bench, name, levels) for name in arguments.rows.split(",")]
                 capacity = {
-                    name: json.loads(urlopen(f"http://127.0.0.1:{port}/v1/models/{model}/capacity", timeout=5).read())
+                    name: json.loads(urlopen(f"http://127.0.0.1:{port}/v1/models/{model}/capacity", timeout=60).read())
                     for name, model in MODELS.items()
                 }
     finally:

@@ -117,7 +117,7 @@ class Operator(threading.Thread):
 
 
 def followed(port: int) -> int:
-    with urlopen(f"http://127.0.0.1:{port}/v1/models/{MODEL}", timeout=10) as answer:
+    with urlopen(f"http://127.0.0.1:{port}/v1/models/{MODEL}", timeout=60) as answer:
         release = json.loads(answer.read())["release"]
     return release["release"] if release else 0
 

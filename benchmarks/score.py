@@ -142,7 +142,7 @@ def ask_once(port: int, body: bytes) -> Any:
 
 def refusals(port: int) -> dict[str, int]:
     """What the scorer counted so far, by reason."""
-    text = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    text = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60).read().decode()
     lines = [line for line in text.splitlines() if line.startswith("featureflow_shed_total{")]
     return {line.split('"')[1]: int(float(line.rsplit(" ", 1)[1])) for line in lines}
 

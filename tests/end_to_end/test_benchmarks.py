@@ -64,7 +64,7 @@ def test_releases_at_half_load_fail_no_request() -> None:
 
 
 def test_features_are_asked_for_one_entity_and_for_a_hundred() -> None:
-    found = _printed(str(BENCHMARKS / "online.py"), "--seconds", "0.2", "--rounds", "1", "--events", str(EVENTS))
+    found = _printed(str(BENCHMARKS / "online.py"), "--seconds", "1", "--rounds", "1", "--events", str(EVENTS))
     assert found["features"] == 15
     for entities in (1, 100):
         assert found[f"{entities}_req_s"] > 0
