@@ -9,7 +9,7 @@ that they were read with.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from time import monotonic
@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 from featureflow.breaker import Breaker
 from featureflow.clock import Clock
 from featureflow.errors import CircuitOpenError, UnavailableError
+from featureflow.pending import EagerTask, Pending
 from featureflow.reading.feature_cache import Entry, FeatureCache, Key
 from featureflow.reading.plan import ViewPlan
 from featureflow.reading.standing import Records, Standing, decoded
@@ -27,6 +28,7 @@ from featureflow.store.online.protocol import OffsetRecord
 T = TypeVar("T")
 Blobs = Sequence[bytes | None]
 Ids = Sequence[str | int | None]
+GRACE_ROUNDS = 3  # of the loop, for a reply that is in the socket already
 RECORDS_S = 1.0  # offset records beside state that has not changed are read again when they are not known to stand there for so long
 
 
@@ -110,7 +112,7 @@ class Fetcher:
         self.cache = cache or FeatureCache()
         self._at_leisure = asyncio.Semaphore(max(1, self.breaker.concurrency // 2))  # reads without a deadline wait for each other
         self._records: dict[Group, Records] = {}
-        self._flights: dict[Key, tuple[Entry, asyncio.Future[None]]] = {}
+        self._flights: dict[Key, tuple[Entry, Pending[None]]] = {}
         reader.kept.listener = self.cache.changed
 
     async def fetch(
@@ -128,18 +130,15 @@ class Fetcher:
     async def _fetch(
         self, wanted: Mapping[ViewPlan, Ids], budget_s: float | None, ages_s: Mapping[ViewPlan, float] | None
     ) -> dict[ViewPlan, Reading] | Unread:
-        joined: set[asyncio.Future[None]] = set()
+        joined: set[Pending[None]] = set()
         ages_s = ages_s or {}
         parts = [
             self._part(plan, ids, ages_s[plan], joined) if plan in ages_s else _Part(plan, ids, ids)
             for plan, ids in wanted.items()
         ]
         try:
-            reading = self._read(parts) if any(part.groups for part in parts) else None
-            if joined:
-                waiting: Awaitable[Any] = asyncio.gather(*joined, *(() if reading is None else (reading,)))
-                await (waiting if budget_s is None else within(waiting, budget_s))
-            elif reading is not None:
+            if joined or any(part.groups for part in parts):
+                reading = self._read(parts, joined)
                 await (reading if budget_s is None else within(reading, budget_s))
         except TimeoutError:
             return Unread("timeout", f"the online store did not answer within {(budget_s or 0) * 1e3:.1f} ms")
@@ -219,7 +218,7 @@ class Fetcher:
 
     # -- state that was read before ------------------------------------------------------------------------------------
 
-    def _part(self, plan: ViewPlan, ids: Ids, max_age_s: float, joined: set[asyncio.Future[None]]) -> _Part:
+    def _part(self, plan: ViewPlan, ids: Ids, max_age_s: float, joined: set[Pending[None]]) -> _Part:
         """What is not known of these ids, or too old, is asked for; what another turn is reading is waited for."""
         now_s = monotonic()
         entries: dict[str | int | None, Entry] = {}
@@ -262,9 +261,17 @@ class Fetcher:
             records = entry.records if values is None else self._known(plan, group, values, kept.confirmed_s)
             self.cache.renew(entry, records, kept.confirmed_s)
 
-    async def _read(self, parts: Sequence[_Part]) -> None:
-        """Fill the parts in. Raises UnavailableError; what nobody waits for any more is kept all the same."""
+    async def _read(self, parts: Sequence[_Part], joined: Collection[Pending[None]]) -> None:
+        """Fill the parts in, and wait for what others are reading. Raises UnavailableError; what nobody waits for any more is kept all the
+        same.
+        """
         parts = [part for part in parts if part.groups]
+        if parts:
+            await self._read_own(parts)
+        for landed in joined:
+            await landed
+
+    async def _read_own(self, parts: Sequence[_Part]) -> None:
         groups = [group for part in parts for group in part.groups]
         keys = list(chain.from_iterable(part.plan.all_state_keys(part.asked) for part in parts))
         began_s = monotonic()
@@ -291,11 +298,11 @@ class Fetcher:
             if landed is not None:
                 self._land(parts, landed)
 
-    def _take_off(self, parts: Sequence[_Part], tell: bool) -> asyncio.Future[None] | None:
+    def _take_off(self, parts: Sequence[_Part], tell: bool) -> Pending[None] | None:
         """Let other turns wait for what is kept of this read; the future is done when it has ended."""
         if all(part.entries is None for part in parts):
             return None
-        landed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        landed = Pending[None]()
         for part in parts:
             if part.entries is not None:
                 for entity_id in part.asked:
@@ -305,7 +312,7 @@ class Fetcher:
                         self.cache.listen(entry)
         return landed
 
-    def _land(self, parts: Sequence[_Part], landed: asyncio.Future[None]) -> None:
+    def _land(self, parts: Sequence[_Part], landed: Pending[None]) -> None:
         for part in parts:
             if part.entries is not None:
                 for entity_id in part.asked:
@@ -354,25 +361,39 @@ def _per_entity(plan: ViewPlan, ids: Ids, blobs: Blobs, at: int) -> tuple[list[B
     return list(found), end
 
 
-async def within(reading: Awaitable[T], budget_s: float) -> T:
+async def within(reading: Coroutine[Any, Any, T], budget_s: float) -> T:
     """The result, or TimeoutError after ``budget_s``.
 
     A timer can fire only because this loop was busy, with the reply already waiting in the socket: the loop is given three more turns
     to find it there before the read is given up. A read that is given up runs on to the reader's own time-out, which is how the
     reader learns that its connection is dead.
     """
-    task = asyncio.ensure_future(reading)
-    await asyncio.wait((task,), timeout=budget_s)
-    for _ in range(3):
-        if task.done():
-            break
-        await asyncio.sleep(0)
+    task = EagerTask(reading).start()
     if not task.done():
-        task.add_done_callback(_given_up)
-        raise TimeoutError
+        await _Waited(task, budget_s)
+        if not task.done():
+            raise TimeoutError
     return task.result()
 
 
-def _given_up(task: asyncio.Future[Any]) -> None:
-    if not task.cancelled():
-        task.exception()  # looked at, so that the loop does not report it
+class _Waited(Pending[None]):
+    """Done once the task is, or as its time is up."""
+
+    __slots__ = ("_loop", "_timer")
+
+    def __init__(self, task: Pending[Any], budget_s: float) -> None:
+        super().__init__()
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.Handle = self._loop.call_later(budget_s, self._late, GRACE_ROUNDS)
+        task.add_done_callback(self._end)
+
+    def _late(self, rounds: int) -> None:
+        if not rounds:
+            self._end(self)
+        elif not self.done():
+            self._timer = self._loop.call_soon(self._late, rounds - 1)
+
+    def _end(self, _: object) -> None:
+        self._timer.cancel()
+        if not self.done():
+            self.set_result(None)

@@ -13,8 +13,8 @@ from functools import partial
 import msgspec
 from msgspec import UNSET
 
+from featureflow.pending import Pending
 from featureflow.serve.answer import Answer, Reply, Shed
-from featureflow.serve.pending import Pending
 from featureflow.serve.wire.v1 import Assignment, ScoreAnswer
 
 _ANSWER = msgspec.json.Decoder(ScoreAnswer)

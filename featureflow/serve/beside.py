@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import TypeVar
 
+from featureflow.pending import Pending
+
 T = TypeVar("T")
 A = TypeVar("A")
 
@@ -26,15 +28,21 @@ class Beside:
         thread = self._threads.get(model)
         if thread is None:
             thread = self._threads[model] = ThreadPoolExecutor(1, thread_name_prefix=f"inference-{model}")
-        asked_s = perf_counter()
+        asked_s, told = perf_counter(), Pending[tuple[T, float]]()
 
-        def run() -> tuple[T, float]:
+        def run() -> None:
             waited_s = perf_counter() - asked_s
-            return compute(on), waited_s
+            try:
+                found = compute(on)
+            except BaseException as error:
+                self._loop.call_soon_threadsafe(told.set_exception, error)
+            else:
+                self._loop.call_soon_threadsafe(told.set_result, (found, waited_s))
 
         self._under_way[model] += 1
         try:
-            return await self._loop.run_in_executor(thread, run)
+            thread.submit(run)
+            return await told
         finally:
             self._under_way[model] -= 1
 

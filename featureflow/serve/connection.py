@@ -21,13 +21,13 @@ import structlog
 from aiohttp import web
 
 from featureflow import limits
+from featureflow.pending import Pending
 from featureflow.serve import failure, problem
 from featureflow.serve.answer import Answer
 from featureflow.serve.door import Door
 from featureflow.serve.dynamic_threshold import DynamicThreshold
 from featureflow.serve.identity import trace_of
 from featureflow.serve.looking import Looking, read
-from featureflow.serve.pending import Pending
 from featureflow.serve.plain_request import Head, RequestHeads, Unplain
 from featureflow.serve.priority import NOBODY, Caller, peer_of
 from featureflow.serve.routes import Routes
@@ -54,6 +54,7 @@ class Connections:
         self._open: set[Connection] = set()
         self._unsent: list[tuple[asyncio.Transport, bytes]] = []
         self._looking = self.loop.call_later(LOOK_S, self._look)
+        routes.scorer.send = self.send
 
     def connect(self) -> Connection:
         return Connection(self)
@@ -85,8 +86,8 @@ class Connections:
             self.held.give_back(connection.peer)
 
     def send_later(self, transport: asyncio.Transport, data: bytes) -> None:
-        """As this round of the loop ends. One write after the other finds those who read them awake: to wake each anew costs more than all
-        the rest of a refusal, and a tenth of a score.
+        """As the turn ends that answers it, or this round of the loop. One write after the other finds those who read them awake: to wake
+        each anew costs more than all the rest of a refusal, and a tenth of a score.
         """
         if not self._unsent:
             self.loop.call_soon(self.send)

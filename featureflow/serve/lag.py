@@ -35,8 +35,8 @@ class Lag:
         self.busy(from_s, to_s)
 
     def busy(self, from_s: float, to_s: float) -> None:
-        """The loop did something from then until now."""
-        if from_s - self._busy_to_s > SLACK_S:
+        """The loop did something from then until now. It is busy as long as it reads what one poll brought, whatever comes between."""
+        if not self._reading and from_s - self._busy_to_s > SLACK_S:
             self._busy_from_s = from_s
         self._busy_to_s = to_s
 

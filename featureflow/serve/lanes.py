@@ -24,11 +24,11 @@ SLOW_S = 0.001  # an inference that takes longer does not hold the event loop up
 
 
 class Lanes:
-    """Belongs to one event loop. ``run`` is what a lane's turns do."""
+    """Belongs to one event loop. ``run`` is what a lane's turns do, and ``send`` sends their answers."""
 
-    def __init__(self, run: Run, admission: Callable[[], Admission] = Admission) -> None:
-        self._run, self._admission = run, admission
-        self.quick = Turns(run, admission())
+    def __init__(self, run: Run, admission: Callable[[], Admission] = Admission, send: Callable[[], None] = lambda: None) -> None:
+        self._run, self._admission, self._send = run, admission, send
+        self.quick = Turns(run, admission(), send)
         self._slow: dict[str, Turns] = {}
 
     def of(self, kind: str) -> Turns:
@@ -62,7 +62,7 @@ class Lanes:
         own = self._slow.get(kind)
         if own is None:
             if row_s >= SLOW_S:
-                own = self._slow[kind] = Turns(self._run, self._admission())
+                own = self._slow[kind] = Turns(self._run, self._admission(), self._send)
                 own.admission.under_way = UNDER_WAY
                 own.admission.lags(self.quick.admission.lag_s)
                 own.admission.adopt(kind, self.quick.admission)

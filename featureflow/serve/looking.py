@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from featureflow.errors import FeatureFlowError, RequestError
+from featureflow.pending import Pending
 from featureflow.reading.plan import ViewPlan
 from featureflow.serve import problem
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.lookups import Ids, Show
-from featureflow.serve.pending import Pending
 from featureflow.serve.priority import NOBODY, Caller
 from featureflow.serve.request import check_id, instant_us
 from featureflow.serve.scorer import Scorer

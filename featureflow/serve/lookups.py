@@ -15,6 +15,7 @@ import structlog
 
 from featureflow.clock import Clock
 from featureflow.errors import FeatureFlowError, RequestError, UnavailableError
+from featureflow.pending import EagerTask, Pending
 from featureflow.reading.features import Features, finalize, no_exact_answer
 from featureflow.reading.fetch import Fetcher, Reading, Unread
 from featureflow.reading.finalized import Finalized
@@ -23,7 +24,6 @@ from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.deadline import Deadline, budget_of
 from featureflow.serve.lag import Lag
 from featureflow.serve.lookup_queue import HELD_S, LookupQueue
-from featureflow.serve.pending import Pending
 from featureflow.serve.priority import NOBODY, Caller
 from featureflow.serve.turn import DISPLACED, FAILED, Turns
 
@@ -54,12 +54,14 @@ class Lookup:
 
 
 class Lookups:
-    """Belongs to one event loop. One turn is under way at a time. ``scores``: the turns of scores, which are let in between."""
+    """Belongs to one event loop. One turn is under way at a time. ``scores``: the turns of scores, which are let in between. ``send`` sends
+    what a turn has answered.
+    """
 
-    def __init__(self, fetcher: Fetcher, clock: Clock, finalized: Finalized, lag: Lag, scores: Turns) -> None:
-        self._fetcher, self._clock, self._finalized, self._lag, self._scores = fetcher, clock, finalized, lag, scores
+    def __init__(self, fetcher: Fetcher, clock: Clock, finalized: Finalized, lag: Lag, scores: Turns, send: Callable[[], None]) -> None:
+        self._fetcher, self._clock, self._finalized, self._lag, self._scores, self._send = fetcher, clock, finalized, lag, scores, send
         self.queue = LookupQueue(lambda: bool(scores.active or scores.waiting))
-        self._going: asyncio.Task[None] | None = None
+        self._going: EagerTask[None] | None = None
         self._given_up = 0
         self._loop = asyncio.get_running_loop()
 
@@ -73,7 +75,7 @@ class Lookups:
         if refused is not None:
             _resolve(lookup, refused)
         elif self._going is None:
-            self._going = self._loop.create_task(self._go())
+            self._begin()
         return lookup
 
     # -- a turn --------------------------------------------------------------------------------------------------------
@@ -89,18 +91,18 @@ class Lookups:
                 log.exception("lookups_failed", requests=len(batch))
             finally:
                 turn.end()
-                self._loop.call_soon(self._sent, perf_counter())  # after what the answers have called by now
+                began_s = perf_counter()
+                self._send()
+                self.queue.spent(perf_counter() - began_s)
                 if self._going is mine:
                     self._ended(turn)
             if self.queue.ids and (self._scores.active or self._scores.waiting):
                 await self._scores.left(HELD_S)
+            await asyncio.sleep(0)  # what has come with what the turn waited for is read by then, and goes along
         if self._going is mine:
             self._going = None
         else:
             self._given_up -= 1
-
-    def _sent(self, began: float) -> None:
-        self.queue.spent(perf_counter() - began)
 
     def _give_up(self, turn: _Turn) -> None:
         """Nobody of the turn under way waits any more: the next one goes on. The read ends by the store's own time-out, by which it is
@@ -109,7 +111,12 @@ class Lookups:
         if self._given_up < GIVEN_UP:
             self._given_up += 1
             self._ended(turn)
-            self._going = self._loop.create_task(self._go())
+            self._begin()
+
+    def _begin(self) -> None:
+        """Once all that this round of the loop reads is there."""
+        self._going = EagerTask(self._go())
+        self._loop.call_soon(self._going.start)
 
     def _ended(self, turn: _Turn) -> None:
         self.queue.ended(sum([len(lookup.rows) for lookup in turn.batch]), turn.held_s, perf_counter() - turn.began_s)

@@ -19,10 +19,10 @@ from featureflow import limits
 from featureflow.clock import to_us
 from featureflow.errors import RequestError
 from featureflow.models.ensemble import Loaded
+from featureflow.pending import Pending
 from featureflow.reading.plan import ModelPlan
 from featureflow.serve.answer import Reply
 from featureflow.serve.deadline import Deadline
-from featureflow.serve.pending import Pending
 from featureflow.serve.priority import Priority
 from featureflow.serve.ranking import Ranking
 from featureflow.serve.wire.v1 import EntityId

@@ -14,6 +14,7 @@ from featureflow.clock import Clock, SystemClock
 from featureflow.define.spec import DEFAULT_PROJECT
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.store import ModelStore
+from featureflow.pending import Pending
 from featureflow.reading import features as feature_values
 from featureflow.reading.feature_cache import FeatureCache
 from featureflow.reading.fetch import Fetcher, Reader, Unread
@@ -31,7 +32,6 @@ from featureflow.serve.lanes import Lanes
 from featureflow.serve.loaded import LoadedModels
 from featureflow.serve.lookups import Lookups
 from featureflow.serve.metrics import Metrics
-from featureflow.serve.pending import Pending
 from featureflow.serve.pooling import Share
 from featureflow.serve.prediction_log import PredictionLog
 from featureflow.serve.priority import NAMES, NOBODY, Caller, Priority
@@ -96,9 +96,10 @@ class Scorer:
             self.fetcher, clock=clock, wall=self.wall, metrics=self.metrics, spent=self.spent, lag=self.lag, shadows=self.shadows,
             predictions=predictions,
         )  # fmt: skip
-        self.lanes = Lanes(self.way.go, admission)
+        self.send: Callable[[], None] = lambda: None  # answers that a turn gave, by whoever has the connections
+        self.lanes = Lanes(self.way.go, admission, lambda: self.send())
         self.way.computes = self.lanes.tell
-        self.lookups = Lookups(self.fetcher, clock, self.way.finalized, self.lag, self.lanes.quick)
+        self.lookups = Lookups(self.fetcher, clock, self.way.finalized, self.lag, self.lanes.quick, lambda: self.send())
         self.metrics.registry.register(CacheMetrics(self.fetcher.cache, self.way.score_cache))
         self._looking: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()

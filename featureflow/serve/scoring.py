@@ -5,11 +5,11 @@ from __future__ import annotations
 from time import time_ns
 from typing import ClassVar
 
+from featureflow.pending import Pending
 from featureflow.serve import problem
 from featureflow.serve.answer import Answer, Reply, Shed
 from featureflow.serve.deadline import Deadline
 from featureflow.serve.metrics import Metrics
-from featureflow.serve.pending import Pending
 from featureflow.serve.priority import NOBODY, Caller
 from featureflow.serve.scorer import Scorer
 from featureflow.tracing import Tracer

@@ -26,7 +26,7 @@ from featureflow.errors import ModelError, RequestError
 from featureflow.models.loaded import LoadedModel
 from featureflow.models.loader import ModelLoader
 from featureflow.models.release import SHADOW, Arm, Release, check_released
-from featureflow.serve.pending import Pending
+from featureflow.pending import Pending
 from featureflow.serve.prediction_log import Predictions
 from featureflow.serve.request import Request
 from featureflow.serve.version import Version, Versions

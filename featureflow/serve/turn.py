@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from time import perf_counter
 
+from featureflow.pending import EagerTask, Pending
 from featureflow.serve.admission import Admission, Took
 from featureflow.serve.answer import Shed
 from featureflow.serve.request import Request
 
 ROUNDS = 8  # of the loop, at most, that a turn waits while each brings more
+BREATHS = 8  # rounds between two turns under overload: what has come is read and refused in small parts, not in bursts that take long
 Batch = list[Request]
 Run = Callable[[Batch, Callable[[], None]], Awaitable[Sequence[Took]]]
 FAILED = Shed("failed", "this batch of requests failed; the server's log says why")
@@ -28,17 +31,17 @@ class Turns:
     """``join`` a request; ``run(batch, computing)`` is awaited with each batch and must resolve every request's future.
 
     It gives what each kind of work took by itself, and calls ``computing`` where the loop has only to wait from then on. A turn lasts
-    until its answers are sent.
+    until its answers are sent, which ``send`` does.
     """
 
-    def __init__(self, run: Run, admission: Admission) -> None:
-        self._run, self.admission = run, admission
+    def __init__(self, run: Run, admission: Admission, send: Callable[[], None] = lambda: None) -> None:
+        self._run, self.admission, self._send = run, admission, send
         self._queue = admission.waiting
         self._scheduled = False
         self._reading: Batch | None = None  # the turn that does not compute yet: there is one at a time
         self._ended_s = 0.0
         self._gathered = self._rounds = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[EagerTask[None]] = set()
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -67,7 +70,7 @@ class Turns:
                 break
             await asyncio.sleep(0)
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout_s)
+            await _ended(list(self._tasks), timeout_s)
 
     def _schedule(self) -> None:
         if not self._scheduled and self._reading is None and len(self._tasks) < self.admission.under_way:
@@ -82,9 +85,10 @@ class Turns:
         self._scheduled = False
         self._gathered = self._rounds = 0
         if self._reading is None and (batch := self._next()):
-            task = self._loop.create_task(self._turns(batch))
+            task = EagerTask(self._turns(batch))
             self._tasks.add(task)
             task.add_done_callback(self._done)
+            task.start()
         if self._queue:
             self._schedule()
 
@@ -96,10 +100,11 @@ class Turns:
         return batch
 
     async def _turns(self, batch: Batch) -> None:
-        """While some are refused there are enough of them: the next turn begins in the loop's next round."""
+        """While some are refused there are enough of them: the next turn begins after BREATHS of the loop."""
         await self._one(batch)
         while self.admission.refusing:
-            await asyncio.sleep(0)  # a turn that read nothing but memory has not waited for anything: the loop must read, too
+            for _ in range(BREATHS):
+                await asyncio.sleep(0)
             if self._reading is not None or not (batch := self._next()):
                 return
             await self._one(batch)
@@ -113,6 +118,7 @@ class Turns:
             self._read(batch)
             for request in batch:
                 _resolve(request, FAILED)
+            self._send()
             answers = [request.future.result() for request in batch if not request.future.cancelled()]
             late = sum(type(answer) is Shed and answer.reason == "late" for answer in answers)
             now_s = perf_counter()  # while the one before it computed it did not: that is told of that one
@@ -126,12 +132,29 @@ class Turns:
             if self._queue:
                 self._schedule()
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: EagerTask[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if (error := task.exception()) is not None:
             self._loop.call_exception_handler({"message": "a turn failed", "exception": error, "task": task})
         if self._queue:
             self._schedule()
+
+
+async def _ended(tasks: Sequence[EagerTask[None]], timeout_s: float) -> None:
+    """Once all of them have ended, or after ``timeout_s``."""
+    loop, left, waited = asyncio.get_running_loop(), set(tasks), Pending[None]()
+
+    def end(task: EagerTask[None]) -> None:
+        left.discard(task)
+        if not left and not waited.done():
+            waited.set_result(None)
+
+    timer = loop.call_later(timeout_s, waited.cancel)
+    for task in tasks:
+        task.add_done_callback(end)
+    with suppress(asyncio.CancelledError):
+        await waited
+    timer.cancel()
 
 
 def _resolve(request: Request, answer: Shed) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from featureflow import limits
 from featureflow.clock import Clock
 from featureflow.errors import ModelError, UnavailableError
+from featureflow.pending import EagerTask
 from featureflow.reading import features as feature_values
 from featureflow.reading.features import Features
 from featureflow.reading.fetch import Fetcher, Unread
@@ -97,6 +98,7 @@ class Way:
         loop: what the next turn needs can be read meanwhile.
         """
         # 1. refuse what is late already
+        entered = perf_counter()
         live: Batch = []
         for request in batch:
             if request.future.done():
@@ -117,7 +119,9 @@ class Way:
         # 2. read state and offsets, once
         began = perf_counter()
         asked = {view: list(ids) for view, ids in wanted.items()}
-        read = await self._fetcher.fetch(asked, self._fetch_budget_s(live, works), ages_s(works))
+        reading = EagerTask(self._fetcher.fetch(asked, self._fetch_budget_s(live, works), ages_s(works))).start()
+        self._lag.busy(entered, perf_counter())
+        read = await reading
         fetched = perf_counter()
         holding = Holding(self._lag, fetched)
         self._metrics.stage["fetch"].observe(fetched - began)
@@ -178,8 +182,7 @@ class Way:
             for what in answered.degraded:
                 self._metrics.degraded.labels(what).inc(rows)
             if self._predictions is not None and self._predictions.offer(answered):
-                loop = asyncio.get_running_loop()
-                loop.call_soon(loop.call_soon, self._encode, self._predictions)  # the answers have left by then
+                asyncio.get_running_loop().call_soon(self._encode, self._predictions)  # the answers have left by then
             if assigned is not None and assigned.release.shadow is not None:
                 self._shadows.offer(work, assigned.release, inputs, answered, self._read)
         ended = perf_counter()

@@ -2,9 +2,9 @@
 
 One read is one MGET, atomic: the states and the offset records it returns belong together. Offset records change with each commit,
 not with each read, and many states seldom, so the server is asked to tell changes of them (``CLIENT TRACKING``, RESP3) and they are kept:
-what an answer finds kept is what stood there as it was made (``beside.Kept``). Reads asked for in one turn of the loop leave in one
-system call. A lost connection fails the reads under way and is made again in the background, with backoff; until then reads fail at
-once. A read is safe to repeat, but not repeated here: the caller has a deadline.
+what an answer finds kept is what stood there as it was made (``beside.Kept``). Who asks is told as the reply is read, not in the loop's
+next round (``Pending``). A lost connection fails the reads under way and is made again in the background, with backoff; until then reads
+fail at once. A read is safe to repeat, but not repeated here: the caller has a deadline.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import hiredis
 from featureflow.backoff import Backoff
 from featureflow.clock import SystemClock
 from featureflow.errors import UnavailableError
+from featureflow.pending import Pending
 from featureflow.store.online import tls
 from featureflow.store.online.beside import Group, Kept, Together, Values, read_all
 from featureflow.store.online.login import refusal
@@ -39,25 +40,24 @@ class _Connection(asyncio.Protocol):
     def __init__(self, kept: Kept) -> None:
         self._loop = asyncio.get_running_loop()
         self._parser = hiredis.Reader()
-        self._waiting: deque[tuple[asyncio.Future[Any], Heard | None, float]] = deque()  # and when it was asked
+        self._waiting: deque[tuple[Pending[Any], Heard | None, float]] = deque()  # and when it was asked
         self.kept, self.tells = kept, False
         self._out: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self.lost: asyncio.Future[Exception | None] = self._loop.create_future()
 
-    def ask(self, packed: bytes, heard: Heard | None = None) -> asyncio.Future[Any]:
-        """The reply, or what ``heard`` makes of it."""
-        future: asyncio.Future[Any] = self._loop.create_future()
+    def ask(self, packed: bytes, heard: Heard | None = None) -> Pending[Any]:
+        """The reply, or what ``heard`` makes of it. It leaves with the next ``send``."""
+        future = Pending[Any]()
         if self.lost.done():               # whoever keeps us has not heard of it yet, and nobody would end the wait
             future.set_exception(ConnectionResetError("the connection is lost"))
             return future
         self._waiting.append((future, heard, time.monotonic()))
-        if not self._out:
-            self._loop.call_soon(self._flush)
         self._out.append(packed)
         return future
 
-    def _flush(self) -> None:
+    def send(self) -> None:
+        """What was asked, now: whoever waits for it would else wait for all that arrives in the loop's next round, too."""
         if self._transport is not None and self._out:
             self._transport.write(b"".join(self._out))
         self._out.clear()
@@ -95,12 +95,14 @@ class _Connection(asyncio.Protocol):
     async def track(self) -> None:
         """Ask the server to tell changes of what it is asked to; one that does not know how, or may not, is not asked again."""
         for command in ((b"HELLO", b"3"), (b"CLIENT", b"TRACKING", b"ON", b"OPTIN")):
-            if isinstance(await self.ask(_pack(command)), hiredis.ReplyError):
+            asked = self.ask(_pack(command))
+            self.send()
+            if isinstance(await asked, hiredis.ReplyError):
                 return
         self.kept.begin()
         self.tells = True
 
-    def ask_beside(self, groups: Sequence[Group], keys: Sequence[bytes], *, tell: bool) -> asyncio.Future[Any]:
+    def ask_beside(self, groups: Sequence[Group], keys: Sequence[bytes], *, tell: bool) -> Pending[Any]:
         """An error that is the server's or None, values of the groups, None for one that has changed meanwhile, and values of ``keys``, or
         None where one of these has.
 
@@ -127,16 +129,15 @@ class _Connection(asyncio.Protocol):
             answer = self.ask(_pack((b"MGET", *names)), first)
             if not others:
                 return answer
-            answer.add_done_callback(_heard)
         elif not keys:
-            known = self._loop.create_future()
+            known = Pending[Any]()
             known.set_result((None, self._kept(groups), ()))
             return known
         return self.ask(_pack((b"MGET", *(others or keys[:1]))), last)
 
     def _ask_to_tell(self) -> None:
         """Of the keys of the next command."""
-        self.ask(_pack((b"CLIENT", b"CACHING", b"YES")), self._refused).add_done_callback(_heard)
+        self.ask(_pack((b"CLIENT", b"CACHING", b"YES")), self._refused)
 
     def _refused(self, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError):
@@ -240,6 +241,7 @@ class AsyncReader:
             if not connection.tells:
                 break
             asked = connection.ask_beside(groups, keys, tell=tell)
+            connection.send()
             problem, records, values = await self._reply(connection, asked, until - time.monotonic())
             if problem is not None:
                 break
@@ -260,8 +262,10 @@ class AsyncReader:
         """As ``execute``, but an error that is the server's answer is returned. ``before``: a command that goes right before it."""
         connection = await self._connected()
         if before is not None:
-            connection.ask(_pack(before)).add_done_callback(_heard)
-        return await self._reply(connection, connection.ask(_pack(command)), self._timeout_s if timeout_s is None else timeout_s)
+            connection.ask(_pack(before))
+        asked = connection.ask(_pack(command))
+        connection.send()
+        return await self._reply(connection, asked, self._timeout_s if timeout_s is None else timeout_s)
 
     async def _connected(self) -> _Connection:
         if self._connection is None:
@@ -270,7 +274,7 @@ class AsyncReader:
                 raise self._unavailable()
         return self._connection
 
-    async def _reply(self, connection: _Connection, future: asyncio.Future[Any], limit_s: float) -> Any:
+    async def _reply(self, connection: _Connection, future: Pending[Any], limit_s: float) -> Any:
         timer = asyncio.get_running_loop().call_later(limit_s, _expire, future, limit_s)
         try:
             reply = await future
@@ -345,8 +349,10 @@ class AsyncReader:
             user = (options["username"].encode(),) if options.get("username") else ()
             commands.insert(0, (b"AUTH", *user, password.encode()))
         try:
-            for reply in await asyncio.gather(*(connection.ask(_pack(command)) for command in commands)):
-                if isinstance(reply, hiredis.ReplyError):
+            replies = [connection.ask(_pack(command)) for command in commands]
+            connection.send()
+            for asked in replies:
+                if isinstance(reply := await asked, hiredis.ReplyError):
                     raise UnavailableError(str(reply))
             if self._tracking:
                 await connection.track()
@@ -360,11 +366,6 @@ def _pack(command: tuple[bytes, ...]) -> bytes:
     return cast(bytes, hiredis.pack_command(cast(Any, command)))  # its stub knows tuples of one only
 
 
-def _heard(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()  # looked at, so that the loop does not report it
-
-
-def _expire(future: asyncio.Future[Any], limit_s: float) -> None:
+def _expire(future: Pending[Any], limit_s: float) -> None:
     if not future.done():
         future.set_exception(TimeoutError(f"{limit_s} s"))

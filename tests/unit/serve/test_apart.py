@@ -9,9 +9,9 @@ import pytest
 from msgspec import UNSET, UnsetType
 
 from featureflow.errors import RequestError
+from featureflow.pending import Pending
 from featureflow.serve.answer import Answer, Reply, Shed
 from featureflow.serve.apart import apart
-from featureflow.serve.pending import Pending
 from featureflow.serve.wire.v1 import Assignment, FeatureValue, ScoreAnswer
 
 

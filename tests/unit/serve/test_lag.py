@@ -88,6 +88,18 @@ def test_what_is_read_after_many_others_may_have_come_when_the_first_of_them_was
     assert lag.arrived_s() == watch.s
 
 
+def test_a_turn_between_two_that_one_poll_brought_does_not_hide_since_when_the_loop_reads(watch: Watch) -> None:
+    lag, timers, _ = a_lag(watch)
+    looked_s = lag.arrived_s()
+    watch.s += 0.002
+    began_s, watch.s = watch.s, watch.s + 0.003
+    lag.held(began_s, watch.s)             # what the turn waited for was among what is read
+    assert lag.arrived_s() == looked_s
+    watch.s += 0.001
+    timers.turn()
+    assert lag.arrived_s() == looked_s     # the next poll's: all of it may have come as the loop looked last
+
+
 def test_what_is_read_when_the_probe_is_overdue_may_have_come_when_it_was_due(watch: Watch) -> None:
     lag, timers, _ = a_lag(watch)
     lag.arrived_s()

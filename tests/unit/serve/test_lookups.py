@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,10 @@ from serve_rig import Listening, ServeRig, fed, listening, serving
 from featureflow import limits
 from featureflow.errors import FeatureFlowError, UnavailableError
 from featureflow.models.store import ModelStore
+from featureflow.pending import Pending
 from featureflow.reading.features import Features
+from featureflow.reading.fetch import Reading, Unread
+from featureflow.reading.plan import ViewPlan
 from featureflow.serve import lookups
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.explain import rfc3339
@@ -87,6 +90,39 @@ def test_what_is_asked_while_a_read_is_on_its_way_is_read_together_next(models: 
             for row in (0, 2):
                 assert _same(found[1][1], row, alone, 0)
             assert found[1][1].statuses[1].tolist() != found[1][1].statuses[0].tolist()
+
+    asyncio.run(go())
+
+
+def test_what_the_loop_reads_with_the_reply_of_a_turn_goes_along_with_what_waited_for_it(
+    models: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(200)) as serve:
+            for id in ("before", "ada"):  # what is known of no kind yet travels in small turns
+                await begin(serve, "rider_now", [id])
+            reads, replies = list[int](), list[Pending[None]]()
+            fetch = serve.scorer.fetcher.fetch
+
+            async def held(wanted: Mapping[ViewPlan, Ids], budget_s: float | None) -> dict[ViewPlan, Reading] | Unread:
+                reads.append(sum(map(len, wanted.values())))
+                replies.append(Pending())
+                await replies[-1]
+                return await fetch(wanted, budget_s)
+
+            monkeypatch.setattr(serve.scorer.fetcher, "fetch", held)
+            asked = [begin(serve, "rider_now", ["ada"])]
+            while not replies:
+                await asyncio.sleep(0)
+            asked.append(begin(serve, "rider_now", ["bob"]))
+            replies[0].set_result(None)
+            asked.append(begin(serve, "rider_now", ["eve"]))      # no round of the loop has come between
+            while not all(one.done() for one in asked):
+                for reply in replies:
+                    if not reply.done():
+                        reply.set_result(None)
+                await asyncio.sleep(0)
+            assert reads == [1, 2]
 
     asyncio.run(go())
 

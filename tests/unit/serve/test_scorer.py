@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import perf_counter
 
 import msgspec
 import numpy as np
@@ -321,6 +322,35 @@ def test_a_deadline_that_passes_while_features_are_read_is_not_answered_and_not_
             assert answer.reason == "late"
             (prediction_id,) = answered(await in_time)["prediction_ids"]
             assert [row["prediction_id"] for row in serve.logged()] == [prediction_id]
+
+    asyncio.run(go())
+
+
+def test_the_loop_counts_as_busy_from_a_turn_s_first_step_to_its_last_but_for_what_it_waits_for(
+    models: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = list[tuple[float, float]]()
+
+    async def go() -> None:
+        async with serving(models, rig=fed()) as serve:
+            serve.reader.hold = asyncio.Event()
+            monkeypatch.setattr(serve.scorer.lag, "busy", lambda from_s, to_s: busy.append((from_s, to_s)))
+            began_s, reads, read = perf_counter(), len(serve.reader.reads), serve.reader.read
+            sent_s = list[float]()
+
+            async def timed(keys: Sequence[bytes]) -> list[bytes | None]:
+                sent_s.append(perf_counter())
+                return await read(keys)
+
+            monkeypatch.setattr(serve.reader, "read", timed)
+            asked = serve.begin("tip", BODY)
+            while len(serve.reader.reads) == reads:
+                await asyncio.sleep(0)
+            ((from_s, to_s),) = busy
+            assert began_s < from_s < sent_s[0] < to_s, "what it reads by"
+            serve.reader.hold.set()
+            answered(await asked)
+            assert to_s < busy[1][0], "what it makes of it"
 
     asyncio.run(go())
 

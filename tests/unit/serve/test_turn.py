@@ -11,18 +11,19 @@ import pytest
 from overload_world import Watch
 from serve_rig import at_rest
 
+from featureflow.pending import Pending
 from featureflow.serve.admission import Admission, Took
 from featureflow.serve.answer import Answer, Shed
 from featureflow.serve.deadline import Deadline
 from featureflow.serve.request import Request, Row
-from featureflow.serve.turn import ROUNDS, Batch, Turns
+from featureflow.serve.turn import BREATHS, ROUNDS, Batch, Turns
 
 
 def request(rows: int = 1) -> Request:
     loop = asyncio.get_running_loop()
     nothing: Any = None  # a turn looks at rows, deadline and future only
     return Request(
-        "r", nothing, nothing, [Row({}, {}, (), ())] * rows, Deadline(loop.time() + 60), loop.create_future(), False, ""
+        "r", nothing, nothing, [Row({}, {}, (), ())] * rows, Deadline(loop.time() + 60), Pending(), False, ""
     )
 
 
@@ -53,6 +54,30 @@ def test_requests_of_one_loop_turn_are_one_batch_and_those_that_come_meanwhile_a
         door.set()
         await asyncio.gather(*(one.future for one in (*first, *later)))
         assert batches == [5, 3]
+
+    asyncio.run(go())
+
+
+def test_a_turn_goes_on_as_what_it_reads_is_there_and_its_answers_are_sent_as_it_ends() -> None:
+    async def go() -> None:
+        read, happened = Pending[bytes](), list[str]()
+
+        async def run(batch: Batch, computing: Callable[[], None]) -> list[Took]:
+            answer = await read
+            for one in batch:
+                one.future.set_result(Answer(200, answer))
+            return []
+
+        turns = Turns(run, Admission(), lambda: happened.append("sent"))
+        asked = [request() for _ in range(2)]
+        for one in asked:
+            one.future.add_done_callback(lambda _: happened.append("answered"))
+            turns.join(one)
+        while not turns.active:
+            await asyncio.sleep(0)
+        read.set_result(b"")               # no round of the loop from here on
+        assert happened == ["answered", "answered", "sent"]
+        assert not turns.active
 
     asyncio.run(go())
 
@@ -111,7 +136,7 @@ def test_where_two_may_be_under_way_the_next_is_read_once_the_first_computes_and
     asyncio.run(go())
 
 
-def test_while_some_are_refused_turns_follow_at_once_and_the_loop_reads_between_them() -> None:
+def test_while_some_are_refused_a_turn_follows_the_one_before_once_the_loop_has_read_what_came_in_parts() -> None:
     async def go() -> None:
         rounds, began = 0, list[int]()
 
@@ -131,7 +156,7 @@ def test_while_some_are_refused_turns_follow_at_once_and_the_loop_reads_between_
             rounds += 1
             await asyncio.sleep(0)
         assert len(began) == 3
-        assert all(0 < later - before <= 2 for before, later in pairwise(began))
+        assert [later - before for before, later in pairwise(began)] == [BREATHS, BREATHS]
 
     asyncio.run(go())
 
