@@ -128,6 +128,7 @@ def test_apply_says_which_model_will_answer_no_more_before_it_does_not(tmp_path:
     features.write_text(features.read_text().replace("    largest = max(Payment.amount, over=(\"1h\",))\n", ""))
     for words in (("apply", "--plan"), ("apply",)):
         said = run(folder, *words, code=0)
-        assert "scores of fraud are refused (503) from then on: model fraud@1 reads what is not there as it was" in said
+        assert "the stable version of fraud cannot answer with these definitions, and scores of fraud are refused (503)" in said
+        assert "model fraud@1 reads what is not there as it was" in said
         assert "the feature user_now:largest_1h is not in the definitions" in said
     assert "the feature user_now:largest_1h is not in the definitions" in run(folder, "doctor")
