@@ -155,6 +155,8 @@ async def _ended(tasks: Sequence[EagerTask[None]], timeout_s: float) -> None:
     with suppress(asyncio.CancelledError):
         await waited
     timer.cancel()
+    for task in left:  # under overload a task may go on for hours
+        task.remove_done_callback(end)
 
 
 def _resolve(request: Request, answer: Shed) -> None:

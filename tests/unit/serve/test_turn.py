@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -261,6 +262,35 @@ def test_who_waits_for_the_turn_that_is_due_waits_for_it_and_for_none_after_it()
         door.set()
         await waiting
         assert ended[0] == 1
+        await at_rest(turns)
+
+    asyncio.run(go())
+
+
+def test_who_waits_in_vain_for_a_turn_leaves_nothing_behind() -> None:
+    """While some are refused, one turn follows the other without an end that could be told of, and lookups wait for each."""
+
+    async def go() -> None:
+        door = asyncio.Event()
+
+        async def run(batch: Batch, computing: Callable[[], None]) -> list[Took]:
+            await door.wait()
+            for one in batch:
+                one.future.set_result(Answer(200, b""))
+            return []
+
+        def kept() -> int:
+            gc.collect()
+            return sum(isinstance(found, Pending) for found in gc.get_objects())
+
+        turns = Turns(run, Admission())
+        turns.join(request())
+        await turns.left(0.0)
+        before = kept()
+        for _ in range(20):
+            await turns.left(0.0)
+        assert kept() == before
+        door.set()
         await at_rest(turns)
 
     asyncio.run(go())
