@@ -243,6 +243,34 @@ def test_closing_lets_the_loop_end_and_fails_what_was_under_way(redis_url: str, 
     run(main())
 
 
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+def test_closing_fails_what_waits_for_the_first_connection_and_connects_no_more(
+    scheme: str, run: Callable[[Awaitable[None]], None]
+) -> None:
+    async def main() -> None:
+        calls, called = list[asyncio.StreamWriter](), asyncio.Event()
+
+        async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            calls.append(writer)
+            called.set()
+
+        port = free_port()
+        server = await asyncio.start_server(silent, "127.0.0.1", port)
+        reader = opened(f"{scheme}://127.0.0.1:{port}")
+        waiting = asyncio.create_task(reader.read([b"a"]))
+        await called.wait()
+        await reader.close()
+        with pytest.raises(UnavailableError, match="closed"):
+            await asyncio.wait_for(waiting, PATIENCE_S)
+        with pytest.raises(UnavailableError, match="closed"):
+            await asyncio.wait_for(reader.read([b"a"]), PATIENCE_S)
+        assert len(calls) == 1
+        calls[0].close()
+        server.close()
+
+    run(main())
+
+
 def test_a_reader_is_closed_even_while_a_connection_is_being_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "FIRST_WAIT_US", 500)
     monkeypatch.setattr(reader, "LONGEST_WAIT_US", 500)

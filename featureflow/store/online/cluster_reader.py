@@ -18,7 +18,7 @@ from featureflow.errors import UnavailableError
 from featureflow.store.online import tls
 from featureflow.store.online.beside import Group, Kept, Together, read_all
 from featureflow.store.online.cluster import REDIRECTS, seeds
-from featureflow.store.online.reader import AsyncReader
+from featureflow.store.online.reader import CLOSED, AsyncReader
 from featureflow.store.online.redis import SETTING
 
 LOOK_S = 5.0                               # how often the topology is read again
@@ -47,6 +47,7 @@ class ClusterReader:
         self._looked: asyncio.Event | None = None
         self._known = False                # the topology was read once
         self._due = asyncio.Event()
+        self._closed = False
         self.place = ",".join(f"{host}:{port}" for host, port in self._seeds)
         self.problem: str | None = None    # why the topology is not known now; None while it is
 
@@ -55,12 +56,12 @@ class ClusterReader:
         return self._known and self.problem is None
 
     async def start(self) -> None:
-        """Read the topology. Raises UnavailableError; goes on trying in the background all the same."""
-        if self._looker is None:
+        """Read the topology. Raises UnavailableError; goes on trying in the background all the same, unless it is closed."""
+        if self._looker is None and not self._closed:
             self._looked = asyncio.Event()
             self._looker = asyncio.create_task(self._keep_looking(), name="online-cluster")
-        assert self._looked is not None
-        await self._looked.wait()
+        if self._looked is not None:
+            await self._looked.wait()
         if not self._known:
             raise UnavailableError(f"no node of the Redis Cluster at {self.place} answers ({self.problem}); see {SETTING}")
 
@@ -96,10 +97,15 @@ class ClusterReader:
         return f"{await self._node(next(owner for owner in self._owners if owner)).ping()} Cluster"
 
     async def close(self) -> None:
+        """As ``AsyncReader.close``."""
+        self._closed = True
         if self._looker is not None:
             self._looker.cancel()
             await asyncio.wait((self._looker,))
             self._looker = None
+        self._known, self.problem = False, CLOSED
+        if self._looked is not None:
+            self._looked.set()
         await asyncio.gather(*(node.close() for node in self._nodes.values()))
         self._nodes.clear()
 
@@ -177,6 +183,8 @@ class ClusterReader:
 
     def _node(self, address: Address) -> AsyncReader:
         node = self._nodes.get(address)
+        if node is None and self._closed:      # whoever follows a redirection meanwhile: nobody would close another connection
+            raise UnavailableError(f"no node of the Redis Cluster at {self.place} is asked: {CLOSED}")
         if node is None:
             host, port = address
             url = f"{self._scheme}://{f'[{host}]' if ':' in host else host}:{port}"

@@ -30,6 +30,7 @@ from featureflow.store.online.redis import SETTING, place, version
 
 FIRST_WAIT_US, LONGEST_WAIT_US = 50_000, 2_000_000  # before it is connected to again
 CANCEL_S = 0.05
+CLOSED = "the reader is closed"
 TRIES = 2                                  # to have groups kept and read beside; then everything is read at once
 Heard = Callable[[Any], Any]               # what becomes of a reply, as it is taken off the stream
 
@@ -200,6 +201,7 @@ class AsyncReader:
         self._keeper: asyncio.Task[None] | None = None
         self._attempt: asyncio.Event | None = None
         self._stalls = 0
+        self._closed = False
         self.place = place(url)
         self.problem: str | None = None     # why there is no connection now; None while there is
 
@@ -209,7 +211,9 @@ class AsyncReader:
         return self._connection is not None
 
     async def start(self) -> None:
-        """Connect. Raises UnavailableError; goes on trying in the background all the same."""
+        """Connect. Raises UnavailableError; goes on trying in the background all the same, unless it is closed."""
+        if self._closed:
+            raise self._unavailable()
         if self._keeper is None:
             self._attempt = asyncio.Event()
             self._keeper = asyncio.create_task(self._keep_connected(), name="online-reader")
@@ -296,7 +300,8 @@ class AsyncReader:
         return version(fields)
 
     async def close(self) -> None:
-        """Connect no more. Reads that are under way fail."""
+        """Connect no more. Reads that are under way fail, and those that wait for the first connection, and all that come."""
+        self._closed = True
         if self._keeper is not None:
             while not self._keeper.done():     # a connection refused at the same moment can take the cancellation's place
                 self._keeper.cancel()
@@ -305,6 +310,9 @@ class AsyncReader:
         if self._connection is not None:
             self._connection.abort()
             self._connection = None
+        self.problem = CLOSED
+        if self._attempt is not None:
+            self._attempt.set()
 
     def _stalled(self, connection: _Connection) -> None:
         """Three reads in a row without an answer: the connection may be dead without anybody saying so."""
@@ -314,7 +322,8 @@ class AsyncReader:
             connection.abort(TimeoutError("three reads in a row without an answer"))
 
     def _unavailable(self) -> UnavailableError:
-        said = refusal(self.problem, SETTING) or f"does not answer ({self.problem}); see {SETTING}"
+        problem = CLOSED if self._closed else self.problem
+        said = refusal(problem, SETTING) or f"does not answer ({problem}); see {SETTING}"
         return UnavailableError(f"Redis at {self.place} {said}")
 
     async def _keep_connected(self) -> None:
