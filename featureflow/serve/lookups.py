@@ -28,7 +28,7 @@ from featureflow.serve.priority import NOBODY, Caller
 from featureflow.serve.turn import DISPLACED, FAILED, Turns
 
 DEADLINE_S = 1.0  # of a request that names none: as long as the online store is given
-GIVEN_UP = 8  # turns whose reads are still on their way though nobody waits for them; then the next one waits
+READS = 9  # turns whose reads are on their way at once: nobody waits any more for any but the newest
 Ids = list[str | int | None]
 Wanted = dict[ViewPlan, dict[str | int | None, int]]  # the ids that are read of each view, and the place of each
 Read = dict[ViewPlan, Reading] | Unread
@@ -62,7 +62,7 @@ class Lookups:
         self._fetcher, self._clock, self._finalized, self._lag, self._scores, self._send = fetcher, clock, finalized, lag, scores, send
         self.queue = LookupQueue(lambda: bool(scores.active or scores.waiting))
         self._going: EagerTask[None] | None = None
-        self._given_up = 0
+        self._reads = asyncio.Semaphore(READS)
         self._loop = asyncio.get_running_loop()
 
     def ask(self, view: ViewPlan, ids: Ids, at_us: int | None, show: Show, *, since_s: float, caller: Caller = NOBODY) -> Lookup:
@@ -86,7 +86,9 @@ class Lookups:
         while self._going is mine and (batch := self.queue.take()):
             turn = _Turn(self._loop, batch, self._give_up)
             try:
-                await self._turn(turn)
+                async with self._reads:
+                    if not turn.over:
+                        await self._turn(turn)
             except Exception:
                 log.exception("lookups_failed", requests=len(batch))
             finally:
@@ -101,17 +103,13 @@ class Lookups:
             await asyncio.sleep(0)  # what has come with what the turn waited for is read by then, and goes along
         if self._going is mine:
             self._going = None
-        else:
-            self._given_up -= 1
 
     def _give_up(self, turn: _Turn) -> None:
-        """Nobody of the turn under way waits any more: the next one goes on. The read ends by the store's own time-out, by which it is
-        learnt that the store is away.
+        """Nobody of the turn under way waits any more: the next one goes on, whose callers would else wait beyond their deadlines. The
+        read ends by the store's own time-out, by which it is learnt that the store is away; one that has not begun is left out.
         """
-        if self._given_up < GIVEN_UP:
-            self._given_up += 1
-            self._ended(turn)
-            self._begin()
+        self._ended(turn)
+        self._begin()
 
     def _begin(self) -> None:
         """Once all that this round of the loop reads is there."""
@@ -180,11 +178,11 @@ LATE = Shed("late", "its deadline passed before its features were there")
 class _Turn:
     """Tells who is in it and late, as his deadline passes; ``given_up`` is told once nobody waits for it any more."""
 
-    __slots__ = ("_given_up", "_loop", "_timer", "batch", "began_s", "held_s")
+    __slots__ = ("_given_up", "_loop", "_timer", "batch", "began_s", "held_s", "over")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, batch: list[Lookup], given_up: Callable[[_Turn], None]) -> None:
         self._loop, self.batch, self._given_up = loop, batch, given_up
-        self.began_s, self.held_s = perf_counter(), 0.0
+        self.began_s, self.held_s, self.over = perf_counter(), 0.0, False
         self._timer = self._arm(batch)
 
     def end(self) -> None:
@@ -202,6 +200,7 @@ class _Turn:
         if waiting := [lookup for lookup in self.batch if not lookup.future.done()]:
             self._timer = self._arm(waiting)
         else:
+            self.over = True
             self._given_up(self)
 
 

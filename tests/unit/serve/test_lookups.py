@@ -222,6 +222,22 @@ def test_who_waits_for_a_store_that_does_not_answer_hears_of_it_when_his_deadlin
     asyncio.run(go())
 
 
+def test_however_many_gave_up_the_next_hears_of_it_when_his_deadline_has_passed_and_no_more_is_read(models: ModelStore) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(200)) as serve:
+            serve.reader.hold, before = asyncio.Event(), len(serve.reader.reads)
+            for n in range(3 * lookups.READS):
+                with pytest.raises(NotAnswered, match="late"):
+                    await begin(serve, "rider_now", [f"rider{n}"], deadline_ms=2.0)
+            assert len(serve.reader.reads) - before == lookups.READS
+            serve.reader.hold.set()
+            _, features = await begin(serve, "rider_now", ["ada"])
+            assert features.ids == ["ada"]
+            assert len(serve.reader.reads) - before == lookups.READS + 1, "nobody waits for what the others asked for"
+
+    asyncio.run(go())
+
+
 def test_scores_go_on_while_lookups_wait_for_the_store(models: ModelStore) -> None:
     async def go() -> None:
         async with serving(models, rig=fed(200)) as serve:
