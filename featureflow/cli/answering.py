@@ -54,7 +54,7 @@ class Answering:
         self._entries = models.list()
 
     def versions(self, model: Model) -> list[str]:
-        """Those that are released, the candidate's included; the latest one where none is. None where the folder has none."""
+        """Those that are released, the candidate's included; the latest one where none is. Empty where the folder has none."""
         return [version for version, role in self._roles(model).items() if role != "shadow"]
 
     def is_released(self, name: str) -> bool:

@@ -9,13 +9,17 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -24,6 +28,7 @@ from ports import free_port
 from redis_cluster import until
 
 from featureflow.errors import UnavailableError
+from featureflow.pending import EagerTask
 from featureflow.store.online.embedded import server_binary
 from featureflow.store.online.open import open_online, open_reader
 
@@ -207,6 +212,46 @@ def test_both_find_the_nodes_of_a_cluster_behind_tls(tmp_path: Path, certificate
         url = f"rediss+cluster://127.0.0.1:{outside}"
         until(lambda: worker_and_scorer(f"{url}?ssl_ca_certs={certificates.file('ca')}") == [None, None], "the cluster is up")
         assert None not in worker_and_scorer(url)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("secured", [False, True], ids=["plain", "tls"])
+def test_reads_that_are_asked_within_the_reply_to_another_get_their_own_answers_or_fail_with_their_connection(
+    plain_port: int, certificates: Certificates, run: Callable[[Coroutine[Any, Any, None]], None], secured: bool
+) -> None:
+    values = {b"k%d" % n: bytes([n]) * (997 * n) for n in range(60)}  # some of several TLS records, some of a part of one
+    keys = list(values)
+
+    async def main(url: str, raw: redis.Redis) -> None:
+        reader, right, lost = open_reader(url), Counter[int](), Counter[int]()
+
+        async def again_and_again(task: int) -> None:
+            for n in range(60):
+                asked = [keys[(task + n) % 60], keys[(7 * task + 3 * n) % 60]]
+                try:
+                    assert await reader.read(asked, PATIENCE_S) == [values[key] for key in asked]
+                    right[task] += 1
+                except UnavailableError:
+                    lost[task] += 1
+                    await asyncio.sleep(0.001)
+
+        await reader.start()
+        tasks = [EagerTask(again_and_again(task)).start() for task in range(40)]
+        for cut in range(1, 6):
+            while right.total() + lost.total() < 300 * cut:
+                await asyncio.sleep(0)
+            raw.client_kill_filter(_type="normal", skipme=True)
+        for task in tasks:
+            await task
+        assert {n: right[n] + lost[n] for n in range(40)} == dict.fromkeys(range(40), 60)
+        assert right.total() > 300 and lost.total() > 0
+        await reader.close()
+
+    with ExitStack() as exits:
+        raw = exits.enter_context(redis.Redis(port=plain_port))
+        raw.mset(values)
+        port = exits.enter_context(tls_in_front(plain_port, certificates)) if secured else plain_port
+        run(main(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificates.file('ca')}" if secured else f"redis://127.0.0.1:{port}", raw))
 
 
 @pytest.mark.parametrize("scheme", ["rediss", "rediss+cluster"])
