@@ -114,7 +114,15 @@ class Lookups:
     def _begin(self) -> None:
         """Once all that this round of the loop reads is there."""
         self._going = EagerTask(self._go())
+        self._going.add_done_callback(self._done)
         self._loop.call_soon(self._going.start)
+
+    def _done(self, going: EagerTask[None]) -> None:
+        """It ends by itself, or a fault would keep all that come from being answered."""
+        if (error := going.exception()) is not None:
+            self._loop.call_exception_handler({"message": "turns of lookups failed", "exception": error, "task": going})
+            if self._going is going:
+                self._going = None
 
     def _ended(self, turn: _Turn) -> None:
         self.queue.ended(sum([len(lookup.rows) for lookup in turn.batch]), turn.held_s, perf_counter() - turn.began_s)

@@ -100,10 +100,12 @@ class Turns:
         return batch
 
     async def _turns(self, batch: Batch) -> None:
-        """While some are refused there are enough of them: the next turn begins after BREATHS of the loop."""
+        """While some are refused there are enough of them: the next turn begins after BREATHS of the loop, which turns hold up, or after
+        one where they compute beside it.
+        """
         await self._one(batch)
         while self.admission.refusing:
-            for _ in range(BREATHS):
+            for _ in range(BREATHS if self.admission.under_way == 1 else 1):
                 await asyncio.sleep(0)
             if self._reading is not None or not (batch := self._next()):
                 return

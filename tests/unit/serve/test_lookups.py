@@ -127,6 +127,23 @@ def test_what_the_loop_reads_with_the_reply_of_a_turn_goes_along_with_what_waite
     asyncio.run(go())
 
 
+def test_a_fault_in_sending_answers_is_reported_and_does_not_keep_those_that_come_from_theirs(
+    models: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def go() -> None:
+        async with serving(models, rig=fed(200)) as serve:
+            said = list[str]()
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context["message"]))
+            monkeypatch.setattr(serve.scorer, "send", lambda: 1 / 0)
+            await begin(serve, "rider_now", ["ada"])
+            monkeypatch.setattr(serve.scorer, "send", lambda: None)
+            _, features = await asyncio.wait_for(begin(serve, "rider_now", ["ada"]), 30)
+            assert features.ids == ["ada"]
+            assert said == ["turns of lookups failed"]
+
+    asyncio.run(go())
+
+
 def test_of_what_is_read_for_all_each_is_shown_his_own_with_the_offsets_of_his_own(models: ModelStore) -> None:
     async def go() -> None:
         async with serving(models, rig=fed(200)) as serve:
