@@ -133,5 +133,5 @@ def test_an_embedded_server_that_died_is_started_again_and_nothing_is_lost(tmp_p
         records = world.records()
         assert len(records) == sent
         assert check_state(world, records, [world.context.clock.now_us()]) > 0
-        assert up.err().count("the embedded server ended by itself") == 2
+        assert up.err().count("it is started again") >= 2  # the server, or first whoever ended without it and starts it by beginning anew
         assert up.told_to_end() == 0
