@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from time import perf_counter
+from typing import Any, cast
 
-from featureflow.pending import EagerTask, Pending
+from featureflow.pending import EagerTask
 from featureflow.serve.admission import Admission, Took
 from featureflow.serve.answer import Shed
 from featureflow.serve.request import Request
@@ -70,7 +70,7 @@ class Turns:
                 break
             await asyncio.sleep(0)
         if self._tasks:
-            await _ended(list(self._tasks), timeout_s)
+            await asyncio.wait(cast(Any, self._tasks), timeout=timeout_s)  # it takes what is like a future, its annotation does not say so
 
     def _schedule(self) -> None:
         if not self._scheduled and self._reading is None and len(self._tasks) < self.admission.under_way:
@@ -140,25 +140,6 @@ class Turns:
             self._loop.call_exception_handler({"message": "a turn failed", "exception": error, "task": task})
         if self._queue:
             self._schedule()
-
-
-async def _ended(tasks: Sequence[EagerTask[None]], timeout_s: float) -> None:
-    """Once all of them have ended, or after ``timeout_s``."""
-    loop, left, waited = asyncio.get_running_loop(), set(tasks), Pending[None]()
-
-    def end(task: EagerTask[None]) -> None:
-        left.discard(task)
-        if not left and not waited.done():
-            waited.set_result(None)
-
-    timer = loop.call_later(timeout_s, waited.cancel)
-    for task in tasks:
-        task.add_done_callback(end)
-    with suppress(asyncio.CancelledError):
-        await waited
-    timer.cancel()
-    for task in left:  # under overload a task may go on for hours
-        task.remove_done_callback(end)
 
 
 def _resolve(request: Request, answer: Shed) -> None:
